@@ -1,0 +1,415 @@
+"""Slices, stacks and sampling grids in DICOM patient coordinates. Pure numpy, no files.
+
+One frame crosses between series: LPS (x to the patient's left, y to the back, z to the head), millimetres,
+float64. Pixel coordinates exist only together with the slice they belong to; they count from the centre of
+the first pixel, `x` along a row (column index), `y` down a column (row index).
+
+Reference: DICOM PS3.3 C.7.6.2.1.1, Image Position (Patient) and Image Orientation (Patient).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from scipy import ndimage
+
+from .errors import GeometryError
+
+RIGHT, LEFT = np.array([-1.0, 0.0, 0.0]), np.array([1.0, 0.0, 0.0])
+ANTERIOR, POSTERIOR = np.array([0.0, -1.0, 0.0]), np.array([0.0, 1.0, 0.0])
+INFERIOR, SUPERIOR = np.array([0.0, 0.0, -1.0]), np.array([0.0, 0.0, 1.0])
+
+PARALLEL_TOLERANCE_DEGREES = 1.0
+"""Slices whose normals differ by less belong to one stack; angulated lumbar blocks differ by several degrees."""
+DUPLICATE_TOLERANCE_MM = 0.1
+"""Two slices of a stack closer than this show the same place; real neighbours are at least 0.5 mm apart."""
+SMOOTHING_PER_OCTAVE = 0.4
+"""Standard deviation, in target samples, of the low-pass that precedes sampling coarser than the pixels."""
+UNIT_TOLERANCE = 1e-2
+"""Largest error of length or right angle of direction cosines that is mended; scanners write 6 digits, some 3."""
+
+
+@dataclass(frozen=True)
+class SliceGeometry:
+    """Where one image lies in the patient.
+
+    Parameters
+    ----------
+    position : array_like, shape (3,)
+        LPS mm of the centre of the first pixel (ImagePositionPatient).
+    row_cosine, column_cosine : array_like, shape (3,)
+        Directions in which the column index and the row index grow (ImageOrientationPatient, first and last
+        three numbers).
+    spacing : (float, float)
+        mm between rows and between columns (PixelSpacing).
+    shape : (int, int)
+        Rows and columns.
+
+    Raises
+    ------
+    GeometryError
+        When numbers are not finite, spacings not positive or the directions not perpendicular unit vectors.
+    """
+
+    position: np.ndarray
+    row_cosine: np.ndarray
+    column_cosine: np.ndarray
+    spacing: tuple[float, float]
+    shape: tuple[int, int]
+
+    def __post_init__(self):
+        position = _vector(self.position, "position")
+        row, column = _vector(self.row_cosine, "row_cosine"), _vector(self.column_cosine, "column_cosine")
+        lengths = np.linalg.norm(row), np.linalg.norm(column)
+        if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(row @ column)) > UNIT_TOLERANCE:
+            raise GeometryError(f"direction cosines must be perpendicular unit vectors, got {row} and {column}")
+        row = row / lengths[0]
+        column = column - (column @ row) * row
+        column = column / np.linalg.norm(column)
+        spacing = tuple(float(s) for s in self.spacing)
+        if len(spacing) != 2 or not all(np.isfinite(s) and s > 0 for s in spacing):
+            raise GeometryError(f"pixel spacing must be two positive numbers, got {self.spacing}")
+        shape = tuple(int(n) for n in self.shape)
+        if len(shape) != 2 or min(shape) < 1:
+            raise GeometryError(f"shape must be two positive integers (rows, columns), got {self.shape}")
+        for name, value in zip(
+            ("position", "row_cosine", "column_cosine", "spacing", "shape"),
+            (position, row, column, spacing, shape),
+            strict=True,
+        ):
+            object.__setattr__(self, name, value)
+
+    @cached_property
+    def normal(self) -> np.ndarray:
+        """Unit normal, row direction cross column direction, shape (3,)."""
+        return np.cross(self.row_cosine, self.column_cosine)
+
+    def pixel_to_world(self, xy: np.ndarray) -> np.ndarray:
+        """Pixel coordinates (..., 2) as (x, y) to LPS mm (..., 3)."""
+        xy = _points(xy, 2, "pixel coordinates")
+        return (
+            self.position
+            + xy[..., :1] * (self.spacing[1] * self.row_cosine)
+            + xy[..., 1:] * (self.spacing[0] * self.column_cosine)
+        )
+
+    def world_to_pixel(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """LPS mm (..., 3) to pixel coordinates (..., 2) as (x, y) and the signed distance (...) in mm."""
+        offset = _points(points, 3, "points") - self.position
+        xy = np.stack(
+            [offset @ self.row_cosine / self.spacing[1], offset @ self.column_cosine / self.spacing[0]], axis=-1
+        )
+        return xy, offset @ self.normal
+
+
+@dataclass(frozen=True)
+class StackGeometry:
+    """Parallel slices of one matrix, sorted along their common normal; the spacing may be uneven.
+
+    Parameters
+    ----------
+    positions : array_like, shape (n, 3)
+        LPS mm of every slice's first pixel, ascending along the normal.
+    row_cosine, column_cosine, spacing, shape
+        As in `SliceGeometry`, the same for all slices.
+    """
+
+    positions: np.ndarray
+    row_cosine: np.ndarray
+    column_cosine: np.ndarray
+    spacing: tuple[float, float]
+    shape: tuple[int, int]
+    _plane: SliceGeometry = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self):
+        positions = _points(self.positions, 3, "positions")
+        if positions.ndim != 2 or len(positions) == 0:
+            raise GeometryError(f"positions must have shape (n, 3) with n >= 1, got {positions.shape}")
+        plane = SliceGeometry(positions[0], self.row_cosine, self.column_cosine, self.spacing, self.shape)
+        if np.any(np.diff(positions @ plane.normal) <= 0):
+            raise GeometryError("slices must be sorted along their normal without duplicates")
+        object.__setattr__(self, "positions", positions)
+        object.__setattr__(self, "_plane", plane)
+        for name in ("row_cosine", "column_cosine", "spacing", "shape"):
+            object.__setattr__(self, name, getattr(plane, name))
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @property
+    def normal(self) -> np.ndarray:
+        """Unit normal, shape (3,); slice index grows along it."""
+        return self._plane.normal
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """mm of every slice along the normal, from the frame's origin, ascending, shape (n,)."""
+        return self.positions @ self.normal
+
+    @cached_property
+    def slice_spacing(self) -> float:
+        """Median distance of neighbouring slices in mm; nan for a single slice."""
+        return float(np.median(np.diff(self.offsets))) if len(self) > 1 else float("nan")
+
+    @cached_property
+    def center(self) -> np.ndarray:
+        """LPS mm of the middle of the stack, shape (3,)."""
+        middle = [(self.shape[1] - 1) / 2, (self.shape[0] - 1) / 2]
+        return (self[0].pixel_to_world(middle) + self[len(self) - 1].pixel_to_world(middle)) / 2
+
+    def __getitem__(self, index: int) -> SliceGeometry:
+        """Geometry of one slice."""
+        return SliceGeometry(self.positions[index], self.row_cosine, self.column_cosine, self.spacing, self.shape)
+
+    def nearest_slice(self, points: np.ndarray) -> np.ndarray:
+        """Index of the slice nearest to each point: LPS mm (..., 3) to int (...)."""
+        distance = _points(points, 3, "points")[..., None, :] @ self.normal - self.offsets
+        return np.abs(distance).argmin(axis=-1)
+
+    def world_to_voxel(self, points: np.ndarray) -> np.ndarray:
+        """LPS mm (..., 3) to fractional (slice, row, column) (..., 3).
+
+        The slice coordinate is linear between neighbouring slices, however far apart they are, and goes on
+        beyond the ends with the median spacing. In-plane shifts between slices are followed.
+        """
+        points = _points(points, 3, "points")
+        k = self._slice_coordinate(points @ self.normal)
+        origin = self._origin_at(k)
+        row = ((points @ self.column_cosine) - origin[..., 1]) / self.spacing[0]
+        column = ((points @ self.row_cosine) - origin[..., 0]) / self.spacing[1]
+        return np.stack([k, row, column], axis=-1)
+
+    def voxel_to_world(self, voxels: np.ndarray) -> np.ndarray:
+        """The inverse of `world_to_voxel`: fractional (slice, row, column) (..., 3) to LPS mm (..., 3)."""
+        voxels = _points(voxels, 3, "voxels")
+        k = voxels[..., 0]
+        index, offsets, step = np.arange(len(self)), self.offsets, self._end_step
+        along = np.interp(k, index, offsets)
+        along = along + step * (np.minimum(k, 0) + np.maximum(k - index[-1], 0))
+        origin = self._origin_at(k)
+        across = origin[..., 0] + voxels[..., 2] * self.spacing[1]
+        down = origin[..., 1] + voxels[..., 1] * self.spacing[0]
+        return (
+            along[..., None] * self.normal + across[..., None] * self.row_cosine + down[..., None] * self.column_cosine
+        )
+
+    @property
+    def _end_step(self) -> float:
+        return self.slice_spacing if len(self) > 1 else 1.0
+
+    def _slice_coordinate(self, along: np.ndarray) -> np.ndarray:
+        offsets, step = self.offsets, self._end_step
+        k = np.interp(along, offsets, np.arange(len(self)))
+        return k + np.minimum(along - offsets[0], 0) / step + np.maximum(along - offsets[-1], 0) / step
+
+    def _origin_at(self, k: np.ndarray) -> np.ndarray:
+        """In-plane coordinates (across, down) in mm of the first pixel at fractional slice `k`."""
+        in_plane = self.positions @ np.stack([self.row_cosine, self.column_cosine], axis=1)
+        index = np.arange(len(self))
+        return np.stack([np.interp(k, index, in_plane[:, 0]), np.interp(k, index, in_plane[:, 1])], axis=-1)
+
+
+def group_into_stacks(slices: Sequence[SliceGeometry]) -> list[list[int]]:
+    """Group slices into stacks of parallel planes with one matrix and one pixel spacing.
+
+    Works on any order. Directions may differ by `PARALLEL_TOLERANCE_DEGREES`, in the normal and in the plane.
+    A slice at the place of an earlier one (`DUPLICATE_TOLERANCE_MM`) is left out.
+
+    Returns
+    -------
+    list of lists of int
+        Per stack the indices of its slices, sorted along the first slice's normal; the largest stack first.
+    """
+    limit = np.cos(np.radians(PARALLEL_TOLERANCE_DEGREES))
+    groups: list[list[int]] = []
+    for index, item in enumerate(slices):
+        for group in groups:
+            first = slices[group[0]]
+            if (
+                item.shape == first.shape
+                and np.allclose(item.spacing, first.spacing, rtol=1e-3)
+                and item.row_cosine @ first.row_cosine >= limit
+                and item.column_cosine @ first.column_cosine >= limit
+            ):
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    stacks = []
+    for group in groups:
+        normal = slices[group[0]].normal
+        kept: list[int] = []
+        for index in sorted(group, key=lambda i: (float(slices[i].position @ normal), i)):
+            if kept and (slices[index].position - slices[kept[-1]].position) @ normal < DUPLICATE_TOLERANCE_MM:
+                continue
+            kept.append(index)
+        stacks.append(kept)
+    return sorted(stacks, key=len, reverse=True)
+
+
+@dataclass(frozen=True)
+class OrientedGrid:
+    """A box of sample points with its own axes.
+
+    Parameters
+    ----------
+    center : array_like, shape (3,)
+        LPS mm of the middle of the box.
+    axes : array_like, shape (3, 3)
+        Row `i` is the unit direction in which array axis `i` grows. The axes are perpendicular, of either hand.
+    extent : (float, float, float)
+        Full side lengths of the box in mm, along each array axis.
+    shape : (int, int, int)
+        Number of samples along each array axis. Samples sit in the middle of their cells, so the box is cut
+        into `shape` equal cells of `extent / shape` mm.
+    """
+
+    center: np.ndarray
+    axes: np.ndarray
+    extent: tuple[float, float, float]
+    shape: tuple[int, int, int]
+
+    def __post_init__(self):
+        center = _vector(self.center, "center")
+        axes = np.asarray(self.axes, dtype=np.float64)
+        if axes.shape != (3, 3) or not np.allclose(axes @ axes.T, np.eye(3), atol=1e-6):
+            raise GeometryError(f"axes must be three perpendicular unit rows, got {axes.tolist()}")
+        extent, shape = tuple(float(e) for e in self.extent), tuple(int(n) for n in self.shape)
+        if len(extent) != 3 or min(extent) <= 0 or len(shape) != 3 or min(shape) < 1:
+            raise GeometryError(f"extent and shape must be three positive numbers each, got {extent} and {shape}")
+        for name, value in zip(("center", "axes", "extent", "shape"), (center, axes, extent, shape), strict=True):
+            object.__setattr__(self, name, value)
+
+    @property
+    def spacing(self) -> np.ndarray:
+        """mm between samples along each array axis, shape (3,)."""
+        return np.asarray(self.extent) / np.asarray(self.shape)
+
+    def points(self) -> np.ndarray:
+        """LPS mm of every sample, shape (*shape, 3)."""
+        steps = [
+            ((np.arange(n) + 0.5) / n - 0.5)[:, None] * (e * axis)
+            for n, e, axis in zip(self.shape, self.extent, self.axes, strict=True)
+        ]
+        return self.center + steps[0][:, None, None] + steps[1][None, :, None] + steps[2][None, None, :]
+
+    def world_to_voxel(self, points: np.ndarray) -> np.ndarray:
+        """LPS mm (..., 3) to fractional array indices (..., 3)."""
+        offset = (_points(points, 3, "points") - self.center) @ self.axes.T
+        return offset / self.spacing + (np.asarray(self.shape) - 1) / 2
+
+    def voxel_to_world(self, voxels: np.ndarray) -> np.ndarray:
+        """Fractional array indices (..., 3) to LPS mm (..., 3)."""
+        offset = (_points(voxels, 3, "voxels") - (np.asarray(self.shape) - 1) / 2) * self.spacing
+        return self.center + offset @ self.axes
+
+
+def sample_stack(
+    pixels: np.ndarray,
+    geometry: StackGeometry,
+    points: np.ndarray,
+    *,
+    resolution: float | None = None,
+    largest_gap: float | None = None,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Trilinear values of a stack at points of the patient, and which of the points the scan covers.
+
+    Only the part of the stack round the points is touched, so that small boxes from large stacks are cheap.
+
+    Parameters
+    ----------
+    pixels : ndarray, shape (n, rows, columns)
+        The stack's images, in the order of `geometry.positions`.
+    points : ndarray, shape (..., 3)
+        LPS mm.
+    resolution : float, optional
+        Distance of the points in mm. Where pixels are finer, the images are first smoothed in plane so that
+        nothing aliases. Default: no smoothing.
+    largest_gap : float, optional
+        mm. A point between two slices further apart than this is not covered. Default: twice the stack's
+        median spacing. Beyond the first and last slice half a median spacing is still covered.
+
+    Returns
+    -------
+    values : ndarray of float32, shape (...)
+        0 where not covered.
+    covered : ndarray of bool, shape (...)
+    """
+    if pixels.shape != (len(geometry), *geometry.shape):
+        raise GeometryError(f"pixels must have shape {(len(geometry), *geometry.shape)}, got {pixels.shape}")
+    voxels = geometry.world_to_voxel(points)
+    covered = voxels_covered(geometry, voxels, largest_gap=largest_gap)
+    values = np.zeros(covered.shape, dtype=np.float32)
+    if not covered.any():
+        return values, covered
+    inside = voxels[covered]
+    sigma = np.zeros(3)
+    if resolution is not None:
+        ratio = np.maximum(resolution / np.asarray(geometry.spacing), 1.0)
+        sigma[1:] = SMOOTHING_PER_OCTAVE * np.sqrt(ratio**2 - 1)
+    margin = np.ceil(3 * sigma).astype(int) + 1
+    last = np.array(pixels.shape) - 1
+    low = np.clip(np.floor(inside.min(axis=0)).astype(int) - margin, 0, last)
+    high = np.clip(np.ceil(inside.max(axis=0)).astype(int) + margin, 0, last) + 1
+    block = np.asarray(pixels[tuple(slice(a, b) for a, b in zip(low, high, strict=True))], dtype=np.float32)
+    if sigma.any():
+        block = ndimage.gaussian_filter(block, sigma, mode="nearest", truncate=3.0)
+    values[covered] = ndimage.map_coordinates(block, (inside - low).T, order=1, mode="nearest", prefilter=False)
+    return values, covered
+
+
+def voxels_covered(geometry: StackGeometry, voxels: np.ndarray, *, largest_gap: float | None = None) -> np.ndarray:
+    """Which fractional (slice, row, column) coordinates (..., 3) the scan covers; see `sample_stack`."""
+    k = voxels[..., 0]
+    covered = np.ones(k.shape, dtype=bool)
+    for axis, n in enumerate((len(geometry), *geometry.shape)):
+        covered &= (voxels[..., axis] >= -0.5) & (voxels[..., axis] <= n - 0.5)
+    if len(geometry) > 1:
+        gaps = np.diff(geometry.offsets)
+        limit = 2 * geometry.slice_spacing if largest_gap is None else largest_gap
+        between = np.clip(np.floor(k).astype(int), 0, len(gaps) - 1)
+        covered &= ~((k > 0) & (k < len(geometry) - 1) & (gaps[between] > limit))
+    return covered
+
+
+def anatomical_axes(geometry: StackGeometry, axes: Sequence[np.ndarray]) -> np.ndarray:
+    """The stack's own directions, permuted and signed to lie nearest to the wanted anatomical directions.
+
+    Parameters
+    ----------
+    axes : three vectors of shape (3,)
+        Wanted directions of the array axes, for example `(LEFT, INFERIOR, POSTERIOR)`.
+
+    Returns
+    -------
+    ndarray, shape (3, 3)
+        Row `i` is the stack's direction (normal, column or row cosine, with either sign) for array axis `i`.
+    """
+    own = np.stack([geometry.normal, geometry.column_cosine, geometry.row_cosine])
+    cosines = np.stack([np.asarray(a, dtype=np.float64) for a in axes]) @ own.T
+    free = cosines.copy()
+    result = np.zeros((3, 3))
+    for _ in range(3):
+        i, j = np.unravel_index(np.nanargmax(np.abs(free)), free.shape)
+        result[i] = own[j] * (1.0 if cosines[i, j] >= 0 else -1.0)
+        free[i, :] = np.nan
+        free[:, j] = np.nan
+    return result
+
+
+def _vector(value, name: str) -> np.ndarray:
+    vector = np.array(value, dtype=np.float64)
+    if vector.shape != (3,) or not np.all(np.isfinite(vector)):
+        raise GeometryError(f"{name} must be three finite numbers, got {np.asarray(value).tolist()}")
+    vector.setflags(write=False)
+    return vector
+
+
+def _points(value, width: int, name: str) -> np.ndarray:
+    points = np.asarray(value, dtype=np.float64)
+    if points.ndim < 1 or points.shape[-1] != width:
+        raise GeometryError(f"{name} must have shape (..., {width}), got {points.shape}")
+    return points

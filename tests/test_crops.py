@@ -1,0 +1,195 @@
+"""Crops: a landmark planted in the patient lands where the crop's grid says, however the scan was made."""
+
+import json
+
+import numpy as np
+import pytest
+from scipy.spatial.transform import Rotation
+
+from lumbar_utils.crops import LATERAL_AXIS, CropSpec, StudyCrops, extract_crops
+from lumbar_utils.dicom import Series, Stack
+from lumbar_utils.errors import DataError
+from lumbar_utils.geometry import StackGeometry
+from lumbar_utils.labels import AXIAL_T2, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS
+from lumbar_utils.localizer import DiscPoints
+from lumbar_utils.study import Study
+
+CANAL = np.array([[2.0, 10 + 3 * np.cos(i), 70 - 36.0 * i] for i in range(N_LEVELS)])
+SPEC = CropSpec(shapes={SAGITTAL_T2: (10, 56, 56), AXIAL_T2: (10, 56, 56), SAGITTAL_T1: (24, 56, 56)})
+
+
+def discs(points=CANAL):
+    return DiscPoints(
+        study_id="7", series_id="1", points=points, confidence=np.ones(5), flags=("",) * 5, source="truth"
+    )
+
+
+def stack(view, body, *, tilt=(0.0, 0.0, 0.0), reverse=False, center=(2, 10, -2), n=None, step=4.0, seed=0, x=0.0):
+    """Scan an analytic body (a function of LPS mm) in a view, tilted by degrees about x, y, z."""
+    rotation = Rotation.from_euler("xyz", tilt, degrees=True).as_matrix()
+    if view == AXIAL_T2:
+        row, column, normal = rotation.T
+        n, shape, spacing = n or 52, (220, 240), (0.7, 0.7)
+    else:
+        normal, row, negative = rotation.T
+        column, n, shape, spacing = -negative, n or 25, (330, 240), (0.75, 0.75)
+    offsets = (np.arange(n) - (n - 1) / 2) * step + np.random.default_rng(seed).uniform(-0.4, 0.4, n)
+    corner = -row * spacing[1] * (shape[1] - 1) / 2 - column * spacing[0] * (shape[0] - 1) / 2
+    positions = np.asarray(center) + [x, 0, 0] + offsets[:, None] * normal + corner
+    if np.cross(row, column) @ normal < 0:
+        positions = positions[::-1]
+    if reverse:  # the scanner ran the other way: columns from right to left, slices in the opposite order
+        positions = (positions + row * spacing[1] * (shape[1] - 1))[::-1]
+        row = -row
+    geometry = StackGeometry(positions, row, column, spacing, shape)
+    index = np.stack(np.meshgrid(*(np.arange(k) for k in (n, *shape)), indexing="ij"), -1)
+    pixels = body(geometry.voxel_to_world(index)).astype(np.float32)
+    return Stack(pixels, geometry, tuple(range(1, n + 1)), tuple(f"{i}.dcm" for i in range(1, n + 1)))
+
+
+def series(view, *stacks, series_id="1"):
+    return Series(
+        study_id="7", series_id=series_id, view=view, stacks=tuple(stacks), description="", header={}, problems=()
+    )
+
+
+def blob(*centres, sigma=4.0):
+    def body(points):
+        return sum(1000 * np.exp(-((points - c) ** 2).sum(-1) / (2 * sigma**2)) for c in centres)
+
+    return body
+
+
+def centroid(crops, view, level):
+    weights = np.clip(crops.images[view][level].astype(np.float64), 0.02, None) - 0.02
+    index = np.stack(np.meshgrid(*(np.arange(n) for n in weights.shape), indexing="ij"), -1)
+    return (index * weights[..., None]).sum((0, 1, 2)) / weights.sum()
+
+
+SCANS = {
+    "straight": dict(),
+    "reversed": dict(reverse=True),
+    "oblique": dict(tilt=(9, -7, 5)),
+    "oblique and reversed": dict(tilt=(-9, 6, -5), reverse=True),
+}
+
+
+@pytest.mark.parametrize("scan", SCANS)
+@pytest.mark.parametrize("view", VIEWS)
+@pytest.mark.parametrize("align", ["stack", "patient"])
+@pytest.mark.parametrize("side", [-1, 1])
+def test_a_landmark_lands_on_its_voxel(view, scan, align, side):
+    """To 0.5 mm in every view, whatever the slice order, obliquity or side."""
+    level, offset = 2, np.array([side * 4.0, -9.0, 3.0])
+    study = Study("7", (series(view, stack(view, blob(CANAL[level] + offset, sigma=3.0), **SCANS[scan])),), ())
+    spec = CropSpec(shapes=SPEC.shapes, align=align)
+    crops = extract_crops(study, discs(), spec)
+    grid = crops.grid(view, level)
+    found = grid.voxel_to_world(centroid(crops, view, level))
+    assert np.linalg.norm(found - (CANAL[level] + offset)) < 0.5
+    if align == "patient":  # then even the voxel is the same for all scans
+        axes = np.array([[0, 0, -1], [0, 1, 0], [1, 0, 0]] if view == AXIAL_T2 else [[1, 0, 0], [0, 0, -1], [0, 1, 0]])
+        expected = axes @ offset / grid.spacing + (np.array(spec.shapes[view]) - 1) / 2
+        assert np.abs((centroid(crops, view, level) - expected) * grid.spacing).max() < 0.5
+
+
+def asymmetric(points):
+    """A body without symmetry, smooth enough for 4 mm slices."""
+    x, y, z = np.moveaxis(points, -1, 0)
+    return 500 + 3 * x + 0.05 * x * y + 100 * np.sin(x / 11 + y / 9) * np.cos(z / 23) + y
+
+
+def test_a_mirrored_body_gives_mirrored_crops():
+    def mirrored(points):
+        return asymmetric(points * [-1, 1, 1])
+
+    points = CANAL * [0, 1, 1]
+    for view in VIEWS:
+        one, other = (
+            extract_crops(
+                Study("7", (series(view, stack(view, body, center=(0, 10, -2), reverse=reverse)),), ()),
+                discs(points),
+                SPEC,
+            )
+            for body, reverse in ((asymmetric, False), (mirrored, True))
+        )
+        flipped = np.flip(other.images[view], axis=LATERAL_AXIS[view] + 1).astype(float)
+        same = one.covered[view] & np.flip(other.covered[view], axis=LATERAL_AXIS[view] + 1)
+        assert same.mean() > 0.9
+        assert np.abs(one.images[view].astype(float) - flipped)[same].mean() < 0.01
+        assert np.abs(one.images[view].astype(float) - other.images[view])[same].mean() > 0.1
+
+
+def test_outside_the_scan_is_marked():
+    short = stack(AXIAL_T2, lambda p: 500 + p[..., 1], n=12, center=(2, 10, CANAL[2, 2]))
+    crops = extract_crops(Study("7", (series(AXIAL_T2, short),), ()), discs(), SPEC)
+    assert crops.covered[AXIAL_T2][2].all()
+    assert not crops.covered[AXIAL_T2][0].any()
+    assert crops.sources[AXIAL_T2][0] is None
+    assert crops.missing == (SAGITTAL_T2, SAGITTAL_T1)
+    assert any("no scan shows l1_l2" in problem for problem in crops.problems)
+    assert (crops.images[AXIAL_T2][~crops.covered[AXIAL_T2]] == 0).all()
+
+
+def test_each_disc_takes_the_axial_stack_that_lies_in_its_plane():
+    points = CANAL.copy()
+    points[:, 1] = 10
+    straight = stack(AXIAL_T2, asymmetric, tilt=(30, 0, 0))
+    block = stack(AXIAL_T2, asymmetric, n=6, center=points[2])
+    crops = extract_crops(Study("7", (series(AXIAL_T2, straight, block),), ()), discs(points), SPEC)
+    assert crops.sources[AXIAL_T2][2].stack == 1
+    assert crops.sources[AXIAL_T2][2].angle_degrees < 5
+    assert crops.sources[AXIAL_T2][0].stack == 0
+    assert len(crops.sources[AXIAL_T2][2].instance_numbers) == 6
+
+
+def test_of_two_series_the_one_that_shows_the_disc_is_taken():
+    upper = series(AXIAL_T2, stack(AXIAL_T2, asymmetric, n=20, center=points_mean(0, 1)), series_id="upper")
+    lower = series(AXIAL_T2, stack(AXIAL_T2, asymmetric, n=20, center=points_mean(3, 4)), series_id="lower")
+    crops = extract_crops(Study("7", (upper, lower), ()), discs(), SPEC)
+    assert crops.sources[AXIAL_T2][0].series_id == "upper"
+    assert crops.sources[AXIAL_T2][4].series_id == "lower"
+
+
+def points_mean(*levels):
+    return CANAL[list(levels)].mean(axis=0)
+
+
+@pytest.mark.parametrize("gain", [0.01, 1.0, 700.0])
+def test_intensities_do_not_depend_on_the_scanner_scale(gain):
+    scan = stack(SAGITTAL_T2, lambda p: gain * asymmetric(p) + 3 * gain)
+    image = extract_crops(Study("7", (series(SAGITTAL_T2, scan),), ()), discs(), SPEC).images[SAGITTAL_T2]
+    low, high = np.percentile(image, [1, 99])
+    assert abs(low) < 0.02 and abs(high - 1) < 0.02
+
+
+def test_saved_crops_come_back_whole(tmp_path):
+    study = Study("7", (series(SAGITTAL_T2, stack(SAGITTAL_T2, asymmetric, reverse=True)),), ())
+    crops = extract_crops(study, discs(), SPEC)
+    back = StudyCrops.load(crops.save(tmp_path / "7.npz"))
+    for view in VIEWS:
+        np.testing.assert_array_equal(back.images[view], crops.images[view])
+        np.testing.assert_array_equal(back.covered[view], crops.covered[view])
+        np.testing.assert_array_equal(back.axes[view], crops.axes[view])
+    assert back.sources == crops.sources
+    assert back.problems == crops.problems and back.spec == crops.spec
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_bad_crop_files_and_bad_points_are_refused(tmp_path):
+    path = tmp_path / "7.npz"
+    path.write_bytes(b"not a zip")
+    with pytest.raises(DataError, match=r"7\.npz: not a readable file of crops"):
+        StudyCrops.load(path)
+    points = CANAL.copy()
+    points[1, 1] = np.nan
+    with pytest.raises((DataError, ValueError), match="finite"):
+        extract_crops(Study("7", (), ()), discs(points), SPEC)
+
+
+def test_spec_json_round_trip_refuses_unknown_keys():
+    assert CropSpec.from_json(json.loads(json.dumps(SPEC.to_json()))) == SPEC
+    with pytest.raises(DataError, match="unknown keys"):
+        CropSpec.from_json({"size": 3})
+    with pytest.raises(DataError, match="align"):
+        CropSpec(align="scanner")
