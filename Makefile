@@ -1,0 +1,50 @@
+# The two commands: `make run` and `make test`. Both make the environment in .venv when it is not there yet.
+#
+#   make run                      synthetic demo cohort, notebooks 01 to 05, results in runs/demo
+#   make run DATA=/path/to/folder the same on a folder with the competition's files, results in runs/<its name>
+#   make test                     all tests
+#   make lint | format | images | clean
+#
+# PYTHON=/path/to/python picks the interpreter (3.11 or 3.12), VENV=folder the environment's place.
+
+SHELL := /bin/bash
+VENV ?= .venv
+PYTHON ?=
+DATA ?=
+RUN ?=
+JOBS ?= 2
+PY = $(VENV)/bin/python
+STAMP = $(VENV)/.installed
+
+# Small tensors on few cores: one thread a process, as many processes as JOBS.
+TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint format images clean environment
+
+help:  ## this list
+	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+
+run: $(STAMP)  ## data, notebooks 01 to 05, results in runs/ (DATA=folder: on real data)
+	@$(PY) tools/run_notebooks.py --data "$(DATA)" --run "$(RUN)"
+
+test: $(STAMP)  ## all tests
+	@$(TEST_ENV) $(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+
+lint: $(STAMP)  ## ruff, code and notebooks
+	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
+
+format: $(STAMP)  ## let ruff put the code into shape
+	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
+
+images: $(STAMP)  ## the README's pictures, from phantoms
+	@$(PY) -m lumbar_utils.views.gallery
+
+environment: $(STAMP)  ## only make .venv
+
+$(STAMP): requirements.txt setup.py
+	@bash tools/make_environment.sh "$(VENV)" "$(PYTHON)"
+
+clean:  ## remove what was built: environment, caches, runs
+	rm -rf "$(VENV)" runs build dist *.egg-info .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

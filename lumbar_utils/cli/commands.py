@@ -1,0 +1,234 @@
+"""What each command does, as calls of the library.
+
+Heavy modules are imported by the command that needs them, and only after its paths have been checked: a mistyped
+path should not take the seconds that torch needs to load.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import DataError, LumbarError
+from . import inputs
+
+if TYPE_CHECKING:
+    from ..crops import CropSpec
+    from ..predict import StudyPrediction
+    from ..study import StudySource
+
+logger = logging.getLogger(__name__)
+
+HELD_OUT_EVERY = 5
+"""`lumbar train localizer` keeps every fifth study of the training part to measure the error on."""
+
+
+def phantom(args: argparse.Namespace) -> None:
+    """`lumbar phantom`: write a synthetic cohort."""
+    from ..phantom.cohort import generate_cohort
+
+    options = {} if args.test_fraction is None else {"test_fraction": args.test_fraction}
+    generate_cohort(
+        args.out,
+        n_studies=args.studies,
+        seed=args.seed,
+        profile=args.profile,
+        n_jobs=inputs.jobs(args.jobs),
+        progress=args.progress,
+        **options,
+    )
+    print(f"{args.studies} synthetic studies in {args.out}; the truth about them in {args.out / 'truth'}")
+
+
+def localize(args: argparse.Namespace) -> None:
+    """`lumbar localize`: find the discs of every study under a path."""
+    path, weights = inputs.data_path(args.path), inputs.weights_folder("localizer", args.weights)
+    from ..localizer import DiscLocalizer, write_points
+    from ..locating import locate_studies
+    from ..study import find_studies
+
+    localizer = DiscLocalizer.load(weights)
+    sources = find_studies(path, progress=args.progress)
+    found, failed = locate_studies(sources, localizer, progress=args.progress)
+    if not found:
+        raise DataError(f"the discs were found in none of {len(sources)} studies; {next(iter(failed.values()))}")
+    write_points(args.out, found.values())
+    flagged = sum(discs.flagged for discs in found.values())
+    print(f"{len(found)} studies in {args.out}, {flagged} of them with a flag; {len(failed)} failed")
+
+
+def crops(args: argparse.Namespace) -> None:
+    """`lumbar crops`: fill a crop cache."""
+    from ..crop_cache import build_crop_cache
+    from ..study import find_studies
+
+    sources = find_studies(inputs.data_path(args.path), progress=args.progress)
+    discs = inputs.discs_of(sources, points=args.points, weights=args.weights, progress=args.progress)
+    cache = build_crop_cache(sources, discs, args.out, n_jobs=inputs.jobs(args.jobs), progress=args.progress)
+    if not len(cache):
+        raise DataError(f"no study could be cropped; {next(iter(cache.failures.values()), 'there is none')}")
+    print(f"crops of {len(cache)} studies in {args.out}, {len(cache.failures)} failed")
+
+
+def train(args: argparse.Namespace) -> None:
+    """`lumbar train localizer|classifier`."""
+    {"localizer": _train_localizer, "classifier": _train_classifier}[args.part](args)
+
+
+def _train_localizer(args: argparse.Namespace) -> None:
+    from ..devices import choose_compute
+    from ..localizer import LocalizerTraining, evaluate_points, train_localizer
+    from ..localizer.evaluation import summary
+    from ..locating import locate_studies, points_from_table
+
+    folder = inputs.competition(args.path)
+    jobs = inputs.jobs(args.jobs)
+    changes = {name: value for name, value in (("steps", args.steps), ("seed", args.seed)) if value is not None}
+    study_ids = folder.study_ids("train")
+    held_out = study_ids[::HELD_OUT_EVERY] if len(study_ids) >= 2 * HELD_OUT_EVERY else []
+    localizer = train_localizer(
+        folder,
+        [study_id for study_id in study_ids if study_id not in set(held_out)],
+        training=replace(LocalizerTraining(), **changes),
+        out=args.run / "localizer",
+        device=choose_compute(args.device or "auto").device,
+        n_jobs=jobs,
+        progress=args.progress,
+    )
+    print(f"weights in {args.run / 'localizer'}")
+    if not held_out:
+        return
+    reference, _ = points_from_table(folder, held_out, n_jobs=jobs, progress=args.progress)
+    if reference:
+        sources = [source for source in inputs.studies_of(folder, "train") if source.study_id in reference]
+        found, _ = locate_studies(sources, localizer, progress=args.progress)
+        known = {study_id: inputs.marked(discs) for study_id, discs in reference.items()}
+        print(f"on {len(reference)} studies that it was not trained on:")
+        for name, value in summary(evaluate_points(found, known)).items():
+            print(f"  {name:<28} {value:.4g}")
+
+
+def _train_classifier(args: argparse.Namespace) -> None:
+    from ..crop_cache import build_crop_cache
+    from ..localizer import write_points
+    from ..train import TrainConfig, fit
+
+    folder = inputs.competition(args.path)
+    config = TrainConfig.from_json(inputs.read_json(args.config) if args.config else {}, args.config or "")
+    changes = {"epochs": args.epochs, "seed": args.seed, "fold": args.fold, "device": args.device}
+    config = replace(config, **{name: value for name, value in changes.items() if value is not None})
+    if folder.labels is None:
+        raise DataError(f"{folder.root} has no train.csv, so there is nothing to learn from")
+    labelled = set(folder.labels["study_id"])
+    sources = [source for source in inputs.studies_of(folder, "train") if source.study_id in labelled]
+    weights = args.run if (args.run / "localizer").is_dir() else None
+    discs = inputs.discs_of(sources, points=args.points, weights=weights, progress=args.progress)
+    if args.points is None:
+        write_points(args.run / "crops" / "points.csv", discs.values())
+    cache = build_crop_cache(sources, discs, args.run / "crops", n_jobs=inputs.jobs(args.jobs), progress=args.progress)
+    result = fit(
+        cache,
+        folder.labels,
+        config,
+        args.run / "classifier",
+        synthetic_only=folder.is_synthetic,
+        progress=args.progress,
+    )
+    print(f"weights and {len(result.study_ids)} out-of-fold predictions in {result.folder}")
+    for name, score in result.scores.items():
+        print(f"  {name.replace('_', ' '):<15} {score}")
+
+
+def predict(args: argparse.Namespace) -> None:
+    """`lumbar predict`: DICOM to submission, with a log and pictures of the crops beside it."""
+    path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
+    localizer_folder = inputs.weights_folder("localizer", args.weights)
+    from ..localizer import DiscLocalizer
+    from ..predict import SYNTHETIC_WARNING, Predictor, write_submission
+    from ..study import CompetitionFolder, find_studies, is_competition_folder
+
+    predictor = Predictor(run, device=args.device, localizer=DiscLocalizer.load(localizer_folder))
+    sources = find_studies(path, part=args.part, progress=args.progress)
+    if not sources:
+        raise DataError(f"{path} names no study of the {args.part} part")
+    folder = CompetitionFolder.open(path) if is_competition_folder(path) else None
+    sample = folder.sample_submission if folder is not None and args.part == "test" else None
+    predictions = list(predictor.predict_studies(sources, progress=args.progress))
+    write_submission(predictions, args.out, sample, fallback=predictor.prior)
+
+    log = args.out.with_name(f"{args.out.stem}_log.csv")
+    prior = sum(prediction.fallback for prediction in predictions)
+    incomplete = sum(bool(prediction.missing_views) and not prediction.fallback for prediction in predictions)
+    print(f"{len(predictions)} studies graded in {args.out}")
+    print(f"  {incomplete} lack a view, {prior} got the class prior instead of a prediction; details in {log}")
+    pictures = args.out.with_name(f"{args.out.stem}_crops")
+    synthetic = folder is not None and folder.is_synthetic
+    located = [pair for pair in zip(sources, predictions, strict=True) if pair[1].discs is not None]
+    drawn = _draw_crops(located[: args.pictures], predictor.spec, pictures, synthetic=synthetic)
+    if drawn:
+        print(f"  pictures of {drawn} studies in {pictures}")
+    if predictor.synthetic_only and not synthetic:
+        print(f"NOTE: the network was {SYNTHETIC_WARNING}.")
+
+
+def _draw_crops(
+    located: list[tuple[StudySource, StudyPrediction]], spec: CropSpec, folder: Path, *, synthetic: bool
+) -> int:
+    """The located discs and the graded crops of studies as pictures; how many studies could be drawn."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from .. import views
+    from ..crops import extract_crops
+    from ..study import load_study
+
+    drawn = 0
+    for source, prediction in located:
+        name = re.sub(r"[^A-Za-z0-9._-]", "_", source.study_id).lstrip(".") or "study"
+        try:
+            study = load_study(source)
+            crops = extract_crops(study, prediction.discs, spec)
+            figure = views.show_disc_points(study, prediction.discs, crops=crops, synthetic=synthetic)
+            views.save(figure, folder / f"{name}_discs.png")
+            figure = views.show_crops(crops, probabilities=prediction.probabilities, synthetic=synthetic)
+            views.save(figure, folder / f"{name}_crops.png")
+            drawn += 1
+        except LumbarError as error:
+            logger.warning("study %s: no picture: %s", source.study_id, error)
+        finally:
+            pyplot.close("all")
+    return drawn
+
+
+def score(args: argparse.Namespace) -> None:
+    """`lumbar score`: the competition's metric of two tables."""
+    solution, submission = inputs.read_csv(args.solution), inputs.read_csv(args.submission)
+    from ..metrics import score_frames
+
+    if args.predicted_only:
+        solution = inputs.predicted_part(solution, submission)
+    result = score_frames(solution, submission)
+    for name, value in (
+        ("spinal canal", result.spinal),
+        ("foraminal", result.foraminal),
+        ("subarticular", result.subarticular),
+        ("any severe spinal", result.any_severe_spinal),
+        ("score", result.total),
+    ):
+        print(f"{name:<18} {value:.6f}")
+
+
+COMMANDS = {
+    "phantom": phantom,
+    "localize": localize,
+    "crops": crops,
+    "train": train,
+    "predict": predict,
+    "score": score,
+}

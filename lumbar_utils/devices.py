@@ -1,0 +1,117 @@
+"""Which device computes, in which precision, and why: chosen by what the device really has.
+
+`torch.cuda.is_available()` also says True on GPUs that the installed torch has no code for (a P100 with today's
+Kaggle image), so a device is believed only after it has computed something.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+
+import torch
+
+from .errors import DataError
+
+PRECISIONS = ("auto", "float32", "bfloat16", "float16")
+
+
+@dataclass(frozen=True)
+class Compute:
+    """A device and the precision to use on it.
+
+    Attributes
+    ----------
+    device : torch.device
+    dtype : torch.dtype
+        float32 means no autocast.
+    reason : str
+        Why this device and this precision, for the log.
+    """
+
+    device: torch.device
+    dtype: torch.dtype
+    reason: str
+
+    @property
+    def scales_gradients(self) -> bool:
+        """float16 gradients underflow without a scaler; bfloat16 has float32's range."""
+        return self.dtype == torch.float16
+
+    def autocast(self) -> contextlib.AbstractContextManager:
+        """The context in which to run the network."""
+        if self.dtype == torch.float32:
+            return contextlib.nullcontext()
+        return torch.autocast(self.device.type, dtype=self.dtype)
+
+    def __str__(self) -> str:
+        return f"{self.device} in {str(self.dtype).removeprefix('torch.')}: {self.reason}"
+
+
+def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
+    """Pick device and precision; say why.
+
+    Parameters
+    ----------
+    device : str
+        `auto` (the first usable GPU, else the CPU) or a torch device such as `cpu` or `cuda:1`.
+    precision : {"auto", "float32", "bfloat16", "float16"}
+
+    Raises
+    ------
+    DataError
+        When the wanted device cannot compute or the precision is unknown.
+    """
+    if precision not in PRECISIONS:
+        raise DataError(f"precision must be one of {PRECISIONS}, got {precision!r}")
+    if device == "auto":
+        chosen, reason = _automatic_device()
+    else:
+        chosen, reason = torch.device(device), "as asked for"
+        problem = _problem_with(chosen)
+        if problem:
+            raise DataError(f"device {device!r} cannot be used: {problem}")
+    if precision != "auto":
+        return Compute(chosen, getattr(torch, precision), f"{reason}; {precision} as asked for")
+    dtype, why = _automatic_precision(chosen)
+    return Compute(chosen, dtype, f"{reason}; {why}")
+
+
+def _automatic_device() -> tuple[torch.device, str]:
+    if not torch.cuda.is_available():
+        return torch.device("cpu"), "no GPU is visible to torch"
+    device = torch.device("cuda")
+    problem = _problem_with(device)
+    if problem:
+        return torch.device("cpu"), f"the GPU {torch.cuda.get_device_name()} cannot compute ({problem})"
+    return device, torch.cuda.get_device_name()
+
+
+def _problem_with(device: torch.device) -> str:
+    try:
+        ones = torch.ones(1, 1, 4, 4, 4, device=device)
+        float(torch.nn.functional.conv3d(ones, ones[..., :1, :1, :1]).sum())
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return ""
+
+
+def _automatic_precision(device: torch.device) -> tuple[torch.dtype, str]:
+    if device.type == "cuda":
+        major, minor = torch.cuda.get_device_capability(device)
+        if major >= 8:
+            return torch.bfloat16, f"compute capability {major}.{minor} has bfloat16"
+        if major >= 7:
+            return torch.float16, f"compute capability {major}.{minor} has fast float16 but no bfloat16"
+        return torch.float32, f"compute capability {major}.{minor} has no fast half precision"
+    if device.type == "cpu":
+        if _cpu_has_bfloat16():
+            return torch.bfloat16, "the CPU has bfloat16 instructions"
+        return torch.float32, "the CPU has no bfloat16 instructions"
+    return torch.float32, f"no mixed precision is known for {device.type}"
+
+
+def _cpu_has_bfloat16() -> bool:
+    # torch has no public name for this; the private ones are asked for with care.
+    tests = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+    return any(bool(test()) for test in tests if test is not None)

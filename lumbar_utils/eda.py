@@ -1,0 +1,157 @@
+"""What a first look at a cohort needs, as tables: labels, what comes with what, and what the scanners made.
+
+The numbers of the real RSNA 2024 set stand beside, so that a synthetic cohort can be compared with it, and a
+download of the real one be recognised.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from joblib import Parallel, delayed
+from tqdm.auto import tqdm
+
+from .dicom import Series
+from .errors import LumbarError
+from .labels import (
+    CONDITIONS,
+    FAMILIES,
+    LEVELS,
+    MISSING,
+    N_CONDITIONS,
+    N_LEVELS,
+    TARGETS,
+    condition_from_title,
+    condition_title,
+    level_from_title,
+    level_title,
+)
+from .study import StudySource, load_study
+
+logger = logging.getLogger(__name__)
+
+REAL_PREVALENCE = np.array(
+    [
+        [[3.4, 1.1], [7.7, 2.7], [11.7, 6.2], [12.0, 12.9], [2.6, 1.0]],
+        [[3.2, 0.1], [8.7, 0.6], [20.8, 2.0], [31.9, 7.1], [26.3, 10.4]],
+        [[3.2, 0.7], [8.5, 0.3], [21.0, 2.1], [31.9, 6.6], [25.1, 9.6]],
+        [[4.7, 1.4], [12.9, 4.2], [23.0, 9.8], [31.6, 23.3], [20.7, 7.4]],
+        [[5.6, 1.2], [12.3, 3.7], [23.0, 10.0], [31.5, 23.3], [20.1, 8.8]],
+    ]
+).reshape(-1, 2)
+"""Percent moderate and severe of each target in the 1,975 training studies of RSNA 2024, shape (25, 2)."""
+
+SLICE_ORDERS = (
+    ("right to left", "left to right"),
+    ("front to back", "back to front"),
+    ("feet to head", "head to feet"),
+)
+"""Words for slices that run along +x and -x, +y and -y, +z and -z of the patient with rising instance number."""
+
+
+def label_table(labels: np.ndarray) -> pd.DataFrame:
+    """Percent `moderate / severe` per condition and level, as text; labels int (n, 25), -1 where not labelled."""
+    labels = np.asarray(labels)
+    known = np.maximum((labels != MISSING).sum(axis=0), 1)
+    moderate, severe = (100 * (labels == k).sum(axis=0) / known for k in (1, 2))
+    cells = [f"{m:.1f} / {s:.1f}" for m, s in zip(moderate, severe, strict=True)]
+    return pd.DataFrame(
+        np.array(cells, dtype=object).reshape(N_CONDITIONS, N_LEVELS),
+        index=[condition_title(c) for c in CONDITIONS],
+        columns=[level_title(v) for v in LEVELS],
+    )
+
+
+def rank_correlation(labels: np.ndarray) -> pd.DataFrame:
+    """Spearman's correlation of all targets, (25, 25), over the studies in which both are labelled."""
+    values = np.where(np.asarray(labels) == MISSING, np.nan, labels)
+    return pd.DataFrame(values, columns=list(TARGETS)).corr("spearman")
+
+
+def describe_series(series: Series) -> dict:
+    """One row of `series_table`: what was scanned and how, sizes in mm of the largest stack."""
+    geometry = series.stacks[0].geometry
+    return {
+        "study_id": series.study_id,
+        "series_id": series.series_id,
+        "view": series.view,
+        "slices": series.n_slices,
+        "stacks": len(series.stacks),
+        "rows": geometry.shape[0],
+        "columns": geometry.shape[1],
+        "pixel_mm": geometry.spacing[1],
+        "step_mm": geometry.slice_spacing,
+        "order": slice_order(series),
+        "field_T": series.header.get("MagneticFieldStrength"),
+        "repetition_ms": series.header.get("RepetitionTime"),
+        "echo_ms": series.header.get("EchoTime"),
+        "inversion_ms": series.header.get("InversionTime"),
+        "problems": len(series.problems),
+    }
+
+
+def slice_order(series: Series) -> str:
+    """Which way slices run with rising instance number: a word of `SLICE_ORDERS`, "mixed", or "single"."""
+    numbers = np.concatenate([stack.instance_numbers for stack in series.stacks])
+    if len(numbers) < 2:
+        return "single"
+    positions = np.concatenate([stack.geometry.positions for stack in series.stacks])
+    axis = int(np.abs(series.stacks[0].geometry.normal).argmax())
+    steps = np.diff(positions[np.argsort(numbers, kind="stable"), axis])
+    if (steps > 0).all() or (steps < 0).all():
+        return SLICE_ORDERS[axis][int(steps[0] < 0)]
+    return "mixed"
+
+
+def series_table(sources: Sequence[StudySource], *, n_jobs: int = 2, progress: bool = True) -> pd.DataFrame:
+    """`describe_series` for every series of the studies, read in parallel; studies that cannot be read are logged."""
+    work = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_describe_study)(source) for source in sources)
+    rows: list[dict] = []
+    for described in tqdm(work, total=len(sources), desc="studies", unit="study", disable=not progress):
+        rows.extend(described)
+    return pd.DataFrame(rows, columns=None if rows else ["study_id", "series_id", "view"])
+
+
+def point_places(coordinates: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
+    """Where the points of the coordinate table lie in their images, as fractions of width and height.
+
+    Parameters
+    ----------
+    coordinates : DataFrame
+        In the form of `train_label_coordinates.csv`.
+    series : DataFrame
+        From `series_table`; points of other series are left out.
+
+    Returns
+    -------
+    DataFrame with the columns family, level_index, x_fraction, y_fraction
+    """
+    family_of = {CONDITIONS[c]: family for family, members in FAMILIES.items() for c in members}
+    sizes = series[["series_id", "rows", "columns"]].drop_duplicates("series_id")
+    table = coordinates.assign(series_id=coordinates["series_id"].astype(str)).merge(sizes, on="series_id")
+    return pd.DataFrame(
+        {
+            "family": [family_of[condition_from_title(name)] for name in table["condition"]],
+            "level_index": [LEVELS.index(level_from_title(name)) for name in table["level"]],
+            "x_fraction": table["x"] / table["columns"],
+            "y_fraction": table["y"] / table["rows"],
+        }
+    )
+
+
+def files_per_study(folder: Path | str) -> pd.Series:
+    """Number of files in each study folder below `folder` (`train_images` or `test_images`), by study id."""
+    counts = {p.name: sum(1 for f in p.rglob("*") if f.is_file()) for p in sorted(Path(folder).iterdir()) if p.is_dir()}
+    return pd.Series(counts, name="files", dtype=int)
+
+
+def _describe_study(source: StudySource) -> list[dict]:
+    try:
+        return [describe_series(series) for series in load_study(source).series]
+    except LumbarError as error:
+        logger.warning("study %s left out: %s", source.study_id, error)
+        return []

@@ -1,0 +1,205 @@
+"""What the localizer sees in training: random windows of a volume, made unlike each other, with their targets.
+
+Training never shows a whole series. A window of a few neighbouring slices is cut, turned, scaled, moved, and its
+contrast changed beyond what scanners do; the points move with it. That makes hundreds of volumes last for thousands
+of steps, and makes the network read shapes rather than one scanner's grey values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from .network import LocalizerConfig, with_neighbours
+from .samples import LocalizerSample
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """Strengths of the random changes; a probability or the standard deviation unless said otherwise.
+
+    `window` is the number of slices, `canvas` the rows and columns of a window in pixels (multiples of 32).
+    """
+
+    window: int = 5
+    canvas: tuple[int, int] = (192, 128)
+    rotation_degrees: float = 7.0
+    log_scale: float = 0.12
+    stretch: float = 0.04
+    anywhere: float = 0.15
+    small_view: float = 0.3
+    thicken: float = 0.15
+    log_gamma: float = 0.3
+    invert: float = 0.08
+    curve: float = 0.25
+    bias: float = 0.5
+    blur: float = 0.3
+    noise: float = 0.06
+    cut_outs: float = 0.3
+
+
+@dataclass(frozen=True, eq=False)
+class Window:
+    """Network input (window, channels, H, W), target mass (window, 5, H/2, W/2), absent mass and known (5,)."""
+
+    slices: torch.Tensor
+    target: torch.Tensor
+    absent: torch.Tensor
+    known: torch.Tensor
+
+
+def draw_window(
+    sample: LocalizerSample, config: LocalizerConfig, settings: Augmentation, rng: np.random.Generator
+) -> Window:
+    """A random training window of a sample."""
+    pixels, offsets, voxels = sample.pixels, sample.offsets, sample.voxels.copy()
+    n = len(pixels)
+    if rng.random() < 0.5:  # a mirrored body is a body
+        pixels, offsets = pixels[::-1], offsets[-1] - offsets[::-1]
+        voxels[:, 0] = n - 1 - voxels[:, 0]
+    middle = np.nanmean(voxels[:, 0])
+    centre = rng.uniform(0, n - 1) if rng.random() < settings.anywhere else middle + rng.uniform(-2.0, 2.0)
+    start = int(np.clip(round(centre - (settings.window - 1) / 2), 0, max(n - settings.window, 0)))
+    chosen = np.clip(np.arange(start, start + settings.window), 0, n - 1)
+    wide = np.clip(np.arange(chosen[0] - config.neighbours, chosen[-1] + config.neighbours + 1), 0, n - 1)
+    volume = torch.from_numpy(np.ascontiguousarray(pixels[wide])).float()
+    if rng.random() < settings.thicken and len(volume) > 2:
+        share = rng.uniform(0.1, 0.3)
+        outer = with_neighbours(volume, 1)
+        volume = (1 - 2 * share) * volume + share * (outer[:, 0] + outer[:, 2])
+
+    volume, points_mm = _move(volume, voxels[:, 1:] * sample.spacing, sample.spacing, config, settings, rng)
+    view = _small_view(config, settings, rng)
+    volume = _recolour(volume, settings, rng)
+    volume *= view
+    repeated = with_neighbours(volume, config.neighbours)
+    inner = slice(config.neighbours, len(volume) - config.neighbours)
+    target, absent, known = _target(points_mm, voxels[:, 0], offsets, chosen, view, config, settings)
+    return Window(repeated[inner], target, absent, known)
+
+
+def _move(
+    volume: torch.Tensor,
+    points: np.ndarray,
+    spacing: tuple[float, float],
+    config: LocalizerConfig,
+    settings: Augmentation,
+    rng: np.random.Generator,
+) -> tuple[torch.Tensor, np.ndarray]:
+    """Turn, scale and shift all slices alike. Points (5, 2) go in as mm from the first pixel, and come out as mm
+    from the canvas's first pixel."""
+    canvas = np.array(settings.canvas)
+    angle = np.radians(np.clip(rng.normal(0, settings.rotation_degrees), -25, 25))
+    scale = np.exp(rng.normal(0, settings.log_scale) + rng.normal(0, settings.stretch, 2))
+    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    forward = scale[:, None] * turn
+    side = canvas * config.pixel_mm
+    shift = rng.uniform(-0.22, 0.22, 2) * side
+    anchor = np.nanmean(points, axis=0)
+    middle = (canvas - 1) / 2 * config.pixel_mm
+    moved = (points - anchor) @ forward.T + middle + shift
+    back = np.linalg.inv(forward)
+    # affine_grid counts from -1 to 1 over the whole image, x before y.
+    source = np.array(volume.shape[1:])
+    half_out, half_in = canvas / 2 * config.pixel_mm, source / 2 * np.asarray(spacing)
+    source_middle = (source - 1) / 2 * np.asarray(spacing)
+    linear = back * half_out[None, :] / half_in[:, None]
+    offset = (anchor - back @ shift - source_middle) / half_in
+    theta = torch.tensor(
+        [[linear[1, 1], linear[1, 0], offset[1]], [linear[0, 1], linear[0, 0], offset[0]]], dtype=torch.float32
+    )
+    grid = functional.affine_grid(theta[None], [1, 1, *settings.canvas], align_corners=False)
+    moved_volume = functional.grid_sample(volume[None], grid, align_corners=False)[0]
+    return moved_volume, moved
+
+
+def _small_view(config: LocalizerConfig, settings: Augmentation, rng: np.random.Generator) -> torch.Tensor:
+    """1 inside a random field of view, 0 outside it, as a scan of 18 cm or more would have cut the canvas."""
+    view = torch.ones(settings.canvas)
+    if rng.random() >= settings.small_view:
+        return view
+    for axis in (0, 1):
+        full = settings.canvas[axis]
+        least = min(full, round((180.0 if axis == 0 else 110.0) / config.pixel_mm))
+        size = int(rng.integers(least, full + 1))
+        start = int(rng.integers(0, full - size + 1))
+        view.narrow(axis, 0, start).zero_()
+        view.narrow(axis, start + size, full - start - size).zero_()
+    return view
+
+
+def _recolour(volume: torch.Tensor, settings: Augmentation, rng: np.random.Generator) -> torch.Tensor:
+    """Change grey values of slices (n, H, W) of about 0..1; the result is float32 and about 0..1 again."""
+    _, height, width = volume.shape
+    volume = volume.clamp(0, 1.2)
+    volume = volume.clamp_min(1e-4) ** float(np.exp(rng.normal(0, settings.log_gamma)))
+    if rng.random() < settings.curve:
+        knots = torch.from_numpy(np.clip(np.linspace(0, 1.2, 6) + rng.normal(0, 0.18, 6), 0, 1.3)).float()
+        place = volume.clamp(0, 1.2) / 1.2 * 5
+        low = place.floor().clamp(0, 4).long()
+        volume = torch.lerp(knots[low], knots[low + 1], place - low)
+    if rng.random() < settings.invert:
+        volume = 1.0 - volume
+    if rng.random() < settings.bias:
+        y = torch.linspace(-1, 1, height)[:, None]
+        x = torch.linspace(-1, 1, width)[None, :]
+        a, b, c, d = rng.normal(0, (0.35, 0.45, 0.2, 0.2))
+        volume = volume * torch.exp(a * y + b * x + c * y * y + d * x * x)
+    if rng.random() < settings.blur:
+        sigma = rng.uniform(0.4, 1.6)
+        reach = torch.arange(-3, 4)
+        kernel = torch.exp(-0.5 * (reach / sigma) ** 2)
+        kernel = (kernel / kernel.sum()).float()
+        volume = functional.conv2d(volume[:, None], kernel.view(1, 1, 7, 1), padding=(3, 0))
+        volume = functional.conv2d(volume, kernel.view(1, 1, 1, 7), padding=(0, 3))[:, 0]
+    if settings.noise:
+        noise = rng.standard_normal(volume.shape, dtype=np.float32)
+        volume = volume + float(abs(rng.normal(0, settings.noise))) * torch.from_numpy(noise)
+    if rng.random() < settings.cut_outs:
+        for _ in range(int(rng.integers(1, 4))):
+            h, w = (int(v) for v in rng.integers(8, 32, 2))
+            top, left = int(rng.integers(0, height - h)), int(rng.integers(0, width - w))
+            volume[:, top : top + h, left : left + w] = float(rng.uniform(0, 1))
+    return volume * float(np.exp(rng.normal(0, 0.1)))
+
+
+def _target(
+    points: np.ndarray,
+    slices: np.ndarray,
+    offsets: np.ndarray,
+    chosen: np.ndarray,
+    view: torch.Tensor,
+    config: LocalizerConfig,
+    settings: Augmentation,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Probability mass of each level per voxel of the maps, the rest ("not in view"), and which levels are known.
+
+    `points` (5, 2) are mm on the canvas, `slices` (5,) fractional slice indices, `offsets` the mm of all slices.
+    """
+    known = np.isfinite(points).all(axis=1) & np.isfinite(slices)
+    points, slices = np.where(known[:, None], points, -1e6), np.where(known, slices, 0.0)
+    index = np.arange(len(offsets))
+    step = float(np.median(np.diff(offsets))) if len(offsets) > 1 else config.through_sigma_mm
+    through = np.interp(slices, index, offsets) + step * (np.minimum(slices, 0) + np.maximum(slices - index[-1], 0))
+    thickness = np.gradient(offsets) if len(offsets) > 1 else np.full(1, 2.5 * config.through_sigma_mm)
+    unique = np.concatenate([[True], np.diff(chosen) > 0])
+    distance = (offsets[chosen][:, None] - through[None, :]) / config.through_sigma_mm
+    along = np.exp(-0.5 * distance**2) * (thickness[chosen] * unique)[:, None]
+    along /= np.sqrt(2 * np.pi) * config.through_sigma_mm
+    # Thin windows of thick slices can sum to more than 1 by a little; a distribution must not.
+    along /= np.maximum(along.sum(axis=0), 1.0)
+    parts = []
+    cell = 2 * config.pixel_mm
+    for axis in (0, 1):
+        centres = (np.arange(settings.canvas[axis] // 2) * 2 + 0.5) * config.pixel_mm
+        part = np.exp(-0.5 * ((centres[None, :] - points[:, axis : axis + 1]) / config.sigma_mm) ** 2)
+        parts.append(part * cell / (np.sqrt(2 * np.pi) * config.sigma_mm))
+    target = along[:, :, None, None] * parts[0][None, :, :, None] * parts[1][None, :, None, :]
+    target *= view[::2, ::2].numpy()
+    mass = target.sum(axis=(0, 2, 3))
+    target /= np.maximum(mass, 1.0)[None, :, None, None]
+    absent = np.clip(1.0 - mass, 0.0, 1.0)
+    return torch.from_numpy(target).float(), torch.from_numpy(absent).float(), torch.from_numpy(known)

@@ -1,0 +1,253 @@
+"""Training of the localizer on any folder in the competition's layout: the synthetic demo cohort or the real one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..errors import DataError
+from ..labels import SAGITTAL_T1, SAGITTAL_T2
+from .augmentation import Augmentation, draw_window
+from .finder import DiscLocalizer, cpu_has_bfloat16, write_atomically
+from .network import LocalizerConfig, SliceUNet, log_probability
+from .samples import LocalizerSample, load_samples
+
+if TYPE_CHECKING:
+    from ..study import CompetitionFolder
+
+logger = logging.getLogger(__name__)
+
+HISTORY_FILE = "history.csv"
+
+
+@dataclass(frozen=True)
+class LocalizerTraining:
+    """How to train.
+
+    Parameters
+    ----------
+    steps, batch : int
+        Optimiser steps, and windows in each.
+    learning_rate, weight_decay, warm_up : float
+        AdamW with a one-cycle cosine schedule; `warm_up` is the fraction of it that rises.
+    average : float
+        Decay of the exponential average of the weights, which is what is kept.
+    t1_share : float
+        Fraction of windows from sagittal T1, so that the same weights work where there is no T2.
+    time_limit_s : float, optional
+        The schedule is shortened to end by then. Leave it out for results that are the same on every machine.
+    seed : int
+    """
+
+    steps: int = 1000
+    batch: int = 4
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    warm_up: float = 0.08
+    average: float = 0.99
+    t1_share: float = 0.15
+    time_limit_s: float | None = None
+    seed: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+
+def train_localizer(
+    folder: CompetitionFolder,
+    study_ids: Sequence[str],
+    *,
+    config: LocalizerConfig | None = None,
+    training: LocalizerTraining | None = None,
+    start: DiscLocalizer | None = None,
+    points: Mapping[str, np.ndarray] | None = None,
+    out: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    n_jobs: int = 2,
+    progress: bool = True,
+) -> DiscLocalizer:
+    """Train on studies of a competition folder, on the points of its cleaned coordinate table.
+
+    Parameters
+    ----------
+    study_ids : sequence of str
+        The training part only; what is held out must not be among them.
+    start : DiscLocalizer, optional
+        Weights to begin from (fine-tuning); its config is used.
+    points : mapping study id -> (5, 3), optional
+        Canal points in LPS mm instead of the coordinate table's.
+    out : path, optional
+        Folder for weights, config and `history.csv`.
+
+    Raises
+    ------
+    DataError
+        When no study has a sagittal series with points.
+    """
+    config = start.config if start is not None else config or LocalizerConfig()
+    config = replace(config, trained_on="synthetic" if folder.is_synthetic else "competition")
+    samples = load_samples(folder, study_ids, config.pixel_mm, points=points, n_jobs=n_jobs, progress=progress)
+    return train_on_samples(
+        samples, config=config, training=training, start=start, out=out, device=device, progress=progress
+    )
+
+
+def train_on_samples(
+    samples: Sequence[LocalizerSample],
+    *,
+    config: LocalizerConfig,
+    training: LocalizerTraining | None = None,
+    start: DiscLocalizer | None = None,
+    out: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> DiscLocalizer:
+    """Train on prepared volumes. The same seed, machine and number of threads give the same weights.
+
+    The returned localizer has the attribute `history`: per logged step the loss (nats above the target's own
+    entropy, averaged over levels), learning rate and seconds.
+    """
+    training = training or LocalizerTraining()
+    device = torch.device(device)
+    windows = _windows(samples, config, training)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)
+        network = SliceUNet(config)
+    if start is not None:
+        network.load_state_dict(start.network.state_dict())
+    network = network.to(device, memory_format=torch.channels_last).train()
+    kept = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    optimiser = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
+    half = device.type == "cuda" or cpu_has_bfloat16()
+    # Before Ampere (T4, P100) bfloat16 is emulated on GPUs, whatever `is_bf16_supported` says.
+    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+    dtype = torch.bfloat16 if device.type == "cpu" or ampere else torch.float16
+    scaler = torch.amp.GradScaler(device.type, enabled=half and dtype == torch.float16)
+    history: list[dict[str, float]] = []
+    began, recent = time.monotonic(), []
+    bar = tqdm(total=training.steps, desc="localizer", unit="step", disable=not progress)
+    for step in range(training.steps):
+        done = _progress(step, training, time.monotonic() - began)
+        if done >= 1:
+            break
+        rate = training.learning_rate * _cycle(done, training.warm_up)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        slices, target, absent, known = (part.to(device) for part in next(windows))
+        batch, depth = slices.shape[:2]
+        flat = slices.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, dtype, enabled=half):
+            logits = network(flat)
+        loss = localizer_loss(logits.unflatten(0, (batch, depth)), target, absent, known)
+        optimiser.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimiser)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
+        scaler.step(optimiser)
+        scaler.update()
+        _average(kept, network, min(training.average, (step + 1) / (step + 10)))
+        recent.append(float(loss.detach()))
+        bar.update()
+        if (step + 1) % 25 == 0 or step + 1 == training.steps:
+            mean = float(np.mean(recent))
+            seconds = time.monotonic() - began
+            history.append({"step": step + 1, "loss": mean, "learning_rate": rate, "seconds": round(seconds, 1)})
+            bar.set_postfix(loss=f"{mean:.2f}")
+            recent.clear()
+            if not np.isfinite(mean):
+                raise DataError(f"localizer training: the loss is {mean} at step {step + 1}; lower the learning rate")
+    bar.close()
+    network.load_state_dict(kept)
+    localizer = DiscLocalizer(network, device=device)
+    localizer.history = history
+    if out is not None:
+        folder = localizer.save(out)
+        write_atomically(folder / HISTORY_FILE, _history_csv(history))
+        logger.info("localizer: %d steps on %d series, saved to %s", step + 1, len(samples), folder)
+    return localizer
+
+
+def localizer_loss(
+    logits: torch.Tensor, target: torch.Tensor, absent: torch.Tensor, known: torch.Tensor
+) -> torch.Tensor:
+    """Kullback-Leibler divergence of the target from the predicted distribution, mean over the known levels.
+
+    Parameters
+    ----------
+    logits, target : tensors, shape (B, n, 5, h, w)
+    absent, known : tensors, shape (B, 5)
+    """
+    voxels, none = log_probability(logits)
+    cross = -(target * voxels).sum(dim=(1, 3, 4)) - absent * none
+    entropy = -torch.xlogy(target, target).sum(dim=(1, 3, 4)) - torch.xlogy(absent, absent)
+    return ((cross - entropy) * known).sum() / known.sum().clamp_min(1)
+
+
+def _windows(
+    samples: Sequence[LocalizerSample], config: LocalizerConfig, training: LocalizerTraining
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Endless batches; each view's samples are gone through in shuffled rounds."""
+    rng = np.random.default_rng(training.seed)
+    groups = {
+        view: [s for s in samples if (s.view == SAGITTAL_T1) == (view == SAGITTAL_T1)]
+        for view in (SAGITTAL_T2, SAGITTAL_T1)
+    }
+    queues: dict[str, list[LocalizerSample]] = {view: [] for view in groups}
+    share = {SAGITTAL_T1: training.t1_share, SAGITTAL_T2: 1 - training.t1_share}
+    views = [view for view in groups if groups[view] and share[view] > 0]
+    if not views:
+        raise DataError("localizer training: there are no samples of a view that is asked for")
+    weights = np.array([share[view] for view in views])
+    while True:
+        drawn = []
+        for _ in range(training.batch):
+            view = views[int(rng.choice(len(views), p=weights / weights.sum()))]
+            if not queues[view]:
+                queues[view] = [groups[view][i] for i in rng.permutation(len(groups[view]))]
+            drawn.append(draw_window(queues[view].pop(), config, training.augmentation, rng))
+        yield tuple(
+            torch.stack([getattr(window, name) for window in drawn]) for name in ("slices", "target", "absent", "known")
+        )
+
+
+def _progress(step: int, training: LocalizerTraining, seconds: float) -> float:
+    """How much of the schedule is done, 0 to 1: by steps, or by time where that is scarcer."""
+    done = step / training.steps
+    return done if training.time_limit_s is None else max(done, seconds / training.time_limit_s)
+
+
+def _cycle(done: float, warm_up: float) -> float:
+    """Fraction of the highest learning rate: linear rise, then a cosine to nearly 0."""
+    if done < warm_up:
+        return max(done / warm_up, 0.02)
+    return 0.5 + 0.5 * float(np.cos(np.pi * (done - warm_up) / (1 - warm_up)))
+
+
+def _average(kept: dict[str, torch.Tensor], network: SliceUNet, decay: float) -> None:
+    with torch.no_grad():
+        for name, value in network.state_dict().items():
+            if value.is_floating_point():
+                kept[name].lerp_(value, 1 - decay)
+            else:
+                kept[name].copy_(value)
+
+
+def _history_csv(history: list[dict[str, float]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=["step", "loss", "learning_rate", "seconds"], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue().encode()
+
+
+def training_record(training: LocalizerTraining) -> dict:
+    """The settings as a JSON-ready dictionary, for a manifest."""
+    return asdict(training)

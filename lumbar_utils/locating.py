@@ -1,0 +1,91 @@
+"""Disc points of many studies at once: found by a localizer, or taken from the competition's table.
+
+A study that fails costs only itself: the reason comes back beside the results.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm.auto import tqdm
+
+from .errors import LumbarError
+from .labels import SAGITTAL_T2
+from .localizer import DiscLocalizer, DiscPoints
+from .localizer.evaluation import read_reference
+from .study import CompetitionFolder, StudySource, load_study
+
+logger = logging.getLogger(__name__)
+
+
+def locate_studies(
+    sources: Sequence[StudySource], localizer: DiscLocalizer, *, progress: bool = True
+) -> tuple[dict[str, DiscPoints], dict[str, str]]:
+    """Points and failures, each by study id."""
+    found: dict[str, DiscPoints] = {}
+    failures: dict[str, str] = {}
+    for source in tqdm(sources, desc="locating discs", unit="study", disable=not progress):
+        try:
+            found[source.study_id] = localizer.locate(load_study(source))
+        except LumbarError as error:
+            failures[source.study_id] = str(error)
+    _log(failures)
+    return found, failures
+
+
+def points_from_table(
+    folder: CompetitionFolder, study_ids: Sequence[str], *, n_jobs: int = 2, progress: bool = True
+) -> tuple[dict[str, DiscPoints], dict[str, str]]:
+    """Canal points of the cleaned `train_label_coordinates.csv`, and failures, each by study id.
+
+    Missing levels are filled from their neighbours and flagged; a study with fewer than two points is a failure.
+    """
+    folder.clean_coordinates()  # once here, and not once in every worker
+    work = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_from_table)(folder, s) for s in study_ids)
+    found: dict[str, DiscPoints] = {}
+    failures: dict[str, str] = {}
+    for study_id, result in tqdm(
+        zip(study_ids, work, strict=True), total=len(study_ids), desc="points", unit="study", disable=not progress
+    ):
+        if isinstance(result, DiscPoints):
+            found[study_id] = result
+        else:
+            failures[study_id] = result
+    _log(failures)
+    return found, failures
+
+
+def reference_points(
+    folder: CompetitionFolder, study_ids: Sequence[str], *, n_jobs: int = 2, progress: bool = True
+) -> dict[str, np.ndarray]:
+    """Canal points to measure a localizer against, LPS mm (5, 3) by study id, nan where a level is not known.
+
+    Of a synthetic cohort the truth; else the table's points, for those studies that have any.
+    """
+    truth = folder.root / "truth" / "discs.csv"
+    if truth.is_file():
+        known = read_reference(truth, point="canal")
+        return {study_id: known[study_id] for study_id in study_ids if study_id in known}
+    found, _ = points_from_table(folder, study_ids, n_jobs=n_jobs, progress=progress)
+    filled = {study_id: np.array([bool(flag) for flag in discs.flags]) for study_id, discs in found.items()}
+    return {s: np.where(filled[s][:, None], np.nan, discs.points) for s, discs in found.items()}
+
+
+def _from_table(folder: CompetitionFolder, study_id: str) -> DiscPoints | str:
+    try:
+        table = folder.series_table
+        wanted = table.loc[(table["study_id"] == study_id) & (table["series_description"] == SAGITTAL_T2), "series_id"]
+        study = folder.load_study(study_id, part="train", series_ids=list(wanted))
+        points = folder.canal_points(study_id, study)
+        series_id = study.series[0].series_id if study.series else ""
+        return DiscPoints.from_known(study_id, series_id, points, source="table")
+    except LumbarError as error:
+        return str(error)
+
+
+def _log(failures: dict[str, str]) -> None:
+    for study_id, reason in failures.items():
+        logger.warning("study %s: no disc points: %s", study_id, reason)

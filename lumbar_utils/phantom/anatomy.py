@@ -1,0 +1,222 @@
+"""One body: the spine of a person with everything around it, and the truth about its discs.
+
+A body knows which tissue is at a point and nothing of scanners. All sides are drawn for the unflipped person; a
+flipped one is the same body looked up in mirrored coordinates, so that mirroring is exact down to the texture.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..labels import N_LEVELS
+from .canal import paint_canal, paint_foramina, root_map, trapezoid_profile
+from .curve import STEP
+from .disease import Person
+from .profiles import L1, L5, N_VERTEBRAE, S1, Spine, build_spine
+from .soft_tissue import paint_surroundings, smooth_fields
+from .texture import grain
+from .tissue import LabelPaint, Tissue
+from .vertebra import paint_arches, paint_bodies
+
+_F = np.float32
+_STREAM_BODY = 31
+
+
+@dataclass(frozen=True)
+class DiscTruth:
+    """Where the discs are, LPS mm; first axis is the level in `labels.LEVELS` order.
+
+    Parameters
+    ----------
+    centre, posterior, canal : ndarray, shape (5, 3)
+        Middle of the disc, its posterior margin in the midline, middle of the sac at disc height.
+    normal : ndarray, shape (5, 3)
+        Unit normal of the disc's plane, pointing to the head.
+    foramen, recess : ndarray, shape (5, 2, 3)
+        Left and right neural foramen and lateral recess.
+    """
+
+    centre: np.ndarray
+    posterior: np.ndarray
+    canal: np.ndarray
+    normal: np.ndarray
+    foramen: np.ndarray
+    recess: np.ndarray
+
+
+class _Part:
+    """Some of the points, in straightened anatomical coordinates, as flat float32 arrays."""
+
+    def __init__(self, s, u, v, index, grain_, clouds_, slow):
+        self.s, self.u, self.v, self.index = s, u, v, index
+        self.grain, self.clouds, self.slow = grain_, clouds_, slow
+        self.au = np.abs(u)
+        self.side = (u < 0).astype(np.int8)
+
+    def take(self, chosen: np.ndarray) -> _Part:
+        return _Part(*(a[chosen] for a in (self.s, self.u, self.v, self.index, self.grain, self.clouds, self.slow)))
+
+
+@dataclass(frozen=True)
+class Body:
+    """A person's anatomy in the patient frame (LPS mm, the origin near L3).
+
+    Built by `build_body`. Tables by vertebra have `profiles.N_VERTEBRAE` entries, profiles those of the spine.
+    """
+
+    person: Person
+    spine: Spine
+    truth: DiscTruth
+    origin: np.ndarray
+    shift: np.ndarray
+    roots: np.ndarray
+    trapezoid: np.ndarray
+    streaks: np.ndarray
+    wing: np.ndarray
+    wing_depth: np.ndarray
+    sacrum_top: float
+    spinous_length: np.ndarray
+    spinous_half: np.ndarray
+    hollow: np.ndarray
+    marrow: np.ndarray
+    fatty: np.float32
+    nucleus: np.ndarray
+    psoas: np.ndarray
+    belly: float
+    bladder: float
+    haemangioma: tuple[float, float, float, float]
+
+    def to_own(self, points: np.ndarray) -> np.ndarray:
+        """LPS mm (..., 3) to the body's own frame, in which it is never flipped."""
+        own = np.asarray(points, dtype=np.float64) - self.origin
+        if self.person.flipped:
+            own = own * np.array([-1.0, 1.0, 1.0])
+        return own
+
+    def tissue_at(self, points: np.ndarray) -> np.ndarray:
+        """`Tissue` numbers (uint8, shape (...)) at LPS points (..., 3)."""
+        points = np.asarray(points, dtype=np.float64)
+        flat = points.reshape(-1, 3)
+        paint = LabelPaint(len(flat))
+        self.paint(smooth_fields(self, self.to_own(flat)), paint)
+        return paint.value.reshape(points.shape[:-1])
+
+    def paint(self, fields: dict[str, np.ndarray], paint) -> None:
+        """Lay the whole body down on points given by their smooth fields (see `soft_tissue.smooth_fields`)."""
+        fields = {name: np.asarray(field, dtype=np.float32) for name, field in fields.items()}
+        x, y, z = fields["x"], fields["y"], fields["z"]
+        fine = grain(x, y, z, 1.0, self.shift)
+        coarse = grain(x, y, z * _F(0.6), 0.85, self.shift[[2, 0, 1]], smooth=True)
+        paint_surroundings(self, fields, fine, coarse, paint)
+        s, v, index = self.spine.straighten(fields["s"], fields["v"])
+        u = fields["u"]
+        core = (np.abs(v - _F(5)) < _F(60)) & (np.abs(u) < _F(62)) & (s > 0) & (s < _F(self.spine.curve.length))
+        if not core.any():
+            return
+        clouds_ = _F(0.6) * coarse + _F(0.6) * fields["gut"]
+        part = _Part(s[core], u[core], v[core], index[core], fine[core], clouds_[core], fields["gut"][core])
+        laid = paint.cut(core)
+        self._paint_spine(part, laid)
+        paint.merge(core, laid)
+
+    def _paint_spine(self, part: _Part, paint) -> None:
+        wing = self.wing.take(part.index)
+        for region, painter in (
+            ((part.v > -2) & (part.v < 30) & (part.au < 26), paint_canal),
+            ((part.au < np.maximum(wing + 3, 34)) & (part.v > -30), paint_arches),
+            ((part.v > -12) & (part.v < 20) & (part.au > 6) & (part.au < 34), paint_foramina),
+            ((part.v < 10) & (part.v > -48) & (part.au < 36), paint_bodies),
+        ):
+            if region.any():
+                laid = paint.cut(region)
+                painter(self, part.take(region), laid)
+                paint.merge(region, laid)
+
+
+def build_body(person: Person) -> Body:
+    """Lay out a person's body; the same person always gives the same body."""
+    upright = person.mirrored() if person.flipped else person
+    rng = np.random.default_rng([person.seed, _STREAM_BODY])
+    spine = build_spine(upright, rng)
+    size, n = upright.stature, len(spine.vertebra)
+    s = np.arange(n) * STEP
+    shift = rng.uniform(0, 128, 3)
+    origin = np.array([0.0, 0.0, 0.0]) + rng.uniform(-1, 1, 3) * [12, 20, 25]
+    origin[0] *= -1 if person.flipped else 1
+    fat_share = np.clip(0.004 * (upright.age - 25) + 0.006 * upright.fat_mm / 2 + 0.1 * rng.standard_normal(), 0.05, 0.5)
+    low_down = np.clip((s - spine.middles[L1]) / (spine.middles[S1] - spine.middles[L1]), -0.3, 1.3)
+    nucleus = np.full(N_VERTEBRAE, 0.75) + 0.08 * rng.standard_normal(N_VERTEBRAE) - 0.3 * upright.degeneration.mean()
+    nucleus[L1 : L1 + N_LEVELS] = 1.0 - 1.05 * upright.degeneration + 0.05 * rng.standard_normal(N_LEVELS)
+    nucleus[S1:] = 0.45 + 0.3 * rng.random(N_VERTEBRAE - S1)
+    wing_knots = spine.middles[[S1 - 1, S1, S1 + 1, S1 + 2, S1 + 3, S1 + 5]]
+    wing = np.interp(s, wing_knots, np.array([50, 55, 50, 40, 26, 8]) * size)
+    spinous = np.array([*[26.0] * 6, 28, 30, 30, 28, 22, 10, 8, 6, 4, 2, 2])
+    spinous_half = np.array([*[7.0] * 6, 9.5, 11, 11, 10, 8, 9, 8, 7, 6, 5, 5])
+    return Body(
+        person=upright if not person.flipped else person,
+        spine=spine,
+        truth=_truth(upright, spine, origin, person.flipped),
+        origin=origin,
+        shift=shift,
+        roots=root_map(spine.curve.length, float(s[np.argmax(spine.cord < 0.5)]), rng),
+        trapezoid=trapezoid_profile(n, float(spine.middles[L5])),
+        streaks=(fat_share * (0.7 + 0.9 * low_down) + 0.15).astype(np.float32),
+        wing=wing.astype(np.float32),
+        wing_depth=_f(np.interp(s, wing_knots, np.array([15, 16, 12, 8, 5, 3]) * size)),
+        sacrum_top=float(spine.disc_middles[S1 - 1] + spine.disc_halves[S1 - 1]),
+        spinous_length=_f(spinous * size * rng.uniform(0.85, 1.15, N_VERTEBRAE)),
+        spinous_half=_f(spinous_half * size * rng.uniform(0.85, 1.12, N_VERTEBRAE)),
+        hollow=_f(np.where(np.arange(N_VERTEBRAE) < S1, rng.uniform(0.8, 2.4, N_VERTEBRAE), 0.3) * size),
+        marrow=_f(0.05 * rng.standard_normal(N_VERTEBRAE)),
+        fatty=_F(np.clip(0.008 * (upright.age - 35) + 0.12 * rng.standard_normal(), 0, 0.6)),
+        nucleus=_f(np.clip(nucleus, 0.03, 1.0)),
+        psoas=_psoas(size, rng),
+        belly=float(0.6 * upright.fat_mm - 15 + 12 * rng.standard_normal()),
+        bladder=float(rng.uniform(15, 45)),
+        haemangioma=(rng.uniform(-8, 8), -rng.uniform(10, 22), rng.uniform(-5, 5), rng.uniform(4, 8)),
+    )
+
+
+def _psoas(size: float, rng: np.random.Generator) -> np.ndarray:
+    radius = np.array([0, 0, 0, 0, 0, 2, 7, 11, 15, 18, 19, 17, 15, 13, 12, 10, 8.0])
+    return radius * size * rng.uniform(0.85, 1.15)
+
+
+def _f(values: np.ndarray) -> np.ndarray:
+    return np.asarray(values, dtype=np.float32)
+
+
+def _truth(person: Person, spine: Spine, origin: np.ndarray, flipped: bool) -> DiscTruth:
+    levels = np.arange(L1, L1 + N_LEVELS)
+    s = spine.disc_middles[levels]
+    size = person.stature
+
+    def profile(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+        return spine.curve.at(values.astype(np.float64), at)
+
+    depth, posterior = profile(spine.depth, s), profile(spine.posterior, s)
+    middle = (profile(spine.sac_front, s) + profile(spine.sac_back, s)) / 2
+    sides = np.array([1.0, -1.0])
+    out = 0.5 * (profile(spine.canal_half, s) + profile(spine.pedicle_centre, s) + profile(spine.pedicle_half, s)) + 1
+    foramen_s = s[:, None] - 5.5 * size + np.zeros(2)
+    beside = np.maximum(profile(spine.sac_half, s), 7 * size) + 1.6 * size
+    front = np.minimum(profile(spine.sac_front, s), 2) + 3.3 * size
+    angle, tilt = spine.disc_angles[levels], profile(spine.curve.tilt, s)
+    normal = np.stack([-np.sin(tilt), -np.cos(tilt) * np.sin(angle), np.cos(tilt) * np.cos(angle)], axis=1)
+    points = {
+        "centre": spine.place(s, 0.0, posterior - depth / 2),
+        "posterior": spine.place(s, 0.0, posterior),
+        "canal": spine.place(s, 0.0, middle),
+        "foramen": spine.place(foramen_s, out[:, None] * sides, np.full((N_LEVELS, 2), 4.0 * size)),
+        "recess": spine.place(s[:, None] + np.zeros(2), beside[:, None] * sides, front[:, None] + np.zeros(2)),
+    }
+    mirror = np.array([-1.0, 1.0, 1.0]) if flipped else np.ones(3)
+    placed = {name: value * mirror + origin for name, value in points.items()}
+    if flipped:
+        placed["foramen"], placed["recess"] = placed["foramen"][:, ::-1], placed["recess"][:, ::-1]
+    return DiscTruth(**placed, normal=normal * mirror)
+
+
+__all__ = ["Body", "DiscTruth", "Tissue", "build_body"]

@@ -1,0 +1,177 @@
+"""Where the annotators clicked: the points of `train_label_coordinates.csv`, with their jitter and their mistakes.
+
+One canal point per level on sagittal T2, a left and a right foramen on sagittal T1, a left and a right lateral
+recess on axial T2. A study without the right sagittal series gets its points on the other one, which is what the
+five canal points on a T1 series in the real table are.
+
+Rates: counted in the competition's table (9,875 canal labels, 48,692 points).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from ..geometry import StackGeometry
+from ..labels import AXIAL_T2, CONDITIONS, N_LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2
+
+ANNOTATOR_SD_MM = 0.8
+"""Jitter of a click, per in-plane axis: about 1.4 pixels on sagittal T2, 2 on axial."""
+SLICE_SLIP = {"canal": 0.10, "foramen": 0.30, "recess": 0.19}
+"""Chance that the click is on a neighbour of the nearest slice. With 0.19 the two recesses of a level lie on one
+slice in 62 % of levels, as in the real table: the spine's tilt does the rest."""
+LARGEST_DISTANCE = 0.8
+"""In slice spacings: a point further than this from every slice is not on the series."""
+
+NO_CANAL_POINTS_RATE = 28 / 1975
+"""Studies without any canal point: they make up the 141 missing ones."""
+CORNER_RATE = 13 / 9875
+WRONG_LEVEL_RATE = 0.004
+"""Studies in which one condition's whole chain of points is a level too high or too low."""
+FORAMEN_SWAP_RATE, RECESS_SWAP_RATE = 0.0025, 0.0001
+NO_POINT_RATE = 5 / 48692
+POINT_WITHOUT_LABEL_SHARE = 35 / 572
+"""Of the missing labels, those that have a point all the same."""
+
+
+@dataclass(frozen=True)
+class StoredSeries:
+    """A series as it lies on disk: `stacks` and, per stack, the instance number of each slice."""
+
+    series_id: str
+    view: str
+    stacks: tuple[StackGeometry, ...]
+    instance_numbers: tuple[np.ndarray, ...]
+
+
+@dataclass(frozen=True)
+class ClickedPoint:
+    """One row of the table: target index and pixel (x, y) on an instance of a series."""
+
+    target: int
+    series_id: str
+    instance_number: int
+    x: float
+    y: float
+
+
+def annotate(
+    series: Sequence[StoredSeries],
+    *,
+    canal: np.ndarray,
+    foramen: np.ndarray,
+    recess: np.ndarray,
+    labelled: np.ndarray,
+    rng: np.random.Generator,
+) -> tuple[list[ClickedPoint], np.ndarray]:
+    """The points of one study, and which targets can be seen at all.
+
+    Parameters
+    ----------
+    canal : ndarray, shape (5, 3); foramen, recess : ndarray, shape (5, 2, 3)
+        True places, LPS mm; the middle axis is left, right.
+    labelled : ndarray of bool, shape (25,)
+        Targets with a label.
+
+    Returns
+    -------
+    points : list of ClickedPoint
+    visible : ndarray of bool, shape (25,)
+        False where no series covers the place; such a target gets no label either.
+    """
+    true_places = np.stack([canal, foramen[:, 0], foramen[:, 1], recess[:, 0], recess[:, 1]])
+    places = _with_level_mistakes(true_places, rng)
+    kinds = ("canal", "foramen", "foramen", "recess", "recess")
+    wanted = (SAGITTAL_T2, SAGITTAL_T1, SAGITTAL_T1, AXIAL_T2, AXIAL_T2)
+    own_sagittal = {view: _pick(_sagittal_for(series, view), rng) for view in (SAGITTAL_T2, SAGITTAL_T1)}
+    no_canal_points = rng.random() < NO_CANAL_POINTS_RATE
+    visible = np.zeros(N_TARGETS, dtype=bool)
+    points: dict[int, ClickedPoint] = {}
+    for c in range(len(CONDITIONS)):
+        candidates = [s for s in series if s.view == AXIAL_T2] if c >= 3 else own_sagittal[wanted[c]]
+        for level in range(N_LEVELS):
+            target = c * N_LEVELS + level
+            # With several axial series the two sides of a level are often clicked on different ones.
+            order = rng.permutation(len(candidates))
+            hits = [_click(candidates[i], places[c, level], kinds[c], target, rng) for i in order]
+            visible[target] = any(_nearest(s, true_places[c, level]) is not None for s in candidates)
+            click = next((hit for hit in hits if hit is not None), None)
+            unlabelled = not labelled[target] or not visible[target]
+            skipped = rng.random() >= POINT_WITHOUT_LABEL_SHARE if unlabelled else rng.random() < NO_POINT_RATE
+            if click is not None and not skipped and not (c == 0 and no_canal_points):
+                points[target] = click
+    return list(_with_point_mistakes(points, rng).values()), visible
+
+
+def _sagittal_for(series: Sequence[StoredSeries], view: str) -> list[StoredSeries]:
+    """The series of a sagittal view, or of the other sagittal view where there is none."""
+    other = SAGITTAL_T1 if view == SAGITTAL_T2 else SAGITTAL_T2
+    return [s for s in series if s.view == view] or [s for s in series if s.view == other]
+
+
+def _pick(series: list[StoredSeries], rng: np.random.Generator) -> list[StoredSeries]:
+    return [series[int(rng.integers(len(series)))]] if series else []
+
+
+def _nearest(series: StoredSeries, place: np.ndarray) -> tuple[int, int] | None:
+    """Stack and slice nearest to a place, if the series shows it."""
+    best, found = np.inf, None
+    for k, stack in enumerate(series.stacks):
+        i = int(stack.nearest_slice(place))
+        xy, distance = stack[i].world_to_pixel(place)
+        inside = np.all(xy >= 0) and xy[0] <= stack.shape[1] - 1 and xy[1] <= stack.shape[0] - 1
+        reach = LARGEST_DISTANCE * (stack.slice_spacing if len(stack) > 1 else 4.0)
+        if inside and abs(distance) <= reach and abs(distance) < best:
+            best, found = abs(distance), (k, i)
+    return found
+
+
+def _click(
+    series: StoredSeries, place: np.ndarray, kind: str, target: int, rng: np.random.Generator
+) -> ClickedPoint | None:
+    slips, direction, jitter = rng.random() < SLICE_SLIP[kind], rng.random(), rng.standard_normal(2)
+    found = _nearest(series, place)
+    if found is None:
+        return None
+    k, i = found
+    stack = series.stacks[k]
+    if slips:
+        i = int(np.clip(i + (1 if direction < 0.5 else -1), 0, len(stack) - 1))
+    xy, _ = stack[i].world_to_pixel(place)
+    xy = xy + jitter * ANNOTATOR_SD_MM / np.array(stack.spacing[::-1])
+    xy = np.clip(xy, 0, np.array(stack.shape[::-1]) - 1)
+    return ClickedPoint(target, series.series_id, int(series.instance_numbers[k][i]), float(xy[0]), float(xy[1]))
+
+
+def _with_level_mistakes(places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Rarely, move one condition's chain by a level; its free end goes where the next disc would be."""
+    happens, condition, down = rng.random() < WRONG_LEVEL_RATE, int(rng.integers(len(places))), rng.random() < 0.5
+    if not happens:
+        return places
+    chain = places[condition]
+    shifted = (
+        np.concatenate([chain[1:], [2 * chain[-1] - chain[-2]]])
+        if down
+        else np.concatenate([[2 * chain[0] - chain[1]], chain[:-1]])
+    )
+    return np.concatenate([places[:condition], shifted[None], places[condition + 1 :]])
+
+
+def _with_point_mistakes(points: dict[int, ClickedPoint], rng: np.random.Generator) -> dict[int, ClickedPoint]:
+    """Canal points in the image corner, left and right exchanged."""
+    result = dict(points)
+    corner, swap = rng.random(N_LEVELS), rng.random((2, N_LEVELS))
+    for level in range(N_LEVELS):
+        if corner[level] < CORNER_RATE and level in result:
+            x, y = rng.uniform(3, 7, 2)
+            p = result[level]
+            result[level] = ClickedPoint(level, p.series_id, p.instance_number, float(x), float(y))
+        for family, rate in enumerate((FORAMEN_SWAP_RATE, RECESS_SWAP_RATE)):
+            left, right = (1 + 2 * family) * N_LEVELS + level, (2 + 2 * family) * N_LEVELS + level
+            if swap[family, level] < rate and left in result and right in result:
+                a, b = result[left], result[right]
+                result[left] = ClickedPoint(left, b.series_id, b.instance_number, b.x, b.y)
+                result[right] = ClickedPoint(right, a.series_id, a.instance_number, a.x, a.y)
+    return result

@@ -1,0 +1,351 @@
+"""A whole synthetic cohort on disk, in the competition's folder layout, with the truth beside it.
+
+Study `i` of a cohort is a function of (seed, i) alone: the number of workers, the order of work and an interruption
+make no difference to a single byte. A study's files are written first and its record, which holds everything the
+tables need, last and at once; so a study with a record is whole, and a second call goes on where the first stopped.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import joblib
+import numpy as np
+import pandas as pd
+from threadpoolctl import threadpool_limits
+from tqdm.auto import tqdm
+
+from ..errors import DataError
+from ..labels import AXIAL_T2, MISSING, N_LEVELS, N_SEVERITIES, N_TARGETS, SEVERITIES, TARGETS
+from . import tables
+from .anatomy import build_body
+from .annotator import StoredSeries, annotate
+from .disease import sample_latents, sample_person
+from .mess import StudyPlan, draw_plan, number_slices
+from .reader import class_probabilities, prevalence, read_cohort, read_person
+from .scanner import Protocol, acquire, sample_protocols
+from .writer import SeriesHeader, write_series
+
+logger = logging.getLogger(__name__)
+
+COHORT_VERSION = 1
+"""Raise whenever the same seed gives other bytes."""
+PROFILES = ("demo", "rsna")
+_PRIME = 4294967291
+_SERIES_PER_STUDY = 16
+_STREAM_IDS, _STREAM_PLAN, _STREAM_PROTOCOL, _STREAM_SCAN, _STREAM_POINTS = 31, 32, 33, 34, 35
+
+
+@dataclass(frozen=True)
+class CohortConfig:
+    """What a cohort is determined by. Stored in `truth/cohort.json`."""
+
+    n_studies: int
+    seed: int
+    profile: str
+    test_fraction: float
+    randomise: bool
+    transfer_syntax: str
+    version: int = COHORT_VERSION
+
+    def __post_init__(self):
+        if self.profile not in PROFILES:
+            raise DataError(f"unknown profile {self.profile!r}, expected one of {PROFILES}")
+        if self.n_studies < 1:
+            raise DataError(f"n_studies must be at least 1, got {self.n_studies}")
+        if self.seed < 0:
+            raise DataError(f"seed must not be negative, got {self.seed}")
+        if not 0 <= self.test_fraction < 1:
+            raise DataError(f"test_fraction must be in [0, 1), got {self.test_fraction}")
+
+    @property
+    def n_train(self) -> int:
+        """Studies 0 .. n_train - 1 are the training part; at least one."""
+        return max(1, self.n_studies - round(self.n_studies * self.test_fraction))
+
+    def part(self, index: int) -> str:
+        """`"train"` or `"test"`."""
+        return "train" if index < self.n_train else "test"
+
+    def study_id(self, index: int) -> str:
+        """An id as the competition has them, up to ten digits, never the same twice."""
+        return str(self._scatter(index, 0))
+
+    def series_id(self, index: int, number: int) -> str:
+        """Id of a study's `number`-th series."""
+        return str(self._scatter(index * _SERIES_PER_STUDY + number, 1))
+
+    def _scatter(self, value: int, kind: int) -> int:
+        factor, shift = map(int, np.random.default_rng([self.seed, kind, _STREAM_IDS]).integers(1, _PRIME, 2))
+        return ((value + 1) * factor + shift) % _PRIME
+
+
+def generate_cohort(
+    out: Path | str,
+    *,
+    n_studies: int,
+    seed: int,
+    profile: str = "demo",
+    test_fraction: float = 0.2,
+    n_jobs: int = 2,
+    progress: bool = True,
+    randomise: bool = False,
+    transfer_syntax: str = "explicit",
+    overwrite: bool = False,
+) -> dict:
+    """Make a cohort of synthetic studies, or finish one that was begun, or find it finished.
+
+    Parameters
+    ----------
+    out : path-like
+        Folder to make. It gets the competition's tables and image folders, `SYNTHETIC.md`, and `truth/`.
+    n_studies : int
+        Training and test studies together.
+    seed : int
+        Same seed, same bytes, on machines whose numpy computes alike.
+    profile : str
+        "demo": few slices, small matrices. "rsna": as many and as large as the competition's.
+    test_fraction : float
+        Share of studies in the test part, whose labels lie only in `truth/labels.csv`.
+    n_jobs : int
+        Worker processes; 1 works in this process.
+    randomise : bool
+        Contrasts, textures and artefacts far beyond reality, for training a localiser that must work on real scans.
+    transfer_syntax : str
+        A key of `writer.TRANSFER_SYNTAXES`; with the default a few series are RLE-compressed, as in reality.
+    overwrite : bool
+        Replace a cohort made with other settings instead of refusing.
+
+    Returns
+    -------
+    dict
+        root (Path), n_train, n_test, n_series, n_files, seconds, reused (True: it was there already).
+
+    Raises
+    ------
+    DataError
+        For settings out of range, and when `out` holds something else or a cohort made with other settings.
+    """
+    config = CohortConfig(n_studies, int(seed), profile, float(test_fraction), randomise, transfer_syntax)
+    root = Path(out)
+    started = time.perf_counter()
+    summary = _claim(root, config, overwrite=overwrite)
+    if summary is not None:
+        logger.info("reusing the finished cohort in %s (%d studies, seed %d)", root, n_studies, seed)
+        return {"root": root, **summary, "seconds": time.perf_counter() - started, "reused": True}
+    records = root / "truth" / "parts"
+    records.mkdir(parents=True, exist_ok=True)
+    todo = [index for index in range(n_studies) if not _record_path(root, index).exists()]
+    if len(todo) < n_studies:
+        logger.info("continuing the cohort in %s: %d of %d studies are there", root, n_studies - len(todo), n_studies)
+    for part in ("train", "test"):
+        (root / f"{part}_images").mkdir(exist_ok=True)
+    with tqdm(
+        total=n_studies, initial=n_studies - len(todo), desc="phantom", unit="study", disable=not progress
+    ) as bar:
+        if n_jobs == 1 or len(todo) <= 1:
+            finished = (make_study(root, config, index) for index in todo)
+        else:
+            jobs = (joblib.delayed(make_study)(root, config, index) for index in todo)
+            finished = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs)
+        for _ in finished:
+            bar.update()
+    summary = _finish(root, config)
+    return {"root": root, **summary, "seconds": time.perf_counter() - started, "reused": False}
+
+
+def make_study(root: Path, config: CohortConfig, index: int) -> None:
+    """Write all files of one study and then its record."""
+    # One BLAS thread: how a matrix product is split among threads can change its last bit.
+    with threadpool_limits(1):
+        _make_study(root, config, index)
+
+
+def _make_study(root: Path, config: CohortConfig, index: int) -> None:
+    person = sample_person(index, config.seed)
+
+    def rng(stream: int) -> np.random.Generator:
+        return np.random.default_rng([config.seed, index, stream])
+
+    study_id = config.study_id(index)
+    folder = root / f"{config.part(index)}_images" / study_id
+    if folder.exists():
+        shutil.rmtree(folder)
+    plan = draw_plan(rng(_STREAM_PLAN))
+    body = build_body(person)
+    protocols = sample_protocols(
+        body,
+        rng(_STREAM_PROTOCOL),
+        profile=config.profile,
+        views=plan.views,
+        randomise=config.randomise,
+    )
+    protocols = [without_levels_above(p, body.truth.canal, plan.axial_top_level) for p in protocols]
+    stored, n_files = [], 0
+    for number, (series_plan, protocol) in enumerate(zip(plan.series, protocols, strict=True)):
+        stacks = acquire(body, protocol, np.random.default_rng([config.seed, index, _STREAM_SCAN, number]))
+        geometries = tuple(geometry for geometry, _ in stacks)
+        numbers = number_slices(geometries, series_plan)
+        series_id = config.series_id(index, number)
+        syntax = config.transfer_syntax
+        n_files += write_series(
+            folder / series_id,
+            stacks,
+            study_id=study_id,
+            series_id=series_id,
+            header=series_header(protocol, plan, number + 1),
+            instance_numbers=numbers,
+            transfer_syntax=series_plan.transfer_syntax if syntax == "explicit" else syntax,
+            uid_root=f"phantom-{config.version}-{config.seed}-{config.profile}",
+        )
+        stored.append(StoredSeries(series_id, series_plan.view, geometries, tuple(numbers)))
+    truth = body.truth
+    points, visible = annotate(
+        stored,
+        canal=truth.canal,
+        foramen=truth.foramen,
+        recess=truth.recess,
+        labelled=~plan.unread,
+        rng=rng(_STREAM_POINTS),
+    )
+    labels = np.where(plan.unread | ~visible, MISSING, read_person(person.degrees, index, config.seed))
+    record = tables.study_record(study_id, config.part(index), person, truth, labels, stored, points, n_files)
+    _write_atomically(_record_path(root, index), json.dumps(record))
+
+
+def prevalence_report(n_studies: int = 2000, seed: int = 0, *, score: Callable | None = None) -> dict:
+    """Compare a cohort's labels with the competition's, from degrees and reader alone, in seconds.
+
+    Parameters
+    ----------
+    score : callable, optional
+        `metrics.competition_score`, to score the oracle with.
+
+    Returns
+    -------
+    dict
+        `table`: DataFrame target, severity, expected, got (shares), z (difference in standard errors);
+        `any_severe_canal`: share of studies; `labels` int8 (n, 25); `oracle`: what `score` says, or None.
+    """
+    degrees = sample_latents(n_studies, seed)
+    labels = read_cohort(degrees, seed)
+    expected = prevalence().ravel()
+    got = np.stack([(labels == k).mean(axis=0) for k in range(N_SEVERITIES)], axis=1).ravel()
+    table = pd.DataFrame(
+        {
+            "target": np.repeat(TARGETS, N_SEVERITIES),
+            "severity": np.tile(SEVERITIES, N_TARGETS),
+            "expected": expected,
+            "got": got,
+            "z": (got - expected) / np.sqrt(expected * (1 - expected) / n_studies),
+        }
+    )
+    return {
+        "table": table,
+        "any_severe_canal": float((labels[:, :N_LEVELS] == 2).any(axis=1).mean()),
+        "labels": labels,
+        "oracle": score(labels, class_probabilities(degrees)) if score else None,
+    }
+
+
+def without_levels_above(protocol: Protocol, canal: np.ndarray, level: int) -> Protocol:
+    """Drop an axial protocol's slices that belong to levels above `level`; other views stay as they are.
+
+    Parameters
+    ----------
+    canal : ndarray, shape (5, 3)
+        LPS mm of the canal points.
+    """
+    if level == 0 or protocol.view != AXIAL_T2:
+        return protocol
+    border = (canal[level - 1] + canal[level]) / 2
+    blocks = []
+    for block in protocol.blocks:
+        offsets = (np.arange(block.n_slices) - (block.n_slices - 1) / 2) * block.step_mm
+        kept = offsets[((block.center - border) @ block.normal + offsets) * np.sign(block.normal[2]) <= 0]
+        if len(kept):
+            centre = block.center + kept.mean() * block.normal
+            blocks.append(replace(block, center=centre, n_slices=len(kept)))
+    return replace(protocol, blocks=tuple(blocks))
+
+
+def series_header(protocol: Protocol, plan: StudyPlan, series_number: int) -> SeriesHeader:
+    """What the header says about how a series was acquired."""
+    sequence = protocol.sequence
+    inversion = sequence.inversion_ms > 0
+    return SeriesHeader(
+        description=plan.description(protocol.view, inversion=inversion),
+        echo_time=round(sequence.echo_ms, 1),
+        repetition_time=round(sequence.repetition_ms),
+        inversion_time=round(sequence.inversion_ms) if inversion else None,
+        field_strength=round(sequence.tesla, 2),
+        slice_thickness=round(protocol.thickness_mm, 2),
+        slice_spacing=round(protocol.blocks[0].step_mm, 3),
+        series_number=series_number,
+    )
+
+
+def _claim(root: Path, config: CohortConfig, *, overwrite: bool) -> dict | None:
+    """Make `root` ours. Returns the summary when the wanted cohort is there already."""
+    path = root / "truth" / "cohort.json"
+    if path.exists():
+        try:
+            state = json.loads(path.read_text())
+            settings, summary = state["config"], state["summary"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(f"{path} cannot be read ({error}); delete {root} and generate again") from error
+        if settings == asdict(config):
+            return summary
+        if not overwrite:
+            both = settings.keys() | asdict(config).keys()
+            wanted = asdict(config)
+            differences = [
+                f"{key} is {settings.get(key)!r}, wanted {wanted.get(key)!r}"
+                for key in sorted(both)
+                if settings.get(key) != wanted.get(key)
+            ]
+            raise DataError(
+                f"{root} holds another cohort ({'; '.join(differences)}): "
+                "choose another folder, delete this one, or pass overwrite=True"
+            )
+        shutil.rmtree(root)
+    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+        raise DataError(f"{root} is not empty and was not made by this program: choose another folder")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    note = tables.SYNTHETIC_NOTE.format(n_studies=config.n_studies, seed=config.seed, profile=config.profile)
+    _write_atomically(path, json.dumps({"config": asdict(config), "summary": None}, indent=1) + "\n")
+    _write_atomically(root / "SYNTHETIC.md", note)
+    return None
+
+
+def _finish(root: Path, config: CohortConfig) -> dict:
+    """Put the tables together, mark the cohort as finished, clear the records away."""
+    records = [json.loads(_record_path(root, index).read_text()) for index in range(config.n_studies)]
+    tables.write_tables(root, records)
+    summary = {
+        "n_train": config.n_train,
+        "n_test": config.n_studies - config.n_train,
+        "n_series": sum(len(record["series"]) for record in records),
+        "n_files": sum(record["n_files"] for record in records),
+    }
+    state = {"synthetic": True, "config": asdict(config), "summary": summary}
+    _write_atomically(root / "truth" / "cohort.json", json.dumps(state, indent=1) + "\n")
+    shutil.rmtree(root / "truth" / "parts")
+    return summary
+
+
+def _record_path(root: Path, index: int) -> Path:
+    return root / "truth" / "parts" / f"{index}.json"
+
+
+def _write_atomically(path: Path, text: str) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)

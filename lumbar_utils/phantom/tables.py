@@ -1,0 +1,139 @@
+"""The cohort's tables: the competition's five, and the truth.
+
+Every study leaves one JSON record while the cohort is made; when all are there the tables are put together from them,
+sorted by study id as the competition's are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from ..labels import (
+    CONDITIONS,
+    LEVELS,
+    N_LEVELS,
+    N_SEVERITIES,
+    PROBABILITY_COLUMNS,
+    TARGETS,
+    condition_title,
+    decode_severities,
+    level_title,
+)
+from .annotator import ClickedPoint, StoredSeries
+from .disease import Person
+from .reader import oracle_frame
+
+if TYPE_CHECKING:
+    from .anatomy import DiscTruth
+
+DISC_COLUMNS = ("centre", "posterior", "canal", "normal")
+
+SYNTHETIC_NOTE = """# Synthetic data
+
+Everything in this folder was computed: {n_studies} studies of phantoms, seed {seed}, profile `{profile}`.
+No patient was scanned. The layout is that of the RSNA 2024 Lumbar Spine Degenerative Classification data;
+the images, labels and points are not. Models trained on them are for trying out the software only: what they say
+about a real scan means nothing. Not a medical device.
+
+`truth/` holds what no real data set has: where the discs are (`discs.csv`, LPS mm), the anatomical degree of
+each of the 25 targets (`latents.csv`), the labels of all studies (`labels.csv`) and the exact probability of each
+label given the anatomy (`oracle.csv`), which is the best that anybody can predict. Only evaluation may read it.
+"""
+
+
+def study_record(
+    study_id: str,
+    part: str,
+    person: Person,
+    truth: DiscTruth,
+    labels: np.ndarray,
+    series: Sequence[StoredSeries],
+    points: Sequence[ClickedPoint],
+    n_files: int,
+) -> dict:
+    """Everything the tables need about one study, in plain JSON types. Floats survive the round trip exactly."""
+    return {
+        "study_id": study_id,
+        "part": part,
+        "degrees": person.degrees.tolist(),
+        "labels": labels.tolist(),
+        "discs": {name: np.asarray(getattr(truth, name), dtype=float).tolist() for name in DISC_COLUMNS},
+        "series": [[item.series_id, item.view] for item in series],
+        "points": [[p.series_id, p.instance_number, p.target, p.x, p.y] for p in points],
+        "n_files": n_files,
+    }
+
+
+def write_tables(root: Path, records: Sequence[dict]) -> None:
+    """Write all tables of a cohort from its studies' records. Each file appears whole or not at all."""
+    records = sorted(records, key=lambda record: int(record["study_id"]))
+    train = [record for record in records if record["part"] == "train"]
+    test = [record for record in records if record["part"] == "test"]
+    truth = root / "truth"
+    ids = [record["study_id"] for record in records]
+    degrees = np.array([record["degrees"] for record in records])
+    latents = pd.DataFrame(degrees, columns=list(TARGETS))
+    latents.insert(0, "study_id", ids)
+
+    write_csv(_labels(train), root / "train.csv")
+    write_csv(_coordinates(train), root / "train_label_coordinates.csv")
+    write_csv(_series(train), root / "train_series_descriptions.csv")
+    write_csv(_series(test), root / "test_series_descriptions.csv")
+    write_csv(_sample_submission(test), root / "sample_submission.csv")
+    write_csv(_labels(records), truth / "labels.csv")
+    write_csv(_discs(records), truth / "discs.csv")
+    write_csv(latents, truth / "latents.csv")
+    write_csv(oracle_frame(ids, degrees), truth / "oracle.csv")
+
+
+def write_csv(frame: pd.DataFrame, path: Path) -> None:
+    """Write a table by way of a temporary file beside it."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    frame.to_csv(temporary, index=False, lineterminator="\n")
+    temporary.replace(path)
+
+
+def _labels(records: Sequence[dict]) -> pd.DataFrame:
+    codes = np.array([record["labels"] for record in records], dtype=int).reshape(-1, len(TARGETS))
+    return decode_severities(codes, [record["study_id"] for record in records])
+
+
+def _series(records: Sequence[dict]) -> pd.DataFrame:
+    rows = [(record["study_id"], *item) for record in records for item in record["series"]]
+    return pd.DataFrame(rows, columns=["study_id", "series_id", "series_description"])
+
+
+def _coordinates(records: Sequence[dict]) -> pd.DataFrame:
+    rows = []
+    for record in records:
+        for series_id, instance_number, target, x, y in record["points"]:
+            condition, level = CONDITIONS[target // N_LEVELS], LEVELS[target % N_LEVELS]
+            titles = condition_title(condition), level_title(level)
+            rows.append((record["study_id"], series_id, instance_number, *titles, round(x, 6), round(y, 6)))
+    columns = ["study_id", "series_id", "instance_number", "condition", "level", "x", "y"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _sample_submission(records: Sequence[dict]) -> pd.DataFrame:
+    """Studies by id, within a study the targets by name: the order of the competition's file."""
+    row_ids = [f"{record['study_id']}_{target}" for record in records for target in sorted(TARGETS)]
+    frame = pd.DataFrame({"row_id": pd.Series(row_ids, dtype=object)})
+    for column in PROBABILITY_COLUMNS:
+        frame[column] = np.full(len(frame), round(1 / N_SEVERITIES, 6))
+    return frame
+
+
+def _discs(records: Sequence[dict]) -> pd.DataFrame:
+    """One row a level; nanometres are kept."""
+    rows = []
+    for record in records:
+        for index, level in enumerate(LEVELS):
+            values = [round(v, 6) for name in DISC_COLUMNS for v in record["discs"][name][index]]
+            rows.append((record["study_id"], level, *values))
+    columns = [f"{name}_{axis}" for name in DISC_COLUMNS for axis in "xyz"]
+    return pd.DataFrame(rows, columns=["study_id", "level", *columns])

@@ -1,0 +1,207 @@
+"""Studies: the competition's folder with its tables, or any folder of DICOM files without one.
+
+`CompetitionFolder.open(root).load_study("4003253")` reads series and views that the tables name;
+`[load_study(source) for source in find_studies(path)]` works on anything and recognises views that no table names.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .competition import PARTS, CompetitionFolder, is_competition_folder, load_listed_study
+from .dicom import FileHeader, Study, list_files, read_series, scan_headers
+from .errors import DataError, DicomError
+
+__all__ = ["CompetitionFolder", "Study", "StudySource", "find_studies", "is_competition_folder", "load_study"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class StudySource:
+    """Where a study lies; `load_study` reads it. Small, so that thousands can be sent to worker processes.
+
+    Parameters
+    ----------
+    study_id : str
+    path : Path
+        Its folder, or its file.
+    series : tuple of (str, tuple of Path)
+        Series ids and their files, for a study that was found by its headers.
+    in_competition : bool
+        Laid out as `<study>/<series>/<instance>.dcm`; the files are looked up when the study is read.
+    listed : tuple of (str, str), or None
+        In a competition folder: series ids and descriptions of the table; None without a table.
+    series_ids : tuple of str, or None
+        Only these series.
+    problems : tuple of str
+        Files that belong to no series.
+    """
+
+    study_id: str
+    path: Path
+    series: tuple[tuple[str, tuple[Path, ...]], ...] = field(default=(), repr=False)
+    in_competition: bool = False
+    listed: tuple[tuple[str, str], ...] | None = None
+    series_ids: tuple[str, ...] | None = None
+    problems: tuple[str, ...] = ()
+
+
+def find_studies(path: Path | str, *, part: str | None = None, progress: bool = False) -> list[StudySource]:
+    """Studies at a path, without reading pixels.
+
+    Parameters
+    ----------
+    path : path-like
+        A competition folder (or a part, a study or a series of one), any folder tree of DICOM files, or one file.
+    part : {"train", "test"}, optional
+        Only this part of a competition folder, default both; other folders have no parts.
+
+    Returns
+    -------
+    list of StudySource
+        Without tables grouped by StudyInstanceUID. `study_id` is the folder's name when the study is all there is
+        below one folder, else the StudyInstanceUID; `series_id` is the SeriesInstanceUID.
+
+    Raises
+    ------
+    DataError
+        When the path does not exist.
+    DicomError
+        When nothing at the path is a readable DICOM image.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    if is_competition_folder(path):
+        return _competition_sources(path, (), part)
+    if path.is_dir():
+        path = path.absolute()
+        names = [f"{name}_images" for name in PARTS]
+        for images in [path, *path.parents][:3]:
+            if images.name in names and is_competition_folder(images.parent):
+                return _competition_sources(images.parent, path.relative_to(images.parent).parts, None)
+    return _plain_sources(path, scan_headers(path, progress=progress))
+
+
+def load_study(source: StudySource | Path | str) -> Study:
+    """Read a study.
+
+    Parameters
+    ----------
+    source : StudySource or path-like
+        A path must hold exactly one study.
+
+    Returns
+    -------
+    Study
+        Series that cannot be read are named in `problems`.
+
+    Raises
+    ------
+    DicomError
+        When none of its series can be read.
+    """
+    if not isinstance(source, StudySource):
+        found = find_studies(source)
+        if len(found) != 1:
+            raise DataError(f"{source} holds {len(found)} studies, expected one; use find_studies")
+        source = found[0]
+    if source.in_competition:
+        listed = None if source.listed is None else dict(source.listed)
+        return load_listed_study(source.path, source.study_id, listed, series_ids=source.series_ids)
+    series, problems = [], list(source.problems)
+    for series_id, files in source.series:
+        try:
+            series.append(read_series(files, study_id=source.study_id, series_id=series_id))
+        except DicomError as error:
+            problems.append(f"series {series_id}: {error.problem}")
+    if not series:
+        raise DicomError(f"no series can be read: {'; '.join(problems)}", path=source.path, study_id=source.study_id)
+    return Study(source.study_id, tuple(series), tuple(problems))
+
+
+def _competition_sources(root: Path, inside: Sequence[str], part: str | None) -> list[StudySource]:
+    """Sources of a competition folder, or of the part, study or series of it that `inside` leads to."""
+    folder = CompetitionFolder.open(root)
+    parts = PARTS if part is None else (part,)
+    if inside:
+        parts = (inside[0].removesuffix("_images"),)
+    series_ids = tuple(inside[2:3]) or None
+    sources = []
+    for one in parts:
+        for study_id in inside[1:2] or folder.study_ids(one):
+            listed = folder.listed_series(study_id, one)
+            rows = None if listed is None else tuple(listed.items())
+            path = root / f"{one}_images" / study_id
+            sources.append(StudySource(study_id, path, (), True, rows, series_ids))
+    return sources
+
+
+def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
+    """Group headers by study and series; files that are no images join the only series or study of their folder."""
+    studies: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    below: dict[Path, set[str]] = defaultdict(set)
+    series_in: dict[Path, set[tuple[str, str]]] = defaultdict(set)
+    for header in headers:
+        if header.shape[0]:
+            study = header.study_uid or f"study in {header.path.parent}"
+            series = header.series_uid or header.path.parent.name
+            studies[study][series].append(header.path)
+            series_in[header.path.parent].add((study, series))
+            for folder in header.path.parents:
+                below[folder].add(study)
+    if not studies:
+        reason = f"; {headers[0].path.name}: {headers[0].problem}" if headers else ""
+        raise DicomError(f"holds no readable DICOM image in {len(headers)} files{reason}", path=path)
+    problems: dict[str, list[str]] = defaultdict(list)
+    for header in headers:
+        if header.shape[0]:
+            continue
+        here = series_in.get(header.path.parent, set())
+        if len(here) == 1:
+            study, series = next(iter(here))
+            studies[study][series].append(header.path)
+            continue
+        # Neither belongs it to one series; then its study is told, by the UID or by the nearest folder with images.
+        near = next((below[folder] for folder in header.path.parents if folder in below), set())
+        owners = {header.study_uid} & studies.keys() or {study for study, _ in here} or near
+        if len(owners) == 1 or here:
+            for study in owners:
+                problems[study].append(f"{header.path.name}: {header.problem}")
+        else:
+            logger.warning("%s is left out: %s", header.path, header.problem)
+    names = {study: _study_name(study, all_series, path, below) for study, all_series in studies.items()}
+    counts = Counter(names.values())
+    return [
+        StudySource(
+            names[study] if counts[names[study]] == 1 else study,
+            _common_folder(all_series),
+            tuple((series_id, tuple(list_files(files))) for series_id, files in all_series.items()),
+            problems=tuple(problems[study]),
+        )
+        for study, all_series in studies.items()
+    ]
+
+
+def _study_name(study: str, series: dict[str, list[Path]], path: Path, below: dict[Path, set[str]]) -> str:
+    """The given folder's name when it holds one study, else that of the highest folder with no other, else the UID."""
+    if not path.is_dir():
+        return path.stem
+    if len(below[path]) == 1:
+        return path.name
+    own = _common_folder(series)
+    if len(below[own]) > 1:
+        return study
+    while len(below[own.parent]) == 1:
+        own = own.parent
+    return own.name
+
+
+def _common_folder(series: dict[str, list[Path]]) -> Path:
+    return Path(os.path.commonpath([file.parent for files in series.values() for file in files]))

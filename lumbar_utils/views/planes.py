@@ -1,0 +1,278 @@
+"""An image on the page that still knows where it lies in the patient.
+
+An `ImagePlane` is turned to the radiological display (sagittal and coronal: head up; sagittal: front on the
+left; axial: the patient's right on the left, front up) and is drawn in millimetres, so that points of the
+patient, other planes and scale bars land on it without pixel arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.figure import Figure
+
+from ..geometry import INFERIOR, LEFT, POSTERIOR, OrientedGrid, SliceGeometry
+from .style import color, new_figure, outline
+
+_LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
+OBLIQUE_LETTER = 0.38
+"""A direction that leans by more than this sine (22 degrees) to a second axis gets that axis' letter too."""
+
+
+@dataclass(frozen=True)
+class ImagePlane:
+    """One image in display orientation.
+
+    Parameters
+    ----------
+    image : ndarray, shape (rows, columns)
+    origin : ndarray, shape (3,)
+        LPS mm of the middle of the top left pixel as displayed.
+    down, right : ndarray, shape (3,)
+        Unit directions of the page in the patient.
+    spacing : (float, float)
+        mm between rows and between columns.
+    covered : ndarray of bool, shape (rows, columns), optional
+        Where the scan holds something; the rest is hatched.
+    """
+
+    image: np.ndarray
+    origin: np.ndarray
+    down: np.ndarray
+    right: np.ndarray
+    spacing: tuple[float, float]
+    covered: np.ndarray | None = None
+
+    @classmethod
+    def from_slice(cls, pixels: np.ndarray, geometry: SliceGeometry) -> ImagePlane:
+        """A slice of a series, flipped or transposed to the display convention; pixels are not resampled."""
+        wanted_down, wanted_right = _display_directions(geometry.normal)
+        image, origin = pixels, geometry.position
+        down, right, spacing = geometry.column_cosine, geometry.row_cosine, geometry.spacing
+        if abs(right @ wanted_right) < abs(down @ wanted_right):
+            image, down, right, spacing = image.T, right, down, spacing[::-1]
+        if down @ wanted_down < 0:
+            origin, down, image = origin + down * spacing[0] * (image.shape[0] - 1), -down, image[::-1]
+        if right @ wanted_right < 0:
+            origin, right, image = origin + right * spacing[1] * (image.shape[1] - 1), -right, image[:, ::-1]
+        return cls(image, origin, down, right, (float(spacing[0]), float(spacing[1])))
+
+    @classmethod
+    def from_grid(cls, values: np.ndarray, grid: OrientedGrid, index: int, covered=None) -> ImagePlane:
+        """Slice `index` along axis 0 of a crop; `values` and `covered` have the grid's shape."""
+        origin = grid.voxel_to_world(np.array([index, 0, 0]))
+        spacing = (float(grid.spacing[1]), float(grid.spacing[2]))
+        image = np.asarray(values[index], dtype=np.float32)
+        return cls(image, origin, grid.axes[1], grid.axes[2], spacing, None if covered is None else covered[index])
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """(height, width) in mm."""
+        return self.image.shape[0] * self.spacing[0], self.image.shape[1] * self.spacing[1]
+
+    @property
+    def aspect(self) -> float:
+        """Width over height."""
+        return self.size[1] / self.size[0]
+
+    @property
+    def normal(self) -> np.ndarray:
+        """Unit normal of the plane, shape (3,)."""
+        return np.cross(self.right, self.down)
+
+    def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """LPS mm (..., 3) to (x, y) mm on the page (..., 2) and to the distance from the plane in mm (...)."""
+        offset = np.asarray(points, dtype=np.float64) - self.origin
+        return np.stack([offset @ self.right, offset @ self.down], axis=-1), offset @ self.normal
+
+    def letters(self) -> dict[str, str]:
+        """What lies at each edge of the page: `{"left": "A", "right": "P", "top": "S", "bottom": "I"}`."""
+        edges = {"left": -self.right, "right": self.right, "top": -self.down, "bottom": self.down}
+        return {edge: direction_letters(direction) for edge, direction in edges.items()}
+
+    def cut_by(self, other: ImagePlane) -> np.ndarray | None:
+        """The line along which another image cuts this one, as two (x, y) points in mm, or None."""
+        height, width = other.size
+        corners = other.origin + np.array(
+            [(y * other.down + x * other.right) for y, x in ((0, 0), (0, width), (height, width), (height, 0))]
+        )
+        xy, distance = self.project(corners)
+        ends = []
+        for i in range(4):
+            a, b = distance[i], distance[(i + 1) % 4]
+            if (a < 0) != (b < 0):
+                ends.append(xy[i] + (xy[(i + 1) % 4] - xy[i]) * a / (a - b))
+        return np.array(ends) if len(ends) == 2 else None
+
+
+def direction_letters(direction: np.ndarray) -> str:
+    """Letters of a direction in the patient, the main axis first: `"S"`, or `"SA"` when it leans forward."""
+    order = np.argsort(-np.abs(direction))
+    kept = [axis for n, axis in enumerate(order[:2]) if n == 0 or abs(direction[axis]) > OBLIQUE_LETTER]
+    return "".join(_LETTERS[axis][int(direction[axis] > 0)] for axis in kept)
+
+
+def _display_directions(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Wanted (down, right) of the page for a slice with that normal."""
+    axis = int(np.abs(normal).argmax())
+    return ((INFERIOR, POSTERIOR), (INFERIOR, LEFT), (POSTERIOR, LEFT))[axis]
+
+
+def grey_window(images: np.ndarray, low: float = 1.0, high: float = 99.6) -> tuple[float, float]:
+    """Display range: percentiles over the middle of images (..., rows, columns), background left out.
+
+    The middle holds the spine; fat under the skin next to the coil is several times brighter and would leave it dark.
+    """
+    rows, columns = images.shape[-2:]
+    middle = images[..., rows // 5 : rows - rows // 5, columns // 5 : columns - columns // 5]
+    values = middle[np.isfinite(middle)]
+    values = values[values > values.min()] if values.size else values
+    if values.size == 0:
+        return 0.0, 1.0
+    bottom, top = np.percentile(values, [low, high])
+    return float(bottom), float(max(top, bottom + 1e-6))
+
+
+def justified_panels(
+    rows: Sequence[Sequence[float]],
+    *,
+    width: float = 10.0,
+    left: float = 0.08,
+    header: float = 0.34,
+    gap: float = 0.05,
+    row_gaps: Sequence[float] | None = None,
+    largest: float = 6.0,
+    footer: float = 0.06,
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure whose rows of panels each fill its width, as in a picture gallery.
+
+    Parameters
+    ----------
+    rows : per row the width/height ratio of each panel
+    width, left, header, gap, largest, footer : inches
+        Figure width, space for row names, for the title, between panels, the greatest row height, and below.
+    row_gaps : inches above each row, beyond `gap`
+    """
+    above = list(row_gaps) if row_gaps is not None else [0.0] * len(rows)
+    room = width - left - 0.08
+    heights = [min(largest, (room - gap * (len(row) - 1)) / sum(row)) for row in rows]
+    total = header + sum(heights) + sum(above) + gap * (len(rows) - 1) + footer
+    figure = new_figure(width, total)
+    axes, y = [], total - header
+    for row, height, space in zip(rows, heights, above, strict=True):
+        y -= height + space
+        x = left
+        line = []
+        for ratio in row:
+            line.append(figure.add_axes((x / width, y / total, ratio * height / width, height / total)))
+            x += ratio * height + gap
+        axes.append(line)
+        y -= gap
+    return figure, axes
+
+
+def draw_plane(
+    axes: Axes,
+    plane: ImagePlane,
+    *,
+    window: tuple[float, float] | None = None,
+    caption: str = "",
+    caption_color: str | None = None,
+    scale_mm: float | None = None,
+    letters: bool = True,
+    fontsize: float = 7.5,
+) -> None:
+    """Draw a plane in mm with its orientation letters, an optional caption and a scale bar of `scale_mm`."""
+    height, width = plane.size
+    half_y, half_x = plane.spacing[0] / 2, plane.spacing[1] / 2
+    extent = (-half_x, width - half_x, height - half_y, -half_y)
+    low, high = window or grey_window(plane.image)
+    axes.imshow(plane.image, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bicubic", aspect="equal")
+    if plane.covered is not None and not plane.covered.all():
+        axes.imshow(_hatched(plane.covered), extent=extent, interpolation="nearest", aspect="equal")
+    axes.set_xlim(extent[0], extent[1])
+    axes.set_ylim(extent[2], extent[3])
+    blank(axes)
+    marks = {"color": "#b8c4cf", "fontsize": fontsize, "path_effects": outline(), "transform": axes.transAxes}
+    if letters:
+        place = {
+            "left": (0.02, 0.5, "left", "center"),
+            "right": (0.98, 0.5, "right", "center"),
+            "top": (0.5, 0.985, "center", "top"),
+            "bottom": (0.5, 0.015, "center", "bottom"),
+        }
+        for edge, letter in plane.letters().items():
+            x, y, ha, va = place[edge]
+            axes.text(x, y, letter, ha=ha, va=va, **marks)
+    if caption:
+        marks["color"] = caption_color or "#ffffff"
+        axes.text(0.025, 0.985, caption, ha="left", va="top", fontweight="bold", **marks)
+    if scale_mm:
+        draw_scale(axes, plane, scale_mm, fontsize=fontsize)
+
+
+def draw_scale(axes: Axes, plane: ImagePlane, length: float, *, fontsize: float = 7.5) -> None:
+    """A bar of `length` mm at the bottom right."""
+    height, width = plane.size
+    x, y = width * 0.965 - plane.spacing[1] / 2, height * 0.965
+    axes.plot([x - length, x], [y, y], color="white", lw=2, solid_capstyle="butt", path_effects=outline(3))
+    text = f"{length:g} mm" if length < 100 else f"{length / 10:g} cm"
+    axes.text(
+        x - length / 2,
+        y - height * 0.012,
+        text,
+        ha="center",
+        va="bottom",
+        fontsize=fontsize,
+        color="white",
+        path_effects=outline(),
+    )
+
+
+def blank(axes: Axes) -> None:
+    """Take ticks and frame away and paint the panel black."""
+    axes.set_xticks([])
+    axes.set_yticks([])
+    axes.set_facecolor("black")
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+
+
+def draw_absent(axes: Axes, text: str) -> None:
+    """A panel for what is not there: hatched, with the reason."""
+    blank(axes)
+    axes.imshow(
+        _hatched(np.zeros((90, 90), dtype=bool)),
+        extent=(0, 1, 0, 1),
+        aspect="auto",
+        interpolation="nearest",
+        transform=axes.transAxes,
+    )
+    axes.set_xlim(0, 1)
+    axes.set_ylim(0, 1)
+    axes.text(
+        0.5,
+        0.5,
+        text,
+        ha="center",
+        va="center",
+        color=color("ink"),
+        fontsize=8,
+        transform=axes.transAxes,
+        path_effects=outline(),
+    )
+
+
+def _hatched(covered: np.ndarray) -> np.ndarray:
+    """RGBA (rows, columns, 4): diagonal stripes where not covered, transparent elsewhere; drawn 4x finer."""
+    absent = ~np.kron(covered, np.ones((4, 4), dtype=bool))
+    i, j = np.indices(absent.shape)
+    stripe = ((i + j) // max(4, min(absent.shape) // 32)) % 2 == 0
+    image = np.zeros((*absent.shape, 4))
+    image[absent & stripe] = (*to_rgb("#39424e"), 1.0)
+    image[absent & ~stripe] = (*to_rgb("#262d37"), 1.0)
+    return image

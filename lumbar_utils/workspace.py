@@ -1,0 +1,132 @@
+"""Where a notebook finds its data and leaves its results, the same in a clone, after pip, and on Kaggle.
+
+Data: the folder given; else the competition's among Kaggle's mounts; else a synthetic cohort beside the results,
+made on first use. Results: the folder given; else `runs/demo` of the clone, or of the current folder.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from .errors import DataError
+from .kaggle import KAGGLE_INPUT, available_cores, find_competition_folder
+from .study import CompetitionFolder, StudySource, find_studies
+
+COHORT = "cohort"
+FOLDS = 5
+WEIGHTS_FILE = "model.safetensors"
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A data folder and a run folder.
+
+    Attributes
+    ----------
+    data : CompetitionFolder
+    run : Path
+        Relative to the current folder where that is shorter, so that messages show no machine's paths.
+    """
+
+    data: CompetitionFolder
+    run: Path
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the studies are phantoms: every figure then says so."""
+        return self.data.is_synthetic
+
+    def sources(self, part: str, study_ids: list[str] | None = None) -> list[StudySource]:
+        """Studies of the "train" or "test" part, all or those named, in the order of the names."""
+        found = {source.study_id: source for source in find_studies(self.data.root, part=part)}
+        absent = [s for s in study_ids or () if s not in found]
+        if absent:
+            raise DataError(f"{len(absent)} studies are not in the {part} part, the first is {absent[0]!r}")
+        return [found[s] for s in study_ids] if study_ids is not None else list(found.values())
+
+    def split(self, fold: int = 0, *, seed: int = 0) -> tuple[list[str], list[str]]:
+        """Labelled studies of the train part as (to learn from, held out), one fifth held out, labels spread evenly.
+
+        All notebooks split here, so that a held-out study is held out from the disc finder and the classifier alike.
+        """
+        from .datasets import assign_folds
+
+        labelled = set() if self.data.labels is None else set(self.data.labels["study_id"])
+        ids = [s for s in self.data.study_ids("train") if s in labelled]
+        if len(ids) < FOLDS:
+            raise DataError(f"{self.data.root}: {len(ids)} labelled studies, expected at least {FOLDS} to learn from")
+        folds = assign_folds(self.data.label_codes(ids), FOLDS, seed=seed)
+        kept = [s for s, f in zip(ids, folds, strict=True) if f != fold]
+        return kept, [s for s in ids if s not in set(kept)]
+
+
+def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Path:
+    """The folder of trained weights `name` ("localizer" or "classifier").
+
+    Looked for in the folder given, then in the run folder, then in every data set attached on Kaggle.
+
+    Raises
+    ------
+    DataError
+        When there are none, with the places that were looked at.
+    """
+    roots = [Path(given)] if given else [Path(run), *_attached()]
+    for root in roots:
+        for folder in (root / name, root):
+            if folder.name == name and (folder / WEIGHTS_FILE).is_file():
+                return folder
+    looked = ", ".join(str(root / name) for root in roots)
+    raise DataError(f"no weights of a {name}: expected {WEIGHTS_FILE} in one of {looked}; run notebooks 02 to 04 first")
+
+
+def _attached() -> list[Path]:
+    """Folders at the depths at which Kaggle mounts data sets, and one below, where an archive's own folder lies."""
+    mounts = [p for pattern in ("*", "*/*", "*/*/*", "*/*/*/*") for p in sorted(KAGGLE_INPUT.glob(pattern))]
+    return [p for p in mounts if (p / "classifier").is_dir() or (p / "localizer").is_dir()]
+
+
+def open_workspace(
+    data: str | Path = "",
+    run: str | Path = "",
+    *,
+    n_studies: int = 160,
+    seed: int = 0,
+    n_jobs: int | None = None,
+    progress: bool = True,
+) -> Workspace:
+    """Find the data and the run folder; a synthetic cohort is made when there are no data anywhere.
+
+    Parameters
+    ----------
+    data, run : path-like
+        Empty for the defaults of the module's text.
+    n_studies, seed : int
+        Of the synthetic cohort. One that is there already is used as it is.
+    """
+    folder = Path(run) if run else _default_run()
+    folder = _short(folder)
+    found = Path(data) if data else find_competition_folder()
+    if found is None:
+        found = folder / COHORT
+        if not (found / "train.csv").is_file():
+            from .phantom.cohort import generate_cohort
+
+            n_jobs = n_jobs or available_cores()
+            generate_cohort(found, n_studies=n_studies, seed=seed, n_jobs=n_jobs, progress=progress)
+    return Workspace(CompetitionFolder.open(_short(found)), folder)
+
+
+def _default_run() -> Path:
+    here = Path.cwd()
+    clone = next((p for p in (here, here.parent) if (p / "lumbar_utils").is_dir() and (p / "notebooks").is_dir()), here)
+    return clone / "runs" / "demo"
+
+
+def _short(path: Path) -> Path:
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:  # another drive on Windows
+        return path
+    return Path(relative) if len(relative) < len(str(path.absolute())) else path

@@ -1,0 +1,41 @@
+"""Fixtures that several test files share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
+
+os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+
+REAL_MRI = Path(__file__).resolve().parent.parent.parent / "shared" / "real_mri"
+
+
+@pytest.fixture(scope="session")
+def shared_folder(tmp_path_factory, worker_id) -> Path:
+    """One temporary folder for all pytest-xdist workers of this session."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def cohort(shared_folder) -> Path:
+    """A synthetic cohort of eight studies (demo profile, two in the test part), made once. Do not write into it."""
+    from lumbar_utils.phantom.cohort import generate_cohort
+
+    folder, done = shared_folder / "cohort", shared_folder / "cohort.done"
+    with FileLock(str(folder) + ".lock"):
+        if not done.exists():
+            generate_cohort(folder, n_studies=8, seed=20, profile="demo", test_fraction=0.25, n_jobs=2, progress=False)
+            done.touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def real_mri() -> Path:
+    """Ten real series, where a developer has them beside the checkout (they may not be redistributed)."""
+    if not REAL_MRI.is_dir():
+        pytest.skip(f"no real series at {REAL_MRI}")
+    return REAL_MRI

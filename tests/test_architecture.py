@@ -1,0 +1,180 @@
+"""The shape of the code itself: which module may import which, sizes, names, and clean notebooks."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+LIBRARY = ROOT / "lumbar_utils"
+MODULES = sorted(LIBRARY.rglob("*.py"))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+
+# From the bottom to the top. A module imports from its own line and from lines above it, never from below.
+LAYERS = (
+    ("errors",),
+    ("labels",),
+    ("geometry",),
+    ("dicom_pixels", "dicom_headers", "recognition", "dicom"),
+    ("coordinates", "competition", "study"),
+    ("eda",),
+    ("phantom",),
+    ("localizer",),
+    ("locating",),
+    ("crops", "crop_cache"),
+    ("augment",),
+    ("datasets",),
+    ("devices",),
+    ("encoders", "classifier"),
+    ("metrics",),
+    ("evaluation",),
+    ("runs",),
+    ("checkpoints", "trainer", "train"),
+    ("predict",),
+    ("views",),
+    ("kaggle",),
+    ("workspace",),
+    ("cli",),
+    ("__main__",),
+)
+LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+LONGEST_MODULE = 400
+EMPTY_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "manager", "tools", "stuff"}
+LARGEST_NOTEBOOK_BYTES = 3_000_000
+LONGEST_CELL = 30
+MAY_READ_THE_ORACLE = {"metrics.py", "scoreboard.py"}
+
+
+def part_of(path: Path) -> str:
+    """The top-level module or package that a file belongs to, `phantom` for `phantom/body.py`."""
+    return path.relative_to(LIBRARY).with_suffix("").parts[0]
+
+
+def relative(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def imported_parts(path: Path) -> set[tuple[str, int]]:
+    """(top-level module, line) of every import from the library that runs; those under TYPE_CHECKING do not."""
+    tree = ast.parse(path.read_text("utf-8"))
+    depth = len(path.relative_to(LIBRARY).parts)
+    found = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.ImportFrom):
+            module = node.module or ""
+            if node.level == depth:
+                names = [module.split(".")[0]] if module else [alias.name for alias in node.names]
+                found.update((name, node.lineno) for name in names)
+            elif node.level == 0 and module.split(".")[0] == "lumbar_utils":
+                names = module.split(".")[1:2] or [alias.name for alias in node.names]
+                found.update((name, node.lineno) for name in names)
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.startswith("lumbar_utils."):
+                    found.add((alias.name.split(".")[1], node.lineno))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(tree)
+    return found
+
+
+@pytest.mark.parametrize("path", [p for p in MODULES if p.parent != LIBRARY or p.name != "__init__.py"], ids=relative)
+def test_imports_point_up_the_layers_only(path):
+    own = part_of(path)
+    assert own in LAYER_OF, f"{own} is new: give it its place in LAYERS of {Path(__file__).name}"
+    for name, line in imported_parts(path):
+        if name in LAYER_OF:  # other names are functions or constants of lumbar_utils/__init__.py, `__version__`
+            assert LAYER_OF[name] <= LAYER_OF[own], f"{relative(path)}:{line} imports {name}, which stands below {own}"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_modules_are_short_named_after_the_domain_and_explained(path):
+    text = path.read_text("utf-8")
+    assert text.count("\n") <= LONGEST_MODULE, f"{relative(path)} is longer than {LONGEST_MODULE} lines: split it"
+    assert path.stem not in EMPTY_NAMES, f"{relative(path)}: name it after what it holds"
+    assert ast.get_docstring(ast.parse(text)), f"{relative(path)} has no docstring"
+
+
+@pytest.mark.parametrize("path", MODULES, ids=relative)
+def test_only_evaluation_reads_the_oracle(path):
+    if path.name in MAY_READ_THE_ORACLE or part_of(path) == "phantom" or "evaluation" in path.stem:
+        return
+    readers = re.findall(r".*(?:open|read|load).*oracle.*", path.read_text("utf-8"))
+    assert not readers, f"{relative(path)} reads the oracle: {readers[0].strip()}"
+
+
+def test_importing_the_library_starts_nothing():
+    """Neither torch nor pandas, no handlers on the logger, and nothing printed; also for every public module."""
+    code = (
+        "import sys, logging, lumbar_utils, lumbar_utils.cli\n"
+        "assert not {'torch', 'pandas', 'matplotlib'} & set(sys.modules), 'heavy import'\n"
+        "[getattr(lumbar_utils, name) for name in lumbar_utils.__all__]\n"
+        "assert not logging.getLogger().handlers and not logging.getLogger('lumbar_utils').handlers, 'logging set up'\n"
+        "torch = sys.modules.get('torch')\n"
+        "assert torch is None or not torch.cuda.is_initialized(), 'CUDA started'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == ""
+
+
+def test_third_party_imports_are_declared():
+    """Whatever the library imports stands in setup.py."""
+    declared = (ROOT / "setup.py").read_text("utf-8").lower()
+    package = {"sklearn": "scikit-learn", "cv2": "albumentations", "timm_3d": "timm-3d", "gdcm": "python-gdcm"}
+    package |= {"openjpeg": "pylibjpeg-openjpeg", "IPython": "ipykernel"}
+    for path in MODULES:
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            if isinstance(node, ast.ImportFrom) and node.level == 0:
+                names = [node.module]
+            for name in {n.split(".")[0] for n in names} - set(sys.stdlib_module_names) - {"lumbar_utils"}:
+                wanted = f'"{package.get(name, name)}'.lower()
+                assert wanted in declared, (
+                    f"{relative(path)}:{node.lineno} imports {name}, which setup.py does not name"
+                )
+
+
+def cells_of(path: Path, kind: str = "code") -> list[dict]:
+    return [cell for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["cell_type"] == kind]
+
+
+def source(cell: dict) -> str:
+    return "".join(cell["source"])
+
+
+def test_there_are_five_notebooks():
+    names = ["01_eda", "02_localization", "03_roi_extraction", "04_train_classifier", "05_kaggle_inference"]
+    assert [path.stem for path in NOTEBOOKS] == names
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=relative)
+def test_notebooks_are_clean(path):
+    text = path.read_text("utf-8")
+    assert len(text.encode()) < LARGEST_NOTEBOOK_BYTES, "too large: fewer or smaller figures"
+    assert not json.loads(text)["metadata"].get("widgets"), "widget state is stored"
+    local = re.search(r"/(?:home|root|Users|work|tmp)/[\w./-]*", text)
+    assert local is None, f"a path of somebody's machine: {local[0]}"
+    assert not re.search(r'"output_type": "error"', text), "an error is stored"
+    tagged = [cell for cell in cells_of(path) if "parameters" in cell["metadata"].get("tags", [])]
+    assert len(tagged) == 1, "exactly one code cell is tagged `parameters`"
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=relative)
+def test_notebooks_are_short_cells_between_prose(path):
+    for cell in cells_of(path):
+        lines = source(cell).strip().count("\n") + 1
+        assert lines <= LONGEST_CELL, f"a cell of {lines} lines, at most {LONGEST_CELL}: {source(cell)[:60]!r}"
+        assert not re.search(r"^\s*class ", source(cell), re.M), "a class: it belongs into the library"
+    assert len(cells_of(path, "markdown")) >= 0.5 * len(cells_of(path)), "more prose between the cells"
+    assert "oracle.csv" not in "".join(map(source, cells_of(path))), "the oracle is read by evaluation code only"

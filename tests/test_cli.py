@@ -1,0 +1,277 @@
+"""The command line: it teaches, it answers fast, and a user's mistake gives one clear line."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lumbar_utils import kaggle
+from lumbar_utils.cli import main
+from lumbar_utils.labels import PROBABILITY_COLUMNS, SEVERITIES, TARGETS, decode_severities, row_ids
+from lumbar_utils.metrics import competition_score
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = ("phantom", "localize", "crops", "train", "predict", "score")
+
+
+def lumbar(*arguments, cwd=ROOT) -> subprocess.CompletedProcess:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "lumbar_utils", *map(str, arguments)]
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+def fails(capsys, *arguments) -> str:
+    """Run a command that must fail; its message, which must be one line."""
+    assert main([str(a) for a in arguments]) == 1
+    captured = capsys.readouterr()
+    lines = captured.err.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("lumbar: error: "), captured.err
+    assert "Traceback" not in captured.err and "not foreseen" not in captured.err
+    return lines[0]
+
+
+@pytest.fixture
+def tables(tmp_path):
+    """A solution in `train.csv` form, one in long form, a submission, and the score computed from arrays."""
+    rng = np.random.default_rng(3)
+    ids = [str(i) for i in rng.choice(10**9, 40, replace=False)]
+    labels = rng.choice([-1, 0, 1, 2], p=[0.05, 0.6, 0.2, 0.15], size=(40, 25))
+    probabilities = rng.dirichlet([4, 2, 1], size=(40, 25))
+    decode_severities(labels, ids).to_csv(tmp_path / "train.csv", index=False)
+
+    submission = pd.DataFrame(probabilities.reshape(-1, 3), columns=list(PROBABILITY_COLUMNS))
+    submission.insert(0, "row_id", row_ids(ids))
+    submission.sample(frac=1, random_state=0).to_csv(tmp_path / "submission.csv", index=False)
+
+    known = labels.ravel() >= 0
+    long = pd.DataFrame(np.eye(3, dtype=int)[labels.ravel()], columns=list(PROBABILITY_COLUMNS))
+    long.insert(0, "row_id", row_ids(ids))
+    long["sample_weight"] = np.array([1, 2, 4])[labels.ravel()]
+    long[known].to_csv(tmp_path / "solution.csv", index=False)
+    return tmp_path, competition_score(labels, probabilities)
+
+
+def test_help_answers_within_half_a_second():
+    best = 9.0
+    for _ in range(5):  # the machine may be busy
+        started = time.perf_counter()
+        done = lumbar("--help")
+        best = min(best, time.perf_counter() - started)
+    assert done.returncode == 0
+    assert best < 0.5
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself_with_an_example(command, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    text = capsys.readouterr().out
+    assert "example" in text and f"lumbar {command}" in text
+    assert all(len(line) <= 120 for line in text.splitlines())
+
+
+def test_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out.startswith("lumbar_utils ")
+
+
+@pytest.mark.parametrize("arguments", [[], ["grade"], ["phantom"], ["phantom", "x", "--studies", "0"], ["train"]])
+def test_a_command_line_that_is_not_understood_ends_with_2(arguments, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert "lumbar" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("solution", ["train.csv", "solution.csv"])
+def test_score_prints_the_four_terms_and_the_score_to_six_decimals(tables, solution, capsys):
+    folder, expected = tables
+    assert main(["score", str(folder / solution), str(folder / "submission.csv")]) == 0
+    lines = [line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    terms = (expected.spinal, expected.foraminal, expected.subarticular, expected.any_severe_spinal)
+    assert [value for _, value in lines] == [f"{value:.6f}" for value in (*terms, expected.total)]
+    assert lines[-1][0] == "score"
+
+
+def test_score_of_tables_that_are_not_there_or_not_tables(tables, capsys):
+    folder, _ = tables
+    good = folder / "submission.csv"
+    assert "absent.csv" in fails(capsys, "score", folder / "absent.csv", good)
+    (folder / "empty.csv").write_text("")
+    assert "empty.csv" in fails(capsys, "score", folder / "empty.csv", good)
+    (folder / "picture.csv").write_bytes(bytes(range(256)) * 10)
+    assert "picture.csv" in fails(capsys, "score", folder / "picture.csv", good)
+    assert "folder" in fails(capsys, "score", folder, good)
+    pd.read_csv(good).iloc[5:].to_csv(folder / "short.csv", index=False)
+    assert "lacks" in fails(capsys, "score", folder / "train.csv", folder / "short.csv")
+    table = pd.read_csv(folder / "train.csv", dtype=str)
+    table.loc[0, TARGETS[0]] = "Mild"
+    table.to_csv(folder / "strange.csv", index=False)
+    assert "'Mild'" in fails(capsys, "score", folder / "strange.csv", good)
+    assert SEVERITIES[0] in fails(capsys, "score", folder / "strange.csv", good)
+
+
+@pytest.mark.parametrize("solution", ["train.csv", "solution.csv"])
+def test_a_fold_is_scored_against_the_whole_table(tables, solution, capsys):
+    folder, _ = tables
+    submission = pd.read_csv(folder / "submission.csv", dtype={"row_id": str})
+    first = submission["row_id"].str.startswith(tuple("12345"))
+    submission[first].to_csv(folder / "fold.csv", index=False)
+    assert "lacks" in fails(capsys, "score", folder / solution, folder / "fold.csv")
+    assert main(["score", str(folder / solution), str(folder / "fold.csv"), "--predicted-only"]) == 0
+    fold = capsys.readouterr().out
+    table = pd.read_csv(folder / "train.csv", dtype={"study_id": str})
+    table[table["study_id"].str.startswith(tuple("12345"))].to_csv(folder / "part.csv", index=False)
+    assert main(["score", str(folder / "part.csv"), str(folder / "fold.csv")]) == 0
+    assert capsys.readouterr().out == fold
+
+
+def test_paths_and_weights_that_are_not_there(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    out = tmp_path / "out.csv"
+    assert "nowhere" in fails(capsys, "localize", "nowhere", "--out", out)
+    assert "nowhere" in fails(capsys, "predict", "nowhere", "--weights", tmp_path, "--out", out)
+    assert "Kaggle" in fails(capsys, "localize", "--out", out)
+    (tmp_path / "scans").mkdir()
+    assert "weights of a localizer" in fails(capsys, "localize", "scans", "--weights", tmp_path, "--out", out)
+    assert "weights of a classifier" in fails(capsys, "predict", "scans", "--weights", tmp_path, "--out", out)
+    crops = ("crops", "scans", "--points", "points.csv", "--out", tmp_path / "crops", "--no-progress")
+    assert "scans" in fails(capsys, *crops)
+    (tmp_path / "scans" / "note.txt").write_text("no DICOM here")
+    assert "scans" in fails(capsys, *crops)
+    assert "scans" in fails(capsys, "train", "localizer", "scans", "--run", tmp_path / "run")
+    assert not out.exists()
+
+
+def test_an_unforeseen_error_is_one_line_and_debug_shows_where(monkeypatch, capsys, caplog):
+    from lumbar_utils.cli import commands
+
+    def broken(args):
+        raise KeyError("broken")
+
+    monkeypatch.setitem(commands.COMMANDS, "score", broken)
+    assert main(["score", "a", "b"]) == 1
+    assert "--debug" in capsys.readouterr().err and "Traceback" not in caplog.text
+    assert main(["score", "a", "b", "--debug"]) == 1
+    assert "in broken" in caplog.text
+
+
+def test_interrupted(monkeypatch, capsys):
+    from lumbar_utils.cli import commands
+
+    def interrupted(args):
+        raise KeyboardInterrupt
+
+    monkeypatch.setitem(commands.COMMANDS, "score", interrupted)
+    assert main(["score", "a", "b"]) == 130
+    assert capsys.readouterr().err.strip() == "lumbar: interrupted"
+
+
+def test_phantom_writes_a_cohort(tmp_path):
+    done = lumbar("phantom", tmp_path / "a cohort", "--studies", 2, "--seed", 5, "--jobs", 1, "--no-progress")
+    assert done.returncode == 0, done.stderr
+    assert "2 synthetic studies" in done.stdout and done.stderr == ""
+    table = pd.read_csv(tmp_path / "a cohort" / "train_series_descriptions.csv")
+    assert set(table["series_description"]) <= {"Sagittal T1", "Sagittal T2/STIR", "Axial T2"}
+    assert (tmp_path / "a cohort" / "truth" / "discs.csv").is_file()
+
+
+@pytest.fixture(scope="module")
+def trained_run(cohort, tmp_path_factory) -> Path:
+    """A run folder made by the command line: both networks, hardly trained."""
+    run = tmp_path_factory.mktemp("run") / "a run"
+    quiet = ("--run", run, "--seed", 1, "--jobs", 1, "--device", "cpu", "--no-progress")
+    done = lumbar("train", "localizer", cohort, *quiet, "--steps", 30)
+    assert done.returncode == 0, done.stderr
+    truth = pd.read_csv(cohort / "truth" / "discs.csv", dtype={"study_id": str})
+    points = truth.rename(columns={f"canal_{axis}": axis for axis in "xyz"})
+    points = points[["study_id", "level", "x", "y", "z"]].assign(series_id="", confidence=1.0, flag="")
+    points.to_csv(run / "points.csv", index=False)
+    done = lumbar("train", "classifier", cohort, *quiet, "--epochs", 1, "--points", run / "points.csv")
+    assert done.returncode == 0, done.stderr
+    assert "weighted prior" in done.stdout
+    return run
+
+
+@pytest.mark.slow
+def test_the_whole_road_on_a_cohort(cohort, trained_run, tmp_path):
+    out = tmp_path / "submission.csv"
+    done = lumbar("predict", cohort, "--weights", trained_run, "--out", out, "--pictures", 1, "--no-progress")
+    assert done.returncode == 0, done.stderr
+    test_ids = pd.read_csv(cohort / "test_series_descriptions.csv", dtype=str)["study_id"].unique()
+    submission = pd.read_csv(out, dtype={"row_id": str})
+    assert sorted(submission["row_id"]) == sorted(row_ids(test_ids))
+    np.testing.assert_allclose(submission[list(PROBABILITY_COLUMNS)].sum(axis=1), 1, atol=1e-6)
+    log = pd.read_csv(tmp_path / "submission_log.csv", dtype={"study_id": str})
+    assert list(log["study_id"]) == list(test_ids)
+    assert f"{len(test_ids)} studies" in done.stdout and "submission_log.csv" in done.stdout
+
+    done = lumbar("score", cohort / "truth" / "labels.csv", out)
+    assert done.returncode == 1 and "lacks" in done.stderr  # only the test part was predicted
+    done = lumbar("score", cohort / "truth" / "labels.csv", out, "--predicted-only")
+    assert done.returncode == 0 and done.stdout.splitlines()[-1].startswith("score")
+
+
+@pytest.mark.slow
+def test_localize_and_crops_write_what_the_next_step_reads(cohort, trained_run, tmp_path):
+    folder = cohort / "test_images"
+    points, crops = tmp_path / "points.csv", tmp_path / "crops"
+    done = lumbar("crops", folder, "--points", trained_run / "points.csv", "--out", crops, "--jobs", 1)
+    assert done.returncode == 0, done.stderr
+    assert len(list(crops.glob("*.npz"))) == len(list(folder.iterdir()))
+    done = lumbar("localize", folder, "--weights", trained_run, "--out", points)
+    if done.returncode == 0:  # a network of 30 steps may find nothing at all
+        table = pd.read_csv(points, dtype=str, keep_default_na=False)
+        assert list(table.columns) == ["study_id", "series_id", "level", "x", "y", "z", "confidence", "flag"]
+        assert table.groupby("study_id").size().eq(5).all()
+    else:
+        assert "discs" in done.stderr.splitlines()[-1]
+
+
+@pytest.mark.slow
+def test_real_patients_with_views_missing_get_all_rows_and_a_warning(real_mri, trained_run, tmp_path):
+    out = tmp_path / "submission.csv"
+    done = lumbar("predict", real_mri, "--weights", trained_run, "--out", out, "--pictures", 0, "--no-progress")
+    assert done.returncode == 0, done.stderr
+    cases = sorted(path.name for path in real_mri.iterdir() if path.is_dir())
+    submission = pd.read_csv(out, dtype={"row_id": str})
+    assert len(submission) == 25 * len(cases) and set(submission["row_id"]) == set(row_ids(cases))
+    log = pd.read_csv(tmp_path / "submission_log.csv", dtype={"study_id": str})
+    assert sorted(log["study_id"]) == cases
+    assert log["missing_views"].str.contains("Axial T2").all()
+    assert "mean nothing" in done.stdout
+
+
+@pytest.mark.parametrize("mount", ["{slug}", "competitions/{slug}", "datasets/somebody/{slug}", "my-copy"])
+def test_the_competition_is_found_in_all_of_kaggles_places(tmp_path, mount):
+    folder = tmp_path / mount.format(slug=kaggle.COMPETITION_SLUG)
+    (folder / "train_images" / "1" / "2").mkdir(parents=True)
+    (folder / "test_series_descriptions.csv").write_text("study_id,series_id,series_description\n")
+    (tmp_path / "another-set").mkdir()
+    assert kaggle.find_competition_folder(tmp_path) == folder
+
+
+def test_the_competitions_own_name_is_preferred_and_absence_is_none(tmp_path):
+    assert kaggle.find_competition_folder(tmp_path) is None
+    assert kaggle.find_competition_folder(tmp_path / "absent") is None
+    for name in ("a-copy", f"competitions/{kaggle.COMPETITION_SLUG}"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "train_series_descriptions.csv").touch()
+    assert kaggle.find_competition_folder(tmp_path).name == kaggle.COMPETITION_SLUG
+
+
+def test_the_machine_is_described_with_reasons(tmp_path):
+    machine = kaggle.describe_machine(tmp_path)
+    assert machine.cores >= 1 and machine.free_disk_gb > 0
+    text = str(machine)
+    assert machine.compute.reason in text and "torch" in text and len(text.splitlines()) == 3

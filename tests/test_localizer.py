@@ -1,0 +1,462 @@
+"""The disc finder: geometry whatever the scan's order, joint decoding on planted maps, a tiny training that learns."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass, field, replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy.spatial.transform import Rotation
+
+from lumbar_utils.errors import DataError, LumbarError
+from lumbar_utils.geometry import StackGeometry
+from lumbar_utils.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
+from lumbar_utils.localizer import (
+    Augmentation,
+    DiscLocalizer,
+    DiscPoints,
+    LocalizationError,
+    LocalizerConfig,
+    LocalizerTraining,
+    complete_chain,
+    evaluate_points,
+    point_errors,
+    read_points,
+    summary,
+    train_on_samples,
+    write_points,
+)
+from lumbar_utils.localizer.augmentation import draw_window
+from lumbar_utils.localizer.decoding import decode_chain
+from lumbar_utils.localizer.images import sagittal_volume
+from lumbar_utils.localizer.network import log_probability
+from lumbar_utils.localizer.samples import sample_from_series
+from lumbar_utils.localizer.training import localizer_loss
+
+CHAIN = np.array([[0, 5, 66], [1, 1, 34], [1, 0, 0], [0, 3, -34], [-1, 10, -64.0]])
+SMALL = LocalizerConfig(pixel_mm=2.0, widths=(8, 16, 24, 32))
+
+
+@dataclass
+class FakeStack:
+    """The two fields of `dicom.Stack` that the localizer reads."""
+
+    pixels: np.ndarray
+    geometry: StackGeometry
+
+
+@dataclass
+class FakeSeries:
+    stacks: tuple
+    study_id: str = "7"
+    series_id: str = "s"
+    view: str = SAGITTAL_T2
+
+
+@dataclass
+class FakeStudy:
+    series: tuple = ()
+    study_id: str = "7"
+    asked: list = field(default_factory=list)
+
+    def by_view(self, view):
+        self.asked.append(view)
+        return tuple(s for s in self.series if s.view == view)
+
+
+def spine_value(at: np.ndarray, chain: np.ndarray) -> np.ndarray:
+    """A toy spine at LPS points (..., 3): a bright canal, bright discs before it, a dark sacrum below."""
+    upward = np.vstack([chain[0] + [[0, 0, 99], [0, 0, 66], [0, 0, 33]], chain])[::-1]
+    y = np.interp(at[..., 2], upward[:, 2], upward[:, 1])
+    x = np.interp(at[..., 2], upward[:, 2], upward[:, 0])
+    value = 0.2 + 0.6 * (np.abs(at[..., 1] - y) < 7) * np.exp(-0.5 * ((at[..., 0] - x) / 5) ** 2)
+    for point in upward:
+        d = np.abs(at - point - [0, -22, 0])
+        value = value + 0.5 * ((d[..., 0] < 22) & (d[..., 1] < 15) & (d[..., 2] < 5))
+    d = np.abs(at - chain[4] - [0, -10, -30])
+    return value - 0.2 * ((d[..., 0] < 30) & (d[..., 1] < 25) & (d[..., 2] < 20))
+
+
+def render(chain, *, angles=(0, 0, 0), n=9, pixel=(1.6, 1.3), slice_mm=4.4, size=(136, 140), order="right_to_left"):
+    """A toy sagittal stack; `order` may reverse the slices, or store rows from the back or columns swapped."""
+    turn = Rotation.from_euler("xyz", angles, degrees=True).as_matrix()
+    along_row, along_column = turn @ [0, 1.0, 0], turn @ [0, 0, -1.0]
+    if order == "left_to_right":
+        along_row = -along_row
+    if order == "transposed":
+        along_row, along_column = along_column, along_row
+        size, pixel = size[::-1], pixel[::-1]
+    normal = np.cross(along_row, along_column)
+    middle = np.mean(chain, axis=0) - (size[1] - 1) / 2 * pixel[1] * along_row
+    middle = middle - (size[0] - 1) / 2 * pixel[0] * along_column
+    gaps = np.full(n - 1, slice_mm) * (1 if order != "uneven" else np.linspace(0.8, 1.3, n - 1))
+    steps = np.concatenate([[0], np.cumsum(gaps)])
+    positions = middle + (steps - steps.mean())[:, None] * normal
+    geometry = StackGeometry(positions, along_row, along_column, pixel, size)
+    grid = np.moveaxis(np.indices((n, *size)), 0, -1)
+    noise = np.random.default_rng(0).normal(0, 0.02, (n, *size))
+    pixels = spine_value(geometry.voxel_to_world(grid), np.asarray(chain)) + noise
+    return FakeStack((pixels * 900).astype(np.float32), geometry)
+
+
+def random_chain(rng):
+    z = np.concatenate([[0], -np.cumsum(rng.uniform(29, 38, 4))])
+    y = 8 * np.cos(np.linspace(-1.2, 1.6, 5) + rng.normal(0, 0.2))
+    x = np.linspace(-1, 1, 5) * rng.normal(0, 2)
+    return np.stack([x, y, z - z.mean()], axis=1) + rng.normal(0, 5, 3)
+
+
+@pytest.fixture(scope="module")
+def localizer():
+    """Trained for seconds on two dozen toy spines."""
+    rng = np.random.default_rng(1)
+    samples = []
+    for _ in range(24):
+        chain = random_chain(rng)
+        series = FakeSeries((render(chain, angles=rng.normal(0, 3, 3)),))
+        samples.append(sample_from_series(series, chain, SMALL.pixel_mm))
+    settings = Augmentation(window=3, canvas=(128, 96), invert=0, curve=0)
+    training = LocalizerTraining(steps=150, batch=3, learning_rate=4e-3, average=0.95, augmentation=settings)
+    return train_on_samples(samples, config=SMALL, training=training, progress=False)
+
+
+# --- points -----------------------------------------------------------------------------------------------------
+
+
+def test_points_survive_a_file(tmp_path):
+    one = DiscPoints("1", "11", CHAIN, [0.9, 0.8, 1, 0, 0.5], ("", "interpolated", "", "", ""), "localizer")
+    other = DiscPoints("007", "12", CHAIN + 1.23456, np.ones(5))
+    path = write_points(tmp_path / "deep" / "points.csv", [one, other])
+    again = read_points(path)
+    assert list(again) == ["1", "007"]
+    assert np.allclose(again["007"].points, other.points, atol=1e-3)
+    assert again["1"].flags == one.flags
+    assert np.allclose(again["1"].confidence, one.confidence)
+    assert [p.name for p in path.parent.iterdir()] == ["points.csv"]
+
+
+def test_points_can_be_read_in_any_row_order_and_refuse_a_missing_level():
+    frame = DiscPoints("1", "2", CHAIN, np.ones(5)).to_frame()
+    assert np.allclose(DiscPoints.from_frame(frame.iloc[::-1]).points, CHAIN)
+    with pytest.raises(DataError, match="one row for each"):
+        DiscPoints.from_frame(frame.iloc[:4])
+    with pytest.raises(DataError, match="lacks the columns"):
+        DiscPoints.from_frame(frame.drop(columns="x"))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"points": CHAIN[:4]}, "5 x 3"),
+        ({"points": CHAIN * np.nan}, "5 x 3 finite"),
+        ({"points": CHAIN[[0, 0, 2, 3, 4]]}, "l1_l2 and l2_l3 are the same place"),
+        ({"confidence": [2, 1, 1, 1, 1]}, "in 0..1"),
+        ({"source": "guess"}, "source must be one of"),
+        ({"flags": ("",)}, "flags must be 5"),
+    ],
+)
+def test_wrong_points_are_refused(change, words):
+    values = {"study_id": "1", "series_id": "2", "points": CHAIN, "confidence": np.ones(5)} | change
+    with pytest.raises(DataError, match=words):
+        DiscPoints(**values)
+
+
+def test_tangents_point_to_the_feet_and_are_unit():
+    tangents = DiscPoints("1", "2", CHAIN, np.ones(5)).tangents()
+    assert np.allclose(np.linalg.norm(tangents, axis=1), 1)
+    assert np.all(tangents[:, 2] < -0.8)
+
+
+def test_gaps_are_filled_and_marked():
+    points = CHAIN.copy()
+    points[[1, 4]] = np.nan
+    filled, flags = complete_chain(points)
+    assert flags == ("", "interpolated", "", "", "extrapolated")
+    assert np.linalg.norm(filled - CHAIN, axis=1).max() < 12
+    assert np.linalg.norm(filled[1] - CHAIN[1]) < 4
+    points[[0, 2]] = np.nan
+    with pytest.raises(DataError, match="at least two"):
+        complete_chain(points)
+
+
+def test_disc_points_do_not_load_torch():
+    code = "import sys; from lumbar_utils.localizer import DiscPoints; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+# --- images -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("order", ["right_to_left", "left_to_right", "transposed", "uneven"])
+def test_volumes_are_anatomical_and_know_where_they_are(order):
+    stack = render(CHAIN, angles=(4, -6, 8), order=order)
+    volume = sagittal_volume(stack, 1.5)
+    voxels = np.array([[0, 0, 0], [3.3, 20.25, 40], [8, 100, 90.5]])
+    assert np.allclose(volume.to_voxel(volume.to_world(voxels)), voxels, atol=1e-6)
+    origin, left, down, back = volume.to_world(np.array([[0, 0, 0], [1, 0, 0], [0, 1, 0], [0, 0, 1.0]]))
+    assert (left - origin)[0] > 3.5
+    assert np.isclose((down - origin)[2], -volume.spacing[0], atol=0.1)
+    assert np.isclose((back - origin)[1], volume.spacing[1], atol=0.1)
+    grid = np.moveaxis(np.indices(volume.pixels.shape), 0, -1)
+    expected = spine_value(volume.to_world(grid), CHAIN)
+    assert np.corrcoef(expected.ravel(), volume.pixels.ravel())[0, 1] > 0.95
+
+
+def test_an_axial_stack_is_refused_with_its_name():
+    geometry = StackGeometry([[0, 0, z] for z in range(5)], [1, 0, 0], [0, 1, 0], (1, 1), (128, 128))
+    stack = FakeStack(np.ones((5, 128, 128), np.float32), geometry)
+    with pytest.raises(LocalizationError, match="study 7, series s: not a sagittal stack"):
+        sample_from_series(FakeSeries((stack,)), CHAIN, 1.5)
+
+
+# --- decoding ---------------------------------------------------------------------------------------------------
+
+SPACING, OFFSETS = (3.0, 3.0), np.arange(7) * 4.4
+PLANTED = np.array([[13.0, 40, 90], [13.5, 74, 86], [13.2, 108, 85], [12.9, 142, 88], [12.5, 172, 97]])
+"""mm through the plane, downward, backward."""
+
+
+def planted_maps(masses):
+    """Maps from a list of (level, place in mm, mass); what is left of a level's mass is "not in view"."""
+    rows, columns = (np.arange(80) + 0.5) * 3, (np.arange(60) + 0.5) * 3
+    maps = np.zeros((7, 5, 80, 60))
+    for level, place, mass in masses:
+        blob = np.exp(-0.5 * ((OFFSETS - place[0]) / 4) ** 2)[:, None, None]
+        blob = blob * np.exp(-0.5 * ((rows - place[1]) / 4) ** 2)[:, None]
+        blob = blob * np.exp(-0.5 * ((columns - place[2]) / 4) ** 2)
+        maps[:, level] += mass * blob / blob.sum()
+    return maps, np.clip(1 - maps.sum(axis=(0, 2, 3)), 0, 1)
+
+
+def decoded(masses):
+    maps, absent = planted_maps(masses)
+    chain = decode_chain(maps, absent, offsets=OFFSETS, spacing=SPACING)
+    mm = np.stack(
+        [
+            np.interp(chain.voxels[:, 0], np.arange(7), OFFSETS),
+            (chain.voxels[:, 1] + 0.5) * 3,
+            (chain.voxels[:, 2] + 0.5) * 3,
+        ],
+        axis=1,
+    )
+    return mm, chain
+
+
+def test_clear_maps_give_their_peaks_below_a_voxel():
+    mm, chain = decoded([(i, p, 0.95) for i, p in enumerate(PLANTED)])
+    assert np.linalg.norm(mm - PLANTED, axis=1).max() < 0.7
+    assert chain.posterior.min() > 0.95
+    assert chain.flags == ("",) * 5
+
+
+def test_a_missing_level_is_placed_between_its_neighbours():
+    mm, chain = decoded([(i, p, 0.9) for i, p in enumerate(PLANTED) if i != 2])
+    assert np.linalg.norm(mm[2] - PLANTED[2]) < 8
+    assert chain.flags == ("", "", "interpolated", "", "")
+    assert np.linalg.norm(np.delete(mm - PLANTED, 2, 0), axis=1).max() < 0.7
+
+
+def test_a_missing_end_is_placed_beyond():
+    mm, chain = decoded([(i, p, 0.9) for i, p in enumerate(PLANTED) if i != 4])
+    assert np.linalg.norm(mm[4] - PLANTED[4]) < 14
+    assert chain.flags == ("", "", "", "", "extrapolated")
+
+
+def test_a_level_above_the_image_is_marked_outside():
+    moved = PLANTED - [0, 55, 0]
+    mm, chain = decoded([(i, p, 0.9) for i, p in enumerate(moved) if i > 0])
+    assert chain.flags[0] == "outside"
+    assert mm[0, 1] < 0
+    assert np.linalg.norm(mm[1:] - moved[1:], axis=1).max() < 0.7
+
+
+def test_a_spurious_peak_in_front_is_ignored_even_when_stronger():
+    masses = [(i, p, 0.9) for i, p in enumerate(PLANTED) if i != 3]
+    masses += [(3, PLANTED[3], 0.3), (3, PLANTED[3] + [0, 5, -65], 0.65)]
+    mm, _ = decoded(masses)
+    assert np.linalg.norm(mm[3] - PLANTED[3]) < 1.5
+
+
+def test_one_level_named_as_its_neighbour_is_corrected():
+    """L3/4 puts its mass on L4/5's disc; three levels that agree outvote it."""
+    masses = [(i, p, 0.9) for i, p in enumerate(PLANTED) if i != 2]
+    masses += [(2, PLANTED[3], 0.8), (2, PLANTED[2], 0.1)]
+    mm, _ = decoded(masses)
+    assert np.linalg.norm(mm - PLANTED, axis=1).max() < 2.5
+
+
+def test_a_whole_spine_in_doubt_says_so():
+    """Every level sees its own disc and the one above nearly alike: right, but hardly confident."""
+    above = np.vstack([PLANTED[0] - [0, 34, 0], PLANTED[:-1]])
+    masses = [(i, p, 0.52) for i, p in enumerate(PLANTED)] + [(i, p, 0.46) for i, p in enumerate(above)]
+    mm, chain = decoded(masses)
+    assert np.linalg.norm(mm - PLANTED, axis=1).max() < 2.5
+    assert chain.posterior.max() < 0.8
+
+
+def test_nothing_seen_gives_no_chain():
+    maps, absent = planted_maps([])
+    assert decode_chain(maps, absent, offsets=OFFSETS, spacing=SPACING) is None
+
+
+# --- network and training ---------------------------------------------------------------------------------------
+
+
+def test_probabilities_sum_to_one_over_voxels_and_absence():
+    logits = torch.randn(2, 3, 5, 6, 4)
+    voxels, absent = log_probability(logits)
+    assert torch.allclose(voxels.exp().sum(dim=(1, 3, 4)) + absent.exp(), torch.ones(2, 5), atol=1e-5)
+
+
+def test_loss_is_zero_for_the_target_itself_and_ignores_unknown_levels():
+    target = torch.rand(1, 3, 5, 6, 4)
+    target = 0.8 * target / target.sum(dim=(1, 3, 4), keepdim=True)
+    absent, known = torch.full((1, 5), 0.2), torch.tensor([[True, True, True, True, False]])
+    logits = (target / 0.2).log()
+    assert abs(float(localizer_loss(logits, target, absent, known))) < 1e-5
+    worse = logits.clone()
+    worse[:, :, 4] += torch.randn(1, 3, 6, 4)
+    assert abs(float(localizer_loss(worse, target, absent, known))) < 1e-5
+    worse[:, :, 0] += torch.randn(1, 3, 6, 4)
+    assert float(localizer_loss(worse, target, absent, known)) > 0.01
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_window_targets_lie_on_the_moved_anatomy(seed):
+    """A bright dot planted at every canal point is where the target's mass is, after turning, scaling, shifting."""
+    stack = render(CHAIN, pixel=(1.5, 1.5), size=(180, 140))
+    stack.pixels[:] = 0
+    voxels = np.round(stack.geometry.world_to_voxel(CHAIN)).astype(int)
+    for k, row, column in voxels:
+        stack.pixels[k, row - 1 : row + 2, column - 1 : column + 2] = 1
+    stack.pixels[0, :10] = np.linspace(0, 1, 140)
+    points = stack.geometry.voxel_to_world(voxels)
+    sample = sample_from_series(FakeSeries((stack,)), points, 1.5)
+    plain = Augmentation(
+        window=9,
+        anywhere=0,
+        small_view=0,
+        thicken=0,
+        log_gamma=0,
+        invert=0,
+        curve=0,
+        bias=0,
+        blur=0,
+        noise=0,
+        cut_outs=0,
+    )
+    config = LocalizerConfig(through_sigma_mm=1.5)
+    window = draw_window(sample, config, plain, np.random.default_rng(seed))
+    centre_slices = window.slices[:, config.neighbours]
+    for level in range(5):
+        mass = window.target[:, level]
+        if mass.sum() < 0.9:
+            continue
+        k = int(mass.sum(dim=(1, 2)).argmax())
+        rows, columns = torch.arange(mass.shape[1]) * 2 + 0.5, torch.arange(mass.shape[2]) * 2 + 0.5
+        row = float((mass[k].sum(dim=1) @ rows) / mass[k].sum())
+        column = float((mass[k].sum(dim=0) @ columns) / mass[k].sum())
+        r, c = round(row), round(column)
+        assert float(centre_slices[k, r - 1 : r + 2, c - 1 : c + 2].max()) > 0.4
+
+
+def test_a_short_training_learns(localizer):
+    losses = [row["loss"] for row in localizer.history]
+    assert losses[-1] < 0.5 * losses[0]
+    rng = np.random.default_rng(99)
+    found, truth = {}, {}
+    for i in range(6):
+        chain = random_chain(rng)
+        series = FakeSeries((render(chain, angles=rng.normal(0, 3, 3)),), study_id=str(i))
+        found[str(i)], truth[str(i)] = localizer.locate_series(series), chain
+    numbers = summary(evaluate_points(found, truth))
+    assert numbers["median_mm"] < 2.5
+    assert numbers["within_5mm"] == 1
+    assert numbers["studies_shifted"] == 0
+
+
+@pytest.mark.parametrize("order", ["left_to_right", "transposed", "uneven"])
+def test_points_do_not_depend_on_how_the_series_is_stored(localizer, order):
+    plain = localizer.locate_series(FakeSeries((render(CHAIN, angles=(3, 5, -4)),)))
+    other = localizer.locate_series(FakeSeries((render(CHAIN, angles=(3, 5, -4), order=order),)))
+    assert np.linalg.norm(plain.points - CHAIN, axis=1).max() < 5
+    assert np.linalg.norm(other.points - plain.points, axis=1).max() < (2.0 if order == "uneven" else 0.5)
+
+
+def test_the_same_seed_gives_the_same_weights():
+    sample = sample_from_series(FakeSeries((render(CHAIN),)), CHAIN, 2.0)
+    training = LocalizerTraining(steps=3, batch=2, augmentation=Augmentation(window=3, canvas=(64, 64)), seed=5)
+    first, second = (train_on_samples([sample], config=SMALL, training=training, progress=False) for _ in range(2))
+    for a, b in zip(first.network.parameters(), second.network.parameters(), strict=True):
+        assert torch.equal(a, b)
+
+
+def test_weights_survive_a_folder(localizer, tmp_path):
+    series = FakeSeries((render(CHAIN),))
+    again = DiscLocalizer.load(localizer.save(tmp_path / "weights"))
+    assert again.config == localizer.config
+    assert np.allclose(again.locate_series(series).points, localizer.locate_series(series).points)
+    assert sorted(p.name for p in (tmp_path / "weights").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_wrong_weights_are_refused(localizer, tmp_path):
+    with pytest.raises(DataError, match=r"no config\.json"):
+        DiscLocalizer.load(tmp_path)
+    folder = localizer.save(tmp_path / "weights")
+    values = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(values | {"colour": 1}))
+    with pytest.raises(DataError, match=r"unknown keys \['colour'\]"):
+        DiscLocalizer.load(folder)
+    (folder / "config.json").write_text(replace(SMALL, widths=(8, 8)).to_json())
+    with pytest.raises(DataError, match="not weights of this localizer"):
+        DiscLocalizer.load(folder)
+    (folder / "model.safetensors").write_bytes(b"broken")
+    with pytest.raises(DataError, match="not weights of this localizer"):
+        DiscLocalizer.load(folder)
+
+
+def test_a_study_uses_t2_first_and_t1_when_there_is_no_t2(localizer):
+    t2 = FakeSeries((render(CHAIN),), series_id="t2")
+    wide = FakeSeries((render(CHAIN, n=13),), series_id="wide")
+    t1 = FakeSeries((render(CHAIN, n=15),), series_id="t1", view=SAGITTAL_T1)
+    assert localizer.locate(FakeStudy((t1, t2, wide))).series_id in ("wide", "t2")
+    assert localizer.locate(FakeStudy((t1,))).series_id == "t1"
+    with pytest.raises(LumbarError, match="study 7: no sagittal series"):
+        localizer.locate(FakeStudy())
+
+
+def test_an_empty_image_is_an_error_that_names_the_series(localizer):
+    stack = render(CHAIN)
+    stack.pixels[:] = 3
+    with pytest.raises(LocalizationError, match=r"study 7, series s: .*no contrast"):
+        localizer.locate_series(FakeSeries((stack,)))
+
+
+# --- evaluation -------------------------------------------------------------------------------------------------
+
+
+def test_errors_are_measured_along_the_spine_and_shifts_are_named():
+    errors = point_errors(CHAIN - np.array([0, 0, 3]), CHAIN)
+    assert np.allclose(errors.distance, 3)
+    assert np.all((errors.along > 2.5) & (errors.along <= 3))
+    assert errors.shift == 0
+    lower = np.vstack([CHAIN[1:], CHAIN[4] + [0, 8, -28]])
+    assert point_errors(lower, CHAIN).shift == 1
+    partly = CHAIN.copy()
+    partly[4] = np.nan
+    assert point_errors(lower, partly).shift == 1
+
+
+def test_a_study_that_was_not_found_counts_as_wrong():
+    found = {"1": DiscPoints("1", "s", CHAIN, np.ones(5))}
+    frame = evaluate_points(found, {"1": CHAIN, "2": CHAIN})
+    assert list(frame["level"]) == [*LEVELS, *LEVELS]
+    numbers = summary(frame)
+    assert numbers["within_5mm"] == 0.5
+    assert numbers["studies_not_found"] == 1
+    assert isinstance(frame, pd.DataFrame)

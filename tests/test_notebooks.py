@@ -1,0 +1,94 @@
+"""The five notebooks, executed once at smoke size the way `make run` executes them."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lumbar_utils.labels import PROBABILITY_COLUMNS, row_ids
+
+ROOT = Path(__file__).resolve().parent.parent
+NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("0*.ipynb"))]
+sys.path.insert(0, str(ROOT / "tools"))
+
+
+def run_notebooks(*arguments, cwd=ROOT) -> subprocess.CompletedProcess:
+    command = [sys.executable, str(ROOT / "tools" / "run_notebooks.py"), *map(str, arguments)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture(scope="module")
+def smoke_run(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("notebooks") / "a run"
+    done = run_notebooks("--smoke", "--run", folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder, done.stdout
+
+
+@pytest.mark.slow
+def test_all_notebooks_run_and_leave_a_complete_submission(smoke_run):
+    folder, _ = smoke_run
+    for name in NAMES:
+        book = json.loads((folder / "notebooks" / f"{name}.ipynb").read_text("utf-8"))
+        code = [cell for cell in book["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
+        assert all(cell["execution_count"] for cell in code), f"{name} was not executed to its end"
+    test_table = pd.read_csv(folder / "cohort" / "test_series_descriptions.csv", dtype=str)
+    submission = pd.read_csv(folder / "submission.csv", dtype={"row_id": str})
+    assert list(submission.columns) == ["row_id", *PROBABILITY_COLUMNS]
+    assert set(submission["row_id"]) == set(row_ids(test_table["study_id"].unique()))
+    values = submission[list(PROBABILITY_COLUMNS)].to_numpy()
+    assert np.isfinite(values).all() and (values >= 0).all()
+    np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-6)
+    for name in ("model.safetensors", "config.json"):
+        assert (folder / "localizer" / name).is_file() and (folder / "classifier" / name).is_file()
+    assert (folder / "classifier" / "oof.csv").is_file()
+    assert len(list((folder / "figures").glob("*.png"))) >= len(NAMES)
+
+
+@pytest.mark.slow
+def test_the_last_lines_say_where_to_look_and_how_good_it_was(smoke_run):
+    folder, text = smoke_run
+    ending = text[text.index("Done in") :]
+    for word in ("notebooks", "submission.csv", "uniform", "weighted prior", "this run", "oracle"):
+        assert word in ending
+    assert str(folder) in ending
+
+
+@pytest.mark.slow
+def test_a_second_run_executes_nothing_again(smoke_run):
+    folder, _ = smoke_run
+    done = run_notebooks("--smoke", "--run", folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("not executed again") == len(NAMES)
+    assert "not made again" in done.stdout
+
+
+def test_parameters_are_set_only_where_the_notebook_names_them():
+    import nbformat
+    from run_notebooks import inject_parameters
+
+    book = nbformat.v4.new_notebook()
+    book.cells = [
+        nbformat.v4.new_code_cell("import os"),
+        nbformat.v4.new_code_cell('DATA = None  # a folder\nRUN: str = "runs/demo"', metadata={"tags": ["parameters"]}),
+        nbformat.v4.new_code_cell("print(DATA)"),
+    ]
+    inject_parameters(book, {"DATA": "/a folder/with 'quotes'", "RUN": "r", "SMOKE": True})
+    assert len(book.cells) == 4
+    values = {}
+    exec(book.cells[2].source, values)
+    assert values["DATA"] == "/a folder/with 'quotes'" and values["RUN"] == "r" and "SMOKE" not in values
+
+
+def test_a_folder_that_is_no_competition_folder_is_refused(tmp_path):
+    done = run_notebooks("--data", tmp_path)
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1 and str(tmp_path) in done.stderr

@@ -1,0 +1,138 @@
+"""The phantom population and its reader: prevalences, correlations and the oracle's score are the competition's."""
+
+from __future__ import annotations
+
+import time
+
+import numpy as np
+import pytest
+from scipy.stats import spearmanr
+
+from lumbar_utils.labels import MIRROR_PERMUTATION, N_TARGETS, target_index
+from lumbar_utils.metrics import competition_score
+from lumbar_utils.phantom import disease, reader
+from lumbar_utils.phantom.cohort import prevalence_report
+
+
+@pytest.fixture(scope="module")
+def large_cohort():
+    """Degrees and labels of 12,000 people."""
+    degrees = disease.sample_latents(12_000, 5)
+    return degrees, reader.read_cohort(degrees, 5)
+
+
+@pytest.mark.parametrize("seed", [0, 20_24])
+def test_two_thousand_studies_have_the_competitions_prevalences_within_sampling_error(seed):
+    started = time.perf_counter()
+    report = prevalence_report(2000, seed, score=competition_score)
+    assert time.perf_counter() - started < 10
+    z = report["table"]["z"].to_numpy()
+    assert len(z) == 3 * N_TARGETS
+    assert np.abs(z).max() < 4.5  # 75 differences in standard errors, of which the rare classes are skewed
+    assert np.sqrt(np.mean(z**2)) < 1.6
+    assert report["any_severe_canal"] == pytest.approx(0.185, abs=0.03)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 20_24])
+def test_the_oracle_scores_what_the_best_real_solutions_do(seed):
+    oracle = prevalence_report(2000, seed, score=competition_score)["oracle"]
+    assert oracle.total == pytest.approx(0.36, abs=0.02)
+    assert oracle.spinal < oracle.foraminal < 0.55 and oracle.spinal < oracle.subarticular < 0.55
+
+
+def test_the_average_prevalences_are_exact(large_cohort):
+    _, labels = large_cohort
+    expected = reader.prevalence()
+    got = np.stack([(labels == k).mean(axis=0) for k in range(3)], axis=1)
+    assert np.abs(got - expected).max() < 0.015
+    assert np.abs(got - expected).mean() < 0.003
+
+
+def test_labels_correlate_as_the_competitions(large_cohort):
+    _, labels = large_cohort
+
+    def rho(a, b):
+        return spearmanr(labels[:, target_index(*a)], labels[:, target_index(*b)])[0]
+
+    canal, left_f, right_f, left_s, right_s = range(5)
+    assert rho((canal, 3), (left_s, 3)) == pytest.approx(0.58, abs=0.04)
+    assert rho((canal, 3), (right_s, 3)) == pytest.approx(0.58, abs=0.04)
+    assert rho((left_s, 3), (right_s, 3)) == pytest.approx(0.56, abs=0.04)
+    assert rho((left_f, 3), (right_f, 3)) == pytest.approx(0.36, abs=0.04)
+    assert rho((canal, 3), (left_f, 3)) == pytest.approx(0.33, abs=0.04)
+    for level, wanted in enumerate((0.32, 0.45, 0.40, 0.18)):
+        assert rho((canal, level), (canal, level + 1)) == pytest.approx(wanted, abs=0.05)
+    for level, wanted in enumerate((0.32, 0.42, 0.46, 0.40)):
+        both = [rho((c, level), (c, level + 1)) for c in (left_f, right_f)]
+        assert np.mean(both) == pytest.approx(wanted, abs=0.05)
+
+
+def test_the_oracle_is_calibrated(large_cohort):
+    degrees, labels = large_cohort
+    probabilities = reader.class_probabilities(degrees)
+    assert probabilities.shape == (*labels.shape, 3)
+    np.testing.assert_allclose(probabilities.sum(axis=-1), 1)
+    assert probabilities.min() > 0
+    for k in range(3):
+        for low, high in ((0.0, 0.1), (0.1, 0.3), (0.3, 0.6), (0.6, 1.0)):
+            chosen = (probabilities[..., k] >= low) & (probabilities[..., k] < high)
+            assert (labels == k)[chosen].mean() == pytest.approx(probabilities[..., k][chosen].mean(), abs=0.015)
+
+
+def test_the_degree_decides_the_label_up_to_the_readers_noise():
+    degrees = np.tile(np.array([0.05, 1.0, 1.5, 2.0, 2.95])[:, None], (1, N_TARGETS))
+    normal, moderate, severe = np.moveaxis(reader.class_probabilities(degrees), -1, 0)
+    assert np.all(normal[0] > 0.98) and np.all(severe[4] > 0.98)
+    np.testing.assert_allclose(normal[1], 0.5, atol=0.01)
+    np.testing.assert_allclose(severe[3], 0.5, atol=0.01)
+    assert np.all(moderate[2] > 0.6)
+
+
+def test_degrees_are_bounded_and_the_folding_is_one_to_one(large_cohort):
+    degrees, _ = large_cohort
+    assert degrees.min() > 0 and degrees.max() < 3
+    perceived = np.linspace(-6, 8, 500)
+    folded = disease.degree_of(perceived)
+    assert np.all(np.diff(folded) > 0)
+    np.testing.assert_allclose(disease.perceived_of(folded), perceived, atol=1e-9)
+    np.testing.assert_allclose(disease.degree_of([1.0, 1.3, 2.0]), [1.0, 1.3, 2.0])
+
+
+def test_a_person_depends_on_seed_and_index_only():
+    degrees = disease.sample_latents(6, 9)
+    for index in (5, 0, 3):
+        person = disease.sample_person(index, 9)
+        np.testing.assert_array_equal(person.degrees, degrees[index])
+        assert person.seed == disease.sample_person(index, 9).seed
+    assert not np.array_equal(degrees, disease.sample_latents(6, 10))
+    labels = reader.read_cohort(degrees, 9)
+    np.testing.assert_array_equal(labels[4], reader.read_person(degrees[4], 4, 9))
+
+
+def test_mirroring_swaps_sides_and_is_its_own_inverse():
+    person = disease.sample_person(2, 7)
+    mirrored = person.mirrored()
+    np.testing.assert_array_equal(mirrored.degrees, person.degrees[MIRROR_PERMUTATION])
+    assert mirrored.degree("left_subarticular_stenosis", "l4_l5") == person.degree("right_subarticular_stenosis", 3)
+    assert mirrored.scoliosis_degrees == -person.scoliosis_degrees
+    assert mirrored.flipped and not mirrored.mirrored().flipped
+    np.testing.assert_array_equal(mirrored.mirrored().degrees, person.degrees)
+
+
+def test_extras_go_with_age_level_and_stenosis():
+    people = [disease.sample_person(index, 1) for index in range(1500)]
+    wear = np.array([p.degeneration for p in people])
+    canal = np.array([p.degrees[:5] for p in people])
+    age = np.array([p.age for p in people])
+    assert wear.min() >= 0 and wear.max() <= 1
+    assert np.all(np.diff(wear.mean(axis=0)[:4]) > 0)
+    assert spearmanr(age, wear.mean(axis=1))[0] > 0.4
+    assert spearmanr(canal[:, 3], wear[:, 3])[0] > 0.2
+    slips = np.array([p.listhesis_mm for p in people])
+    slipped = (slips[:, 3] > 2).mean()
+    assert 0.04 < slipped < 0.25 and slipped > (slips[:, 0] > 2).mean()
+    assert canal[slips[:, 3] > 2, 3].mean() > canal[:, 3].mean()
+    modic = np.array([p.modic for p in people])
+    assert set(np.unique(modic)) <= {0, 1, 2, 3} and 0.02 < (modic > 0).mean() < 0.3
+    assert 0.05 < np.mean([p.haemangioma >= 0 for p in people]) < 0.2
+    assert 0.9 < np.mean([p.stature for p in people]) < 1.1

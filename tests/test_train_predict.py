@@ -1,0 +1,320 @@
+"""Tiny trainings that must learn a planted signal, resume exactly, and predict what they reported."""
+
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from planted_crops import SPEC, disc_points, planted_cohort, study_crops
+
+import lumbar_utils.predict as predict_module
+import lumbar_utils.runs as runs
+from lumbar_utils.augment import AugmentConfig
+from lumbar_utils.classifier import ClassifierConfig
+from lumbar_utils.crops import CropSpec
+from lumbar_utils.errors import DataError, DicomError
+from lumbar_utils.labels import N_TARGETS, PROBABILITY_COLUMNS, TARGETS, VIEWS, encode_severities, row_ids
+from lumbar_utils.metrics import competition_score, read_predictions, score_frames, weighted_prior
+from lumbar_utils.predict import Predictor, StudyPrediction, write_submission
+from lumbar_utils.study import Study
+from lumbar_utils.train import TrainConfig, fit
+
+QUIET = AugmentConfig(shift_mm=0.0, through_plane_mm=0.0, rotation_degrees=0.0, zoom=0.0)
+SMALL = ClassifierConfig(encoder="resnet10t", width=64, view_dropout=0.0)
+
+
+def config(**values):
+    defaults = {
+        "classifier": SMALL,
+        "augment": QUIET,
+        "epochs": 2,
+        "batch_size": 4,
+        "folds": 4,
+        "ema_decay": 0.9,
+        "device": "cpu",
+        "precision": "float32",
+    }
+    return TrainConfig(**{**defaults, **values})
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return planted_cohort(32, seed=1)
+
+
+@pytest.fixture(scope="module")
+def run(cohort, tmp_path_factory):
+    crops, labels = cohort
+    settings = config(epochs=8, learning_rate=2e-3, evaluate_every=4)
+    return fit(crops, labels, settings, tmp_path_factory.mktemp("run"), synthetic_only=True, progress=False)
+
+
+def test_a_tiny_training_learns_the_planted_signal(run):
+    assert run.scores["model"].total < run.scores["weighted_prior"].total - 0.15
+    assert run.history["loss"].iloc[-1] < run.history["loss"].iloc[0]
+    assert run.history["held_out_score"].notna().tolist() == [False, False, False, True] * 2
+
+
+def test_the_run_folder_is_complete(run, cohort):
+    _, labels = cohort
+    names = {p.name for p in run.folder.iterdir()}
+    assert names == {"config.json", "model.safetensors", "history.csv", "oof.csv", "manifest.json"}
+    manifest = json.loads((run.folder / "manifest.json").read_text())
+    assert manifest["scores"]["model"]["total"] == pytest.approx(run.scores["model"].total)
+    assert manifest["synthetic_only"] is True and manifest["versions"]["torch"]
+    assert not set(manifest["train_studies"]) & set(manifest["held_out_studies"])
+    assert len(manifest["train_studies"]) == 24
+    oof = pd.read_csv(run.folder / "oof.csv")
+    assert oof["row_id"].tolist() == row_ids(run.study_ids)
+    assert score_frames(labels, oof, only_submitted=True).total == pytest.approx(run.scores["model"].total, abs=1e-6)
+
+
+def test_prior_comes_from_the_training_part_only(run, cohort):
+    _, labels = cohort
+    train = labels[~labels["study_id"].isin(run.study_ids)]
+    assert np.allclose(Predictor(run.folder, "cpu").prior, weighted_prior(encode_severities(train)), atol=1e-8)
+
+
+def test_inference_repeats_what_training_reported(run, cohort):
+    crops, _ = cohort
+    predictor = Predictor(run.folder, "cpu", precision="float32")
+    p = predictor.predict_crops(crops[s] for s in run.study_ids)
+    assert np.allclose(p, run.probabilities, atol=1e-5)
+    written = read_predictions(pd.read_csv(run.folder / "oof.csv"), run.study_ids)
+    assert np.allclose(written, p, atol=1e-5)
+
+
+def test_mirror_averaging_keeps_the_score(run, cohort):
+    crops, labels = cohort
+    p = Predictor(run.folder, "cpu", precision="float32", mirror=True).predict_crops(crops[s] for s in run.study_ids)
+    codes = encode_severities(labels.set_index("study_id").loc[list(run.study_ids)].reset_index())
+    assert competition_score(codes, p).total < run.scores["weighted_prior"].total - 0.15
+
+
+def test_same_seed_same_result(cohort, tmp_path):
+    crops, labels = cohort
+    first = fit(crops, labels, config(epochs=1), tmp_path / "a", progress=False)
+    again = fit(crops, labels, config(epochs=1), tmp_path / "b", progress=False)
+    other = fit(crops, labels, config(epochs=1, seed=1), tmp_path / "c", progress=False)
+    assert np.array_equal(first.probabilities, again.probabilities)
+    assert first.study_ids != other.study_ids or not np.allclose(first.probabilities, other.probabilities)
+
+
+class Killed(BaseException):
+    pass
+
+
+def test_a_killed_run_resumes_to_the_same_result(cohort, tmp_path, monkeypatch):
+    crops, labels = cohort
+    settings = config(epochs=3, checkpoint_seconds=0.0)
+    whole = fit(crops, labels, settings, tmp_path / "whole", progress=False)
+
+    import lumbar_utils.trainer as trainer
+
+    step, calls = trainer.Trainer._train_step, []
+
+    def killing(self, batch, rate):
+        calls.append(rate)
+        if len(calls) == 9:  # in the middle of the second epoch of six steps
+            raise Killed
+        return step(self, batch, rate)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_train_step", killing)
+        with pytest.raises(Killed):
+            fit(crops, labels, settings, tmp_path / "cut", progress=False)
+    assert (tmp_path / "cut" / "checkpoint.safetensors").is_file()
+    with pytest.raises(DataError, match="no weights"):
+        Predictor(tmp_path / "cut", "cpu")
+
+    calls.clear()
+    with monkeypatch.context() as patch:
+        patch.setattr(trainer.Trainer, "_train_step", lambda self, b, r: (calls.append(r), step(self, b, r))[1])
+        resumed = fit(crops, labels, settings, tmp_path / "cut", progress=False)
+    assert len(calls) == 12, "the first epoch is not done again"
+    assert np.allclose(resumed.probabilities, whole.probabilities, atol=1e-6)
+    assert len(resumed.history) == 3
+    assert not (tmp_path / "cut" / "checkpoint.safetensors").exists()
+
+
+def test_a_checkpoint_of_another_run_or_a_broken_one_is_not_used(cohort, tmp_path, monkeypatch, caplog):
+    crops, labels = cohort
+    folder = tmp_path / "run"
+    monkeypatch.setattr("lumbar_utils.checkpoints.Checkpoint.remove", lambda self: None)
+    fit(crops, labels, config(epochs=2, checkpoint_seconds=0.0), folder, progress=False)
+    fit(crops, labels, config(epochs=1), folder, progress=False)
+    assert "another configuration" in caplog.text
+    (folder / "checkpoint.safetensors").write_bytes(b"\x08\x00\x00\x00\x00\x00\x00\x00{broken")
+    fit(crops, labels, config(epochs=1), folder, progress=False)
+    assert "cannot be read" in caplog.text
+
+
+def test_a_full_disk_is_a_clear_error_and_keeps_what_was_there(tmp_path, monkeypatch):
+    path = tmp_path / "model.safetensors"
+    path.write_text("old")
+
+    def full(temporary):
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(DataError, match=r"model.safetensors: cannot be written .*No space left"):
+        runs.atomically(path, full)
+    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+
+
+def test_unknown_keys_and_wrong_values_are_refused(cohort, tmp_path):
+    with pytest.raises(DataError, match=r"my.json.*learning_rat"):
+        TrainConfig.from_json({"learning_rat": 1}, "my.json")
+    with pytest.raises(DataError, match=r"classifier.*heads"):
+        TrainConfig.from_json({"classifier": {"heads": 1}})
+    settings = config(epochs=3)
+    assert TrainConfig.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+    with pytest.raises(DataError, match="fold must"):
+        config(fold=9)
+    crops, labels = cohort
+    with pytest.raises(DataError, match="none of the 32 labelled studies has crops"):
+        fit({"x": crops["1000"]}, labels, config(), tmp_path)
+    with pytest.raises(DataError, match="lack crops or labels"):
+        fit(crops, labels, config(), tmp_path, held_out=["nobody"])
+
+
+def test_missing_labels_and_views_train(tmp_path):
+    crops, labels = planted_cohort(6, seed=3, missing=0.5)
+    ids = list(crops)
+    for study_id, view in zip(ids[:3], VIEWS, strict=True):
+        item = crops[study_id]
+        covered = {v: np.zeros_like(c) if v == view else c for v, c in item.covered.items()}
+        crops[study_id] = study_crops(study_id, item.images, covered)
+    labels.loc[5, list(TARGETS)] = None
+    result = fit(crops, labels, config(epochs=1, folds=1), tmp_path / "all", progress=False)
+    assert result.scores == {} and math.isfinite(result.history["loss"].iloc[0])
+    assert (pd.read_csv(tmp_path / "all" / "oof.csv").columns == ["row_id", *PROBABILITY_COLUMNS]).all()
+
+
+def test_time_limit_ends_the_schedule(cohort, tmp_path):
+    crops, labels = cohort
+    result = fit(crops, labels, config(epochs=500, time_limit_minutes=0.05), tmp_path / "run", progress=False)
+    assert len(result.history) < 100 and result.seconds < 60
+
+
+# --- prediction ----------------------------------------------------------------------------------------------------
+
+
+class FixedLocalizer:
+    def locate(self, study):
+        if study.study_id == "lost":
+            raise DicomError("no sagittal series", study_id="lost")
+        return disc_points(study.study_id)
+
+
+@pytest.fixture
+def predictor(run, cohort, monkeypatch):
+    crops, _ = cohort
+
+    def fake_extract(study, discs, spec):
+        assert spec == SPEC
+        if study.study_id == "broken":
+            raise ValueError("cannot reshape array")
+        if study.study_id == "empty":
+            covered = {v: np.zeros((5, *SPEC.shapes[v]), bool) for v in VIEWS}
+            return study_crops("empty", crops["1000"].images, covered)
+        return crops[study.study_id]
+
+    monkeypatch.setattr(predict_module, "extract_crops", fake_extract)
+    return Predictor(run.folder, "cpu", precision="float32", localizer=FixedLocalizer())
+
+
+def test_a_study_is_graded_like_its_crops(predictor, cohort):
+    crops, _ = cohort
+    result = predictor.predict_study(Study("1003", (), ()))
+    assert np.allclose(result.probabilities, predictor.predict_crops([crops["1003"]])[0], atol=1e-6)
+    assert result.synthetic_only and not result.fallback and result.discs is not None
+    html = result._repr_html_()
+    assert "mean nothing for patients" in html and "1003" in html
+
+
+@pytest.mark.parametrize(
+    ("study_id", "words"), [("lost", "no sagittal series"), ("broken", "reshape"), ("empty", "")]
+)
+def test_a_broken_study_gets_the_prior(predictor, study_id, words):
+    result = predictor.predict_study(Study(study_id, (), ("one file was bad",)))
+    assert result.fallback and np.allclose(result.probabilities, predictor.prior)
+    assert "one file was bad" in result.problems and words in " ".join(result.problems)
+
+
+def test_many_studies_keep_their_order_whatever_breaks(predictor, cohort, monkeypatch):
+    crops, _ = cohort
+    ids = ["1000", "lost", "1001", "unreadable", "broken", "1002"]
+
+    class Source:
+        def __init__(self, study_id):
+            self.study_id = study_id
+
+    def fake_load(source):
+        if source.study_id == "unreadable":
+            raise DicomError("nothing readable", study_id=source.study_id)
+        return Study(source.study_id, (), ())
+
+    monkeypatch.setattr(predict_module, "load_study", fake_load)
+    predictor.batch_size = 4
+    results = list(predictor.predict_studies([Source(s) for s in ids], progress=False))
+    assert [r.study_id for r in results] == ids
+    assert [r.fallback for r in results] == [False, True, False, True, True, False]
+    assert np.allclose(results[5].probabilities, predictor.predict_crops([crops["1002"]])[0], atol=1e-5)
+
+
+def test_other_crops_than_trained_on_are_refused(predictor, cohort):
+    item = cohort[0]["1000"]
+    other = CropSpec(shapes={v: (8, 8, 8) for v in VIEWS})
+    images = {v: item.images[v][:, :8, :8, :8] for v in VIEWS}
+    with pytest.raises(DataError, match="trained on"):
+        predictor.predict_crops([study_crops("1000", images, None, other)])
+
+
+def test_a_folder_that_is_no_run(tmp_path):
+    with pytest.raises(DataError, match="no such run folder"):
+        Predictor(tmp_path / "absent")
+    with pytest.raises(DataError, match="config.json"):
+        Predictor(tmp_path)
+
+
+def test_submission_has_every_row_in_the_samples_order(tmp_path):
+    rng = np.random.default_rng(0)
+    predictions = [
+        StudyPrediction(s, rng.dirichlet([5, 2, 1e-3], size=N_TARGETS), problems=("a, \"quoted\"\nnote",))
+        for s in ("20", "3")
+    ]
+    sample = pd.DataFrame({"row_id": sorted(row_ids(["3", "20", "99"]))})
+    for name in PROBABILITY_COLUMNS:
+        sample[name] = 1 / 3
+    prior = weighted_prior(rng.integers(0, 3, (10, N_TARGETS)))
+    path = write_submission(predictions, tmp_path / "deep" / "submission.csv", sample, fallback=prior)
+    table = pd.read_csv(path, dtype={"row_id": str})
+    assert table["row_id"].tolist() == sample["row_id"].tolist() and list(table) == list(sample)
+    values = table[list(PROBABILITY_COLUMNS)].to_numpy()
+    assert np.isfinite(values).all() and (values > 0).all() and np.allclose(values.sum(1), 1, atol=1e-7)
+    p = read_predictions(table, ["20", "3", "99"])
+    assert np.allclose(p[0], predictions[0].probabilities, atol=1e-8) and np.allclose(p[2], prior, atol=1e-8)
+    log = pd.read_csv(tmp_path / "deep" / "submission_log.csv", dtype=str)
+    assert log["study_id"].tolist() == ["20", "3", "99"] and log["fallback"].tolist() == ["False", "False", "True"]
+    assert {p.name for p in (tmp_path / "deep").iterdir()} == {"submission.csv", "submission_log.csv"}
+
+
+def test_submission_without_a_usable_sample_names_every_study(tmp_path):
+    p = np.full((N_TARGETS, 3), 1 / 3)
+    predictions = [StudyPrediction(s, p) for s in ("b", "a")]
+    one = pd.DataFrame({"row_id": row_ids(["other"]), **dict.fromkeys(PROBABILITY_COLUMNS, 1 / 3)})
+    for sample in (None, one):
+        table = pd.read_csv(write_submission(predictions, tmp_path / "s.csv", sample))
+        assert table["row_id"].tolist() == row_ids(["b", "a"])
+    with pytest.raises(DataError, match="more than once"):
+        write_submission([predictions[0]] * 2, tmp_path / "s.csv")
+
+
+def test_a_prediction_must_be_a_distribution():
+    p = np.full((N_TARGETS, 3), 1 / 3)
+    with pytest.raises(DataError, match="sum to one"):
+        StudyPrediction("1", p * 0.9)
+    with pytest.raises(DataError, match="finite"):
+        StudyPrediction("1", np.full((N_TARGETS, 3), np.nan))

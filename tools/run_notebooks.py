@@ -1,0 +1,291 @@
+"""Execute notebooks 01 to 05 in order on one data folder, and say at the end where to look and how good it was.
+
+This is what `make run` does. Without data a synthetic demo cohort is made first. Each notebook is executed with
+the parameters of this run set, and kept, executed, in RUN/notebooks. A notebook is not executed again as long as
+its own source, the library, its parameters, the data and the notebooks before it are what they were.
+
+    python tools/run_notebooks.py                                 synthetic demo cohort, runs/demo
+    python tools/run_notebooks.py --data /path/to/competition     real data, runs/<name of the folder>
+    python tools/run_notebooks.py --run /tmp/quick --smoke        as small as it goes, for tests
+"""
+
+from __future__ import annotations
+
+import argparse
+import ast
+import hashlib
+import json
+import os
+import shutil
+import sys
+import time
+from base64 import b64decode
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+COHORT = {"n_studies": 160, "seed": 0, "profile": "demo"}
+SMOKE_COHORT = {"n_studies": 12, "seed": 0, "profile": "demo"}
+SLOWEST_CELL_S = 9 * 3600
+"""A cell may take as long as a Kaggle session; on real data training does."""
+
+
+def main() -> int:
+    args = _arguments()
+    sys.path.insert(0, str(ROOT))
+    os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
+    started = time.monotonic()
+    data, run, synthetic = choose_folders(args.data, args.run)
+    manifest = Manifest(run / "manifest.json")
+    if synthetic:
+        make_cohort(data, SMOKE_COHORT if args.smoke else COHORT, manifest)
+    parameters = {"DATA": str(data), "RUN": str(run), "SMOKE": args.smoke}
+    names = sorted(NOTEBOOKS.glob("0*.ipynb"))
+    if args.only:
+        names = [path for path in names if path.stem.startswith(tuple(args.only))]
+    fingerprint = fingerprint_of_inputs(data, parameters)
+    for number, path in enumerate(names, start=1):
+        title = f"[{number}/{len(names)}] {path.stem}"
+        fingerprint = digest(fingerprint, source_of(path))
+        executed = run / "notebooks" / path.name
+        if not args.force and manifest.is_done(path.stem, fingerprint) and executed.is_file():
+            print(f"{title}: nothing changed since {manifest.when(path.stem)}, not executed again", flush=True)
+            continue
+        seconds = execute(path, executed, parameters, title)
+        if seconds is None:
+            return 1
+        save_figures(executed, run / "figures")
+        manifest.note(path.stem, fingerprint, seconds)
+        print(f"{title}: {seconds:.0f} s", flush=True)
+    print_ending(data, run, synthetic, time.monotonic() - started)
+    return 0
+
+
+def choose_folders(data: str, run: str) -> tuple[Path, Path, bool]:
+    """(data folder, run folder, whether the data are the demo cohort made here)."""
+    from lumbar_utils.kaggle import find_competition_folder, holds_competition_tables
+
+    given = Path(data).expanduser().resolve() if data else find_competition_folder()
+    if given is not None and not holds_competition_tables(given):
+        sys.exit(f"{given} holds neither train_series_descriptions.csv nor test_series_descriptions.csv")
+    if given is None:
+        folder = Path(run).expanduser().resolve() if run else ROOT / "runs" / "demo"
+        print(f"No data given: a synthetic demo cohort in {_short(folder / 'cohort')}", flush=True)
+        return folder / "cohort", folder, True
+    folder = Path(run).expanduser().resolve() if run else ROOT / "runs" / given.name
+    print(f"Data: {given}", flush=True)
+    return given, folder, False
+
+
+def make_cohort(folder: Path, wanted: dict, manifest: Manifest) -> None:
+    """The demo cohort, unless the same one is there, made by the same code."""
+    from lumbar_utils.kaggle import available_cores
+    from lumbar_utils.phantom.cohort import generate_cohort
+
+    code = digest(*(path.read_bytes() for path in sorted((ROOT / "lumbar_utils" / "phantom").glob("*.py"))))
+    if manifest.cohort != code and (folder / "SYNTHETIC.md").is_file():
+        shutil.rmtree(folder)
+    made = generate_cohort(folder, **wanted, n_jobs=available_cores(), overwrite=True)
+    manifest.note_cohort(code)
+    if made["reused"]:
+        print(f"The cohort of {wanted['n_studies']} studies is there already, not made again", flush=True)
+    else:
+        print(f"{wanted['n_studies']} studies in {made['n_files']} DICOM files: {made['seconds']:.0f} s", flush=True)
+
+
+def execute(path: Path, executed: Path, parameters: dict, title: str) -> float | None:
+    """Run one notebook and keep it; seconds taken, or None after an error (which has been printed)."""
+    import nbformat
+    from nbclient import NotebookClient
+    from tqdm import tqdm
+
+    book = nbformat.read(path, as_version=4)
+    inject_parameters(book, parameters)
+    cells = sum(cell.cell_type == "code" for cell in book.cells)
+    started = time.monotonic()
+    # The kernel inherits this: it must find the library of this checkout, and start from this environment.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"
+    with tqdm(total=cells, desc=title, unit="cell", leave=False, disable=not sys.stderr.isatty()) as bar:
+        client = NotebookClient(
+            book,
+            timeout=SLOWEST_CELL_S,
+            kernel_name="python3",
+            resources={"metadata": {"path": str(NOTEBOOKS)}},
+            extra_arguments=["--IPKernelApp.log_level=40"],  # it warns of unencrypted TCP, which stays on this machine
+            on_cell_executed=lambda **_: bar.update(),
+        )
+        try:
+            client.execute()
+            problem = ""
+        except Exception as error:  # of the cell, of a kernel that was killed, of nbclient while it cleans up after it
+            problem = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+    book.metadata.pop("widgets", None)
+    write_atomically(executed, nbformat.writes(book))
+    if problem:
+        print(
+            f"{title}: failed after {time.monotonic() - started:.0f} s: {problem}\nsee {_short(executed)}",
+            file=sys.stderr,
+        )
+        return None
+    return time.monotonic() - started
+
+
+def inject_parameters(book, parameters: dict) -> None:
+    """Put a cell with this run's values behind the cell tagged `parameters`, for the names which that one assigns."""
+    import nbformat
+
+    for index, cell in enumerate(book.cells):
+        if "parameters" in cell.metadata.get("tags", []):
+            values = {name: value for name, value in parameters.items() if name in assigned_names(cell.source)}
+            lines = ["# Set by tools/run_notebooks.py", *(f"{name} = {value!r}" for name, value in values.items())]
+            new = nbformat.v4.new_code_cell("\n".join(lines), metadata={"tags": ["injected-parameters"]})
+            book.cells.insert(index + 1, new)
+            return
+    raise SystemExit("the notebook has no cell tagged 'parameters'")
+
+
+def assigned_names(source: str) -> set[str]:
+    """Names that a cell assigns at its top level."""
+    names = set()
+    for node in ast.parse(source).body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        names |= {target.id for target in targets if isinstance(target, ast.Name)}
+    return names
+
+
+def fingerprint_of_inputs(data: Path, parameters: dict) -> str:
+    """Of what every notebook depends on: library, requirements, parameters, the data's tables."""
+    sources = sorted(p for p in (ROOT / "lumbar_utils").rglob("*.py") if "cli" not in p.parts)
+    tables = [p for p in sorted(data.glob("*.csv")) + sorted(data.glob("*.json"))]
+    files = [*sources, ROOT / "requirements.txt", *tables]
+    return digest(json.dumps(parameters, sort_keys=True), *(p.name + digest(p.read_bytes()) for p in files))
+
+
+def source_of(path: Path) -> str:
+    """A notebook's cells without outputs."""
+    cells = json.loads(path.read_text("utf-8"))["cells"]
+    return json.dumps([(cell["cell_type"], "".join(cell["source"])) for cell in cells])
+
+
+def save_figures(executed: Path, folder: Path) -> None:
+    """Every picture of an executed notebook as a file."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for old in folder.glob(f"{executed.stem}_[0-9][0-9].png"):
+        old.unlink()
+    outputs = [o for cell in json.loads(executed.read_text("utf-8"))["cells"] for o in cell.get("outputs", [])]
+    pictures = [o["data"]["image/png"] for o in outputs if "image/png" in o.get("data", {})]
+    for number, picture in enumerate(pictures, start=1):
+        text = picture if isinstance(picture, str) else "".join(picture)
+        (folder / f"{executed.stem}_{number:02}.png").write_bytes(b64decode(text))
+
+
+def print_ending(data: Path, run: Path, synthetic: bool, seconds: float) -> None:
+    """Where to look, and how good it was."""
+    minutes, rest = divmod(round(seconds), 60)
+    print(f"\nDone in {minutes} min {rest} s on {'synthetic data' if synthetic else data}. Look at")
+    for name, what in (
+        ("notebooks", "the five notebooks, executed"),
+        ("figures", "their pictures"),
+        ("submission.csv", "the test part, graded"),
+        ("classifier", "weights, configuration, learning curve, out-of-fold predictions"),
+        ("localizer", "weights of the disc finder and the points it found"),
+    ):
+        if (run / name).exists():
+            print(f"  {_short(run / name):<28} {what}")
+    for title, scores in scores_beside_references(data, run).items():
+        print(f"\nScore {title} (lower is better)")
+        for name, score in scores.items():
+            print(f"  {name:<28} {score.total:.4f}")
+
+
+def scores_beside_references(data: Path, run: Path) -> dict[str, dict]:
+    """Title -> name -> `Score`, of the out-of-fold predictions and, where its truth is known, of the test part."""
+    import pandas as pd
+
+    from lumbar_utils.evaluation import compare, truth_labels
+    from lumbar_utils.labels import split_row_id
+    from lumbar_utils.metrics import read_predictions
+    from lumbar_utils.study import CompetitionFolder
+
+    folder = CompetitionFolder.open(data)
+    results = {}
+    for title, path in (("out of fold", run / "classifier" / "oof.csv"), ("on the test part", run / "submission.csv")):
+        if not path.is_file():
+            continue
+        table = pd.read_csv(path, dtype={"row_id": str})
+        ids = list(dict.fromkeys(split_row_id(row_id)[0] for row_id in table["row_id"]))
+        known = folder.labels is not None and set(ids) <= set(folder.labels["study_id"])
+        labels = folder.label_codes(ids) if known else truth_labels(folder, ids)
+        if labels is not None:
+            predictions = read_predictions(table, ids)
+            results[f"{title}, {len(ids)} studies"] = compare(folder, ids, labels, predictions, name="this run")
+    return results
+
+
+class Manifest:
+    """Which notebook was executed from which inputs, and when."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            content = json.loads(path.read_text("utf-8"))
+        except (OSError, ValueError):
+            content = {}
+        self.cohort: str = content.get("cohort", "")
+        self.notebooks: dict[str, dict] = content.get("notebooks", {})
+
+    def is_done(self, name: str, fingerprint: str) -> bool:
+        return self.notebooks.get(name, {}).get("fingerprint") == fingerprint
+
+    def when(self, name: str) -> str:
+        return self.notebooks[name]["finished"]
+
+    def note(self, name: str, fingerprint: str, seconds: float) -> None:
+        finished = time.strftime("%Y-%m-%d %H:%M")
+        self.notebooks[name] = {"fingerprint": fingerprint, "seconds": round(seconds, 1), "finished": finished}
+        self._write()
+
+    def note_cohort(self, code: str) -> None:
+        self.cohort = code
+        self._write()
+
+    def _write(self) -> None:
+        write_atomically(self.path, json.dumps({"cohort": self.cohort, "notebooks": self.notebooks}, indent=1))
+
+
+def digest(*parts: str | bytes) -> str:
+    """SHA-256 over parts, hexadecimal."""
+    total = hashlib.sha256()
+    for part in parts:
+        data = part.encode() if isinstance(part, str) else part
+        total.update(len(data).to_bytes(8, "little") + data)
+    return total.hexdigest()
+
+
+def write_atomically(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(path.name + ".part")
+    unfinished.write_text(text, "utf-8")
+    unfinished.replace(path)
+
+
+def _short(path: Path) -> str:
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", default="", help="a competition folder (default: Kaggle's mounts, else synthetic)")
+    parser.add_argument("--run", default="", help="run folder (default: runs/demo, or runs/<name of the data folder>)")
+    parser.add_argument("--only", nargs="+", metavar="NN", help="numbers of notebooks, for example 01 02")
+    parser.add_argument("--smoke", action="store_true", help="as small as it goes")
+    parser.add_argument("--force", action="store_true", help="execute also what did not change")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit("\ninterrupted; what was finished is kept, the same command goes on from there")
