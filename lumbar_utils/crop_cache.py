@@ -85,7 +85,7 @@ def build_crop_cache(
     Parameters
     ----------
     sources : sequence of StudySource
-        From `find_studies` or `CompetitionFolder.sources`.
+        From `find_studies`.
     points : mapping study_id -> DiscPoints
     folder : path-like
         Created when absent.

@@ -245,7 +245,8 @@ def read_series(
     if not slices:
         raise DicomError(f"none of its {len(paths)} files can be read; {problems[0]}", **where)
 
-    groups = group_into_stacks([item.geometry for item in slices])
+    geometries = [item.geometry for item in slices]
+    groups = [_in_order(geometries, group) for group in group_into_stacks(geometries)]
     doubles = sorted(set(range(len(slices))) - {index for group in groups for index in group})
     problems += _left_out("lies where another slice does (duplicate)", doubles, names)
     groups, scouts = _without_scouts(slices, groups)
@@ -296,19 +297,30 @@ def _check_view(view: str, planes: list[str]) -> list[str]:
     return [] if found in ("", wanted) else [f"listed as {view} but its slices are {found}"]
 
 
-def _stack(slices: list[Slice], names: list[str], group: list[int]) -> Stack:
-    # One slice's directions stand for all, though they may differ by the tolerance of `group_into_stacks`; seen
-    # along them, slices that nearly touch could change places, so the order is taken anew.
-    one = slices[min(group)].geometry
+def _in_order(geometries: list[SliceGeometry], group: list[int]) -> list[int]:
+    """A group of `group_into_stacks`, sorted along the normal of the slice that will stand for all (`_stack`).
+
+    Directions inside a group differ by up to its tolerance. When the slice that it was sorted by is itself left out
+    as a duplicate, slices that nearly touch can change places along the normal of another one.
+    """
+    reference = min(group)
+    normal = geometries[reference].normal
     kept: list[int] = []
-    for i in sorted(group, key=lambda i: float(slices[i].geometry.position @ one.normal)):
-        step = (slices[i].geometry.position - slices[kept[-1]].geometry.position) @ one.normal if kept else np.inf
+    for index in sorted(group, key=lambda i: float(geometries[i].position @ normal)):
+        step = (geometries[index].position - geometries[kept[-1]].position) @ normal if kept else np.inf
         if step >= DUPLICATE_TOLERANCE_MM / 2:
-            kept.append(i)
-    positions = np.stack([slices[i].geometry.position for i in kept])
+            kept.append(index)
+        elif index == reference:
+            kept[-1] = index
+    return kept
+
+
+def _stack(slices: list[Slice], names: list[str], group: list[int]) -> Stack:
+    one = slices[min(group)].geometry
+    positions = np.stack([slices[i].geometry.position for i in group])
     return Stack(
-        np.stack([slices[i].pixels for i in kept]),
+        np.stack([slices[i].pixels for i in group]),
         StackGeometry(positions, one.row_cosine, one.column_cosine, one.spacing, one.shape),
-        tuple(slices[i].instance_number for i in kept),
-        tuple(names[i] for i in kept),
+        tuple(slices[i].instance_number for i in group),
+        tuple(names[i] for i in group),
     )

@@ -75,11 +75,8 @@ class SliceGeometry:
         shape = tuple(int(n) for n in self.shape)
         if len(shape) != 2 or min(shape) < 1:
             raise GeometryError(f"shape must be two positive integers (rows, columns), got {self.shape}")
-        for name, value in zip(
-            ("position", "row_cosine", "column_cosine", "spacing", "shape"),
-            (position, row, column, spacing, shape),
-            strict=True,
-        ):
+        mended = {"position": position, "row_cosine": row, "column_cosine": column, "spacing": spacing, "shape": shape}
+        for name, value in mended.items():
             object.__setattr__(self, name, value)
 
     @cached_property
@@ -90,19 +87,14 @@ class SliceGeometry:
     def pixel_to_world(self, xy: np.ndarray) -> np.ndarray:
         """Pixel coordinates (..., 2) as (x, y) to LPS mm (..., 3)."""
         xy = _points(xy, 2, "pixel coordinates")
-        return (
-            self.position
-            + xy[..., :1] * (self.spacing[1] * self.row_cosine)
-            + xy[..., 1:] * (self.spacing[0] * self.column_cosine)
-        )
+        per_column, per_row = self.spacing[1] * self.row_cosine, self.spacing[0] * self.column_cosine
+        return self.position + xy[..., :1] * per_column + xy[..., 1:] * per_row
 
     def world_to_pixel(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """LPS mm (..., 3) to pixel coordinates (..., 2) as (x, y) and the signed distance (...) in mm."""
         offset = _points(points, 3, "points") - self.position
-        xy = np.stack(
-            [offset @ self.row_cosine / self.spacing[1], offset @ self.column_cosine / self.spacing[0]], axis=-1
-        )
-        return xy, offset @ self.normal
+        x, y = offset @ self.row_cosine / self.spacing[1], offset @ self.column_cosine / self.spacing[0]
+        return np.stack([x, y], axis=-1), offset @ self.normal
 
 
 @dataclass(frozen=True)
@@ -187,14 +179,11 @@ class StackGeometry:
         voxels = _points(voxels, 3, "voxels")
         k = voxels[..., 0]
         index, offsets, step = np.arange(len(self)), self.offsets, self._end_step
-        along = np.interp(k, index, offsets)
-        along = along + step * (np.minimum(k, 0) + np.maximum(k - index[-1], 0))
+        along = np.interp(k, index, offsets) + step * (np.minimum(k, 0) + np.maximum(k - index[-1], 0))
         origin = self._origin_at(k)
-        across = origin[..., 0] + voxels[..., 2] * self.spacing[1]
-        down = origin[..., 1] + voxels[..., 1] * self.spacing[0]
-        return (
-            along[..., None] * self.normal + across[..., None] * self.row_cosine + down[..., None] * self.column_cosine
-        )
+        in_plane = origin + voxels[..., :0:-1] * self.spacing[::-1]
+        own = np.stack([self.row_cosine, self.column_cosine, self.normal])
+        return np.concatenate([in_plane, along[..., None]], axis=-1) @ own
 
     @property
     def _end_step(self) -> float:

@@ -146,7 +146,7 @@ def annotated(seed, series=None, labelled=None):
 def test_points_lie_on_the_right_series_near_the_truth():
     series = study_series()
     errors, same_slice = [], []
-    for seed in range(200):
+    for seed in range(120):
         points, visible = annotated(seed, series)
         assert visible.all()
         by_target = {p.target: p for p in points}
@@ -174,17 +174,19 @@ def test_points_lie_on_the_right_series_near_the_truth():
 
 
 def test_traps_come_at_the_real_rates():
-    corner, missing, swapped, total = 0, 0, 0, 3000
+    corner, missing, swapped, total = 0, 0, 0, 1500
+    series = study_series()
     for seed in range(total):
-        points, _ = annotated(seed)
+        points, _ = annotated(seed, series)
         by_target = {p.target: p for p in points}
         canal = [by_target[t] for t in range(5) if t in by_target]
         corner += sum(p.x < 8 and p.y < 8 for p in canal)
         missing += 5 - len(canal)
-        swapped += by_target[8].instance_number < by_target[13].instance_number if {8, 13} <= by_target.keys() else 0
-    assert 5 <= corner <= 45
-    assert missing == pytest.approx(total * 141 / 1975, rel=0.4)
-    assert 1 <= swapped <= 20
+        pairs = [(5 + level, 10 + level) for level in range(5) if {5 + level, 10 + level} <= by_target.keys()]
+        swapped += sum(by_target[a].instance_number < by_target[b].instance_number for a, b in pairs)
+    assert corner == pytest.approx(total * 13 / 1975, abs=9)
+    assert missing == pytest.approx(total * 141 / 1975, rel=0.5)
+    assert swapped == pytest.approx(total * 5 * 0.0025, abs=12)
 
 
 def test_without_a_t2_series_the_canal_points_lie_on_t1():

@@ -23,16 +23,26 @@ from base64 import b64decode
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+from lumbar_utils.errors import LumbarError  # noqa: E402, the path comes first
+
 NOTEBOOKS = ROOT / "notebooks"
 COHORT = {"n_studies": 160, "seed": 0, "profile": "demo"}
 SMOKE_COHORT = {"n_studies": 12, "seed": 0, "profile": "demo"}
+RESULT = {
+    "02": "localizer/model.safetensors",
+    "03": "crops/manifest.json",
+    "04": "classifier/model.safetensors",
+    "05": "submission.csv",
+}
+"""What a notebook leaves for the next ones, by its number; without it the notebook is executed again."""
 SLOWEST_CELL_S = 9 * 3600
 """A cell may take as long as a Kaggle session; on real data training does."""
 
 
 def main() -> int:
     args = _arguments()
-    sys.path.insert(0, str(ROOT))
     os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
     started = time.monotonic()
     data, run, synthetic = choose_folders(args.data, args.run)
@@ -40,15 +50,16 @@ def main() -> int:
     if synthetic:
         make_cohort(data, SMOKE_COHORT if args.smoke else COHORT, manifest)
     parameters = {"DATA": str(data), "RUN": str(run), "SMOKE": args.smoke}
-    names = sorted(NOTEBOOKS.glob("0*.ipynb"))
-    if args.only:
-        names = [path for path in names if path.stem.startswith(tuple(args.only))]
+    notebooks = sorted(NOTEBOOKS.glob("0*.ipynb"))
     fingerprint = fingerprint_of_inputs(data, parameters)
-    for number, path in enumerate(names, start=1):
-        title = f"[{number}/{len(names)}] {path.stem}"
-        fingerprint = digest(fingerprint, source_of(path))
+    for number, path in enumerate(notebooks, start=1):
+        title = f"[{number}/{len(notebooks)}] {path.stem}"
+        fingerprint = digest(fingerprint, source_of(path))  # of this notebook and of those before it
+        if args.only and not path.stem.startswith(tuple(args.only)):
+            continue
         executed = run / "notebooks" / path.name
-        if not args.force and manifest.is_done(path.stem, fingerprint) and executed.is_file():
+        kept = executed.is_file() and (run / RESULT.get(path.stem[:2], ".")).exists()
+        if kept and not args.force and manifest.is_done(path.stem, fingerprint):
             print(f"{title}: nothing changed since {manifest.when(path.stem)}, not executed again", flush=True)
             continue
         seconds = execute(path, executed, parameters, title)
@@ -184,19 +195,20 @@ def print_ending(data: Path, run: Path, synthetic: bool, seconds: float) -> None
     """Where to look, and how good it was."""
     minutes, rest = divmod(round(seconds), 60)
     print(f"\nDone in {minutes} min {rest} s on {'synthetic data' if synthetic else data}. Look at")
-    for name, what in (
-        ("notebooks", "the five notebooks, executed"),
-        ("figures", "their pictures"),
-        ("submission.csv", "the test part, graded"),
-        ("classifier", "weights, configuration, learning curve, out-of-fold predictions"),
-        ("localizer", "weights of the disc finder and the points it found"),
-    ):
-        if (run / name).exists():
-            print(f"  {_short(run / name):<28} {what}")
+    left = {
+        "notebooks": "the five notebooks, executed",
+        "figures": "their pictures",
+        "submission.csv": "the test part, graded",
+        "classifier": "weights, configuration, learning curve, out-of-fold predictions",
+        "localizer": "weights of the disc finder and the points it found",
+    }
+    places = {_short(run / name): what for name, what in left.items() if (run / name).exists()}
+    for place, what in places.items():
+        print(f"  {place:<{max(map(len, places))}}  {what}")
     for title, scores in scores_beside_references(data, run).items():
         print(f"\nScore {title} (lower is better)")
         for name, score in scores.items():
-            print(f"  {name:<28} {score.total:.4f}")
+            print(f"  {name:<16}{score.total:.4f}")
 
 
 def scores_beside_references(data: Path, run: Path) -> dict[str, dict]:
@@ -287,5 +299,7 @@ def _arguments() -> argparse.Namespace:
 if __name__ == "__main__":
     try:
         sys.exit(main())
+    except LumbarError as problem:
+        sys.exit(f"error: {problem}")
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; what was finished is kept, the same command goes on from there")

@@ -168,15 +168,23 @@ def predict(args: argparse.Namespace) -> None:
     pictures = args.out.with_name(f"{args.out.stem}_crops")
     synthetic = folder is not None and folder.is_synthetic
     located = [pair for pair in zip(sources, predictions, strict=True) if pair[1].discs is not None]
-    drawn = _draw_crops(located[: args.pictures], predictor.spec, pictures, synthetic=synthetic)
+    meaningless = predictor.synthetic_only and not synthetic
+    drawn = _draw_crops(
+        located[: args.pictures], predictor.spec, pictures, synthetic=synthetic, with_grades=not meaningless
+    )
     if drawn:
         print(f"  pictures of {drawn} studies in {pictures}")
-    if predictor.synthetic_only and not synthetic:
+    if meaningless:
         print(f"NOTE: the network was {SYNTHETIC_WARNING}.")
 
 
 def _draw_crops(
-    located: list[tuple[StudySource, StudyPrediction]], spec: CropSpec, folder: Path, *, synthetic: bool
+    located: list[tuple[StudySource, StudyPrediction]],
+    spec: CropSpec,
+    folder: Path,
+    *,
+    synthetic: bool,
+    with_grades: bool,
 ) -> int:
     """The located discs and the graded crops of studies as pictures; how many studies could be drawn."""
     import matplotlib
@@ -196,7 +204,8 @@ def _draw_crops(
             crops = extract_crops(study, prediction.discs, spec)
             figure = views.show_disc_points(study, prediction.discs, crops=crops, synthetic=synthetic)
             views.save(figure, folder / f"{name}_discs.png")
-            figure = views.show_crops(crops, probabilities=prediction.probabilities, synthetic=synthetic)
+            grades = prediction.probabilities if with_grades else None
+            figure = views.show_crops(crops, probabilities=grades, synthetic=synthetic)
             views.save(figure, folder / f"{name}_crops.png")
             drawn += 1
         except LumbarError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import ndimage
 
 from ..labels import N_LEVELS
 from .canal import paint_canal, paint_foramina, root_map, trapezoid_profile
@@ -85,7 +86,9 @@ class Body:
     nucleus: np.ndarray
     psoas: np.ndarray
     belly: float
+    back_line: np.ndarray
     bladder: float
+    rectum: np.ndarray
     haemangioma: tuple[float, float, float, float]
 
     def to_own(self, points: np.ndarray) -> np.ndarray:
@@ -110,13 +113,13 @@ class Body:
         fine = grain(x, y, z, 1.0, self.shift)
         coarse = grain(x, y, z * _F(0.6), 0.85, self.shift[[2, 0, 1]], smooth=True)
         paint_surroundings(self, fields, fine, coarse, paint)
-        s, v, index = self.spine.straighten(fields["s"], fields["v"])
-        u = fields["u"]
+        s, u, v, slow = (fields[name] for name in ("s", "u", "v", "gut"))
         core = (np.abs(v - _F(5)) < _F(60)) & (np.abs(u) < _F(62)) & (s > 0) & (s < _F(self.spine.curve.length))
         if not core.any():
             return
-        clouds_ = _F(0.6) * coarse + _F(0.6) * fields["gut"]
-        part = _Part(s[core], u[core], v[core], index[core], fine[core], clouds_[core], fields["gut"][core])
+        straight, v, index = self.spine.straighten(s[core], v[core])
+        slow = slow[core]
+        part = _Part(straight, u[core], v, index, fine[core], _F(0.6) * coarse[core] + _F(0.6) * slow, slow)
         laid = paint.cut(core)
         self._paint_spine(part, laid)
         paint.merge(core, laid)
@@ -174,7 +177,9 @@ def build_body(person: Person) -> Body:
         nucleus=_f(np.clip(nucleus, 0.03, 1.0)),
         psoas=_psoas(size, rng),
         belly=float(0.6 * upright.fat_mm - 15 + 12 * rng.standard_normal()),
+        back_line=ndimage.gaussian_filter1d(spine.curve.y, 40 / STEP, mode="nearest"),
         bladder=float(rng.uniform(15, 45)),
+        rectum=spine.place(spine.middles[S1 + 3] + rng.uniform(-12, 12), rng.uniform(-8, 8), -30 - rng.uniform(0, 8)),
         haemangioma=(rng.uniform(-8, 8), -rng.uniform(10, 22), rng.uniform(-5, 5), rng.uniform(4, 8)),
     )
 

@@ -91,17 +91,22 @@ def annotate(
     points: dict[int, ClickedPoint] = {}
     for c in range(len(CONDITIONS)):
         candidates = [s for s in series if s.view == AXIAL_T2] if c >= 3 else own_sagittal[wanted[c]]
+        hits = [_nearest(item, places[c]) for item in candidates]
+        seen = np.array([found for _, _, found in (_nearest(item, true_places[c]) for item in candidates)])
+        visible[c * N_LEVELS : (c + 1) * N_LEVELS] = seen.any(axis=0) if len(seen) else False
         for level in range(N_LEVELS):
             target = c * N_LEVELS + level
-            # With several axial series the two sides of a level are often clicked on different ones.
-            order = rng.permutation(len(candidates))
-            hits = [_click(candidates[i], places[c, level], kinds[c], target, rng) for i in order]
-            visible[target] = any(_nearest(s, true_places[c, level]) is not None for s in candidates)
-            click = next((hit for hit in hits if hit is not None), None)
             unlabelled = not labelled[target] or not visible[target]
             skipped = rng.random() >= POINT_WITHOUT_LABEL_SHARE if unlabelled else rng.random() < NO_POINT_RATE
-            if click is not None and not skipped and not (c == 0 and no_canal_points):
-                points[target] = click
+            # With several axial series the two sides of a level are often clicked on different ones.
+            order = rng.permutation(len(candidates))
+            chosen = next((i for i in order if hits[i][2][level]), None)
+            slip, jitter = rng.random(2), rng.standard_normal(2)
+            if chosen is None or skipped or (c == 0 and no_canal_points):
+                continue
+            stack, index, _ = (values[level] for values in hits[chosen])
+            shift = (1 if slip[1] < 0.5 else -1) if slip[0] < SLICE_SLIP[kinds[c]] else 0
+            points[target] = _click(candidates[chosen], stack, index + shift, places[c, level], target, jitter)
     return list(_with_point_mistakes(points, rng).values()), visible
 
 
@@ -115,34 +120,34 @@ def _pick(series: list[StoredSeries], rng: np.random.Generator) -> list[StoredSe
     return [series[int(rng.integers(len(series)))]] if series else []
 
 
-def _nearest(series: StoredSeries, place: np.ndarray) -> tuple[int, int] | None:
-    """Stack and slice nearest to a place, if the series shows it."""
-    best, found = np.inf, None
+def _nearest(series: StoredSeries, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Stack and slice nearest to each place (n, 3), and whether the series shows it: int, int, bool, each (n,)."""
+    best = np.full(len(places), np.inf)
+    stacks, slices = np.zeros((2, len(places)), dtype=int)
     for k, stack in enumerate(series.stacks):
-        i = int(stack.nearest_slice(place))
-        xy, distance = stack[i].world_to_pixel(place)
-        inside = np.all(xy >= 0) and xy[0] <= stack.shape[1] - 1 and xy[1] <= stack.shape[0] - 1
+        nearest = stack.nearest_slice(places)
+        offset = places - stack.positions[nearest]
+        x, y = offset @ stack.row_cosine / stack.spacing[1], offset @ stack.column_cosine / stack.spacing[0]
+        distance = np.abs(offset @ stack.normal)
+        inside = (x >= 0) & (y >= 0) & (x <= stack.shape[1] - 1) & (y <= stack.shape[0] - 1)
         reach = LARGEST_DISTANCE * (stack.slice_spacing if len(stack) > 1 else 4.0)
-        if inside and abs(distance) <= reach and abs(distance) < best:
-            best, found = abs(distance), (k, i)
-    return found
+        better = inside & (distance <= reach) & (distance < best)
+        best, stacks, slices = (
+            np.where(better, new, old) for new, old in ((distance, best), (k, stacks), (nearest, slices))
+        )
+    return stacks, slices, np.isfinite(best)
 
 
 def _click(
-    series: StoredSeries, place: np.ndarray, kind: str, target: int, rng: np.random.Generator
-) -> ClickedPoint | None:
-    slips, direction, jitter = rng.random() < SLICE_SLIP[kind], rng.random(), rng.standard_normal(2)
-    found = _nearest(series, place)
-    if found is None:
-        return None
-    k, i = found
-    stack = series.stacks[k]
-    if slips:
-        i = int(np.clip(i + (1 if direction < 0.5 else -1), 0, len(stack) - 1))
-    xy, _ = stack[i].world_to_pixel(place)
-    xy = xy + jitter * ANNOTATOR_SD_MM / np.array(stack.spacing[::-1])
-    xy = np.clip(xy, 0, np.array(stack.shape[::-1]) - 1)
-    return ClickedPoint(target, series.series_id, int(series.instance_numbers[k][i]), float(xy[0]), float(xy[1]))
+    series: StoredSeries, stack: int, index: int, place: np.ndarray, target: int, jitter: np.ndarray
+) -> ClickedPoint:
+    """A click at a place on a slice; `jitter` are two standard normals."""
+    geometry = series.stacks[stack]
+    index = int(np.clip(index, 0, len(geometry) - 1))
+    xy, _ = geometry[index].world_to_pixel(place)
+    xy = xy + jitter * ANNOTATOR_SD_MM / np.array(geometry.spacing[::-1])
+    x, y = np.clip(xy, 0, np.array(geometry.shape[::-1]) - 1)
+    return ClickedPoint(target, series.series_id, int(series.instance_numbers[stack][index]), float(x), float(y))
 
 
 def _with_level_mistakes(places: np.ndarray, rng: np.random.Generator) -> np.ndarray:

@@ -129,7 +129,7 @@ def paint_foramina(body, p, paint) -> None:
     open_ = np.sqrt((ds / tall) ** 2 + (dv / (deep * keyhole)) ** 2) - 1
     paint.lay(edge(open_ * deep, soft) * present, Tissue.EPIDURAL_FAT, _F(0.06) * p.clouds)
     # The root leaves below the pedicle, in the upper part, and runs forward as it goes out.
-    at_root = below + (_F(8.2) - _F(0.22) * (p.au - inner)) * scale
+    at_root = below + (_F(8.2) - _F(0.33) * (p.au - inner)) * scale
     flat = np.minimum(_F(2.5) * scale, _F(0.92) * deep)
     root = np.sqrt((at_root / (_F(2.9) * scale)) ** 2 + ((dv + _F(0.3) * scale) / flat) ** 2) - 1
     paint.lay(edge(root * flat, soft) * present, Tissue.ROOT, _F(0.06) * p.grain)

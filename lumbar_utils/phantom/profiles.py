@@ -60,6 +60,7 @@ class Spine:
     disc_half: np.ndarray
     disc: np.ndarray  # int16: the nearest disc, counted by the vertebra above it
     shear: np.ndarray  # how much the position of an end-plate grows per mm backward
+    shear_slope: np.ndarray  # its derivative along s
     slip: np.ndarray  # forward shift of everything
     depth: np.ndarray  # of bodies and discs, front to back
     half_width: np.ndarray
@@ -91,8 +92,12 @@ class Spine:
     def straighten(self, s: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Follow the true end-plates and slips: curve coordinates to anatomical (s, v) and the sample index."""
         near = np.clip(v, -45, 45)
-        index = self.index(s + self.shear.take(self.index(s)) * near)
-        straight = s + self.shear.take(index) * near
+        straight = s
+        for _ in range(2):  # Newton on s = straight - shear(straight) * v; plain iteration diverges in wedged discs
+            index = self.index(straight)
+            slope = np.maximum(1 - self.shear_slope.take(index) * near, np.float32(0.35))
+            step = (s + self.shear.take(index) * near - straight) / slope
+            straight = straight + np.clip(step, -6, 6)
         index = self.index(straight)
         return straight, v + self.slip.take(index), index
 
@@ -115,6 +120,8 @@ def build_spine(person: Person, rng: np.random.Generator) -> Spine:
     depth_top, depth_bottom = _DEPTH_TOP * size, _DEPTH_BOTTOM * size
     body_angle, disc_angle = _element_angles(person, rng)
     middle_depth = (depth_bottom[:-1] + depth_top[1:]) / 2
+    # A disc cannot be more wedged than its height allows.
+    disc_angle = np.clip(disc_angle, -disc_height / middle_depth, disc_height / middle_depth)
     disc_length = np.maximum(disc_height - 0.5 * middle_depth * disc_angle, 0.35 * disc_height)
     length = height - 0.35 * 0.5 * (depth_top + depth_bottom) * body_angle
 
@@ -213,6 +220,7 @@ def build_spine(person: Person, rng: np.random.Generator) -> Spine:
         disc_half=f(disc_halves[nearest_disc]),
         disc=nearest_disc.astype(np.int16),
         shear=f(np.tan(true_angle - angle)),
+        shear_slope=f(np.gradient(np.tan(true_angle - angle), STEP)),
         slip=f(slip),
         depth=f(depth),
         half_width=f(half_width),

@@ -28,7 +28,10 @@ def smooth_fields(body, xyz: np.ndarray) -> dict[str, np.ndarray]:
     knots = spine.middles[[3, L1, L1 + 2, L5, S1, S1 + 1, S1 + 3, S1 + 5]]
     fat = np.interp(where, knots, person.fat_mm * np.array([0.35, 0.6, 0.9, 1.15, 1.25, 1.1, 0.9, 1.1]) + 4)
     reach = np.interp(where, knots, np.array([43, 48, 50, 46, 34, 27, 20, 16]) * size)
-    belly = np.interp(where, knots, np.array([118, 122, 118, 112, 110, 122, 138, 148]) * size + body.belly)
+    # Neither the belly nor the skin of the back follow the spine's bends.
+    belly = np.interp(where, knots, np.array([104, 114, 118, 116, 112, 108, 100, 95]) * size + body.belly)
+    belly = belly + 0.85 * (y - back)
+    reach = reach + np.clip(curve.at(body.back_line, where) - (y - back), -2, 14)
     front_fat = np.interp(where, knots, (0.5 * person.fat_mm + 5) * np.array([0.5, 0.7, 1, 1.3, 1.5, 1.5, 1.2, 1]))
     low, low2 = (clouds(x, y, z, size_mm, body.shift) for size_mm in (34.0, 11.0))
 
@@ -69,9 +72,8 @@ def smooth_fields(body, xyz: np.ndarray) -> dict[str, np.ndarray]:
         np.sqrt(((np.abs(side) - 62) / 28) ** 2 + ((back + 38 + 0.2 * kidney_z) / 24) ** 2 + (kidney_z / 52) ** 2) - 1
     ) * 24 + 2.5 * low
     fields["peritoneum"] = fascia + 7.5 + 2.5 * low
-    pelvis = where - spine.middles[S1 + 2]
-    rectum = ((v + 33) / 13) ** 2 + (u / 17) ** 2 + ((pelvis - 12 * body.shift[0] / 64) / 24) ** 2
-    fields["rectum"] = (np.sqrt(rectum) - 1) * 13 + 3 * low + 1.5 * low2
+    rectum = np.sqrt((((xyz - body.rectum.astype(xyz.dtype)) / np.array([17, 13, 20], xyz.dtype)) ** 2).sum(-1))
+    fields["rectum"] = (rectum - 1) * 13 + 4 * low + 1.5 * low2
     bladder_z = z - np.interp(spine.middles[S1 + 3] * 4, np.arange(len(curve.z)), curve.z)
     fields["bladder"] = (np.sqrt(((back + 108) / 34) ** 2 + (side / 40) ** 2 + (bladder_z / body.bladder) ** 2) - 1) * 30
     fields["gut"] = clouds(x + 6 * low, y + 6 * low, z + 6 * low2, 8.5, body.shift[::-1])
@@ -97,7 +99,7 @@ def paint_surroundings(body, f: dict[str, np.ndarray], grain: np.ndarray, coarse
     soft = paint.softness
     inside = edge(f["skin"], 1.2)
     paint.lay(inside, Tissue.SKIN)
-    fine = grain * _F(0.05) + f["low2"] * _F(0.05)
+    fine = grain * _F(0.05) + f["low2"] * _F(0.035)
     paint.lay(edge(f["skin"] + _F(1.8), 1.0), Tissue.FAT, fine)
     # Thin septa run through the fat under the skin.
     paint.lay(edge(np.abs(f["gut"]) * 4 - _F(0.2), 0.8) * edge(f["skin"] + 4, 2) * _F(0.13), Tissue.FASCIA)
@@ -109,13 +111,14 @@ def paint_surroundings(body, f: dict[str, np.ndarray], grain: np.ndarray, coarse
         haze = _F(0.10) * f["low2"] + _F(0.13) * f["content"] + _F(0.10) * f["gut"]
         paint.lay(cavity, Tissue.FAT, haze + fine - _F(0.15))
         # Loops of bowel where slow noise is high; their walls where it passes a level, their content by other noise.
-        level = f["content"] + _F(0.25) * f["gut"]
-        loops = edge(_F(0.1) - level, 0.25) * edge(f["peritoneum"] + 3, 3) * edge(f["v"] + _F(54), 8.0)
-        paint.lay(loops, Tissue.BOWEL, _F(0.25) * f["gut"] + _F(0.10) * grain)
-        filled = loops * edge(_F(0.32) - level, 0.15)
-        kind = f["low"] + _F(0.5) * f["low2"]
-        paint.lay(filled * edge(_F(0.55) - kind, 0.4) * _F(0.7), Tissue.FLUID, _F(-0.3) + _F(0.1) * f["low2"])
-        paint.lay(filled * edge(_F(0.75) + kind, 0.3), Tissue.GAS)
+        level = f["gut"] + _F(0.3) * f["low"] + _F(0.15) * coarse
+        free = edge(f["peritoneum"] + 3, 3) * edge(f["v"] + _F(56) + 9 * f["low"], 8.0)
+        loops = edge(_F(0.05) - level, 0.3) * free
+        paint.lay(loops, Tissue.BOWEL, _F(0.30) * f["low2"] + _F(0.10) * grain)
+        filled = loops * edge(_F(0.45) - level, 0.35)
+        kind = f["content"] + _F(0.3) * f["low2"]
+        paint.lay(filled * edge(_F(0.45) - kind, 0.6) * _F(0.55), Tissue.FLUID, _F(-0.35) + _F(0.15) * f["low2"])
+        paint.lay(filled * edge(_F(0.55) + kind, 0.4), Tissue.GAS)
         paint.lay(edge(f["liver"], 2.0) * cavity, Tissue.LIVER, _F(0.06) * grain + _F(0.04) * f["low2"])
         paint.lay(edge(f["kidney"], 1.5), Tissue.KIDNEY, _F(0.1) * f["low2"])
         paint.lay(edge(f["kidney"] + 13 + 3 * f["low2"], 4.0) * _F(0.75), Tissue.FAT, haze)

@@ -132,7 +132,7 @@ def paint_bodies(body, p, paint) -> None:
     shift = (p.v - spine.posterior.take(p.index) + _F(0.47) * spine.depth.take(p.index)) / spine.depth.take(p.index)
     spread = (p.u / spine.half_width.take(p.index)) ** 2 + (shift * _F(2.0)) ** 2
     nucleus = spread / _F(0.58) + height * height * (_F(1.0) + _F(0.25) * height * height)
-    core = np.clip((_F(1.3) - nucleus) * _F(1.35), 0, 1)
+    core = np.clip((_F(1.38) - nucleus) * _F(1.25), 0, 1)
     cleft = np.exp(-((below / _F(1.1)) ** 2)) * _F(0.28)
     bright = body.nucleus.take(disc) * (1 - cleft + _F(0.14) * p.clouds)
     paint.blend(core * edge(radial + 2, 2.0), np.clip(bright, 0, 1), Tissue.ANNULUS, Tissue.NUCLEUS, _F(0.10) * p.grain)

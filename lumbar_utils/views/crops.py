@@ -100,36 +100,20 @@ def show_crop_slices(
         raise DataError(f"unknown view {view!r}, expected one of {VIEWS}")
     depth = crops.spec.shapes[view][0]
     chosen = np.unique(np.linspace(0, depth - 1, min(depth, limit)).round().astype(int))
-    step = crops.spec.extents[view][0] / depth
+    offsets = (chosen - (depth - 1) / 2) * crops.spec.extents[view][0] / depth
+    width = min(width, 0.7 + 1.6 * len(chosen))
     with mpl.rc_context(theme("dark")):
         figure, axes = justified_panels(
             [[1.0] * len(chosen)] * N_LEVELS, width=width, left=0.55, gap=0.03, row_gaps=[0.22] + [0.0] * (N_LEVELS - 1)
         )
         for level in range(N_LEVELS):
-            for n, index in enumerate(chosen):
-                panel = axes[level][n]
-                letters = level == 0 and n == 0
-                _draw_crop(
-                    panel,
-                    crops,
-                    view,
-                    level,
-                    (index - (depth - 1) / 2) * step,
-                    letters=letters,
-                    scale_mm=20 if letters else None,
-                )
+            for n, offset in enumerate(offsets):
+                panel, first = axes[level][n], level == 0 and n == 0
+                _draw_crop(panel, crops, view, level, offset, letters=first, scale_mm=20 if first else None)
                 if level == 0:
-                    box = panel.get_position()
-                    offset = (index - (depth - 1) / 2) * step
-                    figure.text(
-                        (box.x0 + box.x1) / 2,
-                        box.y1 + 0.004,
-                        _offset_name(view, offset),
-                        ha="center",
-                        va="bottom",
-                        fontsize=8,
-                        color=color("muted"),
-                    )
+                    box, name = panel.get_position(), _offset_name(view, offset)
+                    x = (box.x0 + box.x1) / 2
+                    figure.text(x, box.y1 + 0.004, name, ha="center", va="bottom", fontsize=8, color=color("muted"))
             box = axes[level][0].get_position()
             figure.text(
                 box.x0 - 0.05 / width * 2,

@@ -112,7 +112,8 @@ def show_training_curves(
         if references and any("val" in n or "score" in n for n in names):
             for i, (name, height) in enumerate(references.items()):
                 panel.axhline(height, color=color("muted"), lw=1, ls=("--", ":", "-.")[i % 3])
-                panel.text(x.max(), height, name, fontsize=7.5, ha="right", va="bottom", color=color("muted"))
+                place = {"transform": panel.get_yaxis_transform(), "ha": "right", "va": "bottom"}
+                panel.text(0.99, height, name, fontsize=7.5, color=color("muted"), **place)
         panel.set_xlabel(axis or "row")
         panel.grid(axis="y")
         panel.legend()
@@ -138,7 +139,7 @@ def show_confusion(labels: np.ndarray, probabilities: np.ndarray, *, synthetic: 
         panel.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
         for (row, col), count in np.ndenumerate(table):
             shade = "white" if share[row, col] > 0.55 else "#1b2733"
-            words = f"{100 * share[row, col]:.0f} %\n{count}"
+            words = f"{100 * share[row, col]:.0f} %\n{count}" if table[row].any() else "–"
             panel.text(col, row, words, ha="center", va="center", color=shade, fontsize=8.5)
         panel.set_xticks(range(N_SEVERITIES), short)
         panel.set_yticks(range(N_SEVERITIES), short if i == 0 else [""] * N_SEVERITIES)
