@@ -5,7 +5,8 @@
 #   make test                     all tests
 #   make lint | format | images | clean
 #
-# PYTHON=/path/to/python picks the interpreter (3.11 or 3.12), VENV=folder the environment's place.
+# PYTHON=/path/to/python picks the interpreter (3.11 or 3.12), VENV=folder the environment's place, JOBS=n the number
+# of test processes, ARGS="-k crops" goes to pytest.
 
 SHELL := /bin/bash
 VENV ?= .venv
@@ -16,7 +17,8 @@ JOBS ?= 2
 PY = $(VENV)/bin/python
 STAMP = $(VENV)/.installed
 
-# Small tensors on few cores: one thread a process, as many processes as JOBS.
+# Small tensors: one thread a process and JOBS processes beat two threads in one. A file's tests stay on one process,
+# because they share what they trained.
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
@@ -29,7 +31,7 @@ run: $(STAMP)  ## data, notebooks 01 to 05, results in runs/ (DATA=folder: on re
 	@$(PY) tools/run_notebooks.py --data "$(DATA)" --run "$(RUN)"
 
 test: $(STAMP)  ## all tests
-	@$(TEST_ENV) $(PY) -m pytest -n $(JOBS) --dist worksteal $(ARGS)
+	@$(TEST_ENV) $(PY) -m pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: $(STAMP)  ## ruff, code and notebooks
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
@@ -38,7 +40,7 @@ format: $(STAMP)  ## let ruff put the code into shape
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
 images: $(STAMP)  ## the README's pictures, from phantoms
-	@$(PY) -m lumbar_utils.views.gallery
+	@$(PY) tools/make_images.py
 
 environment: $(STAMP)  ## only make .venv
 

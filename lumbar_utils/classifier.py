@@ -166,7 +166,7 @@ class LumbarClassifier(nn.Module):
         stacks = image[present]
         if sides == 2:
             stacks = torch.stack(split_sides(stacks, view), dim=1).flatten(0, 1)
-        encoded = self.encoders[i](stacks.permute(0, 2, 3, 1)[:, None].contiguous())
+        encoded = self.encoders[i](stacks.permute(0, 2, 3, 1)[:, None])
         result = result.to(encoded.dtype).clone()
         result[present] = encoded.reshape(-1, sides, encoded.shape[-1])
         return result

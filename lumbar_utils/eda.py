@@ -53,6 +53,26 @@ SLICE_ORDERS = (
 """Words for slices that run along +x and -x, +y and -y, +z and -z of the patient with rising instance number."""
 
 
+SERIES_COLUMNS = (
+    "study_id",
+    "series_id",
+    "view",
+    "slices",
+    "stacks",
+    "rows",
+    "columns",
+    "pixel_mm",
+    "step_mm",
+    "order",
+    "field_T",
+    "repetition_ms",
+    "echo_ms",
+    "inversion_ms",
+    "problems",
+)
+"""Columns of `series_table`; sizes in pixels and mm of the largest stack, times in ms."""
+
+
 def label_table(labels: np.ndarray) -> pd.DataFrame:
     """Percent `moderate / severe` per condition and level, as text; labels int (n, 25), -1 where not labelled."""
     labels = np.asarray(labels)
@@ -75,23 +95,13 @@ def rank_correlation(labels: np.ndarray) -> pd.DataFrame:
 def describe_series(series: Series) -> dict:
     """One row of `series_table`: what was scanned and how, sizes in mm of the largest stack."""
     geometry = series.stacks[0].geometry
-    return {
-        "study_id": series.study_id,
-        "series_id": series.series_id,
-        "view": series.view,
-        "slices": series.n_slices,
-        "stacks": len(series.stacks),
-        "rows": geometry.shape[0],
-        "columns": geometry.shape[1],
-        "pixel_mm": geometry.spacing[1],
-        "step_mm": geometry.slice_spacing,
-        "order": slice_order(series),
-        "field_T": series.header.get("MagneticFieldStrength"),
-        "repetition_ms": series.header.get("RepetitionTime"),
-        "echo_ms": series.header.get("EchoTime"),
-        "inversion_ms": series.header.get("InversionTime"),
-        "problems": len(series.problems),
-    }
+    times = [series.header.get(name) for name in ("RepetitionTime", "EchoTime", "InversionTime")]
+    values = (
+        *(series.study_id, series.series_id, series.view, series.n_slices, len(series.stacks)),
+        *(*geometry.shape, geometry.spacing[1], geometry.slice_spacing, slice_order(series)),
+        *(series.header.get("MagneticFieldStrength"), *times, len(series.problems)),
+    )
+    return dict(zip(SERIES_COLUMNS, values, strict=True))
 
 
 def slice_order(series: Series) -> str:
@@ -113,7 +123,7 @@ def series_table(sources: Sequence[StudySource], *, n_jobs: int = 2, progress: b
     rows: list[dict] = []
     for described in tqdm(work, total=len(sources), desc="studies", unit="study", disable=not progress):
         rows.extend(described)
-    return pd.DataFrame(rows, columns=None if rows else ["study_id", "series_id", "view"])
+    return pd.DataFrame(rows, columns=list(SERIES_COLUMNS))
 
 
 def point_places(coordinates: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:

@@ -18,20 +18,45 @@ from torch import nn
 from .errors import DataError
 
 
-class ThinConv3d(nn.Conv3d):
-    """A 3D convolution that runs as a 2D one when there is a single slice.
+FOLD_LIMIT = 1.5
+"""A stack is folded into channels when it has at most so many slices for each of the kernel's."""
 
-    With one slice and same-padding, all but the middle plane of the kernel meet zeros only. Leaving them out gives
-    the same numbers at a third of the work; with 8 slices that is most of a ResNet's layers.
+
+class ThinConv3d(nn.Conv3d):
+    """A 3D convolution that runs as a 2D one over a thin stack, its slices folded into the channels.
+
+    The 2D kernel from input slice j to output slice i is the plane `j - stride * i + padding` of the 3D kernel. The
+    numbers are the same. On a CPU it takes half the time, and a third with one slice, where all planes but the middle
+    one meet zeros only; with 8 slices that is most of a ResNet. A GPU keeps its own 3D kernels for two and more.
     """
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        if x.shape[-1] != 1 or self.kernel_size[2] != 2 * self.padding[2] + 1:
+        n, channels, height, width, depth = x.shape
+        kernel, stride, padding = self.kernel_size[2], self.stride[2], self.padding[2]
+        out_depth = (depth + 2 * padding - kernel) // stride + 1
+        foldable = self.groups == 1 and self.dilation[2] == 1 and depth <= FOLD_LIMIT * kernel and out_depth > 0
+        if not foldable or (depth > 1 and x.device.type != "cpu"):
             return super().forward(x)
-        weight = self.weight[..., self.kernel_size[2] // 2]
-        return nn.functional.conv2d(
-            x[..., 0], weight, self.bias, self.stride[:2], self.padding[:2], self.dilation[:2], self.groups
-        )[..., None]
+        if depth == 1 and out_depth == 1:
+            weight, bias = self.weight[..., padding], self.bias
+        else:
+            padded = nn.functional.pad(self.weight, (depth, depth))
+            starts = [depth + padding - i * stride for i in range(out_depth)]
+            planes = torch.stack([padded[..., start : start + depth] for start in starts])
+            weight = planes.permute(0, 1, 5, 2, 3, 4).flatten(2, 3).flatten(0, 1)
+            bias = None if self.bias is None else self.bias.repeat(out_depth)
+        # With channels-last memory neither of the two permutations moves anything.
+        folded = x.permute(0, 4, 1, 2, 3).reshape(n, depth * channels, height, width)
+        result = nn.functional.conv2d(folded, weight, bias, self.stride[:2], self.padding[:2], self.dilation[:2])
+        return result.unflatten(1, (out_depth, -1)).permute(0, 2, 3, 4, 1)
+
+
+class ThinMaxPool3d(nn.MaxPool3d):
+    """A maximum pooling that stays in half precision: autocast on a CPU would go to float32 for nothing."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(x.device.type, enabled=False):
+            return super().forward(x)
 
 
 class ThinAvgPool3d(nn.AvgPool3d):
@@ -82,12 +107,15 @@ def build_encoder(
         if not pretrained:
             raise
         raise DataError(f"{pretrained}: these weights do not fit encoder {name!r}: {error}") from error
+    encoder = encoder.to(memory_format=torch.channels_last_3d)
     for layer, stride in zip(("conv1", "maxpool"), depth_strides, strict=True):
         if stride != 2:
             _set_depth_stride(encoder, layer, stride)
     for module in encoder.modules():
         if type(module) is nn.AvgPool3d:
             module.__class__ = ThinAvgPool3d
+        if type(module) is nn.MaxPool3d:
+            module.__class__ = ThinMaxPool3d
         if type(module) is nn.Conv3d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
             module.__class__ = ThinConv3d
     return encoder

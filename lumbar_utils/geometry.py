@@ -63,10 +63,9 @@ class SliceGeometry:
     def __post_init__(self):
         position = _vector(self.position, "position")
         row, column = _vector(self.row_cosine, "row_cosine"), _vector(self.column_cosine, "column_cosine")
-        lengths = np.linalg.norm(row), np.linalg.norm(column)
-        if max(abs(lengths[0] - 1), abs(lengths[1] - 1), abs(row @ column)) > UNIT_TOLERANCE:
+        if np.abs([row @ row - 1, column @ column - 1, row @ column]).max() > UNIT_TOLERANCE:
             raise GeometryError(f"direction cosines must be perpendicular unit vectors, got {row} and {column}")
-        row = row / lengths[0]
+        row = row / np.linalg.norm(row)
         column = column - (column @ row) * row
         column = column / np.linalg.norm(column)
         spacing = tuple(float(s) for s in self.spacing)
@@ -177,11 +176,10 @@ class StackGeometry:
     def voxel_to_world(self, voxels: np.ndarray) -> np.ndarray:
         """The inverse of `world_to_voxel`: fractional (slice, row, column) (..., 3) to LPS mm (..., 3)."""
         voxels = _points(voxels, 3, "voxels")
-        k = voxels[..., 0]
-        index, offsets, step = np.arange(len(self)), self.offsets, self._end_step
-        along = np.interp(k, index, offsets) + step * (np.minimum(k, 0) + np.maximum(k - index[-1], 0))
-        origin = self._origin_at(k)
-        in_plane = origin + voxels[..., :0:-1] * self.spacing[::-1]
+        k, last = voxels[..., 0], len(self) - 1
+        along = np.interp(k, np.arange(len(self)), self.offsets)
+        along += self._end_step * (np.minimum(k, 0) + np.maximum(k - last, 0))
+        in_plane = self._origin_at(k) + voxels[..., :0:-1] * self.spacing[::-1]
         own = np.stack([self.row_cosine, self.column_cosine, self.normal])
         return np.concatenate([in_plane, along[..., None]], axis=-1) @ own
 
@@ -190,15 +188,15 @@ class StackGeometry:
         return self.slice_spacing if len(self) > 1 else 1.0
 
     def _slice_coordinate(self, along: np.ndarray) -> np.ndarray:
-        offsets, step = self.offsets, self._end_step
-        k = np.interp(along, offsets, np.arange(len(self)))
-        return k + np.minimum(along - offsets[0], 0) / step + np.maximum(along - offsets[-1], 0) / step
+        offsets = self.offsets
+        beyond = np.minimum(along - offsets[0], 0) + np.maximum(along - offsets[-1], 0)
+        return np.interp(along, offsets, np.arange(len(self))) + beyond / self._end_step
 
     def _origin_at(self, k: np.ndarray) -> np.ndarray:
         """In-plane coordinates (across, down) in mm of the first pixel at fractional slice `k`."""
-        in_plane = self.positions @ np.stack([self.row_cosine, self.column_cosine], axis=1)
         index = np.arange(len(self))
-        return np.stack([np.interp(k, index, in_plane[:, 0]), np.interp(k, index, in_plane[:, 1])], axis=-1)
+        directions = (self.row_cosine, self.column_cosine)
+        return np.stack([np.interp(k, index, self.positions @ d) for d in directions], axis=-1)
 
 
 def group_into_stacks(slices: Sequence[SliceGeometry]) -> list[list[int]]:

@@ -247,8 +247,7 @@ class CompetitionLoss:
         weight = log_p.new_tensor(self._weights)[labels.clamp(min=0)] * known
         loss = -log_p.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * weight
         terms = [
-            self._quotient(loss[:, targets], weight[:, targets], i)
-            for i, targets in enumerate(FAMILY_TARGETS.values())
+            self._quotient(loss[:, targets], weight[:, targets], i) for i, targets in enumerate(FAMILY_TARGETS.values())
         ]
         spinal = FAMILY_TARGETS["spinal"]
         known, labels, weight = known[:, spinal], labels[:, spinal], weight[:, spinal]

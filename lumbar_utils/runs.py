@@ -1,10 +1,10 @@
 """The folder of a classifier run: what is in it, written atomically and read back without unpickling.
 
-    config.json         network, training, crops, class prior: all that is needed to use the weights
-    model.safetensors   the averaged weights
-    history.csv         one row an epoch
-    oof.csv             predictions for the held-out studies, in submission form
-    manifest.json       versions, device, timing, studies, scores beside their references
+config.json         network, training, crops, class prior: all that is needed to use the weights
+model.safetensors   the averaged weights
+history.csv         one row an epoch
+oof.csv             predictions for the held-out studies, in submission form
+manifest.json       versions, device, timing, studies, scores beside their references
 """
 
 from __future__ import annotations

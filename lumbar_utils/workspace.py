@@ -46,6 +46,12 @@ class Workspace:
             raise DataError(f"{len(absent)} studies are not in the {part} part, the first is {absent[0]!r}")
         return [found[s] for s in study_ids] if study_ids is not None else list(found.values())
 
+    def on_disk(self, part: str) -> list[str]:
+        """Listed studies of a part whose folder is there; the real tables are often looked at without the images."""
+        images = self.data.root / f"{part}_images"
+        there = {p.name for p in images.iterdir()} if images.is_dir() else set()
+        return [study_id for study_id in self.data.study_ids(part) if study_id in there]
+
     def split(self, fold: int = 0, *, seed: int = 0) -> tuple[list[str], list[str]]:
         """Labelled studies of the train part as (to learn from, held out), one fifth held out, labels spread evenly.
 

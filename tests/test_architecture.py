@@ -145,6 +145,20 @@ def test_third_party_imports_are_declared():
                 )
 
 
+def test_the_readme_says_what_every_module_holds():
+    table = (ROOT / "README.md").read_text("utf-8")
+    parts = {part_of(path) for path in MODULES} - {"__init__", "__main__"}
+    absent = [part for part in sorted(parts) if f"`{part}`" not in table and f"`{part}/`" not in table]
+    assert not absent, f"the README's table of modules lacks {absent}"
+
+
+def test_the_readmes_pictures_and_files_are_there():
+    text = (ROOT / "README.md").read_text("utf-8")
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
+    absent = [link for link in links if not (ROOT / link).exists()]
+    assert len(links) > 10 and not absent, f"the README points to {absent}"
+
+
 def cells_of(path: Path, kind: str = "code") -> list[dict]:
     return [cell for cell in json.loads(path.read_text("utf-8"))["cells"] if cell["cell_type"] == kind]
 

@@ -57,9 +57,9 @@ def independent_score(solution, submission):
         part = merged[merged["row_id"].str.contains(word)]
         p = clip_and_normalise(part[[c + "_p" for c in CLASSES]].to_numpy())
         terms.append(log_loss(part[CLASSES].to_numpy(), p, sample_weight=part["sample_weight"].to_numpy()))
-    largest = merged[merged["row_id"].str.contains("spinal")].groupby("study")[
-        ["severe", "severe_p", "sample_weight"]
-    ].max()
+    largest = (
+        merged[merged["row_id"].str.contains("spinal")].groupby("study")[["severe", "severe_p", "sample_weight"]].max()
+    )
     severe = largest["severe_p"].clip(np.finfo(float).eps, 1 - np.finfo(float).eps)
     terms.append(log_loss(largest["severe"], severe, sample_weight=largest["sample_weight"]))
     return terms

@@ -73,6 +73,20 @@ def test_truth_is_where_the_tissue_is(index):
     assert np.all((truth.posterior - truth.centre)[:, 1] > 8)
 
 
+def test_disc_planes_follow_lordosis_and_scoliosis():
+    body = build_body(healthy(scoliosis_degrees=18.0))
+    for level in range(5):
+        center, normal = body.truth.centre[level], body.truth.normal[level]
+        left = np.array([1.0, 0.0, 0.0]) - normal[0] * normal
+        left /= np.linalg.norm(left)
+        front = np.cross(normal, left)
+        for way in (left, -left, front, -front):
+            assert share(body, ball(center + 9 * way, 1.2), Tissue.NUCLEUS, Tissue.ANNULUS) > 0.8
+    leans = body.truth.normal[:, 0]
+    assert leans.max() - leans.min() > np.sin(np.radians(10)), "convex to the left: the upper discs lean to the right"
+    assert leans[0] < leans[-1]
+
+
 def test_mirrored_person_gives_the_mirrored_body():
     person = sample_person(8, 11)
     body, mirrored = build_body(person), build_body(person.mirrored())
@@ -138,7 +152,9 @@ def test_planes_cover_all_levels_in_the_right_orientation():
             assert np.abs(block.normal).argmax() == main
             assert block.row_cosine[1 if main == 0 else 0] > 0.8
     sagittal = next(p for p in protocols if p.view == SAGITTAL_T2)
-    geometry, pixels = acquire(body, replace(sagittal, reconstructed=(128, 128), acquired=(96, 96)), np.random.default_rng(1))[0]
+    geometry, pixels = acquire(
+        body, replace(sagittal, reconstructed=(128, 128), acquired=(96, 96)), np.random.default_rng(1)
+    )[0]
     assert pixels.shape[1:] == (128, 128)
     voxels = geometry.world_to_voxel(body.truth.canal)
     assert np.all((voxels[:, 1:] > 10) & (voxels[:, 1:] < 118))
@@ -156,9 +172,14 @@ def test_image_is_where_the_geometry_says():
         for geometry, pixels in acquire(body, doubled, rng):
             k = int(geometry.nearest_slice(csf))
             points = geometry.voxel_to_world(
-                np.stack(np.meshgrid([k], np.arange(geometry.shape[0]), np.arange(geometry.shape[1]), indexing="ij"), -1)
+                np.stack(
+                    np.meshgrid([k], np.arange(geometry.shape[0]), np.arange(geometry.shape[1]), indexing="ij"), -1
+                )
             )
-            near = np.linalg.norm((points - csf)[0] @ np.stack([geometry.row_cosine, geometry.column_cosine], 1), axis=-1) < 14
+            near = (
+                np.linalg.norm((points - csf)[0] @ np.stack([geometry.row_cosine, geometry.column_cosine], 1), axis=-1)
+                < 14
+            )
             if abs((geometry.positions[k] - csf) @ geometry.normal) > 3:
                 continue
             weight = np.where(near, pixels[k].astype(float), 0)

@@ -234,9 +234,7 @@ def test_a_study_is_graded_like_its_crops(predictor, cohort):
     assert "mean nothing for patients" in html and "1003" in html
 
 
-@pytest.mark.parametrize(
-    ("study_id", "words"), [("lost", "no sagittal series"), ("broken", "reshape"), ("empty", "")]
-)
+@pytest.mark.parametrize(("study_id", "words"), [("lost", "no sagittal series"), ("broken", "reshape"), ("empty", "")])
 def test_a_broken_study_gets_the_prior(predictor, study_id, words):
     result = predictor.predict_study(Study(study_id, (), ("one file was bad",)))
     assert result.fallback and np.allclose(result.probabilities, predictor.prior)
@@ -275,14 +273,14 @@ def test_other_crops_than_trained_on_are_refused(predictor, cohort):
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(DataError, match="no such run folder"):
         Predictor(tmp_path / "absent")
-    with pytest.raises(DataError, match="config.json"):
+    with pytest.raises(DataError, match=r"config\.json"):
         Predictor(tmp_path)
 
 
 def test_submission_has_every_row_in_the_samples_order(tmp_path):
     rng = np.random.default_rng(0)
     predictions = [
-        StudyPrediction(s, rng.dirichlet([5, 2, 1e-3], size=N_TARGETS), problems=("a, \"quoted\"\nnote",))
+        StudyPrediction(s, rng.dirichlet([5, 2, 1e-3], size=N_TARGETS), problems=('a, "quoted"\nnote',))
         for s in ("20", "3")
     ]
     sample = pd.DataFrame({"row_id": sorted(row_ids(["3", "20", "99"]))})

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from lumbar_utils import evaluation, views
+from lumbar_utils import views
 from lumbar_utils.crops import CropSpec, extract_crops
 from lumbar_utils.dicom import Series, Stack
 from lumbar_utils.errors import DataError
@@ -228,12 +228,3 @@ def test_a_figure_is_saved_whole_and_given_back(tmp_path, crops):
     figure = views.show_crops(crops)
     assert views.save(figure, tmp_path / "new" / "crops.png") is figure
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["crops.png"]
-
-
-def test_references_without_truth_are_uniform_and_prior(tmp_path):
-    from lumbar_utils.study import CompetitionFolder
-
-    (tmp_path / "train_images").mkdir()
-    folder = CompetitionFolder.open(tmp_path)
-    assert set(evaluation.reference_predictions(folder, ["1"])) == {"uniform"}
-    assert evaluation.truth_labels(folder, ["1"]) is None

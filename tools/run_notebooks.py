@@ -25,7 +25,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from lumbar_utils.errors import LumbarError  # noqa: E402, the path comes first
+from lumbar_utils.errors import LumbarError
 
 NOTEBOOKS = ROOT / "notebooks"
 COHORT = {"n_studies": 160, "seed": 0, "profile": "demo"}
@@ -96,7 +96,7 @@ def make_cohort(folder: Path, wanted: dict, manifest: Manifest) -> None:
     code = digest(*(path.read_bytes() for path in sorted((ROOT / "lumbar_utils" / "phantom").glob("*.py"))))
     if manifest.cohort != code and (folder / "SYNTHETIC.md").is_file():
         shutil.rmtree(folder)
-    made = generate_cohort(folder, **wanted, n_jobs=available_cores(), overwrite=True)
+    made = generate_cohort(folder, **wanted, n_jobs=available_cores(), overwrite=True, progress=sys.stderr.isatty())
     manifest.note_cohort(code)
     if made["reused"]:
         print(f"The cohort of {wanted['n_studies']} studies is there already, not made again", flush=True)

@@ -6,6 +6,7 @@ Nothing heavy is imported here; `lumbar --help` must answer at once.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
 from pathlib import Path
 
 from .. import __version__
@@ -229,21 +230,22 @@ def _add_jobs(parser: argparse.ArgumentParser) -> None:
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 1, got {text}")
-    return value
+    return int(_number(text, int, lambda value: value >= 1, "a whole number, 1 or more"))
 
 
 def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError(f"must be 0 or more, got {text}")
-    return value
+    return int(_number(text, int, lambda value: value >= 0, "a whole number, 0 or more"))
 
 
 def _fraction(text: str) -> float:
-    value = float(text)
-    if not 0 <= value < 1:
-        raise argparse.ArgumentTypeError(f"must be at least 0 and less than 1, got {text}")
+    return _number(text, float, lambda value: 0 <= value < 1, "a number, at least 0 and less than 1")
+
+
+def _number(text: str, kind: type, fits: Callable[[float], bool], wanted: str) -> float:
+    try:
+        value = kind(text)
+    except ValueError:
+        value = None
+    if value is None or not fits(value):
+        raise argparse.ArgumentTypeError(f"expected {wanted}, got {text!r}")
     return value

@@ -24,8 +24,8 @@ class Augmentation:
     `window` is the number of slices, `canvas` the rows and columns of a window in pixels (multiples of 32).
     """
 
-    window: int = 5
-    canvas: tuple[int, int] = (192, 128)
+    window: int = 3
+    canvas: tuple[int, int] = (160, 128)
     rotation_degrees: float = 7.0
     log_scale: float = 0.12
     stretch: float = 0.04

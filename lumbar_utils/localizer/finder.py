@@ -15,7 +15,7 @@ from torch.nn import functional
 
 from ..errors import DataError
 from ..labels import N_LEVELS, SAGITTAL_T1, SAGITTAL_T2
-from .decoding import ChainPrior, decode_chain
+from .decoding import SUPPORTED, ChainPrior, decode_chain
 from .images import LocalizationError, SagittalVolume, series_volume
 from .network import LocalizerConfig, SliceUNet, log_probability, with_neighbours
 from .points import DiscPoints
@@ -27,6 +27,12 @@ if TYPE_CHECKING:
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 SLICES_AT_ONCE = 24
 """Bounds the memory that one series takes; real series have up to 38 slices."""
+SURE = 0.6
+"""A chain whose least confident level reaches this is not compared with other series."""
+T2_LEAD = 0.15
+"""By so much must the mean confidence on a later series exceed the first one's, since points on T2 are more exact."""
+PLACED_CONFIDENCE = 0.5
+"""A point that its neighbours placed is within 5 mm about half as often as a seen one."""
 
 
 class DiscLocalizer:
@@ -45,6 +51,8 @@ class DiscLocalizer:
         self.device = torch.device(device)
         self.network = network.to(self.device, memory_format=torch.channels_last).eval()
         self.prior = prior or ChainPrior()
+        self.history: list[dict[str, float]] = []
+        """Of the training that made it, in this session: step, loss, learning_rate, seconds."""
 
     @property
     def config(self) -> LocalizerConfig:
@@ -81,8 +89,7 @@ class DiscLocalizer:
                 break
         if not results:
             raise LocalizationError("; ".join(problems))
-        # T2 leads: a later series must be clearly more confident to be preferred.
-        scores = [result.confidence.mean() - (0.15 if i else 0.0) for i, result in enumerate(results)]
+        scores = [result.confidence.mean() - (T2_LEAD if i else 0.0) for i, result in enumerate(results)]
         best = results[int(np.argmax(scores))]
         return DiscPoints(study.study_id, best.series_id, best.points, best.confidence, best.flags, best.source)
 
@@ -109,7 +116,7 @@ class DiscLocalizer:
             return None
         # A map's pixel covers two of the volume's, so the middles of its pixels lie between theirs.
         voxels = chain.voxels * [1, 2, 2] + [0, 0.5, 0.5]
-        confidence = np.clip(chain.posterior * np.where(chain.support < SUPPORT_FULL, PLACED_CONFIDENCE, 1.0), 0, 1)
+        confidence = np.clip(chain.posterior * np.where(chain.support < SUPPORTED, PLACED_CONFIDENCE, 1.0), 0, 1)
         return volume.to_world(voxels), confidence, chain.flags
 
     def probability(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -153,13 +160,6 @@ class DiscLocalizer:
         except (ValueError, TypeError, RuntimeError, OSError, SafetensorError) as error:
             raise DataError(f"{folder}: these are not weights of this localizer: {error}") from error
         return cls(network, device=device)
-
-
-SURE = 0.6
-"""A chain whose least confident level reaches this is not compared with other series."""
-SUPPORT_FULL = 0.05
-PLACED_CONFIDENCE = 0.5
-"""A point that its neighbours placed is within 5 mm about half as often as a seen one."""
 
 
 def _widest_first(series: tuple[Series, ...]) -> list[Series]:

@@ -38,7 +38,7 @@ class LocalizerConfig:
         Said in reports: "synthetic" or "competition".
     """
 
-    pixel_mm: float = 1.5
+    pixel_mm: float = 2.0
     neighbours: int = 1
     widths: tuple[int, ...] = (16, 24, 48, 96, 128)
     sigma_mm: float = 4.0
@@ -104,7 +104,7 @@ class SliceUNet(nn.Module):
         )
         self.head = nn.Conv2d(widths[0], N_LEVELS, 1)
         nn.init.normal_(self.head.weight, std=0.01)
-        # About 5 slices of 96 x 64 voxels share half of the probability at the start, "not in view" has the rest.
+        # About 3 slices of 80 x 64 voxels share half of the probability at the start, "not in view" has the rest.
         nn.init.constant_(self.head.bias, -10.0)
 
     def forward(self, slices: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,8 @@ import io
 import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 HISTORY_FILE = "history.csv"
+LOG_EVERY = 25
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class LocalizerTraining:
     """
 
     steps: int = 1000
-    batch: int = 4
+    batch: int = 6
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
     warm_up: float = 0.08
@@ -117,7 +119,7 @@ def train_on_samples(
     """
     training = training or LocalizerTraining()
     device = torch.device(device)
-    windows = _windows(samples, config, training)
+    windows = _one_ahead(_windows(samples, config, training))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(training.seed)
         network = SliceUNet(config)
@@ -156,7 +158,7 @@ def train_on_samples(
         _average(kept, network, min(training.average, (step + 1) / (step + 10)))
         recent.append(float(loss.detach()))
         bar.update()
-        if (step + 1) % 25 == 0 or step + 1 == training.steps:
+        if (step + 1) % LOG_EVERY == 0 or _progress(step + 1, training, time.monotonic() - began) >= 1:
             mean = float(np.mean(recent))
             seconds = time.monotonic() - began
             history.append({"step": step + 1, "loss": mean, "learning_rate": rate, "seconds": round(seconds, 1)})
@@ -218,6 +220,16 @@ def _windows(
         )
 
 
+def _one_ahead(batches: Iterator[tuple[torch.Tensor, ...]]) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The same batches in the same order, each drawn by a second thread while the one before it is learnt from."""
+    with ThreadPoolExecutor(max_workers=1) as drawing:
+        coming = drawing.submit(next, batches)
+        while True:
+            batch = coming.result()
+            coming = drawing.submit(next, batches)
+            yield batch
+
+
 def _progress(step: int, training: LocalizerTraining, seconds: float) -> float:
     """How much of the schedule is done, 0 to 1: by steps, or by time where that is scarcer."""
     done = step / training.steps
@@ -246,8 +258,3 @@ def _history_csv(history: list[dict[str, float]]) -> bytes:
     writer.writeheader()
     writer.writerows(history)
     return text.getvalue().encode()
-
-
-def training_record(training: LocalizerTraining) -> dict:
-    """The settings as a JSON-ready dictionary, for a manifest."""
-    return asdict(training)

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import ndimage
 
 from ..labels import N_LEVELS
+from .arch import paint_arches
 from .canal import paint_canal, paint_foramina, root_map, trapezoid_profile
 from .curve import STEP
 from .disease import Person
@@ -19,7 +20,7 @@ from .profiles import L1, L5, N_VERTEBRAE, S1, Spine, build_spine
 from .soft_tissue import paint_surroundings, smooth_fields
 from .texture import grain
 from .tissue import LabelPaint, Tissue
-from .vertebra import paint_arches, paint_bodies
+from .vertebra import paint_bodies
 
 _F = np.float32
 _STREAM_BODY = 31
@@ -47,49 +48,57 @@ class DiscTruth:
     recess: np.ndarray
 
 
-class _Part:
-    """Some of the points, in straightened anatomical coordinates, as flat float32 arrays."""
+class Part:
+    """Some of the points, in straightened anatomical coordinates, as flat float32 arrays.
 
-    def __init__(self, s, u, v, index, grain_, clouds_, slow):
+    `s`, `u`, `v` and `au = |u|` in mm; `index` into the spine's profiles; `side` 0 left, 1 right; `grain`, `clouds`
+    and `slow` are noise of about 1, 2 to 8 and 20 mm.
+    """
+
+    def __init__(self, s, u, v, index, grain, clouds, slow):
         self.s, self.u, self.v, self.index = s, u, v, index
-        self.grain, self.clouds, self.slow = grain_, clouds_, slow
+        self.grain, self.clouds, self.slow = grain, clouds, slow
         self.au = np.abs(u)
         self.side = (u < 0).astype(np.int8)
 
-    def take(self, chosen: np.ndarray) -> _Part:
-        return _Part(*(a[chosen] for a in (self.s, self.u, self.v, self.index, self.grain, self.clouds, self.slow)))
+    def take(self, chosen: np.ndarray) -> Part:
+        """The part of the points that a boolean array chooses."""
+        return Part(*(a[chosen] for a in (self.s, self.u, self.v, self.index, self.grain, self.clouds, self.slow)))
 
 
 @dataclass(frozen=True)
 class Body:
     """A person's anatomy in the patient frame (LPS mm, the origin near L3).
 
-    Built by `build_body`. Tables by vertebra have `profiles.N_VERTEBRAE` entries, profiles those of the spine.
+    Built by `build_body`. In the comments, "profile" is an array over the samples of the spine's curve, "vertebrae"
+    an array over `profiles.VERTEBRAE`; lengths in mm.
     """
 
     person: Person
     spine: Spine
     truth: DiscTruth
-    origin: np.ndarray
-    shift: np.ndarray
-    roots: np.ndarray
-    trapezoid: np.ndarray
-    streaks: np.ndarray
-    wing: np.ndarray
-    wing_depth: np.ndarray
-    sacrum_top: float
-    spinous_length: np.ndarray
-    spinous_half: np.ndarray
-    hollow: np.ndarray
-    marrow: np.ndarray
-    fatty: np.float32
-    nucleus: np.ndarray
-    psoas: np.ndarray
-    belly: float
-    back_line: np.ndarray
-    bladder: float
-    rectum: np.ndarray
-    haemangioma: tuple[float, float, float, float]
+    origin: np.ndarray  # LPS of the body's own origin
+    shift: np.ndarray  # (3,) place in the noise volume
+    roots: np.ndarray  # cauda equina, see `canal.root_map`
+    trapezoid: np.ndarray  # profile: 0 round sac, 1 triangular
+    streaks: np.ndarray  # profile: fat in the muscles
+    wing: np.ndarray  # profile: half width of the sacrum's wings
+    wing_depth: np.ndarray  # profile: half their depth
+    sacrum_top: float  # position of the top of S1
+    spinous_length: np.ndarray  # vertebrae
+    spinous_half: np.ndarray  # vertebrae: half the height of the spinous process
+    hollow: np.ndarray  # vertebrae: depth of the end-plates' hollow
+    marrow: np.ndarray  # vertebrae: relative deviation of the signal
+    fatty: np.float32  # share of fatty marrow
+    nucleus: np.ndarray  # vertebrae: signal of the disc below, 0 annulus to 1 young nucleus
+    psoas: np.ndarray  # vertebrae: radius
+    half_widths: np.ndarray  # vertebrae
+    depths: np.ndarray  # vertebrae
+    belly: float  # added to the depth of the belly
+    back_line: np.ndarray  # profile: y that the skin of the back follows
+    bladder: float  # half its height
+    rectum: np.ndarray  # (3,) its middle
+    haemangioma: tuple[float, float, float, float]  # u, v, s from the vertebra's middle, radius
 
     def to_own(self, points: np.ndarray) -> np.ndarray:
         """LPS mm (..., 3) to the body's own frame, in which it is never flipped."""
@@ -119,12 +128,12 @@ class Body:
             return
         straight, v, index = self.spine.straighten(s[core], v[core])
         slow = slow[core]
-        part = _Part(straight, u[core], v, index, fine[core], _F(0.6) * coarse[core] + _F(0.6) * slow, slow)
+        part = Part(straight, u[core], v, index, fine[core], _F(0.6) * coarse[core] + _F(0.6) * slow, slow)
         laid = paint.cut(core)
         self._paint_spine(part, laid)
         paint.merge(core, laid)
 
-    def _paint_spine(self, part: _Part, paint) -> None:
+    def _paint_spine(self, part: Part, paint) -> None:
         wing = self.wing.take(part.index)
         for region, painter in (
             ((part.v > -2) & (part.v < 30) & (part.au < 26), paint_canal),
@@ -148,7 +157,9 @@ def build_body(person: Person) -> Body:
     shift = rng.uniform(0, 128, 3)
     origin = np.array([0.0, 0.0, 0.0]) + rng.uniform(-1, 1, 3) * [12, 20, 25]
     origin[0] *= -1 if person.flipped else 1
-    fat_share = np.clip(0.004 * (upright.age - 25) + 0.006 * upright.fat_mm / 2 + 0.1 * rng.standard_normal(), 0.05, 0.5)
+    fat_share = np.clip(
+        0.004 * (upright.age - 25) + 0.006 * upright.fat_mm / 2 + 0.1 * rng.standard_normal(), 0.05, 0.5
+    )
     low_down = np.clip((s - spine.middles[L1]) / (spine.middles[S1] - spine.middles[L1]), -0.3, 1.3)
     nucleus = np.full(N_VERTEBRAE, 0.75) + 0.08 * rng.standard_normal(N_VERTEBRAE) - 0.3 * upright.degeneration.mean()
     nucleus[L1 : L1 + N_LEVELS] = 1.0 - 1.05 * upright.degeneration + 0.05 * rng.standard_normal(N_LEVELS)
@@ -158,7 +169,7 @@ def build_body(person: Person) -> Body:
     spinous = np.array([*[26.0] * 6, 28, 30, 30, 28, 22, 10, 8, 6, 4, 2, 2])
     spinous_half = np.array([*[7.0] * 6, 9.5, 11, 11, 10, 8, 9, 8, 7, 6, 5, 5])
     return Body(
-        person=upright if not person.flipped else person,
+        person=person,
         spine=spine,
         truth=_truth(upright, spine, origin, person.flipped),
         origin=origin,
@@ -176,9 +187,11 @@ def build_body(person: Person) -> Body:
         fatty=_F(np.clip(0.008 * (upright.age - 35) + 0.12 * rng.standard_normal(), 0, 0.6)),
         nucleus=_f(np.clip(nucleus, 0.03, 1.0)),
         psoas=_psoas(size, rng),
+        half_widths=spine.curve.at(spine.half_width, spine.middles),
+        depths=spine.curve.at(spine.depth, spine.middles),
         belly=float(0.6 * upright.fat_mm - 15 + 12 * rng.standard_normal()),
         back_line=ndimage.gaussian_filter1d(spine.curve.y, 40 / STEP, mode="nearest"),
-        bladder=float(rng.uniform(15, 45)),
+        bladder=float(rng.uniform(6, 42)),
         rectum=spine.place(spine.middles[S1 + 3] + rng.uniform(-12, 12), rng.uniform(-8, 8), -30 - rng.uniform(0, 8)),
         haemangioma=(rng.uniform(-8, 8), -rng.uniform(10, 22), rng.uniform(-5, 5), rng.uniform(4, 8)),
     )

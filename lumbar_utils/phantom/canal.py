@@ -11,6 +11,8 @@ from .tissue import Tissue, edge
 _F = np.float32
 ROOT_CELLS = 48
 ROOT_LAYER_MM = 4.0
+ROOT_REACH = 1.2
+"""The map of the roots goes this far from the middle of the sac, in its half axes."""
 
 
 def root_map(length: float, conus_s: float, rng: np.random.Generator) -> np.ndarray:
@@ -32,7 +34,7 @@ def root_map(length: float, conus_s: float, rng: np.random.Generator) -> np.ndar
     u = side * (start_u + (0.95 - start_u) * run**2.5) + 0.4 * wobble
     v = start_v - (start_v + 0.1) * run**3 + 0.4 * np.roll(wobble, 3, axis=1)
     present = ((run < 1.0) & (s[:, None] > conus_s - 25)).astype(np.float64)
-    cell = (np.arange(ROOT_CELLS) + 0.5) / ROOT_CELLS * 2.4 - 1.2
+    cell = ((np.arange(ROOT_CELLS) + 0.5) / ROOT_CELLS * 2 - 1) * ROOT_REACH
     width = rng.uniform(0.055, 0.085, 2 * n)
     across = np.exp(-0.5 * ((cell - u[..., None]) / width[:, None]) ** 2) * present[..., None]
     back = np.exp(-0.5 * ((cell - v[..., None]) / (1.15 * width[:, None])) ** 2)
@@ -41,57 +43,72 @@ def root_map(length: float, conus_s: float, rng: np.random.Generator) -> np.ndar
 
 def paint_canal(body, p, paint) -> None:
     """Everything between the back of the bodies and the laminae, sac included, and the lateral recesses."""
-    spine, size = body.spine, body.person.stature
-    soft = paint.softness
-    front, back = spine.sac_front.take(p.index), spine.sac_back.take(p.index)
-    roof = spine.canal_back.take(p.index)
+    _paint_fat_and_flavum(body, p, paint)
+    _paint_recesses(body, p, paint)
+    _paint_sac(body, p, paint)
+
+
+def _paint_fat_and_flavum(body, p, paint) -> None:
+    """Epidural fat, which stenosis drives out, and the ligamentum flavum inside the roof of the laminae."""
+    spine, size, soft = body.spine, body.person.stature, paint.softness
     fill = spine.sac_fill.take(p.index)
-    recess = spine.recess[p.side, p.index]
-    sloped = roof - _F(0.50) * p.au
-    open_canal = np.maximum(p.au - spine.canal_half.take(p.index) - 1, p.v - sloped)
-    shut = _F(0.8) * fill + _F(0.9) * recess
-    paint.blend(edge(open_canal, soft), np.clip(shut, 0, 1), Tissue.EPIDURAL_FAT, Tissue.LIGAMENT, _F(0.08) * p.clouds)
+    half = spine.canal_half.take(p.index)
+    sloped = spine.canal_back.take(p.index) - _F(0.50) * p.au
+    shut = np.clip(_F(0.8) * fill + _F(0.9) * spine.recess[p.side, p.index], 0, 1)
+    canal = edge(np.maximum(p.au - half - 1, p.v - sloped), soft)
+    paint.blend(canal, shut, Tissue.EPIDURAL_FAT, Tissue.LIGAMENT, _F(0.08) * p.clouds)
 
     thick = spine.flavum.take(p.index)
+    # The two flava leave a gap in the midline, where fat shows until stenosis closes it.
     midline = np.exp(-((p.au / _F(3.2 * size)) ** 2)) * (1 - fill)
     band = np.maximum(sloped - thick * (1 - _F(0.9) * midline) - p.v, p.v - sloped - 1)
-    band = np.maximum(band, p.au - spine.canal_half.take(p.index) - 3)
-    band = np.maximum(band, 1 - thick)
+    band = np.maximum(np.maximum(band, p.au - half - 3), 1 - thick)
     paint.lay(edge(band, soft), Tissue.LIGAMENT, _F(0.1) * p.grain)
 
-    # The recess: a pocket beside the front of the sac, first closed, then opened as far as the degree lets it.
-    half = spine.sac_half.take(p.index)
-    near_disc = np.exp(-0.5 * ((p.s - spine.disc_middle.take(p.index) - 2) / _F(8.5)) ** 2)
-    near_disc *= (spine.disc.take(p.index) >= L1) & (spine.disc.take(p.index) < S1)
-    at_u = np.maximum(half, _F(7 * size)) + _F(1.6 * size) - _F(1.4) * recess
-    at_v = np.minimum(front, _F(2)) + _F(3.3 * size) + _F(0.8) * recess
-    du, dv = (p.au - at_u), (p.v - at_v)
+
+def _paint_recesses(body, p, paint) -> None:
+    """A pocket beside the front of the sac: closed as far as the degree says, what stays open holds fat and a root."""
+    spine, size = body.spine, body.person.stature
+    recess, disc = spine.recess[p.side, p.index], spine.disc.take(p.index)
+    below = p.s - spine.disc_middle.take(p.index)
+    near_disc = np.exp(-0.5 * ((below - 2) / _F(8.5)) ** 2) * ((disc >= L1) & (disc < S1))
+    at_u = np.maximum(spine.sac_half.take(p.index), _F(7 * size)) + _F(1.6 * size) - _F(1.4) * recess
+    at_v = np.minimum(spine.sac_front.take(p.index), _F(2)) + _F(3.3 * size) + _F(0.8) * recess
+    du, dv = p.au - at_u, p.v - at_v
+
     pocket = np.sqrt((du / _F(5.8 * size)) ** 2 + (dv / _F(5.8 * size)) ** 2) - 1
     closing = np.clip(recess * _F(3.5) + _F(0.1), 0, 1)
     paint.lay(edge(pocket * 4, 1.5) * near_disc * closing, Tissue.LIGAMENT, _F(0.1) * p.grain)
     wide, deep = _F(5.0 * size) * (1 - _F(0.75) * recess), _F(4.6 * size) * (1 - _F(0.88) * recess)
     room = (np.sqrt((du / wide) ** 2 + (dv / deep) ** 2) - 1) * deep
-    paint.blend(edge(room, 0.8) * near_disc, _F(0.6) * fill, Tissue.EPIDURAL_FAT, Tissue.LIGAMENT)
+    shut = _F(0.6) * spine.sac_fill.take(p.index)
+    paint.blend(edge(room, 0.8) * near_disc, shut, Tissue.EPIDURAL_FAT, Tissue.LIGAMENT)
     flat = np.minimum(_F(1.7 * size), deep * _F(0.9))
     root = np.sqrt((du / _F(1.8 * size)) ** 2 + (dv / flat) ** 2) - 1
     paint.lay(edge(root * flat, 0.8) * near_disc, Tissue.ROOT)
 
-    # Sac: wider in front lower down, its side pushed in where the recess is narrowed.
+
+def _paint_sac(body, p, paint) -> None:
+    """Dura, CSF, roots, cord. Wider in front lower down; its side is pushed in where the recess is narrowed."""
+    spine, soft = body.spine, paint.softness
+    front, back, half = (a.take(p.index) for a in (spine.sac_front, spine.sac_back, spine.sac_half))
+    fill, recess = spine.sac_fill.take(p.index), spine.recess[p.side, p.index]
     middle, deep = (front + back) / 2, np.maximum((back - front) / 2, _F(0.3))
     height = (p.v - middle) / deep
-    broad = np.maximum(half, _F(0.3)) * (1 - _F(0.42) * recess * (_F(0.75) - _F(0.25) * np.clip(height, -1, 1)))
-    broad *= 1 - _F(0.16) * np.clip(height, -1, 1) * body.trapezoid.take(p.index)
+    forward = -np.clip(height, -1, 1)
+    broad = np.maximum(half, _F(0.3)) * (1 - _F(0.42) * recess * (_F(0.75) + _F(0.25) * forward))
+    broad *= 1 + _F(0.16) * forward * body.trapezoid.take(p.index)
     across = p.u / broad
-    q2 = across * across + height * height
-    sac = (np.sqrt(q2) - 1) * np.minimum(broad, deep)
+    sac = (np.sqrt(across * across + height * height) - 1) * np.minimum(broad, deep)
     sac = np.where(half < _F(1.2), 5, sac)
     paint.lay(edge(sac - _F(0.5), soft), Tissue.LIGAMENT)
-    layer = (p.s * _F(1 / ROOT_LAYER_MM)).astype(np.int32)
-    cells = ROOT_CELLS / 2.4
-    iu = np.clip((across + _F(1.2)) * _F(cells), 0, ROOT_CELLS - 1).astype(np.int32)
-    iv = np.clip((height + _F(1.2)) * _F(cells), 0, ROOT_CELLS - 1).astype(np.int32)
-    layer = np.clip(layer, 0, len(body.roots) - 1)
-    strands = body.roots.ravel().take((layer * ROOT_CELLS + iu) * ROOT_CELLS + iv)
+
+    layer = np.clip((p.s * _F(1 / ROOT_LAYER_MM)).astype(np.int32), 0, len(body.roots) - 1)
+    column, row = (
+        np.clip((c + _F(ROOT_REACH)) * _F(ROOT_CELLS / (2 * ROOT_REACH)), 0, ROOT_CELLS - 1).astype(np.int32)
+        for c in (across, height)
+    )
+    strands = body.roots.ravel().take((layer * ROOT_CELLS + column) * ROOT_CELLS + row)
     mix = np.clip(strands * (_F(0.8) + fill) + fill * (_F(0.92) + _F(0.10) * p.grain), 0, 1)
     inside = edge(sac + _F(0.2), soft)
     paint.blend(inside, mix, Tissue.CSF, Tissue.ROOT, _F(0.04) * p.clouds)
@@ -102,7 +119,7 @@ def paint_canal(body, p, paint) -> None:
 
 
 def paint_foramina(body, p, paint) -> None:
-    """Fat and exiting root between the pedicles; narrowing closes the fat in from front and back, then above and below."""
+    """Fat and exiting root between the pedicles; narrowing closes the fat in."""
     spine, size = body.spine, body.person.stature
     soft = paint.softness
     disc = spine.disc.take(p.index)
@@ -110,10 +127,12 @@ def paint_foramina(body, p, paint) -> None:
     narrow = np.where(disc >= L1, narrow, _F(0.1))
     below = p.s - spine.disc_middle.take(p.index)
     scale = _F(size)
+    inner = spine.canal_half.take(p.index)
+    outer = spine.pedicle_centre.take(p.index) + spine.pedicle_half.take(p.index)
     at_s = -(_F(4.2) + _F(3.6) * narrow) * scale
-    at_v = _F(3.8) * scale + np.minimum(spine.posterior.take(p.index), 0)
+    # The way out runs outward and forward.
+    at_v = _F(4.4) * scale + np.minimum(spine.posterior.take(p.index), 0) - _F(0.22) * np.maximum(p.au - inner, 0)
     ds, dv = below - at_s, p.v - at_v
-    inner, outer = spine.canal_half.take(p.index), spine.pedicle_centre.take(p.index) + spine.pedicle_half.take(p.index)
     # Open to the canal inside and to the fat beside the spine outside: soft ends, and wider outward.
     medial = inner + 4 * spine.recess[p.side, p.index]
     span = edge(np.maximum(medial - p.au, p.au - outer - 5), 5.0)
@@ -121,8 +140,8 @@ def paint_foramina(body, p, paint) -> None:
     present = (disc < S1) * span
     keyhole = 1 - _F(0.05) * np.clip(ds, -3, 11)
     tall, deep = _F(10.3) * scale, _F(6.3) * scale
-    keyhole *= flare
-    whole = np.sqrt((ds / tall) ** 2 + (dv / (deep * keyhole)) ** 2) - 1
+    keyhole *= flare * (1 + _F(0.10) * p.slow)
+    whole = np.sqrt((ds / (_F(1.08) * tall)) ** 2 + (dv / (_F(1.22) * deep * keyhole)) ** 2) - 1
     closing = np.clip(narrow * _F(3.5) + _F(0.1), 0, 1)
     paint.lay(edge(whole * deep, 1.5) * present * closing, Tissue.LIGAMENT, _F(0.12) * p.grain)
     tall, deep = tall * (1 - _F(0.70) * narrow), deep * (1 - _F(0.84) * narrow)

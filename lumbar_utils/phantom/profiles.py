@@ -34,8 +34,8 @@ _DEPTH_BOTTOM = np.array([27, 28, 29, 30, 31, 31.5, 32.5, 33.5, 34.5, 35, 35, 23
 _WIDTH_TOP = np.array([28, 29, 30, 32, 34, 38, 41, 43, 45, 48, 50, 51, 34, 27, 22, 18, 12.0])
 _WIDTH_BOTTOM = np.array([29, 30, 32, 34, 38, 41, 43, 45, 48, 50, 52, 36, 28, 23, 19, 15, 6.0])
 _DISC = np.array([4.5, 4.5, 5, 5.5, 6, 7, 8.2, 9.6, 10.6, 11.2, 10.4, 2.0, 1.6, 1.1, 1.0, 1.2])
-_DISC_SHARE = np.array([0.08, 0.13, 0.17, 0.24, 0.26])
-_BODY_SHARE = np.array([-0.03, 0.0, 0.01, 0.04, 0.10])
+_DISC_SHARE = np.array([0.06, 0.09, 0.13, 0.25, 0.31])
+_BODY_SHARE = np.array([-0.04, -0.02, 0.0, 0.05, 0.17])
 _SACRAL_BODY_DEGREES = np.array([5, -3, -9, -15, -18, -25.0])
 _SACRAL_DISC_DEGREES = np.array([2, -3, -4, -5, -10.0])
 _ANGLE_SMOOTHING = 7.0
@@ -112,10 +112,10 @@ def build_spine(person: Person, rng: np.random.Generator) -> Spine:
     """Lay out the spine of an unflipped person. `rng` gives the variation that has no field of its own."""
     size = person.stature
     discs = np.arange(L1, L1 + N_LEVELS)
-    height = _HEIGHT * size * (1 + 0.025 * rng.standard_normal(N_VERTEBRAE))
+    height = 1.06 * _HEIGHT * size * (1 + 0.025 * rng.standard_normal(N_VERTEBRAE))
     disc_height = _DISC * size * (1 + 0.06 * rng.standard_normal(N_VERTEBRAE - 1))
-    disc_height[discs] *= 1 - 0.5 * person.degeneration
-    disc_height[: L1] *= 1 - 0.2 * person.degeneration.mean()
+    disc_height[discs] *= 1 - 0.45 * person.degeneration
+    disc_height[:L1] *= 1 - 0.2 * person.degeneration.mean()
     disc_height[S1] += 3.5 * person.sacral_disc * size
     depth_top, depth_bottom = _DEPTH_TOP * size, _DEPTH_BOTTOM * size
     body_angle, disc_angle = _element_angles(person, rng)
@@ -136,7 +136,7 @@ def build_spine(person: Person, rng: np.random.Generator) -> Spine:
     # The sacral slope fixes the direction at the top of S1, which is edge 2 * S1.
     # People are straightened by the table: whatever the slope, the top of L1 tips back by a few degrees only.
     tip = person.sacral_slope_degrees - person.lordosis_degrees
-    tip = -9 + 7 * np.tanh((tip + 9) / 10)
+    tip = -10 + 7 * np.tanh((tip + 10) / 10)
     directions += np.radians(tip + person.lordosis_degrees) - directions[2 * S1]
     true_angle = np.interp(s, edges, directions)
     angle = ndimage.gaussian_filter1d(true_angle, _ANGLE_SMOOTHING * size / STEP, mode="nearest")
@@ -199,7 +199,9 @@ def build_spine(person: Person, rng: np.random.Generator) -> Spine:
     conus = middles[L1] + rng.normal(4, 10) * size
     cord = 4.3 * size * np.clip((conus - s) / (30 * size), 0, 1) ** 0.6
 
-    interlaminar = np.clip(sum(np.exp(-0.5 * ((s - m + 1 * size) / (6.0 * size)) ** 2) for m in disc_middles[:S1]), 0, 1)
+    interlaminar = np.clip(
+        sum(np.exp(-0.5 * ((s - m + 1 * size) / (6.0 * size)) ** 2) for m in disc_middles[:S1]), 0, 1
+    )
     canal_back = smooth_front + sac_depth + back_gap + interlaminar * 5.5 * size
     flavum = interlaminar * 3.0 * size + at_discs(1.15 * canal + 0.35 * (left_r + right_r), 6.5)
     canal_half = over_bodies((_PEDICLE_CENTRE - _PEDICLE_WIDTH / 2) * size * (0.6 + 0.4 * person.sac_scale))
@@ -250,8 +252,8 @@ def build_spine(person: Person, rng: np.random.Generator) -> Spine:
 def _element_angles(person: Person, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Wedge of every body (17) and every disc (16) in radians; lordosis positive."""
     body, disc = np.full(N_VERTEBRAE, -1.2), np.full(N_VERTEBRAE - 1, -1.6)
-    body[L1 : S1] = _BODY_SHARE * person.lordosis_degrees
-    disc[L1 : S1] = _DISC_SHARE * person.lordosis_degrees * (1 + 0.1 * rng.standard_normal(N_LEVELS))
+    body[L1:S1] = _BODY_SHARE * person.lordosis_degrees
+    disc[L1:S1] = _DISC_SHARE * person.lordosis_degrees * (1 + 0.1 * rng.standard_normal(N_LEVELS))
     body[S1:], disc[S1:] = _SACRAL_BODY_DEGREES, _SACRAL_DISC_DEGREES
     body[S1 + 1 :] *= rng.uniform(0.6, 1.4)
     return np.radians(body), np.radians(disc)

@@ -160,7 +160,7 @@ def _turned(vector: np.ndarray, axis: np.ndarray, degrees: float) -> np.ndarray:
 def _sagittal_block(
     body: Body, rng: np.random.Generator, fov: float, n_slices: int, step: float, scatter: float
 ) -> Block:
-    """Slices along the spine, its canal at L3/4 put near (0.54, 0.53) of the image as in the competition's set."""
+    """Slices along the spine, its canal's middle near (0.56, 0.52) of the image as in the competition's set."""
     row, column = np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0])
     canal = body.truth.canal
     # Radiographers turn the slices along a scoliotic spine.
@@ -169,19 +169,17 @@ def _sagittal_block(
     turn_z = float(rng.normal(0, 2.0))
     y_axis, z_axis = np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0])
     row, column = (_turned(_turned(vector, y_axis, turn_y), z_axis, turn_z) for vector in (row, column))
-    at = np.clip(rng.normal([0.541, 0.531], [scatter, scatter]), 0.35, 0.7)
+    at = np.clip(rng.normal([0.559, 0.524], [scatter, scatter]), 0.35, 0.7)
     centre = canal.mean(0) + (0.5 - at[0]) * fov * row + (0.5 - at[1]) * fov * column
     return Block(centre + rng.normal(0, 1.5) * np.cross(row, column), row, column, n_slices, step)
 
 
-def _sagittal(
-    body: Body, rng: np.random.Generator, profile: str, view: str, tesla: float, randomise: bool
-) -> Protocol:
+def _sagittal(body: Body, rng: np.random.Generator, profile: str, view: str, tesla: float, randomise: bool) -> Protocol:
     is_t1 = view == SAGITTAL_T1
     if randomise:
         fov = float(rng.uniform(200, 400))
     else:
-        fov = float(np.clip(rng.normal(300, 22) * (0.85 + 0.15 * body.person.stature), 240, 390))
+        fov = float(np.clip(rng.normal(290, 24) * (0.85 + 0.15 * body.person.stature), 240, 390))
     if profile == "demo":
         n_slices = int(rng.integers(13, 16))
         reconstructed = int(rng.choice([192, 224, 256]))

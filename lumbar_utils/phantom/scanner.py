@@ -83,10 +83,8 @@ class _Lattice:
             spread.append(matrix)
             coarse.append(knots * step)
         self.down, self.across = spread[0], np.ascontiguousarray(spread[1].T)
-        self.points = (
-            coarse[0][:, None, None] * block.column_cosine + coarse[1][None, :, None] * block.row_cosine
-        )
-        self.softness = max(0.6, 0.8 * float(np.mean(self.steps)))
+        self.points = coarse[0][:, None, None] * block.column_cosine + coarse[1][None, :, None] * block.row_cosine
+        self.softness = max(0.7, float(np.mean(self.steps)))
 
     def spread(self, values: np.ndarray) -> np.ndarray:
         """Coarse float32 values (..., h, w) to the measured grid (..., H, W), bilinear."""

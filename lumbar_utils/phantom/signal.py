@@ -18,7 +18,7 @@ RELAXATION = {
     # tissue: (T1 at 1.5 T, T1 at 3 T, T2 at 1.5 T, T2 at 3 T, proton density)
     Tissue.AIR: (1000, 1000, 1, 1, 0.0),
     Tissue.SKIN: (700, 850, 32, 28, 0.7),
-    Tissue.FAT: (290, 370, 135, 125, 0.95),
+    Tissue.FAT: (290, 370, 130, 120, 0.90),
     Tissue.MUSCLE: (950, 1350, 44, 40, 0.80),
     Tissue.FASCIA: (700, 850, 18, 16, 0.40),
     Tissue.MARROW: (560, 640, 88, 80, 0.68),
@@ -32,7 +32,7 @@ RELAXATION = {
     Tissue.BLOOD: (1400, 1700, 20, 18, 0.12),
     Tissue.VEIN: (700, 900, 160, 140, 0.80),
     Tissue.BOWEL: (700, 850, 75, 68, 0.66),
-    Tissue.FLUID: (2800, 3300, 900, 800, 0.98),
+    Tissue.FLUID: (3200, 3600, 800, 700, 0.88),
     Tissue.GAS: (1000, 1000, 4, 3, 0.05),
     Tissue.KIDNEY: (750, 1150, 85, 78, 0.85),
     Tissue.OEDEMA: (1000, 1200, 130, 120, 0.80),
@@ -73,9 +73,7 @@ def tissue_signal(sequence: Sequence, rng: np.random.Generator | None = None, *,
     if rng is not None:
         t1, t2, density = (a * np.exp(spread * rng.standard_normal(N_TISSUES)) for a in (t1, t2, density))
     if sequence.inversion_ms > 0:
-        recovery = np.abs(
-            1 - 2 * np.exp(-sequence.inversion_ms / t1) + np.exp(-sequence.repetition_ms / t1)
-        )
+        recovery = np.abs(1 - 2 * np.exp(-sequence.inversion_ms / t1) + np.exp(-sequence.repetition_ms / t1))
     else:
         recovery = 1 - np.exp(-sequence.repetition_ms / t1)
     return (density * recovery * np.exp(-sequence.echo_ms / t2)).astype(np.float32)

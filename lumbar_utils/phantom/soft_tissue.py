@@ -1,142 +1,183 @@
 """What lies around the spine: skin, fat, muscles, vessels, bowel, kidneys, bladder.
 
 All of it is smooth on the scale of several millimetres, so its signed distances are worked out on a coarse lattice
-of points and spread from there; only the masks and the texture are made at every point.
+of points and spread from there (`smooth_fields`); only masks and texture are made at every point
+(`paint_surroundings`). Sizes are typical ones from cross-sectional anatomy, in mm at stature 1.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from .curve import STEP
 from .profiles import L1, L5, S1
 from .texture import clouds
 from .tissue import Tissue, edge
 
 _F = np.float32
+_KNOTS = (3, L1, L1 + 2, L5, S1, S1 + 1, S1 + 3, S1 + 5)
+"""Vertebrae at which the body's outline is given: T10, L1, L3, L5, S1, S2, S4, coccyx."""
+_BACK_FAT = np.array([0.3, 0.5, 0.75, 1.0, 1.1, 1.0, 0.8, 1.0])
+_FRONT_FAT = np.array([0.5, 0.7, 1.0, 1.3, 1.5, 1.5, 1.2, 1.0])
+_SPINE_TO_FASCIA = np.array([43, 48, 50, 46, 34, 27, 20, 16.0])
+_BELLY = np.array([104, 114, 118, 116, 112, 108, 100, 95.0])
 
 
 def smooth_fields(body, xyz: np.ndarray) -> dict[str, np.ndarray]:
-    """Smooth fields at body points (..., 3): straightened coordinates, signed distances in mm and slow noise."""
-    spine, person = body.spine, body.person
-    curve, size = spine.curve, person.stature
-    s, u, v = curve.project(xyz)
+    """Smooth fields at points of the body's own frame, shape (..., 3), each field (...).
+
+    Holds the straightened coordinates `s`, `u`, `v`, the points themselves, slow noise (`low`, `low2`, `gut` and
+    `content`, grains of about 80, 30, 20 and 30 mm) and the signed distance in mm, negative inside, of each
+    structure that is named here.
+    """
     x, y, z = xyz[..., 0], xyz[..., 1], xyz[..., 2]
-    line = np.interp(-z, -curve.z, np.arange(len(curve.z)))
-    back = y - np.interp(line, np.arange(len(curve.y)), curve.y)
-    side = x - 0.4 * np.interp(line, np.arange(len(curve.y)), curve.sideways)
-    where = line * 0.25  # mm along the spine at this height
-    knots = spine.middles[[3, L1, L1 + 2, L5, S1, S1 + 1, S1 + 3, S1 + 5]]
-    fat = np.interp(where, knots, person.fat_mm * np.array([0.35, 0.6, 0.9, 1.15, 1.25, 1.1, 0.9, 1.1]) + 4)
-    reach = np.interp(where, knots, np.array([43, 48, 50, 46, 34, 27, 20, 16]) * size)
-    # Neither the belly nor the skin of the back follow the spine's bends.
-    belly = np.interp(where, knots, np.array([104, 114, 118, 116, 112, 108, 100, 95]) * size + body.belly)
-    belly = belly + 0.85 * (y - back)
-    reach = reach + np.clip(curve.at(body.back_line, where) - (y - back), -2, 14)
-    front_fat = np.interp(where, knots, (0.5 * person.fat_mm + 5) * np.array([0.5, 0.7, 1, 1.3, 1.5, 1.5, 1.2, 1]))
-    low, low2 = (clouds(x, y, z, size_mm, body.shift) for size_mm in (34.0, 11.0))
-
-    total_back, total_front = reach + fat, belly + front_fat
-    middle, half_depth = (total_back - total_front) / 2, (total_back + total_front) / 2
-    half_width = (145 + 0.8 * person.fat_mm) * size
-    furrow = 5 * np.exp(-((side / 20) ** 2)) * np.clip((where - knots[0]) / 60, 0, 1)
-    outline = (np.abs(side / half_width) ** 2.8 + np.abs((back - middle + furrow * (back > 0)) / half_depth) ** 2.8) ** (1 / 2.8)
-    skin = (outline - 1) * half_depth
-    share = np.clip(back / 40 + 0.5, 0, 1)
-    fascia = skin + front_fat + (fat - front_fat) * share + 0.8 * low2
-    fields = dict(s=s, u=u, v=v, x=x, y=y, z=z, skin=skin, fascia=fascia, low=low, low2=low2)
-
-    limit = np.abs(v) < 200
-    width = np.where(limit, np.interp(s, spine.middles, body.psoas), 0)
-    at_u = np.interp(s, spine.middles, spine_half(spine)) + 0.75 * width - 2
-    psoas = np.hypot((np.abs(u) - at_u) / 0.86, (v + 15 * size + 0.018 * width * width) / 1.12) - width
-    fields["psoas"] = psoas + 1.0 * low2 + 2.2 * low
-    turned = back - 1 + 0.35 * (np.abs(side) - 56 * size)
-    fields["quadratus"] = (np.hypot((np.abs(side) - 56 * size) / 14, (turned - 2 * low) / 6.5) - 1) * 6.5 + low2
-    # The back muscles: a compartment on each side between the fascia, the laminae and the spinous processes.
-    aside, lower = np.abs(side) + 2.5 * low, np.clip((where - knots[2]) / 90, 0, 1)
-    multifidus = np.hypot((aside - 16 * size) / 15, (back - 0.55 * reach) / (0.50 * reach)) - 1
-    erector_u, erector_w = (46 - 9 * lower) * size, (27 - 8 * lower) * size
-    erector = np.hypot((aside - erector_u) / erector_w, (back - 0.52 * reach - 1) / (0.46 * reach)) - 1
-    fields["multifidus"] = np.maximum(14 * multifidus + 0.8 * low2, fascia + 1.2)
-    fields["erector"] = np.maximum(19 * erector + 1.0 * low2, fascia + 1.2)
-    spread = np.clip(where - spine.middles[L5 - 1], 0, 200)
-    depth = np.interp(s, spine.middles, spine_depth(spine))
-    sway = 5 * np.sin(s / 38 + body.shift[0]) + 2 * np.sin(s / 17 + body.shift[1])
-    aorta_u, aorta_v = u - 13 - 0.42 * spread - sway, v + depth + 12 - 0.10 * spread + 0.4 * sway
-    fields["aorta"] = np.hypot(aorta_u, aorta_v) - 8.0 * size * (1 - 0.003 * spread) + 0.8 * low2
-    artery = np.hypot(u + 0.50 * spread + 4, v + depth + 9 - 0.15 * spread) - 6 * size
-    fields["aorta"] = np.where(spread > 4, np.minimum(fields["aorta"], artery), fields["aorta"])
-    fields["cava"] = (np.hypot((u + 17 + 0.45 * spread - 0.5 * sway) / 11, (v + depth + 7 - 0.25 * spread) / 7.5) - 1) * 7.5 * size + 1.2 * low2 + low
-    kidney_z = z - np.interp(spine.middles[L1 + 1] * 4, np.arange(len(curve.z)), curve.z)
-    fields["kidney"] = (
-        np.sqrt(((np.abs(side) - 62) / 28) ** 2 + ((back + 38 + 0.2 * kidney_z) / 24) ** 2 + (kidney_z / 52) ** 2) - 1
-    ) * 24 + 2.5 * low
-    fields["peritoneum"] = fascia + 7.5 + 2.5 * low
-    rectum = np.sqrt((((xyz - body.rectum.astype(xyz.dtype)) / np.array([17, 13, 20], xyz.dtype)) ** 2).sum(-1))
-    fields["rectum"] = (rectum - 1) * 13 + 4 * low + 1.5 * low2
-    bladder_z = z - np.interp(spine.middles[S1 + 3] * 4, np.arange(len(curve.z)), curve.z)
-    fields["bladder"] = (np.sqrt(((back + 108) / 34) ** 2 + (side / 40) ** 2 + (bladder_z / body.bladder) ** 2) - 1) * 30
+    curve = body.spine.curve
+    s, u, v = curve.project(xyz)
+    along = np.interp(-z, -curve.z, np.arange(len(curve.z)) * STEP).astype(xyz.dtype)
+    low, low2 = clouds(x, y, z, 34.0, body.shift), clouds(x, y, z, 11.0, body.shift)
+    fields = {"s": s, "u": u, "v": v, "x": x, "y": y, "z": z, "low": low, "low2": low2}
     fields["gut"] = clouds(x + 6 * low, y + 6 * low, z + 6 * low2, 8.5, body.shift[::-1])
     fields["content"] = clouds(x + 5 * low2, y, 0.6 * z + 8 * low, 13.0, body.shift[[1, 0, 2]])
-    liver_z = z - np.interp(spine.middles[L1] * 4, np.arange(len(curve.z)), curve.z)
-    liver = ((side + 75) / 100) ** 2 + ((back + 95) / 62) ** 2 + ((liver_z - 55) / 80) ** 2
-    fields["liver"] = (np.sqrt(liver) - 1) * 60 + 12 * low
+    # Where a point lies behind and beside the spine at its own height, and that height as a place on the spine.
+    behind = y - curve.at(curve.y, along)
+    beside = x - 0.4 * curve.at(curve.sideways, along)
+    reach = _outline(body, fields, behind, beside, along)
+    _muscles(body, fields, behind, beside, along, reach)
+    _vessels(body, fields)
+    _organs(body, fields, behind, beside)
     return fields
 
 
-def spine_half(spine) -> np.ndarray:
-    """Half width of every vertebra at its middle, mm."""
-    return spine.half_width[spine.index(spine.middles.astype(np.float32))]
+def _outline(body, f, behind, beside, along) -> np.ndarray:
+    """Skin, fascia under the fat, peritoneum. Returns the distance from the spine back to the fascia."""
+    spine, person = body.spine, body.person
+    curve, size = spine.curve, person.stature
+    knots = spine.middles[list(_KNOTS)]
+    back_fat = np.interp(along, knots, person.fat_mm * _BACK_FAT + 2)
+    front_fat = np.interp(along, knots, (0.5 * person.fat_mm + 5) * _FRONT_FAT)
+    spine_y = f["y"] - behind
+    # Neither the belly nor the skin of the back follow the spine's bends.
+    belly = np.interp(along, knots, _BELLY * size + body.belly) + 0.85 * spine_y
+    reach = np.interp(along, knots, _SPINE_TO_FASCIA * size)
+    reach = reach + np.clip(curve.at(body.back_line, along) - spine_y, -2, 14)
+
+    total_back, total_front = reach + back_fat, belly + front_fat
+    middle, half_depth = (total_back - total_front) / 2, (total_back + total_front) / 2
+    half_width = (145 + 0.8 * person.fat_mm) * size
+    furrow = 5 * np.exp(-((beside / 20) ** 2)) * np.clip((along - knots[0]) / 60, 0, 1) * (behind > 0)
+    round_ = np.abs(beside / half_width) ** 2.8 + np.abs((behind - middle + furrow) / half_depth) ** 2.8
+    f["skin"] = (round_ ** (1 / 2.8) - 1) * half_depth
+    share = np.clip(behind / 40 + 0.5, 0, 1)
+    f["fascia"] = f["skin"] + front_fat + (back_fat - front_fat) * share + 0.8 * f["low2"]
+    f["peritoneum"] = f["fascia"] + 7.5 + 2.5 * f["low"]
+    return reach
 
 
-def spine_depth(spine) -> np.ndarray:
-    """Depth of every vertebra at its middle, mm."""
-    return spine.depth[spine.index(spine.middles.astype(np.float32))]
+def _muscles(body, f, behind, beside, along, reach) -> None:
+    """Psoas, quadratus lumborum and the two columns of back muscles."""
+    spine, size = body.spine, body.person.stature
+    low, low2 = f["low"], f["low2"]
+    width = np.interp(f["s"], spine.middles, body.psoas)
+    at_u = np.interp(f["s"], spine.middles, body.half_widths) + 0.75 * width - 2
+    at_v = -15 * size - 0.018 * width * width
+    psoas = np.hypot((np.abs(f["u"]) - at_u) / 0.86, (f["v"] - at_v) / 1.12) - width
+    f["psoas"] = psoas + low2 + 2.2 * low
+    out = np.abs(beside) - 56 * size
+    quadratus = np.hypot(out / 14, (behind - 1 + 0.35 * out - 2 * low) / 6.5) - 1
+    f["quadratus"] = 6.5 * quadratus + low2
+    aside = np.abs(beside) + 2.5 * low
+    lower = np.clip((along - spine.middles[L1 + 2]) / 90, 0, 1)
+    multifidus = np.hypot((aside - 16 * size) / 15, (behind - 0.55 * reach) / (0.50 * reach)) - 1
+    erector_u, erector_half = (46 - 9 * lower) * size, (27 - 8 * lower) * size
+    erector = np.hypot((aside - erector_u) / erector_half, (behind - 0.52 * reach - 1) / (0.46 * reach)) - 1
+    f["multifidus"] = np.maximum(14 * multifidus + 0.8 * low2, f["fascia"] + 1.2)
+    f["erector"] = np.maximum(19 * erector + low2, f["fascia"] + 1.2)
 
 
-def paint_surroundings(body, f: dict[str, np.ndarray], grain: np.ndarray, coarse: np.ndarray, paint) -> None:
-    """From the skin inward to the muscles and vessels; the spine goes on top."""
+def _vessels(body, f) -> None:
+    """Aorta with its fork above L5, and the vena cava on its right."""
+    spine, size = body.spine, body.person.stature
+    s, u, v, low2 = f["s"], f["u"], f["v"], f["low2"]
+    fork = np.clip(s - spine.middles[L5 - 1], 0, 200)
+    depth = np.interp(s, spine.middles, body.depths)
+    sway = 5 * np.sin(s / 38 + body.shift[0]) + 2 * np.sin(s / 17 + body.shift[1])
+    left = np.hypot(u - 13 - 0.42 * fork - sway, v + depth + 12 - 0.10 * fork + 0.4 * sway)
+    left = left - 8.0 * size * (1 - 0.003 * fork) + 0.8 * low2
+    right = np.hypot(u + 0.50 * fork + 4, v + depth + 9 - 0.15 * fork) - 6 * size
+    f["aorta"] = np.where(fork > 4, np.minimum(left, right), left)
+    cava = np.hypot((u + 17 + 0.45 * fork - 0.5 * sway) / 11, (v + depth + 7 - 0.25 * fork) / 7.5) - 1
+    f["cava"] = 7.5 * size * cava + 1.2 * low2 + f["low"]
+
+
+def _organs(body, f, behind, beside) -> None:
+    """Kidneys, liver, bladder, rectum: bent ellipsoids."""
+    spine = body.spine
+    low, low2 = f["low"], f["low2"]
+
+    def above(vertebra: int) -> np.ndarray:
+        return f["z"] - float(spine.curve.at(spine.curve.z, spine.middles[vertebra]))
+
+    def ellipsoid(*axes: np.ndarray) -> np.ndarray:
+        return np.sqrt(sum(axis * axis for axis in axes)) - 1
+
+    up = above(L1 + 1)
+    f["kidney"] = 24 * ellipsoid((np.abs(beside) - 62) / 28, (behind + 38 + 0.2 * up) / 24, up / 52) + 2.5 * low
+    f["liver"] = 60 * ellipsoid((beside + 92) / 97, (behind + 95) / 62, (above(L1) - 55) / 80) + 12 * low
+    f["bladder"] = 30 * ellipsoid((behind + 108) / 34, beside / 40, above(S1 + 3) / body.bladder)
+    x, y, z = (f[name] - centre for name, centre in zip("xyz", body.rectum, strict=True))
+    f["rectum"] = 13 * ellipsoid(x / 17, y / 13, z / 20) + 4 * low + 1.5 * low2
+
+
+def paint_surroundings(body, f: dict[str, np.ndarray], grain: np.ndarray, marbling: np.ndarray, paint) -> None:
+    """From the skin inward to muscles and vessels, at every point; the spine goes on top.
+
+    `grain` is noise of a pixel's size, `marbling` noise of the size of the fat streaks in muscle.
+    """
     soft = paint.softness
-    inside = edge(f["skin"], 1.2)
-    paint.lay(inside, Tissue.SKIN)
     fine = grain * _F(0.05) + f["low2"] * _F(0.035)
+    paint.lay(edge(f["skin"], 1.2), Tissue.SKIN)
     paint.lay(edge(f["skin"] + _F(1.8), 1.0), Tissue.FAT, fine)
-    # Thin septa run through the fat under the skin.
-    paint.lay(edge(np.abs(f["gut"]) * 4 - _F(0.2), 0.8) * edge(f["skin"] + 4, 2) * _F(0.13), Tissue.FASCIA)
+    septa = edge(np.abs(f["gut"]) * 4 - _F(0.2), 0.8) * edge(f["skin"] + 4, 2)
+    paint.lay(septa * _F(0.13), Tissue.FASCIA)
     paint.lay(edge(f["fascia"], soft), Tissue.FASCIA)
     paint.lay(edge(f["fascia"] + _F(1.0), soft), Tissue.MUSCLE, _F(0.12) * grain + _F(0.1) * f["low2"])
-
     cavity = edge(f["peritoneum"], 1.5)
     if cavity.any():
-        haze = _F(0.10) * f["low2"] + _F(0.13) * f["content"] + _F(0.10) * f["gut"]
-        paint.lay(cavity, Tissue.FAT, haze + fine - _F(0.15))
-        # Loops of bowel where slow noise is high; their walls where it passes a level, their content by other noise.
-        level = f["gut"] + _F(0.3) * f["low"] + _F(0.15) * coarse
-        free = edge(f["peritoneum"] + 3, 3) * edge(f["v"] + _F(56) + 9 * f["low"], 8.0)
-        loops = edge(_F(0.05) - level, 0.3) * free
-        paint.lay(loops, Tissue.BOWEL, _F(0.30) * f["low2"] + _F(0.10) * grain)
-        filled = loops * edge(_F(0.45) - level, 0.35)
-        kind = f["content"] + _F(0.3) * f["low2"]
-        paint.lay(filled * edge(_F(0.45) - kind, 0.6) * _F(0.55), Tissue.FLUID, _F(-0.35) + _F(0.15) * f["low2"])
-        paint.lay(filled * edge(_F(0.55) + kind, 0.4), Tissue.GAS)
-        paint.lay(edge(f["liver"], 2.0) * cavity, Tissue.LIVER, _F(0.06) * grain + _F(0.04) * f["low2"])
-        paint.lay(edge(f["kidney"], 1.5), Tissue.KIDNEY, _F(0.1) * f["low2"])
-        paint.lay(edge(f["kidney"] + 13 + 3 * f["low2"], 4.0) * _F(0.75), Tissue.FAT, haze)
-        paint.lay(edge(f["bladder"], 1.5) * cavity, Tissue.MUSCLE)
-        paint.lay(edge(f["bladder"] + 3, 1.5) * cavity, Tissue.FLUID)
-        paint.lay(edge(f["rectum"], 1.5), Tissue.MUSCLE)
-        paint.lay(edge(f["rectum"] + 3, 1.5), Tissue.BOWEL, _F(0.3) * f["gut"] - _F(0.2))
-        gas = np.maximum(f["rectum"] + 3, f["v"] + _F(38) + 6 * f["low"])
-        paint.lay(edge(gas, 2.0), Tissue.GAS)
-    streak = np.clip(body.streaks.take(body.spine.index(f["s"])) * _F(1.5) + _F(0.3) * f["gut"] + _F(0.3) * coarse - _F(0.8), 0, 1)
-    muscle_texture = _F(0.14) * grain + _F(0.12) * f["low2"]
-    behind = edge(_F(4) - f["v"], 4.0) * edge(f["fascia"] + 1, soft)
-    paint.lay(behind, Tissue.FAT, fine - _F(0.15))
+        _paint_belly(f, grain, marbling, cavity, fine, paint)
+
+    streaks = body.streaks.take(body.spine.index(f["s"])) * _F(1.5) - _F(0.8)
+    streaks = np.clip(streaks + _F(0.3) * f["gut"] + _F(0.3) * marbling, 0, 1)
+    texture = _F(0.14) * grain + _F(0.12) * f["low2"]
+    paint.lay(edge(_F(4) - f["v"], 4.0) * edge(f["fascia"] + 1, soft), Tissue.FAT, fine - _F(0.15))
     for name in ("erector", "multifidus"):
         paint.lay(edge(f[name] - _F(0.4) - _F(0.8) * f["gut"], soft), Tissue.FAT, fine - _F(0.25))
-        paint.blend(edge(f[name], soft), streak, Tissue.MUSCLE, Tissue.FAT, muscle_texture)
+        paint.blend(edge(f[name], soft), streaks, Tissue.MUSCLE, Tissue.FAT, texture)
     for name in ("psoas", "quadratus"):
-        paint.blend(edge(f[name], soft), streak * _F(0.5), Tissue.MUSCLE, Tissue.FAT, muscle_texture)
-    for name, tissue in (("aorta", Tissue.BLOOD), ("cava", Tissue.BLOOD)):
+        paint.blend(edge(f[name], soft), streaks * _F(0.5), Tissue.MUSCLE, Tissue.FAT, texture)
+    for name in ("aorta", "cava"):
         paint.lay(edge(f[name] - _F(1.2), soft), Tissue.FASCIA)
-        paint.lay(edge(f[name], soft), tissue, _F(0.3) * f["low2"])
+        paint.lay(edge(f[name], soft), Tissue.BLOOD, _F(0.3) * f["low2"])
+
+
+def _paint_belly(f, grain, marbling, cavity, fine, paint) -> None:
+    """Fat with loops of bowel where slow noise is high, filled with one thing or another; then the organs."""
+    haze = _F(0.10) * f["low2"] + _F(0.13) * f["content"] + _F(0.10) * f["gut"]
+    paint.lay(cavity, Tissue.FAT, haze + fine - _F(0.15))
+    level = f["gut"] + _F(0.3) * f["low"] + _F(0.15) * marbling
+    # Bowel hangs in front: behind it lie the great vessels in their fat.
+    free = edge(f["peritoneum"] + 3, 3) * edge(f["v"] + _F(56) + 9 * f["low"], 8.0)
+    loops = edge(_F(0.05) - level, 0.3) * free
+    paint.lay(loops, Tissue.BOWEL, _F(0.30) * f["low2"] + _F(0.10) * grain)
+    filled = loops * edge(_F(0.45) - level, 0.35)
+    kind = f["content"] + _F(0.3) * f["low2"]
+    paint.lay(filled * edge(_F(0.45) - kind, 0.6) * _F(0.55), Tissue.FLUID, _F(0.15) * f["low2"] - _F(0.35))
+    paint.lay(filled * edge(_F(0.55) + kind, 0.4), Tissue.GAS)
+    paint.lay(edge(f["liver"], 2.0) * cavity, Tissue.LIVER, _F(0.06) * grain + _F(0.04) * f["low2"])
+    paint.lay(edge(f["kidney"], 1.5), Tissue.KIDNEY, _F(0.1) * f["low2"])
+    paint.lay(edge(f["kidney"] + 13 + 3 * f["low2"], 4.0) * _F(0.75), Tissue.FAT, haze)
+    paint.lay(edge(f["bladder"], 1.5) * cavity, Tissue.MUSCLE)
+    paint.lay(edge(f["bladder"] + 3, 1.5) * cavity, Tissue.FLUID)
+    paint.lay(edge(f["rectum"], 1.5), Tissue.MUSCLE)
+    paint.lay(edge(f["rectum"] + 3, 1.5), Tissue.BOWEL, _F(0.3) * f["gut"] - _F(0.2))
+    gas = np.maximum(f["rectum"] + 3, f["v"] + _F(38) + 6 * f["low"])
+    paint.lay(edge(gas, 2.0), Tissue.GAS)

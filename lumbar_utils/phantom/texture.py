@@ -6,7 +6,7 @@ from the person's seed. It is looked up in the body's own coordinates, so a mirr
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 from scipy import ndimage
@@ -19,7 +19,7 @@ _FAR = 64 * _SIZE
 """A multiple of the period that makes all indices positive, so that truncation is flooring."""
 
 
-@lru_cache(maxsize=None)
+@cache
 def _volume(kind: int) -> np.ndarray:
     """Periodic noise of unit standard deviation, (128, 128, 128) float32."""
     white = np.random.default_rng(20240910).standard_normal((_SIZE,) * 3, dtype=np.float32)
@@ -29,8 +29,10 @@ def _volume(kind: int) -> np.ndarray:
     return smooth
 
 
-def grain(x: np.ndarray, y: np.ndarray, z: np.ndarray, size: float, shift: np.ndarray, smooth: bool = False) -> np.ndarray:
-    """Noise by nearest neighbour, for detail near the size of a pixel; its grains are `size` mm, smooth ones 2.5 `size`.
+def grain(
+    x: np.ndarray, y: np.ndarray, z: np.ndarray, size: float, shift: np.ndarray, smooth: bool = False
+) -> np.ndarray:
+    """Noise by nearest neighbour: detail near the size of a pixel. Grains are `size` mm, smooth ones 2.5 `size`.
 
     Parameters
     ----------

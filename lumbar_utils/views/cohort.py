@@ -12,7 +12,7 @@ from matplotlib.patches import Patch
 
 from ..errors import DataError
 from ..labels import FAMILIES, LEVELS, MISSING, N_CONDITIONS, N_LEVELS, N_TARGETS, SEVERITIES, VIEWS, level_title
-from .style import CONDITION_NAMES, FAMILY_COLORS, LEVEL_COLORS, SEVERITY_COLORS, color, finish, new_figure, themed
+from .style import CONDITION_NAMES, FAMILY_COLORS, LEVEL_COLORS, SEVERITY_COLORS, color, finish, new_figure, say, themed
 
 VIEW_COLORS = dict(zip(VIEWS, FAMILY_COLORS, strict=True))
 LEVEL_TITLES = tuple(level_title(level) for level in LEVELS)
@@ -117,6 +117,8 @@ def show_series_statistics(series: pd.DataFrame, *, synthetic: bool = False) -> 
     series : DataFrame
         One row a series with `view`, `slices`, `columns`, `pixel_mm`, `step_mm`, as from `eda.series_table`.
     """
+    if len(series) == 0:
+        return say("Series: none was read")
     panels = (
         ("slices", "slices in a series", 1),
         ("columns", "image width, pixels", 1),
@@ -142,6 +144,8 @@ def show_series_statistics(series: pd.DataFrame, *, synthetic: bool = False) -> 
 @themed
 def show_slice_order(series: pd.DataFrame, *, synthetic: bool = False) -> Figure:
     """Which way the slices run with rising instance number, per view; column `order` of `eda.series_table`."""
+    if len(series) == 0:
+        return say("Order of slices: no series was read")
     words = (
         "right to left",
         "left to right",
@@ -188,6 +192,8 @@ def show_point_places(points: pd.DataFrame, *, synthetic: bool = False) -> Figur
     points : DataFrame
         Columns `family`, `level_index`, `x_fraction`, `y_fraction`, as from `eda.point_places`.
     """
+    if len(points) == 0:
+        return say("Places of the points: no series with points was read")
     figure = new_figure(10, 3.5)
     for i, family in enumerate(FAMILIES):
         panel = figure.add_axes((0.055 + 0.32 * i, 0.13, 0.285, 0.68))
@@ -220,6 +226,8 @@ def show_counts(
 ) -> Figure:
     """Named counts as labelled bars, for example the traps found in the coordinate table."""
     counts = pd.Series(counts).sort_values()
+    if len(counts) == 0:
+        return say(f"{title}: none")
     figure = new_figure(8.4, 1.05 + 0.3 * max(len(counts), 1))
     height = figure.get_size_inches()[1]
     panel = figure.add_axes((0.4, 0.48 / height, 0.56, max(0.1, 1 - 0.9 / height)))

@@ -102,7 +102,7 @@ def show_study(
                 if cut is not None:
                     axes[0][0].plot(*cut.T, color=LEVEL_COLORS[i], lw=0.8, ls=(0, (4, 3)), alpha=0.8)
             if discs is not None:
-                _mark_discs(axes[0][0], middle, discs, lines=False)
+                mark_discs(axes[0][0], middle, discs, lines=False)
         return finish(figure, title=f"Study {study.study_id}", synthetic=synthetic)
 
 
@@ -127,7 +127,7 @@ def show_disc_points(
     plane = localized_plane(study, discs)
     with mpl.rc_context(theme("dark")):
         figure, axes = justified_panels([[plane.aspect]], width=width, largest=9.0)
-        _draw_localized(axes[0][0], plane, discs, truth, crops, scale_mm=50)
+        draw_localized(axes[0][0], plane, discs, truth, crops, scale_mm=50)
         return finish(figure, title=f"Study {study.study_id}", synthetic=synthetic)
 
 
@@ -152,7 +152,7 @@ def show_localizations(
         figure, axes = justified_panels([[planes[i].aspect for i in row] for row in rows], largest=4.2, width=11.0)
         for row, line in zip(rows, axes, strict=True):
             for i, panel in zip(row, line, strict=True):
-                _draw_localized(panel, planes[i], discs[i], truths[i], None, caption=studies[i].study_id, small=True)
+                draw_localized(panel, planes[i], discs[i], truths[i], None, caption=studies[i].study_id, small=True)
         return finish(figure, title=title, synthetic=synthetic)
 
 
@@ -228,7 +228,7 @@ def _mark_table_points(panel: Axes, plane: ImagePlane, points: pd.DataFrame) -> 
         panel.plot(*xy, "o", ms=5, mfc=face, mec=edge, mew=0.8, path_effects=outline(2.5))
 
 
-def _mark_discs(panel: Axes, plane: ImagePlane, discs: DiscPoints, *, lines: bool = True, small: bool = False) -> None:
+def mark_discs(panel: Axes, plane: ImagePlane, discs: DiscPoints, *, lines: bool = True, small: bool = False) -> None:
     """Each level's point, the line of its disc towards the front, and its name behind the canal."""
     tangents = discs.tangents()
     forward = ANTERIOR - (tangents @ ANTERIOR)[:, None] * tangents
@@ -253,11 +253,11 @@ def _mark_discs(panel: Axes, plane: ImagePlane, discs: DiscPoints, *, lines: boo
         )
 
 
-def _draw_localized(panel, plane, discs, truth, crops, *, caption="", scale_mm=None, small=False) -> None:
+def draw_localized(panel, plane, discs, truth, crops, *, caption="", scale_mm=None, small=False) -> None:
     draw_plane(panel, plane, caption=caption, scale_mm=scale_mm)
     if crops is not None:
         _draw_boxes(panel, plane, crops)
-    _mark_discs(panel, plane, discs, small=small)
+    mark_discs(panel, plane, discs, small=small)
     if truth is None:
         return
     truth = np.asarray(truth, dtype=np.float64)

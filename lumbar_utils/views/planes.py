@@ -122,7 +122,7 @@ def _display_directions(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ((INFERIOR, POSTERIOR), (INFERIOR, LEFT), (POSTERIOR, LEFT))[axis]
 
 
-def grey_window(images: np.ndarray, low: float = 1.0, high: float = 99.6) -> tuple[float, float]:
+def grey_window(images: np.ndarray, low: float = 1.0, high: float = 99.2) -> tuple[float, float]:
     """Display range: percentiles over the middle of images (..., rows, columns), background left out.
 
     The middle holds the spine; fat under the skin next to the coil is several times brighter and would leave it dark.

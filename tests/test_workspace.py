@@ -1,0 +1,123 @@
+"""What notebooks stand on: finding data and results, cohort tables, points of many studies, references for scores."""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from lumbar_utils import eda, evaluation, workspace
+from lumbar_utils.competition import CompetitionFolder
+from lumbar_utils.errors import DataError
+from lumbar_utils.labels import N_LEVELS, N_TARGETS, SAGITTAL_T2
+from lumbar_utils.locating import locate_studies, points_from_table, reference_points
+from lumbar_utils.workspace import find_weights, open_workspace
+
+
+@pytest.fixture(scope="module")
+def work(cohort, tmp_path_factory):
+    return open_workspace(cohort, tmp_path_factory.mktemp("run"))
+
+
+def test_data_given_are_opened_and_split_the_same_way_everywhere(work):
+    learn, held_out = work.split(seed=3)
+    assert work.split(seed=3) == (learn, held_out)
+    assert set(learn) | set(held_out) == set(work.data.study_ids("train"))
+    assert held_out and not set(learn) & set(held_out)
+    assert work.synthetic
+    assert set(work.on_disk("test")) == set(work.data.study_ids("test"))
+
+
+def test_sources_come_in_the_order_asked_for(work):
+    ids = work.data.study_ids("train")[:3][::-1]
+    assert [source.study_id for source in work.sources("train", ids)] == ids
+    with pytest.raises(DataError, match="1 studies are not in the train part, the first is 'nobody'"):
+        work.sources("train", ["nobody"])
+
+
+def test_without_data_a_cohort_is_made_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(workspace, "find_competition_folder", lambda: None)
+    options = {"n_studies": 1, "n_jobs": 1, "progress": False}
+    first = open_workspace(**options)
+    assert first.run == (tmp_path / "runs" / "demo").relative_to(os.getcwd())
+    table = first.data.root / "train.csv"
+    made = table.stat().st_mtime_ns
+    open_workspace(**options)
+    assert table.stat().st_mtime_ns == made
+
+
+def test_weights_are_found_in_a_run_or_attached_under_either_mount(tmp_path, monkeypatch):
+    monkeypatch.setattr(workspace, "KAGGLE_INPUT", tmp_path / "input")
+    with pytest.raises(DataError, match=r"no weights of a classifier: expected model\.safetensors"):
+        find_weights("classifier", run=tmp_path / "run")
+    for mount in ("input/weights", "input/datasets/somebody/weights"):
+        folder = tmp_path / mount / "classifier"
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").touch()
+        assert find_weights("classifier", run=tmp_path / "run") == folder
+        (folder / "model.safetensors").unlink()
+        folder.rmdir()
+
+
+def test_series_are_described_in_millimetres_and_words(work):
+    table = eda.series_table(work.sources("train", work.on_disk("train")[:2]), n_jobs=1, progress=False)
+    assert tuple(table.columns) == eda.SERIES_COLUMNS
+    sagittal = table[table["view"] == SAGITTAL_T2]
+    assert set(sagittal["order"]) <= {"right to left", "left to right", "mixed"}
+    assert sagittal["pixel_mm"].between(0.2, 3).all()
+    places = eda.point_places(work.data.coordinates, table)
+    assert places[["x_fraction", "y_fraction"]].to_numpy().max() < 1.01
+    assert len(eda.series_table([], progress=False)) == 0
+
+
+def test_label_tables_leave_missing_labels_out():
+    labels = np.full((4, N_TARGETS), -1)
+    labels[:2, 0] = [0, 2]
+    assert eda.label_table(labels).iloc[0, 0] == "0.0 / 50.0"
+    assert np.isnan(eda.rank_correlation(labels).iloc[1, 2])
+
+
+def test_points_of_the_table_lie_near_the_truth(work):
+    ids = work.data.study_ids("train")
+    found, failures = points_from_table(work.data, ids, n_jobs=1, progress=False)
+    assert set(found) | set(failures) == set(ids)
+    truth = reference_points(work.data, ids)
+    errors = [np.linalg.norm(found[s].points - truth[s], axis=1) for s in found]
+    assert np.median(errors) < 6
+    assert truth[ids[0]].shape == (N_LEVELS, 3)
+
+
+def test_a_study_that_cannot_be_located_costs_only_itself(work):
+    class Blind:
+        def locate(self, study):
+            raise DataError(f"study {study.study_id}: nothing to see")
+
+    source = work.sources("train")[0]
+    found, failures = locate_studies([source], Blind(), progress=False)
+    assert found == {}
+    assert "nothing to see" in failures[source.study_id]
+
+
+def test_references_bracket_every_prediction(work):
+    ids = work.data.study_ids("test")
+    labels = evaluation.truth_labels(work.data, ids)
+    assert labels.shape == (len(ids), N_TARGETS)
+    uniform = np.full((len(ids), N_TARGETS, 3), 1 / 3)
+    scores = evaluation.compare(work.data, ids, labels, uniform, name="ours")
+    assert list(scores) == ["uniform", "weighted prior", "ours", "oracle"]
+    assert scores["ours"] == scores["uniform"]
+    assert scores["oracle"].total < scores["uniform"].total
+    assert list(evaluation.score_frame(scores).columns)[-1] == "total"
+
+
+def test_truth_is_not_looked_for_where_there_is_none(tmp_path):
+    (tmp_path / "train_images").mkdir()
+    pd.DataFrame({"study_id": ["1"], "series_id": ["2"], "series_description": ["Axial T2"]}).to_csv(
+        tmp_path / "train_series_descriptions.csv", index=False
+    )
+    folder = CompetitionFolder.open(tmp_path)
+    assert evaluation.truth_labels(folder, ["1"]) is None
+    assert set(evaluation.reference_predictions(folder, ["1"])) == {"uniform"}
