@@ -17,7 +17,6 @@ from torch import nn
 
 from .errors import DataError
 
-
 FOLD_LIMIT = 1.5
 """A stack is folded into channels when it has at most so many slices for each of the kernel's."""
 

@@ -68,10 +68,9 @@ class SliceGeometry:
         row = row / np.linalg.norm(row)
         column = column - (column @ row) * row
         column = column / np.linalg.norm(column)
-        spacing = tuple(float(s) for s in self.spacing)
+        spacing, shape = tuple(float(s) for s in self.spacing), tuple(int(n) for n in self.shape)
         if len(spacing) != 2 or not all(np.isfinite(s) and s > 0 for s in spacing):
             raise GeometryError(f"pixel spacing must be two positive numbers, got {self.spacing}")
-        shape = tuple(int(n) for n in self.shape)
         if len(shape) != 2 or min(shape) < 1:
             raise GeometryError(f"shape must be two positive integers (rows, columns), got {self.shape}")
         mended = {"position": position, "row_cosine": row, "column_cosine": column, "spacing": spacing, "shape": shape}
@@ -145,6 +144,10 @@ class StackGeometry:
         """Median distance of neighbouring slices in mm; nan for a single slice."""
         return float(np.median(np.diff(self.offsets))) if len(self) > 1 else float("nan")
 
+    @property
+    def _step(self) -> float:
+        return self.slice_spacing if len(self) > 1 else 1.0
+
     @cached_property
     def center(self) -> np.ndarray:
         """LPS mm of the middle of the stack, shape (3,)."""
@@ -178,19 +181,15 @@ class StackGeometry:
         voxels = _points(voxels, 3, "voxels")
         k, last = voxels[..., 0], len(self) - 1
         along = np.interp(k, np.arange(len(self)), self.offsets)
-        along += self._end_step * (np.minimum(k, 0) + np.maximum(k - last, 0))
+        along += self._step * (np.minimum(k, 0) + np.maximum(k - last, 0))
         in_plane = self._origin_at(k) + voxels[..., :0:-1] * self.spacing[::-1]
         own = np.stack([self.row_cosine, self.column_cosine, self.normal])
         return np.concatenate([in_plane, along[..., None]], axis=-1) @ own
 
-    @property
-    def _end_step(self) -> float:
-        return self.slice_spacing if len(self) > 1 else 1.0
-
     def _slice_coordinate(self, along: np.ndarray) -> np.ndarray:
         offsets = self.offsets
         beyond = np.minimum(along - offsets[0], 0) + np.maximum(along - offsets[-1], 0)
-        return np.interp(along, offsets, np.arange(len(self))) + beyond / self._end_step
+        return np.interp(along, offsets, np.arange(len(self))) + beyond / self._step
 
     def _origin_at(self, k: np.ndarray) -> np.ndarray:
         """In-plane coordinates (across, down) in mm of the first pixel at fractional slice `k`."""
@@ -329,11 +328,10 @@ def sample_stack(
         raise GeometryError(f"pixels must have shape {(len(geometry), *geometry.shape)}, got {pixels.shape}")
     voxels = geometry.world_to_voxel(points)
     covered = voxels_covered(geometry, voxels, largest_gap=largest_gap)
-    values = np.zeros(covered.shape, dtype=np.float32)
+    values, sigma = np.zeros(covered.shape, dtype=np.float32), np.zeros(3)
     if not covered.any():
         return values, covered
     inside = voxels[covered]
-    sigma = np.zeros(3)
     if resolution is not None:
         ratio = np.maximum(resolution / np.asarray(geometry.spacing), 1.0)
         sigma[1:] = SMOOTHING_PER_OCTAVE * np.sqrt(ratio**2 - 1)

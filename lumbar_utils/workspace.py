@@ -97,7 +97,7 @@ def open_workspace(
     data: str | Path = "",
     run: str | Path = "",
     *,
-    n_studies: int = 160,
+    n_studies: int = 200,
     seed: int = 0,
     n_jobs: int | None = None,
     progress: bool = True,

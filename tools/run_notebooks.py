@@ -28,7 +28,7 @@ sys.path.insert(0, str(ROOT))
 from lumbar_utils.errors import LumbarError
 
 NOTEBOOKS = ROOT / "notebooks"
-COHORT = {"n_studies": 160, "seed": 0, "profile": "demo"}
+COHORT = {"n_studies": 200, "seed": 0, "profile": "demo"}
 SMOKE_COHORT = {"n_studies": 12, "seed": 0, "profile": "demo"}
 RESULT = {
     "02": "localizer/model.safetensors",
