@@ -16,6 +16,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -221,7 +222,7 @@ class StudyCrops:
                     points=points,
                     problems=tuple(meta["problems"]),
                 )
-        except (OSError, KeyError, ValueError, TypeError) as error:
+        except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
             raise DataError(f"{path}: not a readable file of crops ({error}); delete it and run again") from error
 
 

@@ -1,0 +1,90 @@
+"""The crop cache on a synthetic cohort: complete, resumable, and not stopped by one broken study."""
+
+import json
+import shutil
+
+import numpy as np
+import pytest
+
+from lumbar_utils.crop_cache import MANIFEST, CropCache, build_crop_cache
+from lumbar_utils.crops import CropSpec
+from lumbar_utils.errors import DataError
+from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2, VIEWS
+from lumbar_utils.localizer import DiscPoints
+from lumbar_utils.localizer.evaluation import read_reference
+from lumbar_utils.study import find_studies
+
+SPEC = CropSpec(shapes={SAGITTAL_T2: (4, 20, 20), AXIAL_T2: (4, 20, 20), SAGITTAL_T1: (8, 20, 20)})
+
+
+@pytest.fixture(scope="module")
+def sources(cohort):
+    return find_studies(cohort)[:3]
+
+
+@pytest.fixture(scope="module")
+def points(cohort):
+    truth = read_reference(cohort / "truth" / "discs.csv", point="canal")
+    return {s: DiscPoints(s, "", p, np.ones(5), source="truth") for s, p in truth.items()}
+
+
+def build(sources, points, folder, **options):
+    return build_crop_cache(sources, points, folder, spec=SPEC, n_jobs=1, progress=False, **options)
+
+
+def test_every_study_comes_back_and_the_canal_is_bright_on_t2(sources, points, tmp_path):
+    build(sources, points, tmp_path)
+    cache = CropCache.open(tmp_path)
+    assert cache.study_ids == tuple(s.study_id for s in sources) and not cache.failures
+    assert cache.spec == SPEC
+    for crops in cache:
+        for view in set(VIEWS) - set(crops.missing):
+            assert crops.images[view].shape == (5, *SPEC.shapes[view])
+        if SAGITTAL_T2 not in crops.missing:
+            # The canal point is the middle of the box; at L1/2 it lies in bright fluid or in the cord.
+            canal = crops.images[SAGITTAL_T2][:, 1:3, 8:12, 9:11].astype(float).max(axis=(1, 2, 3))
+            bone = np.median(crops.images[SAGITTAL_T2][:, 1:3, :, 3:7].astype(float), axis=(1, 2, 3))
+            assert (canal > bone).all()
+
+
+def test_a_second_run_does_only_what_is_missing_or_has_moved(sources, points, tmp_path):
+    build(sources, points, tmp_path)
+    times = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")}
+    first, second, third = (s.study_id for s in sources)
+    (tmp_path / f"{first}.npz").unlink()
+    moved = DiscPoints(second, "", points[second].points + 2.0, np.ones(5), source="truth")
+    cache = build(sources, {**points, second: moved}, tmp_path)
+    after = {p.name: p.stat().st_mtime_ns for p in tmp_path.glob("*.npz")}
+    assert after[f"{third}.npz"] == times[f"{third}.npz"]
+    assert after[f"{second}.npz"] != times[f"{second}.npz"]
+    np.testing.assert_allclose(cache[second].centers, moved.points)
+    assert first in cache and len(cache) == 3
+
+
+def test_a_half_written_file_is_made_again(sources, points, tmp_path):
+    build(sources[:1], points, tmp_path)
+    path = tmp_path / f"{sources[0].study_id}.npz"
+    path.write_bytes(path.read_bytes()[:1000])
+    assert build(sources[:1], points, tmp_path)[sources[0].study_id].study_id == sources[0].study_id
+
+
+def test_a_broken_study_is_noted_and_the_rest_is_cropped(cohort, points, tmp_path):
+    copy = tmp_path / "cohort"
+    shutil.copytree(cohort, copy)
+    sources = find_studies(copy)[:3]
+    for path in (copy / "train_images" / sources[1].study_id).rglob("*.dcm"):
+        path.write_text("not an image")
+    without_points = {s: p for s, p in points.items() if s != sources[2].study_id}
+    cache = build(sources, without_points, tmp_path / "crops")
+    assert cache.study_ids == (sources[0].study_id,)
+    assert cache.failures[sources[2].study_id] == "failed: no disc points"
+    assert sources[1].study_id in cache.failures[sources[1].study_id]
+    assert json.loads((tmp_path / "crops" / MANIFEST).read_text())["failures"] == cache.failures
+
+
+def test_a_folder_without_a_cache_says_what_to_do(tmp_path):
+    with pytest.raises(DataError, match="lumbar crops"):
+        CropCache.open(tmp_path)
+    (tmp_path / MANIFEST).write_text("{}")
+    with pytest.raises(DataError, match="not a manifest"):
+        CropCache.open(tmp_path)
