@@ -3,7 +3,8 @@
 #   make run                      synthetic demo cohort, notebooks 01 to 05, results in runs/demo
 #   make run DATA=/path/to/folder the same on a folder with the competition's files, results in runs/<its name>
 #   make test                     all tests
-#   make lint | format | images | clean
+#   make kaggle RUN=runs/demo     pack library, timm-3d and weights into dist/kaggle, to upload as a data set
+#   make lint | format | images | notebooks | clean
 #
 # PYTHON=/path/to/python picks the interpreter (3.11 or 3.12), VENV=folder the environment's place, JOBS=n the number
 # of test processes, ARGS="-k crops" goes to pytest.
@@ -22,7 +23,7 @@ STAMP = $(VENV)/.installed
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format images clean environment
+.PHONY: help run test lint format images notebooks kaggle clean environment
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -41,6 +42,12 @@ format: $(STAMP)  ## let ruff put the code into shape
 
 images: $(STAMP)  ## the README's pictures, from phantoms
 	@$(PY) tools/make_images.py
+
+notebooks: $(STAMP)  ## take the executed notebooks of runs/demo over into notebooks/, ready to commit
+	@$(PY) tools/publish_notebooks.py
+
+kaggle: $(STAMP)  ## the data set to upload: library, timm-3d, weights of RUN (default runs/demo)
+	@$(PY) tools/pack_for_kaggle.py dist/kaggle --run "$(or $(RUN),runs/demo)"
 
 environment: $(STAMP)  ## only make .venv
 

@@ -183,7 +183,7 @@ class Appearance:
     """Gamma, blur, coarser resolution and noise with albumentations, the same draw through all slices of a view.
 
     Takes and returns `dict view -> (5, D, H, W)`, as `datasets.CropDataset(transform=...)` wants it. Reproducible
-    from `seed` within one process; worker processes of a DataLoader draw their own streams.
+    from `seed`, or from the last `reseed`; worker processes of a DataLoader draw their own streams.
     """
 
     def __init__(self, probability: float = 0.5, *, seed: int = 0):
@@ -208,11 +208,21 @@ class Appearance:
             seed=seed,
         )
         self._rng = np.random.default_rng(seed)
+        self._worker: int | None = None
 
     LOW, HIGH = -2.0, 4.0
     """Range of the network's input that is mapped to albumentations' 0 to 1; what lies beyond is clipped."""
 
+    def reseed(self, seed: int) -> None:
+        """Start the random numbers anew, as the trainer does at every epoch."""
+        self._rng = np.random.default_rng(seed)
+        self.pipeline.set_random_seed(seed)
+
     def __call__(self, images: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        worker = torch.utils.data.get_worker_info()
+        if worker is not None and self._worker != worker.id:  # each worker has a copy of the same state
+            self._worker = worker.id
+            self.reseed(worker.seed % 2**32)
         return {
             view: self._series(image) if self._rng.random() < self.probability else image
             for view, image in images.items()

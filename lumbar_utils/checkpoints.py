@@ -72,9 +72,14 @@ class Checkpoint:
             return None
         average.load_state_dict(parts["average"])
         model.load_state_dict(parts["model"])
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         moments: dict[int, dict[str, torch.Tensor]] = {}
         for name, tensor in parts["optimizer"].items():
             index, _, key = name.partition(".")
+            parameter = parameters[int(index)]
+            if tensor.shape == parameter.shape:
+                # The fused optimiser walks through memory: moments must lie in it as their (channels-last) weights do.
+                tensor = torch.empty_like(parameter).copy_(tensor)
             moments.setdefault(int(index), {})[key] = tensor
         optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
         return state

@@ -239,7 +239,7 @@ class CompetitionFolder:
         sizes = {}
         images = self.coordinates[["study_id", "series_id", "instance_number"]].drop_duplicates()
         numbers = pd.to_numeric(images["instance_number"], errors="coerce")
-        images = images.assign(instance_number=numbers).dropna()
+        images = images.assign(instance_number=numbers)[np.isfinite(numbers)]
         rows = tqdm(images.itertuples(index=False), total=len(images), desc="image sizes", disable=not progress)
         for study_id, series_id, number in rows:
             if _ID.fullmatch(study_id) and _ID.fullmatch(series_id):
@@ -302,7 +302,8 @@ def load_listed_study(
             why = f"described as {description!r}" if series_id in described else "on disk but not in the table"
             problems.append(f"series {series_id}: {why}, recognised as {one.view or 'no view that is used'}")
     if not series:
-        reasons = "; ".join(problems) or "it has no series folders"
+        none = "it has no series folders" if series_ids is None else f"it holds none of the series {list(series_ids)}"
+        reasons = "; ".join(problems) or none
         raise DicomError(f"no series can be read: {reasons}", path=folder, study_id=study_id)
     return Study(study_id, tuple(series), tuple(problems))
 

@@ -165,7 +165,7 @@ def _fault_of_point(
     x, y, condition = row["x"], row["y"], row["condition"]
     if condition not in CONDITIONS or row["level"] not in LEVELS:
         return UNKNOWN_NAME, f"{condition!r} at {row['level']!r}"
-    if not (x - x == 0 and y - y == 0 and row["instance_number"] == row["instance_number"]):
+    if not (x - x == 0 and y - y == 0 and float(row["instance_number"]).is_integer()):
         return NOT_A_NUMBER, ""
     if 0 <= x < CORNER and 0 <= y < CORNER:
         return CORNER_POINT, ""

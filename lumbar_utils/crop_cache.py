@@ -14,7 +14,7 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from .crops import FORMAT_VERSION, CropSpec, StudyCrops, extract_crops
-from .errors import DataError, LumbarError
+from .errors import DataError
 from .localizer import DiscPoints
 from .study import StudySource, load_study
 
@@ -52,7 +52,7 @@ class CropCache:
             return cls(folder, spec, tuple(manifest["study_ids"]), manifest["failures"])
         except FileNotFoundError:
             raise DataError(f"{folder}: no {MANIFEST}, so no crop cache; make one with `lumbar crops`") from None
-        except (KeyError, ValueError) as error:
+        except (KeyError, ValueError, TypeError, AttributeError) as error:
             raise DataError(f"{folder / MANIFEST}: not a manifest of crops ({error})") from error
 
     def __len__(self) -> int:
@@ -130,8 +130,8 @@ def _crop_to_file(source: StudySource, discs: DiscPoints | None, spec: CropSpec,
             return source.study_id, "reused"
         extract_crops(load_study(source), discs, spec).save(path)
         return source.study_id, "made"
-    except (LumbarError, OSError) as error:
-        return source.study_id, f"failed: {error}"
+    except Exception as error:  # whatever is odd about one study must not cost the others their crops
+        return source.study_id, f"failed: {str(error) or type(error).__name__}"
 
 
 def _up_to_date(path: Path, discs: DiscPoints, spec: CropSpec) -> bool:

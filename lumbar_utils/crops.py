@@ -15,6 +15,7 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from html import escape
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -31,7 +32,7 @@ from .geometry import (
     sample_stack,
     voxels_covered,
 )
-from .labels import AXIAL_T2, LEVELS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS
+from .labels import AXIAL_T2, LEVELS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, level_title
 from .localizer import DiscPoints
 from .study import Study
 
@@ -161,6 +162,17 @@ class StudyCrops:
             self.centers[index], self.axes[view][index], self.spec.extents[view], self.spec.shapes[view]
         )
 
+    def _repr_html_(self) -> str:
+        rows = []
+        for i, level in enumerate(LEVELS):
+            cells = [f"{self.covered[v][i].mean():.0%}" if self.sources[v][i] else "no scan" for v in VIEWS]
+            rows.append("".join(f"<td>{cell}</td>" for cell in (level_title(level), *cells)))
+        head = "".join(f"<th>{name}</th>" for name in ("", *VIEWS))
+        body = "".join(f"<tr>{row}</tr>" for row in rows)
+        notes = "".join(f"<li>{escape(problem)}</li>" for problem in self.problems)
+        title = f"<b>study {escape(self.study_id)}</b>, share of each crop that the scans cover"
+        return f"{title}<table><tr>{head}</tr>{body}</table><ul>{notes}</ul>"
+
     def save(self, path: Path | str) -> Path:
         """Write one `.npz` atomically; nothing in it is pickled."""
         path = Path(path)
@@ -279,6 +291,8 @@ def _crop_view(
         values[level], covered[level] = sample_stack(
             stack.pixels, stack.geometry, grid.points(), resolution=float(min(grid.spacing[1:]))
         )
+        if not covered[level].any():  # a sliver of the box that falls between the samples of a coarse grid
+            continue
         inside = np.abs(stack.geometry.offsets - grid.center @ stack.geometry.normal) <= grid.extent[0] / 2
         numbers = tuple(stack.instance_numbers[i] for i in np.flatnonzero(inside))
         sources[level] = CropSource(chosen.series_id, index, numbers, angle)

@@ -60,14 +60,17 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
     Raises
     ------
     DataError
-        When the wanted device cannot compute or the precision is unknown.
+        When the wanted device is unknown or cannot compute, or the precision is unknown.
     """
     if precision not in PRECISIONS:
         raise DataError(f"precision must be one of {PRECISIONS}, got {precision!r}")
     if device == "auto":
         chosen, reason = _automatic_device()
     else:
-        chosen, reason = torch.device(device), "as asked for"
+        try:
+            chosen, reason = torch.device(device), "as asked for"
+        except RuntimeError as error:
+            raise DataError(f"unknown device {device!r}, expected auto, cpu, cuda or cuda:1") from error
         problem = _problem_with(chosen)
         if problem:
             raise DataError(f"device {device!r} cannot be used: {problem}")
@@ -105,13 +108,14 @@ def _automatic_precision(device: torch.device) -> tuple[torch.dtype, str]:
             return torch.float16, f"compute capability {major}.{minor} has fast float16 but no bfloat16"
         return torch.float32, f"compute capability {major}.{minor} has no fast half precision"
     if device.type == "cpu":
-        if _cpu_has_bfloat16():
+        if cpu_has_bfloat16():
             return torch.bfloat16, "the CPU has bfloat16 instructions"
         return torch.float32, "the CPU has no bfloat16 instructions"
     return torch.float32, f"no mixed precision is known for {device.type}"
 
 
-def _cpu_has_bfloat16() -> bool:
+def cpu_has_bfloat16() -> bool:
+    """Whether this CPU computes bfloat16 itself; elsewhere it is emulated and slower than float32."""
     # torch has no public name for this; the private ones are asked for with care.
     tests = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(bool(test()) for test in tests if test is not None)

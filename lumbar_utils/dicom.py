@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
+from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -165,6 +166,14 @@ class Study:
         """The series of this id, None when the study does not hold it."""
         return next((s for s in self.series if s.series_id == str(series_id)), None)
 
+    def _repr_html_(self) -> str:
+        rows = [("series", "view", "stacks", "slices", "described as")]
+        rows += [(s.series_id, s.view or "none", len(s.stacks), s.n_slices, s.description) for s in self.series]
+        body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+        problems = [*self.problems, *(f"series {s.series_id}: {p}" for s in self.series for p in s.problems)]
+        notes = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
+        return f"<b>study {escape(self.study_id)}</b><table>{body}</table><ul>{notes}</ul>"
+
 
 @without_warnings()
 def read_slices(path: Path | str) -> list[Slice]:
@@ -177,6 +186,15 @@ def read_slices(path: Path | str) -> list[Slice]:
         PixelSpacing, contradictory sizes, pixels that cannot be decoded.
     """
     path = Path(path)
+    try:
+        return _read_slices(path)
+    except DicomError:
+        raise
+    except Exception as error:  # pydicom converts lazily: any look at a broken element can raise anything
+        raise DicomError(f"cannot be read: {str(error) or type(error).__name__}", path=path) from error
+
+
+def _read_slices(path: Path) -> list[Slice]:
     dataset = read_dataset(path)
     frames, rows, columns = check_image(dataset, path)
     # The geometry comes first: it is cheap, and an image without a place is of no use however well it decodes.

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -52,6 +53,9 @@ OTHER_FILES = (
     *(".safetensors", ".sqlite", ".yaml", ".yml"),
 )
 """Suffixes of files that lie beside images and are passed over without a word."""
+
+LARGEST_RESCALE = 1e12
+"""Rescale slopes and intercepts beyond, or slopes below its inverse, do not survive in float32."""
 
 _ENHANCED = {
     "RepetitionTime": ("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
@@ -163,6 +167,7 @@ def _lookup(group: list[Dataset], sequence: str, keyword: str, path: Path, count
 
 
 def frame_geometry(group: list[Dataset], shape: tuple[int, int], path: Path) -> SliceGeometry:
+    """Where a frame of `shape` (rows, columns) lies, from its `functional_groups`; raises `DicomError` when unknown."""
     position = _lookup(group, "PlanePositionSequence", "ImagePositionPatient", path, 3)
     orientation = _lookup(group, "PlaneOrientationSequence", "ImageOrientationPatient", path, 6)
     spacing = _lookup(group, "PixelMeasuresSequence", "PixelSpacing", path, 2)
@@ -180,10 +185,16 @@ def frame_geometry(group: list[Dataset], shape: tuple[int, int], path: Path) -> 
 
 
 def frame_rescale(group: list[Dataset], path: Path) -> tuple[float, float]:
+    """(slope, intercept) of a frame, (1, 0) where not given; raises `DicomError` for what leaves no image."""
     slope = _lookup(group, "PixelValueTransformationSequence", "RescaleSlope", path, 1) or [1.0]
     intercept = _lookup(group, "PixelValueTransformationSequence", "RescaleIntercept", path, 1) or [0.0]
     if slope[0] == 0:
         raise DicomError("RescaleSlope is 0, which makes every pixel the same", path=path)
+    if not 1 / LARGEST_RESCALE <= abs(slope[0]) <= LARGEST_RESCALE or abs(intercept[0]) > LARGEST_RESCALE:
+        raise DicomError(
+            f"RescaleSlope {slope[0]} and RescaleIntercept {intercept[0]} leave no numbers that float32 can hold",
+            path=path,
+        )
     return slope[0], intercept[0]
 
 
@@ -197,6 +208,7 @@ def instance_number_of(dataset: Dataset, path: Path) -> int:
 
 
 def acquisition(dataset: Dataset) -> dict:
+    """`HEADER_NUMBERS` as float and `HEADER_TEXTS` as str by keyword, None where missing; see `Series.header`."""
     header: dict[str, float | str | None] = {}
     for keyword in HEADER_NUMBERS:
         header[keyword] = _header_number(dataset, keyword)
@@ -205,9 +217,10 @@ def acquisition(dataset: Dataset) -> dict:
     if "SharedFunctionalGroupsSequence" in dataset:
         groups = [*dataset.get("PerFrameFunctionalGroupsSequence", [])[:1], *dataset.SharedFunctionalGroupsSequence]
         for keyword, (sequence, inner) in _ENHANCED.items():
-            for item in (group[sequence][0] for group in groups if group.get(sequence)):
-                if header[keyword] is None:
-                    header[keyword] = _header_number(item, inner)
+            with suppress(Exception):  # pydicom raises anything for a broken element; it costs only its own value
+                for item in (group[sequence][0] for group in groups if group.get(sequence)):
+                    if header[keyword] is None:
+                        header[keyword] = _header_number(item, inner)
     return header
 
 

@@ -265,6 +265,9 @@ def _native_values(dataset: Dataset, path, count: int, allocated: int, little_en
     element = dataset["PixelData"]
     data = element.value or b""
     size = count * allocated // 8
+    # 8-bit pixels written as 16-bit words: each pair of bytes has changed places (PS3.5 section 8.1.2).
+    swapped = allocated == 8 and not little_endian and element.VR == "OW"
+    size += size % 2 if swapped else 0
     excess = len(data) - size
     if not 0 <= excess <= LARGEST_PADDING:
         raise DicomError(
@@ -272,9 +275,8 @@ def _native_values(dataset: Dataset, path, count: int, allocated: int, little_en
             + ("the file is cut off" if excess < 0 else "rows, columns or bits are wrong"),
             path=path,
         )
-    if allocated == 8 and not little_endian and element.VR == "OW":
-        # 8-bit pixels written as 16-bit words: each pair of bytes has changed places (PS3.5 section 8.1.2).
-        return np.frombuffer(data[: len(data) // 2 * 2], np.uint16).byteswap().view(np.uint8)[:count]
+    if swapped:
+        return np.frombuffer(data, np.uint16, size // 2).byteswap().view(np.uint8)[:count]
     dtype = np.dtype(f"u{allocated // 8}").newbyteorder("<" if little_endian else ">")
     return np.frombuffer(data, dtype, count)
 

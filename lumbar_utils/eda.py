@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -30,19 +29,12 @@ from .labels import (
     level_from_title,
     level_title,
 )
+from .phantom.disease import MODERATE_PERCENT, SEVERE_PERCENT
 from .study import StudySource, load_study
 
 logger = logging.getLogger(__name__)
 
-REAL_PREVALENCE = np.array(
-    [
-        [[3.4, 1.1], [7.7, 2.7], [11.7, 6.2], [12.0, 12.9], [2.6, 1.0]],
-        [[3.2, 0.1], [8.7, 0.6], [20.8, 2.0], [31.9, 7.1], [26.3, 10.4]],
-        [[3.2, 0.7], [8.5, 0.3], [21.0, 2.1], [31.9, 6.6], [25.1, 9.6]],
-        [[4.7, 1.4], [12.9, 4.2], [23.0, 9.8], [31.6, 23.3], [20.7, 7.4]],
-        [[5.6, 1.2], [12.3, 3.7], [23.0, 10.0], [31.5, 23.3], [20.1, 8.8]],
-    ]
-).reshape(-1, 2)
+REAL_PREVALENCE = np.stack([MODERATE_PERCENT.ravel(), SEVERE_PERCENT.ravel()], axis=1)
 """Percent moderate and severe of each target in the 1,975 training studies of RSNA 2024, shape (25, 2)."""
 
 SLICE_ORDERS = (
@@ -151,12 +143,6 @@ def point_places(coordinates: pd.DataFrame, series: pd.DataFrame) -> pd.DataFram
             "y_fraction": table["y"] / table["rows"],
         }
     )
-
-
-def files_per_study(folder: Path | str) -> pd.Series:
-    """Number of files in each study folder below `folder` (`train_images` or `test_images`), by study id."""
-    counts = {p.name: sum(1 for f in p.rglob("*") if f.is_file()) for p in sorted(Path(folder).iterdir()) if p.is_dir()}
-    return pd.Series(counts, name="files", dtype=int)
 
 
 def _describe_study(source: StudySource) -> list[dict]:

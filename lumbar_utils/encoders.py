@@ -134,7 +134,10 @@ def _import_timm_3d():
             warnings.simplefilter("ignore")  # deprecations inside timm-3d, of no use to the reader
             import timm_3d
     except ImportError as error:
-        raise ImportError(f"{error}; the classifier needs timm-3d and timm: pip install timm-3d timm") from error
+        raise ImportError(
+            f"{error}; the classifier needs timm-3d and timm: pip install timm-3d timm; without internet (Kaggle) "
+            "attach the folder that `make kaggle` packs and put it on sys.path"
+        ) from error
     return timm_3d
 
 

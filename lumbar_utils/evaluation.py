@@ -34,8 +34,8 @@ def reference_predictions(folder: CompetitionFolder, study_ids: Sequence[str]) -
 
     The prior is fitted on all labelled studies of the folder that are not among `study_ids`; on all when none is left.
     """
-    n = len(study_ids)
-    others = [s for s in folder.labels["study_id"] if s not in set(study_ids)] if folder.labels is not None else []
+    n, own = len(study_ids), set(study_ids)
+    others = [s for s in folder.labels["study_id"] if s not in own] if folder.labels is not None else []
     references = {"uniform": np.tile(uniform(), (n, 1, 1))}
     if folder.labels is not None:
         prior = weighted_prior(folder.label_codes(others or list(folder.labels["study_id"])))

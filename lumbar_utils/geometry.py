@@ -26,6 +26,8 @@ PARALLEL_TOLERANCE_DEGREES = 1.0
 """Slices whose normals differ by less belong to one stack; angulated lumbar blocks differ by several degrees."""
 DUPLICATE_TOLERANCE_MM = 0.1
 """Two slices of a stack closer than this show the same place; real neighbours are at least 0.5 mm apart."""
+LARGEST_SHIFT = 0.5
+"""Fraction of the field of view by which slices of one stack may be shifted in plane against the first."""
 SMOOTHING_PER_OCTAVE = 0.4
 """Standard deviation, in target samples, of the low-pass that precedes sampling coarser than the pixels."""
 UNIT_TOLERANCE = 1e-2
@@ -193,16 +195,16 @@ class StackGeometry:
 
     def _origin_at(self, k: np.ndarray) -> np.ndarray:
         """In-plane coordinates (across, down) in mm of the first pixel at fractional slice `k`."""
-        index = np.arange(len(self))
-        directions = (self.row_cosine, self.column_cosine)
+        index, directions = np.arange(len(self)), (self.row_cosine, self.column_cosine)
         return np.stack([np.interp(k, index, self.positions @ d) for d in directions], axis=-1)
 
 
 def group_into_stacks(slices: Sequence[SliceGeometry]) -> list[list[int]]:
     """Group slices into stacks of parallel planes with one matrix and one pixel spacing.
 
-    Works on any order. Directions may differ by `PARALLEL_TOLERANCE_DEGREES`, in the normal and in the plane.
-    A slice at the place of an earlier one (`DUPLICATE_TOLERANCE_MM`) is left out.
+    Works on any order. Directions may differ by `PARALLEL_TOLERANCE_DEGREES`, in the normal and in the plane; the
+    stations of a composed scan stay apart (`LARGEST_SHIFT`). A slice at the place of an earlier one
+    (`DUPLICATE_TOLERANCE_MM`) is left out.
 
     Returns
     -------
@@ -219,6 +221,7 @@ def group_into_stacks(slices: Sequence[SliceGeometry]) -> list[list[int]]:
                 and np.allclose(item.spacing, first.spacing, rtol=1e-3)
                 and item.row_cosine @ first.row_cosine >= limit
                 and item.column_cosine @ first.column_cosine >= limit
+                and np.abs(first.world_to_pixel(item.position)[0] / first.shape[::-1]).max() <= LARGEST_SHIFT
             ):
                 group.append(index)
                 break
@@ -229,9 +232,8 @@ def group_into_stacks(slices: Sequence[SliceGeometry]) -> list[list[int]]:
         normal = slices[group[0]].normal
         kept: list[int] = []
         for index in sorted(group, key=lambda i: (float(slices[i].position @ normal), i)):
-            if kept and (slices[index].position - slices[kept[-1]].position) @ normal < DUPLICATE_TOLERANCE_MM:
-                continue
-            kept.append(index)
+            if not kept or (slices[index].position - slices[kept[-1]].position) @ normal >= DUPLICATE_TOLERANCE_MM:
+                kept.append(index)
         stacks.append(kept)
     return sorted(stacks, key=len, reverse=True)
 
@@ -375,13 +377,11 @@ def anatomical_axes(geometry: StackGeometry, axes: Sequence[np.ndarray]) -> np.n
     """
     own = np.stack([geometry.normal, geometry.column_cosine, geometry.row_cosine])
     cosines = np.stack([np.asarray(a, dtype=np.float64) for a in axes]) @ own.T
-    free = cosines.copy()
-    result = np.zeros((3, 3))
+    free, result = cosines.copy(), np.zeros((3, 3))
     for _ in range(3):
         i, j = np.unravel_index(np.nanargmax(np.abs(free)), free.shape)
         result[i] = own[j] * (1.0 if cosines[i, j] >= 0 else -1.0)
-        free[i, :] = np.nan
-        free[:, j] = np.nan
+        free[i, :] = free[:, j] = np.nan
     return result
 
 

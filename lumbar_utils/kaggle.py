@@ -1,4 +1,4 @@
-"""Where the data are, and what the machine can do.
+"""Where the data are, what the machine can do, and the data set to upload.
 
 Kaggle mounts a competition either as `/kaggle/input/<slug>` or as `/kaggle/input/competitions/<slug>`, and a
 data set as `/kaggle/input/<slug>` or `/kaggle/input/datasets/<owner>/<slug>`, depending on the image. Owners
@@ -7,6 +7,8 @@ also rename and re-upload. So a folder is known by the tables that it holds, and
 
 from __future__ import annotations
 
+import importlib.util
+import json
 import os
 import platform
 import shutil
@@ -15,12 +17,16 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .errors import DataError
+
 if TYPE_CHECKING:
     from .devices import Compute
 
 KAGGLE_INPUT = Path("/kaggle/input")
+KAGGLE_WORKING = Path("/kaggle/working")
 COMPETITION_SLUG = "rsna-2024-lumbar-spine-degenerative-classification"
 SERIES_TABLES = ("train_series_descriptions.csv", "test_series_descriptions.csv")
+METADATA = "dataset-metadata.json"
 SEARCH_DEPTH = 3
 """`datasets/<owner>/<slug>` is the deepest mount; below that lie hundreds of thousands of DICOM files."""
 REPORTED_PACKAGES = ("torch", "torchvision", "timm", "timm-3d", "pydicom", "numpy", "pandas", "albumentations")
@@ -35,7 +41,7 @@ def find_competition_folder(root: Path | str = KAGGLE_INPUT) -> Path | None:
         Where the mounts lie. A folder counts when it holds one of `SERIES_TABLES`; the one that carries the
         competition's own name comes first, then the one nearest to the root.
     """
-    found = [folder for folder in _folders(Path(root), SEARCH_DEPTH) if holds_competition_tables(folder)]
+    found = [folder for folder in mounted_folders(Path(root), SEARCH_DEPTH) if holds_competition_tables(folder)]
     found.sort(key=lambda folder: (folder.name != COMPETITION_SLUG, len(folder.parts), str(folder)))
     return found[0] if found else None
 
@@ -45,7 +51,7 @@ def holds_competition_tables(folder: Path | str) -> bool:
     return any((Path(folder) / name).is_file() for name in SERIES_TABLES)
 
 
-def _folders(root: Path, depth: int) -> list[Path]:
+def mounted_folders(root: Path, depth: int) -> list[Path]:
     """`root` and its folders down to `depth`, without going into folders that hold the competition's tables."""
     if not root.is_dir():
         return []
@@ -56,7 +62,7 @@ def _folders(root: Path, depth: int) -> list[Path]:
         children = sorted(child for child in root.iterdir() if child.is_dir())
     except PermissionError:
         return found
-    return found + [folder for child in children for folder in _folders(child, depth - 1)]
+    return found + [folder for child in children for folder in mounted_folders(child, depth - 1)]
 
 
 @dataclass(frozen=True)
@@ -107,6 +113,57 @@ def describe_machine(folder: Path | str = ".") -> Machine:
 def available_cores() -> int:
     """CPU cores that this process may use; fewer than the machine's in a container."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def hand_in(submission: Path | str) -> Path | None:
+    """On Kaggle: copy the submission to `/kaggle/working/submission.csv`, where it is looked for. Elsewhere: None."""
+    if not KAGGLE_WORKING.is_dir():
+        return None
+    target = KAGGLE_WORKING / "submission.csv"
+    if Path(submission).resolve() != target.resolve():
+        unfinished = target.with_name(target.name + ".part")
+        shutil.copyfile(submission, unfinished)
+        os.replace(unfinished, target)
+    return target
+
+
+def build_dataset(out: Path | str, run: Path | str, *, owner: str = "OWNER", slug: str = "lumbar-utils") -> Path:
+    """Make the folder to upload as a Kaggle data set: library, timm-3d (Kaggle's image lacks it), weights.
+
+    Upload it with `kaggle datasets create -p OUT --dir-mode zip`. The notebooks find library and weights in it.
+
+    Parameters
+    ----------
+    out : path-like
+        Folder to make; what an earlier call left there is replaced.
+    run : path-like
+        Run folder with `localizer/` and `classifier/`.
+    owner, slug : str
+        Of the data set, for `dataset-metadata.json`.
+
+    Raises
+    ------
+    DataError
+        When the run lacks weights, timm-3d is not installed, or `out` holds something else.
+    """
+    out, run = Path(out), Path(run)
+    parts = [run / name for name in ("localizer", "classifier")]
+    absent = [str(part) for part in parts if not (part / "model.safetensors").is_file()]
+    if absent:
+        raise DataError(f"no weights in {' and '.join(absent)}; train both networks first (`make run`)")
+    timm_3d = importlib.util.find_spec("timm_3d")
+    if timm_3d is None or timm_3d.origin is None:
+        raise DataError("timm-3d is not installed here, so it cannot be packed: pip install timm-3d")
+    if out.is_dir() and any(out.iterdir()) and not (out / METADATA).is_file():
+        raise DataError(f"{out} is not empty and holds no {METADATA}; give a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    clean = shutil.ignore_patterns("__pycache__", "*.pyc", "checkpoint.safetensors", ".*")
+    for folder in (Path(__file__).parent, Path(timm_3d.origin).parent, *parts):
+        shutil.rmtree(out / folder.name, ignore_errors=True)
+        shutil.copytree(folder, out / folder.name, ignore=clean)
+    about = {"title": slug, "id": f"{owner}/{slug}", "licenses": [{"name": "other"}]}
+    (out / METADATA).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+    return out
 
 
 def _memory_gb() -> float:

@@ -12,10 +12,10 @@ import numpy as np
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from .errors import LumbarError
-from .labels import SAGITTAL_T2
+from .labels import CONDITIONS
 from .localizer import DiscLocalizer, DiscPoints
 from .localizer.evaluation import read_reference
+from .localizer.samples import STUDIES_A_JOB
 from .study import CompetitionFolder, StudySource, load_study
 
 logger = logging.getLogger(__name__)
@@ -30,8 +30,8 @@ def locate_studies(
     for source in tqdm(sources, desc="locating discs", unit="study", disable=not progress):
         try:
             found[source.study_id] = localizer.locate(load_study(source))
-        except LumbarError as error:
-            failures[source.study_id] = str(error)
+        except Exception as error:  # whatever is odd about one study must not stop the others
+            failures[source.study_id] = str(error) or type(error).__name__
     _log(failures)
     return found, failures
 
@@ -44,16 +44,16 @@ def points_from_table(
     Missing levels are filled from their neighbours and flagged; a study with fewer than two points is a failure.
     """
     folder.clean_coordinates()  # once here, and not once in every worker
-    work = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_from_table)(folder, s) for s in study_ids)
+    # The folder's tables travel with every job, so a job is a handful of studies.
+    parts = [study_ids[i : i + STUDIES_A_JOB] for i in range(0, len(study_ids), STUDIES_A_JOB)]
+    work = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_part_from_table)(folder, part) for part in parts)
     found: dict[str, DiscPoints] = {}
     failures: dict[str, str] = {}
-    for study_id, result in tqdm(
-        zip(study_ids, work, strict=True), total=len(study_ids), desc="points", unit="study", disable=not progress
-    ):
-        if isinstance(result, DiscPoints):
-            found[study_id] = result
-        else:
-            failures[study_id] = result
+    with tqdm(total=len(study_ids), desc="points", unit="study", disable=not progress) as bar:
+        for part, results in zip(parts, work, strict=True):
+            for study_id, result in zip(part, results, strict=True):
+                (found if isinstance(result, DiscPoints) else failures)[study_id] = result
+            bar.update(len(part))
     _log(failures)
     return found, failures
 
@@ -74,16 +74,23 @@ def reference_points(
     return {s: np.where(filled[s][:, None], np.nan, discs.points) for s, discs in found.items()}
 
 
+def _part_from_table(folder: CompetitionFolder, study_ids: Sequence[str]) -> list[DiscPoints | str]:
+    return [_from_table(folder, study_id) for study_id in study_ids]
+
+
 def _from_table(folder: CompetitionFolder, study_id: str) -> DiscPoints | str:
     try:
-        table = folder.series_table
-        wanted = table.loc[(table["study_id"] == study_id) & (table["series_description"] == SAGITTAL_T2), "series_id"]
-        study = folder.load_study(study_id, part="train", series_ids=list(wanted))
+        rows = folder.clean_coordinates()[0]
+        canal = (rows["study_id"] == study_id) & (rows["condition"] == CONDITIONS[0])
+        series_ids = list(dict.fromkeys(rows.loc[canal, "series_id"]))
+        if not series_ids:
+            return "the table holds no canal point of this study"
+        study = folder.load_study(study_id, part="train", series_ids=series_ids)
         points = folder.canal_points(study_id, study)
         series_id = study.series[0].series_id if study.series else ""
         return DiscPoints.from_known(study_id, series_id, points, source="table")
-    except LumbarError as error:
-        return str(error)
+    except Exception as error:
+        return str(error) or type(error).__name__
 
 
 def _log(failures: dict[str, str]) -> None:

@@ -175,8 +175,8 @@ class Predictor:
     def _read(self, source: StudySource) -> tuple[str, StudyCrops | None, DiscPoints | None, tuple[str, ...]]:
         try:
             study = load_study(source)
-        except (LumbarError, OSError, ValueError, MemoryError) as error:
-            return source.study_id, None, None, (f"cannot be read: {error}",)
+        except Exception as error:  # any failure on one study must not stop the run
+            return source.study_id, None, None, (f"cannot be read: {_words(error)}",)
         return self._prepare(study, None)
 
     def _prepare(
@@ -189,12 +189,12 @@ class Predictor:
                 raise DataError("a Predictor without a localizer needs the disc points: predict_study(study, discs)")
             try:
                 discs = self.localizer.locate(study)
-            except Exception as error:  # any failure on one study must not stop the run
-                return study.study_id, None, None, (*problems, f"discs not found: {error}")
+            except Exception as error:
+                return study.study_id, None, None, (*problems, f"discs not found: {_words(error)}")
         try:
             crops = extract_crops(study, discs, self.spec)
         except Exception as error:
-            return study.study_id, None, discs, (*problems, f"no crops: {error}")
+            return study.study_id, None, discs, (*problems, f"no crops: {_words(error)}")
         return study.study_id, crops, discs, (*problems, *crops.problems)
 
     def _grade_prepared(self, prepared: Sequence[tuple]) -> Iterator[StudyPrediction]:
@@ -202,19 +202,24 @@ class Predictor:
         good = [item[1] for item in prepared if item[1] is not None and len(item[1].missing) < len(VIEWS)]
         try:
             graded = iter(self.predict_crops(good))
-        except (LumbarError, RuntimeError) as error:
+        except Exception as error:
             if len(prepared) > 1:  # one study must not cost its neighbours their grades
                 for item in prepared:
                     yield from self._grade_prepared([item])
                 return
-            yield self.prior_prediction(prepared[0][0], *prepared[0][3], f"cannot be graded: {error}")
+            study_id, _, discs, problems = prepared[0]
+            yield self.prior_prediction(study_id, *problems, f"cannot be graded: {_words(error)}", discs=discs)
             return
         for study_id, crops, discs, problems in prepared:
             if crops is None or len(crops.missing) == len(VIEWS):
                 yield self.prior_prediction(study_id, *(problems or ("no view shows any disc",)), discs=discs)
                 continue
+            probabilities = next(graded)
+            if not np.isfinite(probabilities).all():  # half precision can overflow
+                yield self.prior_prediction(study_id, *problems, "the network gave no finite number", discs=discs)
+                continue
             yield StudyPrediction(
-                study_id, next(graded), discs, crops.missing, problems, synthetic_only=self.synthetic_only
+                study_id, probabilities, discs, crops.missing, problems, synthetic_only=self.synthetic_only
             )
 
     def _fitting(self, crops: StudyCrops) -> StudyCrops:
@@ -223,6 +228,11 @@ class Predictor:
                 f"study {crops.study_id}: crops of {crops.spec.to_json()}, the run was trained on {self.spec.to_json()}"
             )
         return crops
+
+
+def _words(error: Exception) -> str:
+    """What an error says; its type where it says nothing (or only a key), as foreign errors do."""
+    return str(error) if isinstance(error, LumbarError) else f"{type(error).__name__}: {error}"
 
 
 def write_submission(

@@ -105,11 +105,25 @@ def strict(cls: type[T], values: Mapping[str, Any], where: Path | str = "configu
     for name, value in values.items():
         default = known[name].default_factory if callable(known[name].default_factory) else None
         nested = default if is_dataclass(default) else None
-        arguments[name] = strict(nested, value, f"{where}: {name}") if nested and isinstance(value, Mapping) else value
+        if nested and isinstance(value, Mapping):
+            value = strict(nested, value, f"{where}: {name}")
+        elif not nested and not _fits(value, known[name].default):
+            wanted = type(known[name].default).__name__
+            raise DataError(f"{where}: {name} must be of type {wanted}, got {value!r}")
+        arguments[name] = value
     try:
         return cls(**arguments)
-    except TypeError as error:
+    except (TypeError, ValueError) as error:
         raise DataError(f"{where}: {error}") from error
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a JSON value can stand where `default` stands; a default of None or none at all tells nothing."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    return not isinstance(default, int | str) or isinstance(value, type(default))
 
 
 def save_weights(model: torch.nn.Module, path: Path, *, half: bool = True) -> None:
@@ -126,6 +140,8 @@ def load_model(folder: Path | str) -> tuple[LumbarClassifier, RunConfig]:
     folder = Path(folder)
     if not folder.is_dir():
         raise DataError(f"{folder}: no such run folder; train a classifier, or give the folder that holds {CONFIG}")
+    if not (folder / CONFIG).is_file():
+        raise DataError(f"{folder}: the run has no {CONFIG} and so no weights; was its training cut off? Run it again")
     config = RunConfig.load(folder)
     # The weights replace whatever the encoder started from, so its file need not be there any more.
     model = LumbarClassifier(_without_pretraining(config.classifier), config.prior)
@@ -154,6 +170,7 @@ def atomically(path: Path, write) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         write(temporary)
+        os.chmod(temporary, 0o644)  # safetensors makes files that nobody else can read
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: cannot be written ({error}); disk full? What was there before is kept") from error

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ def find_studies(path: Path | str, *, part: str | None = None, progress: bool = 
     if is_competition_folder(path):
         return _competition_sources(path, (), part)
     if path.is_dir():
-        path = path.absolute()
+        path = Path(os.path.abspath(path))  # without "..", which would be taken for a study's name
         names = [f"{name}_images" for name in PARTS]
         for images in [path, *path.parents][:3]:
             if images.name in names and is_competition_folder(images.parent):
@@ -180,7 +181,7 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
     counts = Counter(names.values())
     return [
         StudySource(
-            names[study] if counts[names[study]] == 1 else study,
+            names[study] if counts[names[study]] == 1 else _plain_name(study),
             _common_folder(all_series),
             tuple((series_id, tuple(list_files(files))) for series_id, files in all_series.items()),
             problems=tuple(problems[study]),
@@ -197,10 +198,15 @@ def _study_name(study: str, series: dict[str, list[Path]], path: Path, below: di
         return path.name
     own = _common_folder(series)
     if len(below[own]) > 1:
-        return study
+        return _plain_name(study)
     while len(below[own.parent]) == 1:
         own = own.parent
     return own.name
+
+
+def _plain_name(uid: str) -> str:
+    """A UID as a study's id. Ids become file names, and a header can hold anything, `../../x` as well."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "_", uid).lstrip(".") or "study"
 
 
 def _common_folder(series: dict[str, list[Path]]) -> Path:

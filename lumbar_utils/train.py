@@ -7,8 +7,8 @@ them.
 
 from __future__ import annotations
 
-import json
 import logging
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from .classifier import LumbarClassifier, grade
 from .crops import StudyCrops
 from .datasets import CropDataset, assign_folds, spec_of, study_input
 from .devices import choose_compute
-from .errors import DataError
+from .errors import DataError, LumbarError
 from .labels import MISSING, N_TARGETS, encode_severities
 from .metrics import Score, competition_score, prediction_table, uniform, weighted_prior
 from .runs import (
@@ -33,6 +33,7 @@ from .runs import (
     WEIGHTS,
     RunConfig,
     load_weights,
+    read_json,
     save_weights,
     versions,
     write_json,
@@ -108,16 +109,14 @@ def fit(
     prior = weighted_prior(train_labels)
     torch.manual_seed(config.seed)
     model = LumbarClassifier(config.classifier, prior).to(compute.device)
-    RunConfig(
-        config.classifier, spec_of(cache, train_ids), prior, config.to_json(), synthetic_only=synthetic_only
-    ).save(folder)
+    spec = spec_of(cache, train_ids)
     transform = Appearance(config.augment.appearance, seed=config.seed) if config.augment.appearance else None
     train_set = CropDataset(
         cache, train_ids, train_labels, in_memory=config.in_memory, transform=transform, progress=progress
     )
     held = [study_input(cache[study_id]) for study_id in out_ids]
 
-    trainer = Trainer(model, train_set, config, compute, spec=spec_of(cache, train_ids))
+    trainer = Trainer(model, train_set, config, compute, spec=spec)
     identity = {"config": config.to_json(), "train": train_ids, "held_out": out_ids}
     checkpoint = Checkpoint(folder, identity)
     if resume:
@@ -130,6 +129,8 @@ def fit(
         return competition_score(out_labels, probabilities).total
 
     trainer.run(checkpoint, evaluate, progress=progress)
+    # Both together and only now: an older run's weights must never stand beside this run's configuration.
+    RunConfig(config.classifier, spec, prior, config.to_json(), synthetic_only=synthetic_only).save(folder)
     save_weights(trainer.average.module, folder / WEIGHTS)
     # Grade with the weights as they were rounded on disk: what is reported is what the run folder predicts.
     load_weights(model, folder / WEIGHTS)
@@ -206,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--synthetic", action="store_true", help="all studies are synthetic phantoms")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
-    config = TrainConfig.from_json(json.loads(args.config.read_text()) if args.config else {}, args.config or "")
+    config = TrainConfig.from_json(read_json(args.config) if args.config else {}, args.config or "")
     labels = pd.read_csv(args.labels, dtype={"study_id": str})
     result = fit(CropCache.open(args.crops), labels, config, args.run, synthetic_only=args.synthetic)
     for name, score in result.scores.items():
@@ -214,4 +215,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except (LumbarError, OSError) as problem:
+        sys.exit(f"error: {problem}")

@@ -62,7 +62,7 @@ class TrainConfig:
     device, precision : str
         See `devices.choose_compute`.
     time_limit_minutes : float, optional
-        The schedule is stretched over this time when the epochs would take longer. The result then depends on the
+        The schedule is shortened to this time when the epochs would take longer. The result then depends on the
         machine's speed.
     checkpoint_seconds : float
         A checkpoint (1.6 GB for three ResNet18) is written after the first epoch that ends this long after the last.
@@ -160,13 +160,15 @@ class Trainer:
                 losses.append(self._train_step(batch, self._rate(self._progress(total))))
                 bar.update()
                 bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", refresh=False)
+            if not losses:  # the time was over before the first step
+                break
             self.epoch += 1
             self.seconds = before + time.monotonic() - started
             due = config.evaluate_every and self.epoch % config.evaluate_every == 0
             self.history.append(
                 {
                     "epoch": self.epoch,
-                    "loss": float(np.mean(losses)) if losses else float("nan"),
+                    "loss": float(np.mean(losses)),
                     "learning_rate": self.optimizer.param_groups[0]["lr"],
                     "seconds": round(self.seconds, 2),
                     "held_out_score": evaluate() if due else float("nan"),
@@ -223,6 +225,9 @@ class Trainer:
         seed = int(np.random.SeedSequence([self.config.seed, self.epoch]).generate_state(1)[0])
         loader.generator.manual_seed(seed)
         torch.manual_seed(seed)
+        reseed = getattr(self.dataset.transform, "reseed", None)
+        if reseed is not None:
+            reseed(seed)
         self.generator = torch.Generator().manual_seed(seed)
 
     def _progress(self, total: int) -> float:

@@ -11,12 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from .errors import DataError
-from .kaggle import KAGGLE_INPUT, available_cores, find_competition_folder
+from .kaggle import KAGGLE_INPUT, available_cores, find_competition_folder, mounted_folders
 from .study import CompetitionFolder, StudySource, find_studies
 
 COHORT = "cohort"
 FOLDS = 5
 WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_DEPTH = 5
+"""`datasets/<owner>/<slug>/runs/demo`."""
 
 
 @dataclass(frozen=True)
@@ -57,15 +59,27 @@ class Workspace:
 
         All notebooks split here, so that a held-out study is held out from the disc finder and the classifier alike.
         """
-        from .datasets import assign_folds
+        return split_studies(self.data, fold, seed=seed)
 
-        labelled = set() if self.data.labels is None else set(self.data.labels["study_id"])
-        ids = [s for s in self.data.study_ids("train") if s in labelled]
-        if len(ids) < FOLDS:
-            raise DataError(f"{self.data.root}: {len(ids)} labelled studies, expected at least {FOLDS} to learn from")
-        folds = assign_folds(self.data.label_codes(ids), FOLDS, seed=seed)
-        kept = [s for s, f in zip(ids, folds, strict=True) if f != fold]
-        return kept, [s for s in ids if s not in set(kept)]
+
+def split_studies(
+    folder: CompetitionFolder, fold: int = 0, *, folds: int = FOLDS, seed: int = 0
+) -> tuple[list[str], list[str]]:
+    """Labelled studies of the train part as (to learn from, held out), fold number `fold` of `folds` held out.
+
+    Raises `DataError` when there is no such fold, or there are fewer labelled studies than folds.
+    """
+    from .datasets import assign_folds
+
+    if not 0 <= fold < folds:
+        raise DataError(f"fold must lie between 0 and {folds - 1}, got {fold}")
+    labelled = set() if folder.labels is None else set(folder.labels["study_id"])
+    ids = [s for s in folder.study_ids("train") if s in labelled]
+    if len(ids) < folds:
+        raise DataError(f"{folder.root}: {len(ids)} labelled studies, expected at least {folds} to learn from")
+    number = assign_folds(folder.label_codes(ids), folds, seed=seed)
+    held_out = [s for s, n in zip(ids, number, strict=True) if n == fold]
+    return [s for s, n in zip(ids, number, strict=True) if n != fold], held_out
 
 
 def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Path:
@@ -84,12 +98,15 @@ def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Pat
             if folder.name == name and (folder / WEIGHTS_FILE).is_file():
                 return folder
     looked = ", ".join(str(root / name) for root in roots)
-    raise DataError(f"no weights of a {name}: expected {WEIGHTS_FILE} in one of {looked}; run notebooks 02 to 04 first")
+    raise DataError(
+        f"no weights of a {name}: expected {WEIGHTS_FILE} in one of {looked}; train it with "
+        "notebooks 02 to 04, `make run` or `lumbar train`"
+    )
 
 
 def _attached() -> list[Path]:
-    """Folders at the depths at which Kaggle mounts data sets, and one below, where an archive's own folder lies."""
-    mounts = [p for pattern in ("*", "*/*", "*/*/*", "*/*/*/*") for p in sorted(KAGGLE_INPUT.glob(pattern))]
+    """Folders with weights at the depths at which Kaggle mounts data sets, and below, where runs/demo may lie."""
+    mounts = sorted(mounted_folders(KAGGLE_INPUT, WEIGHTS_DEPTH), key=lambda p: (len(p.parts), str(p)))
     return [p for p in mounts if (p / "classifier").is_dir() or (p / "localizer").is_dir()]
 
 

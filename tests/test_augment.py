@@ -140,6 +140,11 @@ def test_appearance_uses_one_draw_for_a_series():
     assert np.allclose(out, out[0, 0], atol=1e-5)
     full = Appearance(1.0, seed=2)
     assert all(np.isfinite(full({AXIAL_T2: image})[AXIAL_T2]).all() for _ in range(20))
+    full.reseed(3)
+    first = [full({AXIAL_T2: image})[AXIAL_T2] for _ in range(3)]
+    full.reseed(3)
+    assert all(np.array_equal(full({AXIAL_T2: image})[AXIAL_T2], a) for a in first), "an epoch can be repeated"
+    assert not np.array_equal(first[0], first[1])
 
 
 def test_negative_strength_is_refused():

@@ -239,6 +239,8 @@ def test_device_and_precision_say_why():
     assert compute.device.type == "cpu" and "CPU" in compute.reason
     with pytest.raises(DataError, match="precision"):
         choose_compute("cpu", "float8")
+    with pytest.raises(DataError, match="unknown device 'gpu'"):
+        choose_compute("gpu")
     if not torch.cuda.is_available():
         with pytest.raises(DataError, match="cannot be used"):
             choose_compute("cuda", "auto")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ import pytest
 
 from lumbar_utils import kaggle
 from lumbar_utils.cli import main
+from lumbar_utils.errors import DataError
 from lumbar_utils.labels import PROBABILITY_COLUMNS, SEVERITIES, TARGETS, decode_severities, row_ids
 from lumbar_utils.metrics import competition_score
 
@@ -153,6 +155,16 @@ def test_paths_and_weights_that_are_not_there(tmp_path, capsys, monkeypatch):
     assert not out.exists()
 
 
+def test_a_result_that_is_a_folder_is_refused_before_the_work(tmp_path, capsys):
+    (tmp_path / "scans").mkdir()
+    for part in ("localizer", "classifier"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "model.safetensors").touch()
+    for command in ("localize", "predict"):
+        words = fails(capsys, command, tmp_path / "scans", "--weights", tmp_path, "--out", tmp_path)
+        assert "--out names the file to write" in words
+
+
 def test_an_unforeseen_error_is_one_line_and_debug_shows_where(monkeypatch, capsys, caplog):
     from lumbar_utils.cli import commands
 
@@ -201,6 +213,21 @@ def trained_run(cohort, tmp_path_factory) -> Path:
     assert done.returncode == 0, done.stderr
     assert "weighted prior" in done.stdout
     return run
+
+
+@pytest.mark.slow
+def test_both_networks_hold_out_the_same_studies(cohort, trained_run, monkeypatch):
+    from lumbar_utils import localizer
+
+    def only_noted(folder, study_ids, **options):
+        learnt.extend(study_ids)
+        raise DataError("enough")
+
+    learnt = []
+    monkeypatch.setattr(localizer, "train_localizer", only_noted, raising=False)
+    assert main(["train", "localizer", str(cohort), "--run", str(trained_run / "other"), "--seed", "1"]) == 1
+    held_out = json.loads((trained_run / "classifier" / "manifest.json").read_text())["held_out_studies"]
+    assert learnt and held_out and not set(held_out) & set(learnt)
 
 
 @pytest.mark.slow
@@ -268,6 +295,37 @@ def test_the_competitions_own_name_is_preferred_and_absence_is_none(tmp_path):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "train_series_descriptions.csv").touch()
     assert kaggle.find_competition_folder(tmp_path).name == kaggle.COMPETITION_SLUG
+
+
+def test_the_dataset_to_upload_runs_without_anything_installed(tmp_path):
+    run = tmp_path / "run"
+    with pytest.raises(DataError, match="no weights"):
+        kaggle.build_dataset(tmp_path / "out", run)
+    for part in ("localizer", "classifier"):
+        (run / part).mkdir(parents=True)
+        (run / part / "model.safetensors").write_text(part)
+    out = kaggle.build_dataset(tmp_path / "out", run, owner="somebody")
+    kaggle.build_dataset(out, run)  # once more into the same folder
+    assert json.loads((out / "dataset-metadata.json").read_text())["id"] == "OWNER/lumbar-utils"
+    assert (out / "classifier" / "model.safetensors").read_text() == "classifier"
+    assert not list(out.rglob("__pycache__"))
+    # Found there, and not where it is installed: the paths of both packages say so.
+    code = "import sys; sys.path.insert(0, sys.argv[1]); import lumbar_utils.encoders as e; m = e._import_timm_3d(); "
+    code += "print(e.__file__, m.__file__, e.build_encoder('resnet10t').num_features)"
+    done = subprocess.run([sys.executable, "-c", code, out], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count(str(out)) == 2
+    with pytest.raises(DataError, match="not empty"):
+        kaggle.build_dataset(run, run)
+
+
+def test_the_submission_is_handed_in_on_kaggle_only(tmp_path, monkeypatch):
+    (tmp_path / "mine.csv").write_text("row_id")
+    monkeypatch.setattr(kaggle, "KAGGLE_WORKING", tmp_path / "absent")
+    assert kaggle.hand_in(tmp_path / "mine.csv") is None
+    monkeypatch.setattr(kaggle, "KAGGLE_WORKING", tmp_path)
+    assert kaggle.hand_in(tmp_path / "mine.csv").read_text() == "row_id"
+    assert kaggle.hand_in(tmp_path / "submission.csv") == tmp_path / "submission.csv"
 
 
 def test_the_machine_is_described_with_reasons(tmp_path):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from lumbar_utils.crop_cache import MANIFEST, CropCache, build_crop_cache
-from lumbar_utils.crops import CropSpec
+from lumbar_utils.crops import CropSpec, extract_crops
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2, VIEWS
 from lumbar_utils.localizer import DiscPoints
@@ -80,6 +80,18 @@ def test_a_broken_study_is_noted_and_the_rest_is_cropped(cohort, points, tmp_pat
     assert cache.failures[sources[2].study_id] == "failed: no disc points"
     assert sources[1].study_id in cache.failures[sources[1].study_id]
     assert json.loads((tmp_path / "crops" / MANIFEST).read_text())["failures"] == cache.failures
+
+
+def test_an_error_that_nobody_foresaw_costs_one_study(sources, points, tmp_path, monkeypatch):
+    def odd(study, discs, spec):
+        if study.study_id == sources[0].study_id:
+            raise IndexError("odd")
+        return extract_crops(study, discs, spec)
+
+    monkeypatch.setattr("lumbar_utils.crop_cache.extract_crops", odd)
+    cache = build(sources[:2], points, tmp_path)
+    assert cache.study_ids == (sources[1].study_id,)
+    assert cache.failures == {sources[0].study_id: "failed: odd"}
 
 
 def test_a_folder_without_a_cache_says_what_to_do(tmp_path):

@@ -176,6 +176,21 @@ def test_saved_crops_come_back_whole(tmp_path):
     assert not list(tmp_path.glob(".*"))
 
 
+def test_a_scan_that_falls_between_coarse_samples_shows_nothing():
+    """Two slices at the edge of a box whose only layer of samples lies in its middle."""
+    edge = stack(SAGITTAL_T2, asymmetric, n=2, x=12.0)
+    spec = CropSpec(shapes={view: (1, 16, 16) for view in VIEWS})
+    crops = extract_crops(Study("7", (series(SAGITTAL_T2, edge),), ()), discs(), spec)
+    assert crops.sources[SAGITTAL_T2] == (None,) * N_LEVELS and SAGITTAL_T2 in crops.missing
+
+
+def test_crops_show_themselves():
+    short = stack(AXIAL_T2, lambda p: 500 + p[..., 1], n=12, center=(2, 10, CANAL[2, 2]))
+    shown = extract_crops(Study("7", (series(AXIAL_T2, short),), ()), discs(), SPEC)._repr_html_()
+    assert "<td>L3/L4</td><td>no scan</td><td>100%</td><td>no scan</td>" in shown
+    assert "Axial T2: no scan shows l1_l2" in shown
+
+
 def test_bad_crop_files_and_bad_points_are_refused(tmp_path):
     path = tmp_path / "7.npz"
     path.write_bytes(b"not a zip")

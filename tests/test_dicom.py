@@ -25,6 +25,7 @@ from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
 from lumbar_utils.dicom import read_series, read_slices, recognise_view, scan_headers
+from lumbar_utils.dicom_headers import acquisition
 from lumbar_utils.errors import DataError, DicomError
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 
@@ -115,13 +116,25 @@ def test_two_matrices_in_one_series_are_two_stacks(tmp_path):
     assert [stack.geometry.shape for stack in series.stacks] == [(24, 20), (30, 30)]
 
 
+@pytest.mark.parametrize("beside", [0.0, 1.0])
+def test_two_stations_of_the_table_in_one_series_are_two_stacks(tmp_path, beside):
+    """The upper and the lower half of a spine lie in the same planes, or nearly; neither is a duplicate."""
+    write_series(tmp_path, start=(-8, -20, 30))
+    write_series(tmp_path, start=(-8 + beside, -20, 52), numbers=range(11, 16))
+    series = read_series(tmp_path)
+    assert [stack.instance_numbers for stack in series.stacks] == [(5, 4, 3, 2, 1)[::-1], (11, 12, 13, 14, 15)]
+    assert max(map(error_of_brightness, series.stacks)) <= 0.501 and series.problems == ()
+
+
 def test_slightly_turned_slices_that_nearly_touch_do_not_break_the_series(tmp_path):
     """The first slice, by whose normal all were sorted, is a duplicate; along the next one's the order differs."""
     turned_slightly = turned(SAGITTAL, 2, 0.9)
-    write(tmp_path / "1.dcm", image(position=(0, 0, 30)))
-    write(tmp_path / "2.dcm", image(position=(0.05, 0, 30), orientation=turned_slightly))
+    wide = {"shape": (24, 220)}
+    write(tmp_path / "1.dcm", image(position=(0, 0, 30), **wide))
+    write(tmp_path / "2.dcm", image(position=(0.05, 0, 30), orientation=turned_slightly, **wide))
     for number, x in enumerate([0.5, 0.9, 1.3, 1.7], 3):
-        write(tmp_path / f"{number}.dcm", image(position=(-x, 50 * (-1) ** number, 30), orientation=turned_slightly))
+        place = {"position": (-x, 50 * (-1) ** number, 30), "orientation": turned_slightly}
+        write(tmp_path / f"{number}.dcm", image(**place, **wide))
     series = read_series(tmp_path)
     assert "1.dcm: lies where another slice does" in series.problems[0]
     assert len(series.stacks) == 1 and series.n_slices == 5
@@ -263,6 +276,9 @@ WRONG_TAGS = [
     ({"PixelSpacing": [0, 0]}, "two positive numbers"),
     ({"PixelSpacing": [-1, 1]}, "two positive numbers"),
     ({"RescaleSlope": 0}, "RescaleSlope is 0"),
+    ({"RescaleSlope": "1e300"}, "leave no numbers that float32 can hold"),
+    ({"RescaleSlope": "1e-50"}, "leave no numbers that float32 can hold"),
+    ({"RescaleIntercept": "-1e40"}, "leave no numbers that float32 can hold"),
 ]
 
 
@@ -300,6 +316,25 @@ def test_numbers_that_are_none_are_refused(tmp_path, keyword, value):
     dataset.save_as(path)
     with pytest.raises(DicomError, match=rf"3\.dcm: {keyword} (is|cannot be read)"):
         read_slices(path)
+
+
+def test_an_element_of_no_known_kind_costs_only_its_file(tmp_path):
+    """pydicom looks at an element when it is asked for, and then raises what is no error of the library."""
+    write_series(tmp_path)
+    content = (tmp_path / "3.dcm").read_bytes()
+    (tmp_path / "3.dcm").write_bytes(content.replace(b"\xe0\x7f\x10\x00OW", b"\xe0\x7f\x10\x00OZ"))
+    series = read_series(tmp_path)
+    assert series.n_slices == 4
+    assert len(series.problems) == 1 and series.problems[0].startswith("3.dcm: cannot be read: Unknown Value Rep")
+
+
+def test_a_broken_time_of_a_multi_frame_image_costs_only_itself():
+    dataset = enhanced(stack_positions((0, 0, 0), SAGITTAL, [0, 4]), SAGITTAL)
+    tag = pydicom.tag.Tag("MREchoSequence")
+    broken = pydicom.dataelem.RawDataElement(tag, "OZ", 4, b"1234", 0, False, True)
+    dataset.SharedFunctionalGroupsSequence[0][tag] = broken
+    header = acquisition(dataset)
+    assert (header["RepetitionTime"], header["EchoTime"], header["FlipAngle"]) == (3500.0, None, 150.0)
 
 
 def test_objects_that_are_no_images_are_refused(tmp_path):

@@ -90,6 +90,18 @@ def test_big_endian_8_bit_pixels_in_words_are_put_in_order(tmp_path):
     np.testing.assert_array_equal(read_slices(path)[0].pixels, noise(bits=8, signed=False))
 
 
+def test_big_endian_8_bit_pixels_in_words_without_their_last_byte_are_refused(tmp_path):
+    """Of an odd number of pixels the last one shares its word with padding, and comes after it."""
+    dataset = image(pixels=noise(bits=8, signed=False, shape=(5, 5)), bits=8)
+    dataset["PixelData"].VR = "OW"
+    path = write(tmp_path / "a.dcm", dataset, ExplicitVRBigEndian)
+    content = path.read_bytes()
+    length = content.rindex(b"OW") + 4
+    path.write_bytes(content[:length] + (25).to_bytes(4, "big") + content[length + 4 : -1])
+    with pytest.raises(DicomError, match=r"a\.dcm: PixelData has 25 bytes, expected 26 .*cut off"):
+        read_slices(path)
+
+
 def test_bits_above_the_stored_ones_are_not_part_of_the_value(tmp_path):
     values = noise(bits=12, signed=False)
     dataset = image(pixels=values, stored=12)

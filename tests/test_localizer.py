@@ -183,6 +183,14 @@ def test_wrong_points_are_refused(change, words):
         DiscPoints(**values)
 
 
+def test_a_summary_of_nothing_found_is_nan_without_a_warning(recwarn):
+    result = summary(evaluate_points({}, {"1": CHAIN}))
+    assert result["studies_not_found"] == 1 and result["within_5mm"] == 0
+    assert np.isnan(result["median_mm"]) and np.isnan(result["median_along_centred_mm"])
+    assert np.isnan(summary(evaluate_points({}, {}))["within_5mm"])
+    assert not recwarn.list
+
+
 def test_tangents_point_to_the_feet_and_are_unit():
     tangents = DiscPoints("1", "2", CHAIN, np.ones(5)).tangents()
     assert np.allclose(np.linalg.norm(tangents, axis=1), 1)

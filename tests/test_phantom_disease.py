@@ -23,9 +23,9 @@ def large_cohort():
 
 @pytest.mark.parametrize("seed", [0, 20_24])
 def test_two_thousand_studies_have_the_competitions_prevalences_within_sampling_error(seed):
-    started = time.perf_counter()
+    started = time.process_time()
     report = prevalence_report(2000, seed, score=competition_score)
-    assert time.perf_counter() - started < 10
+    assert time.process_time() - started < 10
     z = report["table"]["z"].to_numpy()
     assert len(z) == 3 * N_TARGETS
     assert np.abs(z).max() < 4.5  # 75 differences in standard errors, of which the rare classes are skewed

@@ -311,6 +311,32 @@ def test_mixed_files_are_told_apart_by_their_uids(tmp_path):
     assert [len(load_study(s).series) for s in sources] == [2, 1]
 
 
+@pytest.mark.filterwarnings("ignore:Invalid value for VR UI")
+def test_a_uid_that_is_a_path_does_not_become_one(tmp_path):
+    for first, uid in ((1, "../../evil"), (11, "/etc/evil")):
+        write_series(tmp_path, numbers=range(first, first + 5), study_uid=uid, series_uid=uid + "1")
+    assert [s.study_id for s in find_studies(tmp_path)] == ["_.._evil", "_etc_evil"]
+
+
+def test_the_folder_above_has_a_name_too(tmp_path, competition, monkeypatch):
+    write_study(tmp_path / "anna", SERIES)
+    monkeypatch.chdir(tmp_path / "anna" / "12")
+    assert [s.study_id for s in find_studies("..")] == ["anna"]
+    monkeypatch.chdir(competition / "test_images" / "201" / "12")
+    assert [(s.study_id, s.series_ids) for s in find_studies("..")] == [("201", None)]
+
+
+def test_a_study_shows_itself_and_what_is_wrong_with_it(competition):
+    (competition / "test_images" / "201" / "12" / "9.dcm").write_text("no image")
+    edit(
+        competition / "test_series_descriptions.csv",
+        lambda t: pd.concat([t, series_rows("201", {"<b>99": AXIAL_T2})]),
+    )
+    shown = CompetitionFolder.open(competition).load_study("201")._repr_html_()
+    assert "study 201" in shown and all(view in shown for view in SERIES.values())
+    assert "9.dcm: is not a DICOM file" in shown and "&lt;b&gt;99" in shown and "<b>99" not in shown
+
+
 def test_equal_folder_names_fall_back_to_the_uid(tmp_path):
     for uid in ("1.1", "2.2"):
         write_series(tmp_path / uid / "mri" / "a", study_uid=uid, series_uid=uid + ".1")
@@ -421,6 +447,8 @@ def test_a_good_table_comes_back_as_it_is():
         (RIGHT_FORAMEN, {"y": 5000.0}, "outside image"),
         (CANAL, {"y": float("nan")}, "not a number"),
         (CANAL, {"instance_number": "three"}, "not a number"),
+        (CANAL, {"instance_number": "inf"}, "not a number"),
+        (CANAL, {"instance_number": 2.5}, "not a number"),
     ],
 )
 def test_points_that_are_surely_wrong_are_dropped_with_the_reason(condition, values, reason):
@@ -514,7 +542,7 @@ def test_duplicates_and_series_that_no_table_lists():
 def test_headers_tell_points_outside_their_image(competition):
     edit(
         competition / "train_label_coordinates.csv",
-        lambda t: t.assign(instance_number=["88", *t["instance_number"][1:]], x=["10", "70", *t["x"][2:]]),
+        lambda t: t.assign(instance_number=["88", *t["instance_number"][1:-1], "inf"], x=["10", "70", *t["x"][2:]]),
     )
     folder = CompetitionFolder.open(competition)
     faults = ["outside image", "image not on disk"]

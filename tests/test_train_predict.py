@@ -60,6 +60,7 @@ def test_the_run_folder_is_complete(run, cohort):
     _, labels = cohort
     names = {p.name for p in run.folder.iterdir()}
     assert names == {"config.json", "model.safetensors", "history.csv", "oof.csv", "manifest.json"}
+    assert all(p.stat().st_mode & 0o044 == 0o044 for p in run.folder.iterdir()), "others may read the weights"
     manifest = json.loads((run.folder / "manifest.json").read_text())
     assert manifest["scores"]["model"]["total"] == pytest.approx(run.scores["model"].total)
     assert manifest["synthetic_only"] is True and manifest["versions"]["torch"]
@@ -150,6 +151,22 @@ def test_a_checkpoint_of_another_run_or_a_broken_one_is_not_used(cohort, tmp_pat
     assert "cannot be read" in caplog.text
 
 
+def test_an_older_runs_weights_never_stand_beside_a_newer_configuration(cohort, tmp_path, monkeypatch):
+    crops, labels = cohort
+    fit(crops, labels, config(epochs=1), tmp_path, progress=False)
+    before = Predictor(tmp_path, "cpu", precision="float32").predict_crops([crops["1000"]])
+
+    def killed(self, batch, rate):
+        raise Killed
+
+    monkeypatch.setattr("lumbar_utils.trainer.Trainer._train_step", killed)
+    other = config(classifier=ClassifierConfig(encoder="resnet10t", head="unified"))
+    with pytest.raises(Killed):
+        fit(crops, labels, other, tmp_path, progress=False)
+    after = Predictor(tmp_path, "cpu", precision="float32").predict_crops([crops["1000"]])
+    assert np.array_equal(after, before)
+
+
 def test_a_full_disk_is_a_clear_error_and_keeps_what_was_there(tmp_path, monkeypatch):
     path = tmp_path / "model.safetensors"
     path.write_text("old")
@@ -170,6 +187,16 @@ def test_unknown_keys_and_wrong_values_are_refused(cohort, tmp_path):
         TrainConfig.from_json({"classifier": {"heads": 1}})
     settings = config(epochs=3)
     assert TrainConfig.from_json(json.loads(json.dumps(settings.to_json()))) == settings
+    for values in (
+        {"epochs": "ten"},
+        {"epochs": 2.5},
+        {"in_memory": 1},
+        {"epochs": True},
+        {"classifier": {"width": "x"}},
+    ):
+        with pytest.raises(DataError, match=r"my\.json.* must be of type"):
+            TrainConfig.from_json(values, "my.json")
+    assert TrainConfig.from_json({"learning_rate": 1, "time_limit_minutes": 3}).learning_rate == 1
     with pytest.raises(DataError, match="fold must"):
         config(fold=9)
     crops, labels = cohort
@@ -243,7 +270,7 @@ def test_a_broken_study_gets_the_prior(predictor, study_id, words):
 
 def test_many_studies_keep_their_order_whatever_breaks(predictor, cohort, monkeypatch):
     crops, _ = cohort
-    ids = ["1000", "lost", "1001", "unreadable", "broken", "1002"]
+    ids = ["1000", "lost", "1001", "unreadable", "broken", "1002", "odd"]
 
     class Source:
         def __init__(self, study_id):
@@ -252,14 +279,28 @@ def test_many_studies_keep_their_order_whatever_breaks(predictor, cohort, monkey
     def fake_load(source):
         if source.study_id == "unreadable":
             raise DicomError("nothing readable", study_id=source.study_id)
+        if source.study_id == "odd":
+            raise KeyError("an error that nobody foresaw")
         return Study(source.study_id, (), ())
 
     monkeypatch.setattr(predict_module, "load_study", fake_load)
     predictor.batch_size = 4
     results = list(predictor.predict_studies([Source(s) for s in ids], progress=False))
     assert [r.study_id for r in results] == ids
-    assert [r.fallback for r in results] == [False, True, False, True, True, False]
+    assert [r.fallback for r in results] == [False, True, False, True, True, False, True]
+    assert "nobody foresaw" in results[-1].problems[0]
     assert np.allclose(results[5].probabilities, predictor.predict_crops([crops["1002"]])[0], atol=1e-5)
+
+
+def test_a_network_that_overflows_costs_one_study(predictor, cohort, monkeypatch):
+    crops, _ = cohort
+    graded = predictor.predict_crops([crops["1000"], crops["1001"]])
+    graded[0, 3] = np.nan
+    monkeypatch.setattr(predictor, "predict_crops", lambda crops: graded)
+    prepared = [predictor._prepare(Study(s, (), ()), None) for s in ("1000", "1001")]
+    first, second = predictor._grade_prepared(prepared)
+    assert first.fallback and "no finite number" in first.problems[-1] and np.isfinite(first.probabilities).all()
+    assert not second.fallback and np.allclose(second.probabilities, graded[1])
 
 
 def test_other_crops_than_trained_on_are_refused(predictor, cohort):

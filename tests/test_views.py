@@ -124,7 +124,6 @@ def test_an_offset_picks_the_slice_on_that_side(crops):
 
 
 def test_a_cut_lies_where_two_planes_meet():
-    across = np.eye(3)
     one = ImagePlane.from_grid(
         np.zeros((3, 9, 9)), OrientedGrid([0, 0, 0], [LEFT, INFERIOR, POSTERIOR], (3, 90, 90), (3, 9, 9)), 1
     )
@@ -135,7 +134,6 @@ def test_a_cut_lies_where_two_planes_meet():
     height = one.project(np.array([0.0, 0, 20]))[0][1]
     assert np.allclose(cut[:, 1], height)
     assert one.cut_by(one) is None
-    assert across.shape == (3, 3)
 
 
 @pytest.mark.parametrize(

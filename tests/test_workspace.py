@@ -26,6 +26,8 @@ def test_data_given_are_opened_and_split_the_same_way_everywhere(work):
     assert work.split(seed=3) == (learn, held_out)
     assert set(learn) | set(held_out) == set(work.data.study_ids("train"))
     assert held_out and not set(learn) & set(held_out)
+    with pytest.raises(DataError, match="fold must lie between 0 and 4, got 5"):
+        work.split(5)
     assert work.synthetic
     assert set(work.on_disk("test")) == set(work.data.study_ids("test"))
 
@@ -95,10 +97,15 @@ def test_a_study_that_cannot_be_located_costs_only_itself(work):
         def locate(self, study):
             raise DataError(f"study {study.study_id}: nothing to see")
 
+    class Broken:
+        def locate(self, study):
+            raise KeyError("an error that nobody foresaw")
+
     source = work.sources("train")[0]
-    found, failures = locate_studies([source], Blind(), progress=False)
-    assert found == {}
-    assert "nothing to see" in failures[source.study_id]
+    for localizer, words in ((Blind(), "nothing to see"), (Broken(), "nobody foresaw")):
+        found, failures = locate_studies([source], localizer, progress=False)
+        assert found == {}
+        assert words in failures[source.study_id]
 
 
 def test_references_bracket_every_prediction(work):

@@ -48,7 +48,7 @@ def without_traces(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
             continue
         number += 1
         cell.execution_count = number
-        cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {}) and o.get("name") != "stderr"]
+        cell.outputs = [o for o in cell.outputs if WIDGET not in o.get("data", {})]
         for output in cell.outputs:
             if "execution_count" in output:
                 output.execution_count = number

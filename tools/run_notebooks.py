@@ -49,7 +49,7 @@ def main() -> int:
     manifest = Manifest(run / "manifest.json")
     if synthetic:
         make_cohort(data, SMOKE_COHORT if args.smoke else COHORT, manifest)
-    parameters = {"DATA": str(data), "RUN": str(run), "SMOKE": args.smoke}
+    parameters = {"DATA": seen_by_notebooks(data), "RUN": seen_by_notebooks(run), "SMOKE": args.smoke}
     notebooks = sorted(NOTEBOOKS.glob("0*.ipynb"))
     fingerprint = fingerprint_of_inputs(data, parameters)
     for number, path in enumerate(notebooks, start=1):
@@ -86,6 +86,11 @@ def choose_folders(data: str, run: str) -> tuple[Path, Path, bool]:
     folder = Path(run).expanduser().resolve() if run else ROOT / "runs" / given.name
     print(f"Data: {given}", flush=True)
     return given, folder, False
+
+
+def seen_by_notebooks(path: Path) -> str:
+    """A path as the parameters give it: relative inside the checkout, so that no machine's folders are stored."""
+    return os.path.relpath(path, NOTEBOOKS) if path.is_relative_to(ROOT) else str(path)
 
 
 def make_cohort(folder: Path, wanted: dict, manifest: Manifest) -> None:

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DataError, LumbarError
+from ..errors import DataError
 from . import inputs
 
 if TYPE_CHECKING:
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from ..study import StudySource
 
 logger = logging.getLogger(__name__)
-
-HELD_OUT_EVERY = 5
-"""`lumbar train localizer` keeps every fifth study of the training part to measure the error on."""
 
 
 def phantom(args: argparse.Namespace) -> None:
@@ -47,6 +44,7 @@ def phantom(args: argparse.Namespace) -> None:
 def localize(args: argparse.Namespace) -> None:
     """`lumbar localize`: find the discs of every study under a path."""
     path, weights = inputs.data_path(args.path), inputs.weights_folder("localizer", args.weights)
+    inputs.table_to_write(args.out)
     from ..localizer import DiscLocalizer, write_points
     from ..locating import locate_studies
     from ..study import find_studies
@@ -83,16 +81,19 @@ def _train_localizer(args: argparse.Namespace) -> None:
     from ..devices import choose_compute
     from ..localizer import LocalizerTraining, evaluate_points, train_localizer
     from ..localizer.evaluation import summary
-    from ..locating import locate_studies, points_from_table
+    from ..locating import locate_studies, reference_points
+    from ..workspace import FOLDS, split_studies
 
     folder = inputs.competition(args.path)
     jobs = inputs.jobs(args.jobs)
     changes = {name: value for name, value in (("steps", args.steps), ("seed", args.seed)) if value is not None}
-    study_ids = folder.study_ids("train")
-    held_out = study_ids[::HELD_OUT_EVERY] if len(study_ids) >= 2 * HELD_OUT_EVERY else []
+    held_out: set[str] = set()
+    if folder.labels is not None and len(folder.labels) >= FOLDS:
+        # The fold that `lumbar train classifier` holds out: a finder that has learnt from a study crops it too well.
+        held_out = set(split_studies(folder, args.fold or 0, seed=args.seed or 0)[1])
     localizer = train_localizer(
         folder,
-        [study_id for study_id in study_ids if study_id not in set(held_out)],
+        [study_id for study_id in folder.study_ids("train") if study_id not in held_out],
         training=replace(LocalizerTraining(), **changes),
         out=args.run / "localizer",
         device=choose_compute(args.device or "auto").device,
@@ -102,27 +103,31 @@ def _train_localizer(args: argparse.Namespace) -> None:
     print(f"weights in {args.run / 'localizer'}")
     if not held_out:
         return
-    reference, _ = points_from_table(folder, held_out, n_jobs=jobs, progress=args.progress)
+    reference = reference_points(folder, sorted(held_out), n_jobs=jobs, progress=args.progress)
     if reference:
         sources = [source for source in inputs.studies_of(folder, "train") if source.study_id in reference]
         found, _ = locate_studies(sources, localizer, progress=args.progress)
-        known = {study_id: inputs.marked(discs) for study_id, discs in reference.items()}
         print(f"on {len(reference)} studies that it was not trained on:")
-        for name, value in summary(evaluate_points(found, known)).items():
+        for name, value in summary(evaluate_points(found, reference)).items():
             print(f"  {name:<28} {value:.4g}")
 
 
 def _train_classifier(args: argparse.Namespace) -> None:
     from ..crop_cache import build_crop_cache
     from ..localizer import write_points
+    from ..runs import read_json
     from ..train import TrainConfig, fit
+    from ..workspace import split_studies
 
     folder = inputs.competition(args.path)
-    config = TrainConfig.from_json(inputs.read_json(args.config) if args.config else {}, args.config or "")
+    config = TrainConfig.from_json(read_json(args.config) if args.config else {}, args.config or "")
     changes = {"epochs": args.epochs, "seed": args.seed, "fold": args.fold, "device": args.device}
     config = replace(config, **{name: value for name, value in changes.items() if value is not None})
     if folder.labels is None:
         raise DataError(f"{folder.root} has no train.csv, so there is nothing to learn from")
+    held_out = []
+    if config.folds > 1:
+        held_out = split_studies(folder, config.fold, folds=config.folds, seed=config.seed)[1]
     labelled = set(folder.labels["study_id"])
     sources = [source for source in inputs.studies_of(folder, "train") if source.study_id in labelled]
     weights = args.run if (args.run / "localizer").is_dir() else None
@@ -135,6 +140,7 @@ def _train_classifier(args: argparse.Namespace) -> None:
         folder.labels,
         config,
         args.run / "classifier",
+        held_out=[study_id for study_id in held_out if study_id in cache],
         synthetic_only=folder.is_synthetic,
         progress=args.progress,
     )
@@ -147,6 +153,7 @@ def predict(args: argparse.Namespace) -> None:
     """`lumbar predict`: DICOM to submission, with a log and pictures of the crops beside it."""
     path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
     localizer_folder = inputs.weights_folder("localizer", args.weights)
+    inputs.table_to_write(args.out)
     from ..localizer import DiscLocalizer
     from ..predict import SYNTHETIC_WARNING, Predictor, write_submission
     from ..study import CompetitionFolder, find_studies, is_competition_folder
@@ -208,7 +215,7 @@ def _draw_crops(
             figure = views.show_crops(crops, probabilities=grades, synthetic=synthetic)
             views.save(figure, folder / f"{name}_crops.png")
             drawn += 1
-        except LumbarError as error:
+        except Exception as error:  # the grades are written; a picture that fails must not look like their failure
             logger.warning("study %s: no picture: %s", source.study_id, error)
         finally:
             pyplot.close("all")
@@ -220,9 +227,7 @@ def score(args: argparse.Namespace) -> None:
     solution, submission = inputs.read_csv(args.solution), inputs.read_csv(args.submission)
     from ..metrics import score_frames
 
-    if args.predicted_only:
-        solution = inputs.predicted_part(solution, submission)
-    result = score_frames(solution, submission)
+    result = score_frames(solution, submission, only_submitted=args.predicted_only)
     for name, value in (
         ("spinal canal", result.spinal),
         ("foraminal", result.foraminal),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +9,6 @@ from typing import TYPE_CHECKING
 from ..errors import DataError
 
 if TYPE_CHECKING:
-    import numpy as np
     import pandas as pd
 
     from ..localizer import DiscPoints
@@ -63,13 +61,6 @@ def weights_folder(name: str, given: Path | None) -> Path:
     return find_weights(name, given or "", DEFAULT_RUN)
 
 
-def marked(discs: DiscPoints) -> np.ndarray:
-    """Points (5, 3) that somebody marked; nan where they were only filled in between others."""
-    import numpy as np
-
-    return np.where(np.array([flag == "" for flag in discs.flags])[:, None], discs.points, np.nan)
-
-
 def discs_of(
     sources: Sequence[StudySource], *, points: Path | None, weights: Path | None, progress: bool
 ) -> Mapping[str, DiscPoints]:
@@ -95,31 +86,8 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: cannot be read as a CSV table: {error}") from error
 
 
-def predicted_part(solution: pd.DataFrame, submission: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a solution, in either form, of those studies that a submission names."""
-    if "row_id" not in submission.columns:
-        raise DataError(f"the submission lacks the column row_id, it has {list(submission.columns)[:5]}")
-    from ..labels import split_row_id
-
-    predicted = {split_row_id(row_id)[0] for row_id in submission["row_id"].astype(str)}
-    if "row_id" in solution.columns:
-        ids = [split_row_id(row_id)[0] for row_id in solution["row_id"].astype(str)]
-    elif "study_id" in solution.columns:
-        ids = solution["study_id"].tolist()
-    else:
-        return solution
-    kept = solution[[study_id in predicted for study_id in ids]]
-    if kept.empty:
-        raise DataError(f"none of the {len(predicted)} predicted studies is in the solution")
-    return kept
-
-
-def read_json(path: Path) -> dict:
-    """A JSON object; raises `DataError` when the file is none."""
-    try:
-        values = json.loads(path.read_text("utf-8"))
-    except ValueError as error:
-        raise DataError(f"{path}: cannot be read as JSON: {error}") from error
-    if not isinstance(values, dict):
-        raise DataError(f"{path}: expected a JSON object with fields of the configuration, got {type(values).__name__}")
-    return values
+def table_to_write(path: Path) -> Path:
+    """The path of a result; raises `DataError` at once, and not after an hour of work, when it is a folder."""
+    if path.is_dir():
+        raise DataError(f"{path} is a folder; --out names the file to write, such as {path / 'result.csv'}")
+    return path

@@ -78,7 +78,7 @@ def _add_phantom(commands) -> None:
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder of the cohort")
     parser.add_argument("--studies", type=_positive, default=120, metavar="N", help="how many (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, metavar="S", help="default: %(default)s")
+    parser.add_argument("--seed", type=_count, default=0, metavar="S", help="default: %(default)s")
     parser.add_argument("--profile", choices=("demo", "rsna"), default="demo", help="default: %(default)s")
     parser.add_argument(
         "--test-fraction", type=_fraction, default=None, metavar="F", help="share of studies in the test part"
@@ -140,7 +140,7 @@ def _add_train(commands) -> None:
         "localizer",
         "the disc finder",
         "Train the disc finder on the canal points of train_label_coordinates.csv, cleaned of its traps, and measure\n"
-        "its error on every fifth study, which is kept out.",
+        "its error on one study in five, which is kept out: the same ones that `train classifier` keeps out.",
         "example:\n  lumbar train localizer data --run runs/first",
     )
     classifier = _command(
@@ -155,14 +155,14 @@ def _add_train(commands) -> None:
     for sub in (localizer, classifier):
         sub.add_argument("path", type=Path, nargs="?", metavar="DATA", help="a competition folder, real or synthetic")
         sub.add_argument("--run", type=Path, required=True, metavar="RUN", help="the run folder, such as runs/first")
-        sub.add_argument("--seed", type=int, metavar="S", help="instead of the configuration's")
+        sub.add_argument("--seed", type=_count, metavar="S", help="instead of the configuration's; the same for both")
+        sub.add_argument("--fold", type=_count, metavar="N", help="the fold to hold out, 0 to 4 (default: 0)")
         _add_device(sub)
         _add_jobs(sub)
     localizer.add_argument("--steps", type=_positive, metavar="N", help="optimiser steps")
     classifier.add_argument("--points", type=Path, metavar="CSV", help="discs found before by `lumbar localize`")
     classifier.add_argument("--config", type=Path, metavar="JSON", help="fields of train.TrainConfig; the rest default")
     classifier.add_argument("--epochs", type=_positive, metavar="N", help="instead of the configuration's")
-    classifier.add_argument("--fold", type=_count, metavar="N", help="the fold to hold out, 0 to 4 (default: 0)")
 
 
 def _add_predict(commands) -> None:

@@ -92,22 +92,32 @@ def evaluate_points(found: Mapping[str, DiscPoints], reference: Mapping[str, np.
 
 def summary(errors: pd.DataFrame) -> dict[str, float]:
     """The numbers that are reported: medians in mm, fractions of levels, counts of studies."""
-    distance, along = errors["error_mm"].to_numpy(), errors["along_mm"].to_numpy()
+    distance, along = (errors[column].to_numpy(dtype=float) for column in ("error_mm", "along_mm"))
     shifted = errors.loc[errors["shift"] != 0, "study_id"].nunique()
-    centred = np.abs(along - np.nanmean(along)) if len(along) else along
+    centred = np.abs(along - np.mean(along[np.isfinite(along)])) if np.isfinite(along).any() else along
     return {
         "studies": int(errors["study_id"].nunique()),
         "levels": len(errors),
-        "median_mm": float(np.nanmedian(distance)),
-        "within_2mm": float(np.mean(distance <= 2)),
-        "within_5mm": float(np.mean(distance <= 5)),
-        "median_along_mm": float(np.nanmedian(np.abs(along))),
-        "median_along_centred_mm": float(np.nanmedian(centred)),
-        "within_10mm_along": float(np.mean(np.abs(along) <= 10)),
+        "median_mm": _median(distance),
+        "within_2mm": _share(distance <= 2),
+        "within_5mm": _share(distance <= 5),
+        "median_along_mm": _median(np.abs(along)),
+        "median_along_centred_mm": _median(centred),
+        "within_10mm_along": _share(np.abs(along) <= 10),
         "studies_shifted": int(shifted),
         "studies_not_found": int(errors.loc[errors["flag"] == "not found", "study_id"].nunique()),
         "levels_flagged": int(((errors["flag"] != "") & (errors["flag"] != "not found")).sum()),
     }
+
+
+def _median(values: np.ndarray) -> float:
+    """Median of the finite values, nan without any (and without numpy's warning)."""
+    known = values[np.isfinite(values)]
+    return float(np.median(known)) if known.size else float("nan")
+
+
+def _share(found: np.ndarray) -> float:
+    return float(np.mean(found)) if found.size else float("nan")
 
 
 def read_reference(path: str | Path, *, point: str = "canal", study_column: str = "study_id") -> dict[str, np.ndarray]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,12 +11,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch.nn import functional
 
+from ..devices import cpu_has_bfloat16
 from ..errors import DataError
 from ..labels import N_LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from .decoding import SUPPORTED, ChainPrior, decode_chain
 from .images import LocalizationError, SagittalVolume, series_volume
 from .network import LocalizerConfig, SliceUNet, log_probability, with_neighbours
-from .points import DiscPoints
+from .points import DiscPoints, write_atomically
 
 if TYPE_CHECKING:
     from ..dicom import Series
@@ -172,22 +171,3 @@ def _widest_first(series: tuple[Series, ...]) -> list[Series]:
         return (round(float(np.ptp(geometry.offsets)) / 10), len(geometry))
 
     return sorted(series, key=coverage, reverse=True)
-
-
-def cpu_has_bfloat16() -> bool:
-    """Whether this CPU computes bfloat16 itself; elsewhere it is emulated and slower than float32."""
-    check = getattr(torch.cpu, "_is_avx512_bf16_supported", None)
-    return bool(check and check())
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a killed run leaves either the old one or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise

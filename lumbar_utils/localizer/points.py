@@ -222,16 +222,21 @@ def write_points(path: str | Path, discs: Iterable[DiscPoints]) -> Path:
     frames = [item.to_frame() for item in discs]
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(POINT_COLUMNS))
     path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, table.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode())
+    return path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a killed run leaves either the old one or the new one."""
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    os.close(handle)
     try:
-        table.to_csv(name, index=False, float_format="%.4f")
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
         os.chmod(name, 0o644)
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
-    return path
 
 
 def read_points(path: str | Path, *, source: str = "localizer") -> Mapping[str, DiscPoints]:

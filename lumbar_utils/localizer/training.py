@@ -16,11 +16,13 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
+from ..devices import cpu_has_bfloat16
 from ..errors import DataError
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
 from .augmentation import Augmentation, draw_window
-from .finder import DiscLocalizer, cpu_has_bfloat16, write_atomically
+from .finder import DiscLocalizer
 from .network import LocalizerConfig, SliceUNet, log_probability
+from .points import write_atomically
 from .samples import LocalizerSample, load_samples
 
 if TYPE_CHECKING:

@@ -22,6 +22,7 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
+from ..competition import SYNTHETIC_MARK
 from ..errors import DataError
 from ..labels import AXIAL_T2, MISSING, N_LEVELS, N_SEVERITIES, N_TARGETS, SEVERITIES, TARGETS
 from . import tables
@@ -30,14 +31,13 @@ from .annotator import StoredSeries, annotate
 from .disease import sample_latents, sample_person
 from .mess import StudyPlan, draw_plan, number_slices
 from .reader import class_probabilities, prevalence, read_cohort, read_person
-from .scanner import Protocol, acquire, sample_protocols
+from .scanner import PROFILES, Protocol, acquire, sample_protocols
 from .writer import SeriesHeader, write_series
 
 logger = logging.getLogger(__name__)
 
 COHORT_VERSION = 1
 """Raise whenever the same seed gives other bytes."""
-PROFILES = ("demo", "rsna")
 _PRIME = 4294967291
 _SERIES_PER_STUDY = 16
 _STREAM_IDS, _STREAM_PLAN, _STREAM_PROTOCOL, _STREAM_SCAN, _STREAM_POINTS = 31, 32, 33, 34, 35
@@ -321,7 +321,7 @@ def _claim(root: Path, config: CohortConfig, *, overwrite: bool) -> dict | None:
     path.parent.mkdir(parents=True, exist_ok=True)
     note = tables.SYNTHETIC_NOTE.format(n_studies=config.n_studies, seed=config.seed, profile=config.profile)
     _write_atomically(path, json.dumps({"config": asdict(config), "summary": None}, indent=1) + "\n")
-    _write_atomically(root / "SYNTHETIC.md", note)
+    _write_atomically(root / SYNTHETIC_MARK, note)
     return None
 
 

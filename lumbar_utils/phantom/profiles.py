@@ -53,7 +53,7 @@ class Spine:
     """
 
     curve: SpineCurve
-    vertebra: np.ndarray  # int16: the vertebra nearest to the sample
+    vertebra: np.ndarray  # int16: the vertebra whose discs' middles enclose the sample
     body_middle: np.ndarray  # position of its middle
     body_half: np.ndarray  # half its height
     disc_middle: np.ndarray  # position of the nearest disc's middle
@@ -147,9 +147,7 @@ def build_spine(person: Person, rng: np.random.Generator) -> Spine:
     sideways = _sideways(person, s, middles, rng)
     curve = SpineCurve.from_angles(angle, sideways, round(middles[L1 + 2] / STEP))
 
-    nearest = np.abs(s[:, None] - middles).argmin(1)
-    bounds = disc_middles
-    nearest = np.searchsorted(bounds, s)
+    nearest = np.searchsorted(disc_middles, s)
     nearest_disc = np.abs(s[:, None] - disc_middles).argmin(1)
     t = np.clip((s - middles[nearest]) / halves[nearest], -1, 1)
 

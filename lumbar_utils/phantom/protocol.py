@@ -70,8 +70,6 @@ class Protocol:
         Stored value of a signal of 1.
     samples : int
         Sub-slices averaged over the slice thickness.
-    description : str
-        For the header; T2 and STIR share the competition's view.
     """
 
     view: str
@@ -92,7 +90,6 @@ class Protocol:
     grain: float = 1.0
     gain: float = 1000.0
     samples: int = 2
-    description: str = ""
 
     @property
     def n_slices(self) -> int:
@@ -197,7 +194,7 @@ def _sagittal(body: Body, rng: np.random.Generator, profile: str, view: str, tes
     return Protocol(
         view=view, blocks=(block,), fov_mm=(fov, fov), acquired=(rows, acquired),
         reconstructed=(reconstructed, reconstructed), thickness_mm=0.88 * step, sequence=sequence, signal=signal,
-        samples=2, description=_describe(view, sequence), **_imperfections(body, rng, randomise),
+        samples=2, **_imperfections(body, rng, randomise),
     )  # fmt: skip
 
 
@@ -220,7 +217,7 @@ def _axial(body: Body, rng: np.random.Generator, profile: str, tesla: float, ran
     return Protocol(
         view=AXIAL_T2, blocks=blocks, fov_mm=(fov, fov), acquired=(acquired, acquired),
         reconstructed=(reconstructed, reconstructed), thickness_mm=0.88 * step, sequence=sequence, signal=signal,
-        samples=2, description=_describe(AXIAL_T2, sequence), **_imperfections(body, rng, randomise),
+        samples=2, **_imperfections(body, rng, randomise),
     )  # fmt: skip
 
 
@@ -268,14 +265,6 @@ def _contrast(rng: np.random.Generator, view: str, tesla: float, randomise: bool
     if randomise and rng.random() < 0.75:
         return sequence, random_signal(rng)
     return sequence, tissue_signal(sequence, rng, spread=0.15 if randomise else 0.05)
-
-
-def _describe(view: str, sequence: Sequence) -> str:
-    if view == SAGITTAL_T1:
-        return "SAG T1"
-    if view == AXIAL_T2:
-        return "AX T2"
-    return "SAG STIR" if sequence.inversion_ms else "SAG T2"
 
 
 def _imperfections(body: Body, rng: np.random.Generator, randomise: bool) -> dict:
