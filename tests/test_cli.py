@@ -147,6 +147,7 @@ def test_paths_and_weights_that_are_not_there(tmp_path, capsys, monkeypatch):
     (tmp_path / "scans").mkdir()
     assert "weights of a localizer" in fails(capsys, "localize", "scans", "--weights", tmp_path, "--out", out)
     assert "weights of a classifier" in fails(capsys, "predict", "scans", "--weights", tmp_path, "--out", out)
+    assert "runs/demo/classifier" in fails(capsys, "predict", "scans")  # the default of --weights
     crops = ("crops", "scans", "--points", "points.csv", "--out", tmp_path / "crops", "--no-progress")
     assert "scans" in fails(capsys, *crops)
     (tmp_path / "scans" / "note.txt").write_text("no DICOM here")

@@ -180,9 +180,18 @@ def _add_predict(commands) -> None:
     )
     _add_path(parser)
     parser.add_argument(
-        "--weights", type=Path, required=True, metavar="RUN", help="a run folder with localizer/ and classifier/"
+        "--weights",
+        type=Path,
+        metavar="RUN",
+        help="a run folder with localizer/ and classifier/ (default: runs/demo, then Kaggle's data sets)",
     )
-    parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="the submission to write")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("submission.csv"),
+        metavar="CSV",
+        help="the submission to write (default: submission.csv)",
+    )
     parser.add_argument("--part", choices=("test", "train"), default="test", help="of a competition folder")
     parser.add_argument("--pictures", type=_count, default=12, metavar="N", help="crop pictures (default: %(default)s)")
     _add_device(parser)
