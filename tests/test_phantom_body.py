@@ -7,8 +7,10 @@ import pytest
 
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, target_index
+from lumbar_utils.phantom import artefacts
 from lumbar_utils.phantom.anatomy import build_body
 from lumbar_utils.phantom.disease import sample_person
+from lumbar_utils.phantom.profiles import L1, L5, S1
 from lumbar_utils.phantom.scanner import acquire, finder_protocol, sample_protocols
 from lumbar_utils.phantom.signal import Sequence, tissue_signal
 from lumbar_utils.phantom.tissue import Tissue
@@ -20,7 +22,8 @@ def healthy(index: int = 3, seed: int = 5, **changes):
     person = sample_person(index, seed)
     plain = dict(
         degrees=np.full(25, 0.1), degeneration=np.full(5, 0.1), bulge_mm=np.zeros(5), modic=np.zeros(5, dtype=int),
-        listhesis_mm=np.zeros(5), haemangioma=-1, scoliosis_degrees=0.0,
+        listhesis_mm=np.zeros(5), haemangioma=-1, scoliosis_degrees=0.0, transition=0.0, fracture=np.zeros((7, 2)),
+        schmorl_mm=np.zeros(7),
     )  # fmt: skip
     return replace(person, **{**plain, **changes})
 
@@ -56,7 +59,7 @@ def test_truth_is_where_the_tissue_is(index):
     truth = body.truth
     for level in range(5):
         assert share(body, ball(truth.centre[level], 1.5), Tissue.NUCLEUS, Tissue.ANNULUS) > 0.9
-        assert share(body, ball(truth.canal[level], 1.5), Tissue.CSF, Tissue.ROOT) > 0.95
+        assert share(body, ball(truth.canal[level], 1.5), Tissue.CSF, Tissue.ROOT, Tissue.CORD) > 0.95
         inward = (truth.centre[level] - truth.posterior[level]) / np.linalg.norm(
             truth.centre[level] - truth.posterior[level]
         )
@@ -87,13 +90,21 @@ def test_disc_planes_follow_lordosis_and_scoliosis():
     assert leans[0] < leans[-1]
 
 
-def test_mirrored_person_gives_the_mirrored_body():
-    person = sample_person(8, 11)
+MARKED = dict(
+    transition=-0.6, herniation_mm=np.full(5, 7.0), herniation_at_mm=np.array([5.0, -6, 4, 7, -3]),
+    schmorl_mm=np.full(7, 4.0), marrow=np.full(8, 0.6), laminectomy=np.array([False, True, True, False, False]),
+    scoliosis_degrees=20.0, pelvic_mass_mm=30.0, ascites=0.7, fused=1,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", [{}, MARKED, {"transition": 0.7}], ids=["ordinary", "marked", "lumbarised"])
+def test_mirrored_person_gives_the_mirrored_body(changes):
+    person = replace(sample_person(8, 11), **changes)
     body, mirrored = build_body(person), build_body(person.mirrored())
     flip = np.array([-1.0, 1.0, 1.0])
     points = np.random.default_rng(1).uniform([-70, -90, -150], [70, 70, 130], (20000, 3))
     assert np.array_equal(body.tissue_at(points), mirrored.tissue_at(points * flip))
-    for name in ("centre", "posterior", "canal", "normal"):
+    for name in ("centre", "posterior", "canal", "normal", "chain"):
         assert np.allclose(getattr(body.truth, name), getattr(mirrored.truth, name) * flip)
     for name in ("foramen", "recess"):
         assert np.allclose(getattr(body.truth, name), getattr(mirrored.truth, name)[:, ::-1] * flip)
@@ -218,3 +229,135 @@ def test_finder_material_is_small_and_contains_the_discs():
         assert pixels.std() > 0
     randomised = sample_protocols(body, rng, views=(SAGITTAL_T2, SAGITTAL_T1), randomise=True)
     assert [p.view for p in randomised] == [SAGITTAL_T2, SAGITTAL_T1]
+
+
+CANAL = (Tissue.CSF, Tissue.ROOT, Tissue.CORD)
+
+
+@pytest.mark.parametrize("index", range(6))
+def test_the_chain_goes_from_the_thoracic_to_the_sacral_canal(index):
+    truth = (body := build_body(healthy(index))).truth
+    assert truth.chain.shape == (8, 3)
+    np.testing.assert_array_equal(truth.chain[2:7], truth.canal)
+    assert np.all(np.diff(truth.chain[:, 2]) < 0)
+    for point in truth.chain[:2]:
+        assert share(body, ball(point, 1.5), *CANAL) > 0.95
+    assert share(body, ball(truth.chain[7], 1.5), *CANAL, Tissue.EPIDURAL_FAT, Tissue.LIGAMENT) > 0.95
+
+
+def test_transition_moves_l5_toward_the_sacrum_or_s1_toward_the_lumbar_spine():
+    sacralised, plain, lumbarised = (build_body(healthy(transition=t)).spine for t in (-0.7, 0.0, 0.7))
+    assert sacralised.disc_halves[L5] < 0.7 * plain.disc_halves[L5]
+    assert lumbarised.disc_halves[S1] > 2 * plain.disc_halves[S1]
+
+    def bend(spine, disc):
+        return np.degrees(spine.disc_angles[disc] - spine.disc_angles[disc + 1])
+
+    assert np.degrees(np.ptp(sacralised.disc_angles[L5 - 1 : L5 + 1])) < np.degrees(
+        np.ptp(plain.disc_angles[L5 - 1 : L5 + 1])
+    )
+    assert bend(lumbarised, L5) < bend(plain, L5), "the promontory has moved down"
+
+
+def test_the_sacrum_is_as_curved_as_the_person_says():
+    few, many = (build_body(healthy(sacral_kyphosis_degrees=d)).spine.disc_angles for d in (30.0, 80.0))
+    bends = [np.degrees(angles[L5] - angles[S1 + 3]) for angles in (few, many)]
+    assert 50 * 0.6 < bends[1] - bends[0] < 50 * 1.1, "S1 to S4 without S5"
+
+
+def test_pathology_is_where_it_was_planted():
+    plain = build_body(healthy())
+    wedge = np.zeros((7, 2))
+    wedge[4, 0] = 0.5  # L3
+    broken = build_body(healthy(fracture=wedge))
+    bend = [b.spine.disc_angles[L1 + 1] - b.spine.disc_angles[L1 + 2] for b in (plain, broken)]
+    assert np.degrees(bend[1] - bend[0]) > 12, "a wedge bends the spine forward"
+
+    bulging = build_body(healthy(herniation_mm=np.eye(5)[3] * 7.0, herniation_at_mm=np.zeros(5)))
+    behind = plain.truth.posterior[3] + np.array([0, 3.5, 0])
+    assert share(plain, ball(behind, 1), *CANAL) > 0.7 and share(bulging, ball(behind, 1), *CANAL) == 0
+
+    open_back = build_body(healthy(laminectomy=np.array([False, False, True, True, False])))
+    hole = plain.truth.canal[2] + np.array([0, 22, -14])
+    bone = (Tissue.MARROW, Tissue.CORTEX)
+    assert share(plain, ball(hole, 8), *bone) > share(open_back, ball(hole, 8), *bone) + 0.2
+
+    block = build_body(healthy(fused=1))
+    grown = share(block, ball(block.truth.centre[1], 12), Tissue.MARROW, Tissue.FATTY_MARROW)
+    assert grown > share(plain, ball(plain.truth.centre[1], 12), Tissue.MARROW, Tissue.FATTY_MARROW) + 0.2
+
+    ends = [np.argmax(b.spine.cord < 0.5) for b in (plain, build_body(healthy(conus_shift_mm=40.0)))]
+    assert ends[1] > ends[0]
+
+
+def test_randomised_people_can_be_built_and_their_discs_are_in_order():
+    transitional, in_canal, in_disc = 0, [], []
+    for index in range(200):
+        body = build_body(person := sample_person(index, 31, randomise=True))
+        truth, curve = body.truth, body.spine.curve
+        for name in ("centre", "posterior", "canal", "normal", "foramen", "recess", "chain"):
+            assert np.isfinite(getattr(truth, name)).all()
+        assert np.all(np.diff(truth.chain[:, 2]) < -5) and np.all(np.diff(body.spine.disc_middles) > 3)
+        assert np.all(np.diff(curve.z[: round(body.spine.disc_middles[S1] / 0.25)]) < 0)
+        assert np.linalg.norm(np.diff(truth.chain, axis=0), axis=1).min() > 10
+        in_canal.append(np.isin(body.tissue_at(truth.canal), [*CANAL, Tissue.EPIDURAL_FAT]))
+        in_disc.append(np.isin(body.tissue_at(truth.centre), [Tissue.ANNULUS, Tissue.NUCLEUS]))
+        transitional += person.transition != 0
+    assert 0.15 < transitional / 200 < 0.35
+    assert np.mean(in_canal) > 0.95 and np.mean(in_disc) > 0.98
+
+
+def test_finder_material_holds_the_five_discs_and_is_sometimes_beside_the_canal():
+    aside, shapes = [], set()
+    for index in range(60):
+        rng = np.random.default_rng(index)
+        body = build_body(sample_person(index, 2, randomise=True))
+        protocol = finder_protocol(body, rng)
+        block = protocol.blocks[0]
+        down = (body.truth.canal - block.center) @ block.column_cosine
+        assert np.abs(down).max() < protocol.fov_mm[0] / 2 - 3
+        assert down.min() / protocol.fov_mm[0] + 0.5 > protocol.border[0], "no disc in an empty border"
+        aside.append(np.abs((body.truth.canal - block.center) @ block.normal).mean())
+        shapes.add(protocol.fov_mm[0] == protocol.fov_mm[1])
+        assert 2.0 < protocol.thickness_mm < 6.5
+    assert 0.1 < np.mean(np.array(aside) > 12) < 0.4
+    assert shapes == {True, False}
+
+
+def test_artefacts_are_planted_where_they_belong():
+    image = np.zeros((40, 60), dtype=np.float32)
+    image[20, 10] = 1
+    ghost = artefacts.repeat_along(image, 0.1, 1, 0.25)
+    assert ghost[20, 25] == pytest.approx(0.1) and ghost[20, 10] == 1
+    edge = np.zeros((40, 60), dtype=np.float32)
+    edge[-1] = 1
+    assert artefacts.fold_over(edge, 0.1, 0)[0].min() == 1
+    full = np.ones((40, 60))
+    artefacts.clear_border(full, (0.1, 0, 0, 0.5))
+    assert full[:4].max() == 0 and full[:, 30:].max() == 0 and full[4:, :30].min() == 1
+
+    body, rng = build_body(healthy()), np.random.default_rng(0)
+    protocol = replace(sample_protocols(body, rng, views=(SAGITTAL_T2,))[0], noise=0.0, ghost=0.0)
+    place = body.truth.centre[2]
+    voided = replace(protocol, metal=((place, 12.0),))
+    (geometry, plain), (_, dark) = (acquire(body, p, np.random.default_rng(0))[0] for p in (protocol, voided))
+    k, row, column = np.rint(geometry.world_to_voxel(place)).astype(int)
+    around = (k, slice(row - 2, row + 3), slice(column - 2, column + 3))
+    assert dark[around].mean() < 0.2 * plain[around].mean()
+    assert np.median(np.abs(dark[k].astype(float) - plain[k])) < 5
+
+
+def test_lateral_slices_meet_ribs_above_and_the_iliac_wings_below():
+    body = build_body(healthy())
+    curve, middles = body.spine.curve, body.spine.middles
+    grid = np.stack(np.meshgrid(np.arange(46, 100, 2.0), np.arange(-60, 40, 2.0), np.arange(-14, 15, 2.0)), axis=-1)
+
+    def bone_beside(vertebra):
+        at = curve.place(middles[vertebra], 0.0, 0.0) + body.origin
+        sides = [share(body, at + grid * [side, 1, 1], Tissue.MARROW) for side in (1, -1)]
+        assert sides[0] == pytest.approx(sides[1], abs=0.05)
+        return np.mean(sides)
+
+    assert bone_beside(S1) > 0.05
+    assert bone_beside(L1 - 2) > 0.002
+    assert bone_beside(L1 + 2) == 0

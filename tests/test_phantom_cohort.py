@@ -312,6 +312,15 @@ def test_the_truth_is_complete_for_both_parts(cohort):
     np.testing.assert_array_equal(encode_severities(train), encode_severities(kept))
 
 
+def test_a_randomised_cohort_holds_randomised_people(tmp_path):
+    root = tmp_path / "wide"
+    make(root, n_studies=1, test_fraction=0.0, randomise=True)
+    discs = pd.read_csv(root / "truth" / "discs.csv").set_index("level")
+    wide = build_body(sample_person(0, 11, randomise=True)).truth
+    columns = ["canal_x", "canal_y", "canal_z"]
+    np.testing.assert_allclose(discs.loc[list(LEVELS), columns].to_numpy(), wide.canal, atol=1e-5)
+
+
 def test_points_name_existing_files_and_the_right_view(cohort):
     root, _ = cohort
     points = pd.read_csv(root / "train_label_coordinates.csv")

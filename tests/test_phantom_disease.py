@@ -136,3 +136,35 @@ def test_extras_go_with_age_level_and_stenosis():
     assert set(np.unique(modic)) <= {0, 1, 2, 3} and 0.02 < (modic > 0).mean() < 0.3
     assert 0.05 < np.mean([p.haemangioma >= 0 for p in people]) < 0.2
     assert 0.9 < np.mean([p.stature for p in people]) < 1.1
+
+
+def test_build_is_that_of_people_lying_down():
+    people = [disease.sample_person(index, 1) for index in range(1500)]
+    lordosis = np.array([p.lordosis_degrees for p in people])
+    slope = np.array([p.sacral_slope_degrees for p in people])
+    assert 42 < lordosis.mean() < 46 and 8 < lordosis.std() < 12
+    assert 35 < slope.mean() < 38 and 6.5 < slope.std() < 9 and spearmanr(lordosis, slope)[0] > 0.5
+    transition = np.array([p.transition for p in people])
+    assert 0.07 < (transition != 0).mean() < 0.13 and np.abs(transition).max() <= 0.5
+    assert np.ptp([p.sacral_kyphosis_degrees for p in people]) > 40
+
+
+def test_randomised_people_keep_their_degrees_and_go_beyond_the_population():
+    people = [disease.sample_person(index, 1, randomise=True) for index in range(400)]
+    for index in (0, 17):
+        ordinary, again = disease.sample_person(index, 1), disease.sample_person(index, 1, randomise=True)
+        np.testing.assert_array_equal(ordinary.degrees, people[index].degrees)
+        assert again.stature == people[index].stature and again.seed == ordinary.seed
+    for name, low, high in (
+        ("stature", 0.75, 1.22),
+        ("lordosis_degrees", 9, 76),
+        ("sacral_slope_degrees", 12, 60),
+        ("scoliosis_degrees", -25, 25),
+        ("fat_mm", 5, 90),
+    ):
+        values = [getattr(p, name) for p in people]
+        assert min(values) < low and max(values) > high, name
+    for name in ("fracture", "schmorl_mm", "marrow", "herniation_mm", "laminectomy", "pelvic_mass_mm", "ascites"):
+        assert 0.03 < np.mean([np.any(getattr(p, name)) for p in people]) < 0.6, name
+    mirrored = people[0].mirrored()
+    np.testing.assert_array_equal(mirrored.herniation_at_mm, -people[0].herniation_at_mm)

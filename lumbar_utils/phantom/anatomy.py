@@ -15,11 +15,12 @@ from ..labels import N_LEVELS
 from .arch import paint_arches
 from .canal import paint_canal, paint_foramina, root_map, trapezoid_profile
 from .curve import STEP
-from .disease import Person
+from .person import Person
 from .profiles import L1, L5, N_VERTEBRAE, S1, Spine, build_spine
 from .soft_tissue import paint_surroundings, smooth_fields
 from .texture import grain
 from .tissue import LabelPaint, Tissue
+from .trunk_bones import paint_ribs
 from .vertebra import paint_bodies
 
 _F = np.float32
@@ -38,6 +39,8 @@ class DiscTruth:
         Unit normal of the disc's plane, pointing to the head.
     foramen, recess : ndarray, shape (5, 2, 3)
         Left and right neural foramen and lateral recess.
+    chain : ndarray, shape (8, 3)
+        `canal` with its neighbours: T11/T12, T12/L1, the five, and S1/S2, where it is the sacral canal's middle.
     """
 
     centre: np.ndarray
@@ -46,6 +49,7 @@ class DiscTruth:
     normal: np.ndarray
     foramen: np.ndarray
     recess: np.ndarray
+    chain: np.ndarray
 
 
 class Part:
@@ -98,6 +102,12 @@ class Body:
     back_line: np.ndarray  # profile: y that the skin of the back follows
     bladder: float  # half its height
     rectum: np.ndarray  # (3,) its middle
+    node_at: float  # Schmorl's nodes: share of the depth from behind
+    hip_back: float  # how far behind the usual the iliac wings lie
+    hip_height: float  # and how much higher the crest
+    septa: float  # how much they show in the fat under the skin
+    herniation_at: np.ndarray  # levels: u of the focal herniations
+    removed: np.ndarray  # vertebrae: True after laminectomy
     haemangioma: tuple[float, float, float, float]  # u, v, s from the vertebra's middle, radius
 
     def to_own(self, points: np.ndarray) -> np.ndarray:
@@ -136,6 +146,7 @@ class Body:
     def _paint_spine(self, part: Part, paint) -> None:
         wing = self.wing.take(part.index)
         for region, painter in (
+            ((part.au > 19) & (part.s < self.spine.middles[L1] + 20) & (np.abs(part.v - 10) < 18), paint_ribs),
             ((part.v > -2) & (part.v < 30) & (part.au < 26), paint_canal),
             ((part.au < np.maximum(wing + 3, 34)) & (part.v > -30), paint_arches),
             ((part.v > -12) & (part.v < 20) & (part.au > 6) & (part.au < 34), paint_foramina),
@@ -163,11 +174,18 @@ def build_body(person: Person) -> Body:
     low_down = np.clip((s - spine.middles[L1]) / (spine.middles[S1] - spine.middles[L1]), -0.3, 1.3)
     nucleus = np.full(N_VERTEBRAE, 0.75) + 0.08 * rng.standard_normal(N_VERTEBRAE) - 0.3 * upright.degeneration.mean()
     nucleus[L1 : L1 + N_LEVELS] = 1.0 - 1.05 * upright.degeneration + 0.05 * rng.standard_normal(N_LEVELS)
-    nucleus[S1:] = 0.45 + 0.3 * rng.random(N_VERTEBRAE - S1)
+    nucleus[S1:] = rng.uniform(0.1, 0.8, N_VERTEBRAE - S1)
+    lumbarised, sacralised = max(upright.transition, 0.0), max(-upright.transition, 0.0)
+    nucleus[L5] *= 1 - 0.7 * sacralised
+    nucleus[S1] += min(1.5 * lumbarised, 1) * (0.85 - nucleus[S1])
     wing_knots = spine.middles[[S1 - 1, S1, S1 + 1, S1 + 2, S1 + 3, S1 + 5]]
     wing = np.interp(s, wing_knots, np.array([50, 55, 50, 40, 26, 8]) * size)
     spinous = np.array([*[26.0] * 6, 28, 30, 30, 28, 22, 10, 8, 6, 4, 2, 2])
     spinous_half = np.array([*[7.0] * 6, 9.5, 11, 11, 10, 8, 9, 8, 7, 6, 5, 5])
+    removed = np.zeros(N_VERTEBRAE, dtype=bool)
+    removed[L1 : L1 + N_LEVELS] = upright.laminectomy
+    spinous[S1] += 14 * lumbarised
+    top = float(spine.disc_middles[S1 - 1] + spine.disc_halves[S1 - 1])
     return Body(
         person=person,
         spine=spine,
@@ -179,7 +197,13 @@ def build_body(person: Person) -> Body:
         streaks=(fat_share * (0.7 + 0.9 * low_down) + 0.15).astype(np.float32),
         wing=wing.astype(np.float32),
         wing_depth=_f(np.interp(s, wing_knots, np.array([15, 16, 12, 8, 5, 3]) * size)),
-        sacrum_top=float(spine.disc_middles[S1 - 1] + spine.disc_halves[S1 - 1]),
+        sacrum_top=float(
+            np.interp(
+                upright.transition,
+                [-0.6, -0.2, 0.2, 0.6],
+                [spine.middles[L5] - 4, top, top, spine.middles[S1] + 0.5 * spine.halves[S1]],
+            )
+        ),
         spinous_length=_f(spinous * size * rng.uniform(0.85, 1.15, N_VERTEBRAE)),
         spinous_half=_f(spinous_half * size * rng.uniform(0.85, 1.12, N_VERTEBRAE)),
         hollow=_f(np.where(np.arange(N_VERTEBRAE) < S1, rng.uniform(0.8, 2.4, N_VERTEBRAE), 0.3) * size),
@@ -189,10 +213,16 @@ def build_body(person: Person) -> Body:
         psoas=_psoas(size, rng),
         half_widths=spine.curve.at(spine.half_width, spine.middles),
         depths=spine.curve.at(spine.depth, spine.middles),
-        belly=float(0.6 * upright.fat_mm - 15 + 12 * rng.standard_normal()),
+        belly=float(0.6 * min(upright.fat_mm, 70) + upright.girth_mm - 15 + 12 * rng.standard_normal()),
         back_line=ndimage.gaussian_filter1d(spine.curve.y, 40 / STEP, mode="nearest"),
         bladder=float(rng.uniform(6, 42)),
         rectum=spine.place(spine.middles[S1 + 3] + rng.uniform(-12, 12), rng.uniform(-8, 8), -30 - rng.uniform(0, 8)),
+        node_at=float(rng.uniform(0.35, 0.65)),
+        hip_back=float(rng.normal(0, 4)),
+        hip_height=float(rng.normal(0, 8)),
+        septa=float(rng.uniform(0.05, 0.4)),
+        herniation_at=_f(upright.herniation_at_mm),
+        removed=removed,
         haemangioma=(rng.uniform(-8, 8), -rng.uniform(10, 22), rng.uniform(-5, 5), rng.uniform(4, 8)),
     )
 
@@ -208,14 +238,21 @@ def _f(values: np.ndarray) -> np.ndarray:
 
 def _truth(person: Person, spine: Spine, origin: np.ndarray, flipped: bool) -> DiscTruth:
     levels = np.arange(L1, L1 + N_LEVELS)
-    s = spine.disc_middles[levels]
+    s, chain_s = spine.disc_middles[levels], spine.disc_middles[L1 - 2 : S1 + 1]
     size = person.stature
 
     def profile(values: np.ndarray, at: np.ndarray) -> np.ndarray:
         return spine.curve.at(values.astype(np.float64), at)
 
     depth, posterior = profile(spine.depth, s), profile(spine.posterior, s)
-    middle = (profile(spine.sac_front, s) + profile(spine.sac_back, s)) / 2
+    # The sac may end above S1/S2.
+    front = np.where(
+        np.arange(len(chain_s)) < N_LEVELS + 2, profile(spine.sac_front, chain_s), profile(spine.posterior, chain_s)
+    )
+    back = np.where(
+        np.arange(len(chain_s)) < N_LEVELS + 2, profile(spine.sac_back, chain_s), profile(spine.canal_back, chain_s)
+    )
+    middle = (front + back) / 2
     sides = np.array([1.0, -1.0])
     out = 0.5 * (profile(spine.canal_half, s) + profile(spine.pedicle_centre, s) + profile(spine.pedicle_half, s)) + 1
     foramen_s = s[:, None] - 5.5 * size + np.zeros(2)
@@ -226,7 +263,8 @@ def _truth(person: Person, spine: Spine, origin: np.ndarray, flipped: bool) -> D
     points = {
         "centre": spine.place(s, 0.0, posterior - depth / 2),
         "posterior": spine.place(s, 0.0, posterior),
-        "canal": spine.place(s, 0.0, middle),
+        "canal": spine.place(s, 0.0, middle[2:-1]),
+        "chain": spine.place(chain_s, 0.0, middle),
         "foramen": spine.place(foramen_s, out[:, None] * sides, np.full((N_LEVELS, 2), 4.0 * size)),
         "recess": spine.place(s[:, None] + np.zeros(2), beside[:, None] * sides, front[:, None] + np.zeros(2)),
     }

@@ -17,7 +17,8 @@ _F = np.float32
 def paint_arches(body, p, paint) -> None:
     """All bone but the bodies, with the facet joints, the sacral foramina and the ligaments between the spines."""
     spine, size, soft = body.spine, body.person.stature, paint.softness
-    sacral = spine.vertebra.take(p.index) >= S1
+    # A lumbarised S1 has facets of its own.
+    sacral = spine.vertebra.take(p.index) >= S1 + (body.person.transition > 0.4)
     back = spine.canal_back.take(p.index)
     below = p.s - spine.disc_middle.take(p.index)
     centre = spine.pedicle_centre.take(p.index)
@@ -26,6 +27,9 @@ def paint_arches(body, p, paint) -> None:
     free = np.minimum(_pedicle_and_transverse(spine, p, size, centre), pillar)
     bone = np.minimum(np.minimum(_lamina(spine, p, size, back), spinous), _wing(body, p))
     bone = np.where(sacral, bone, np.minimum(bone, free)) + _F(0.6) * p.slow
+    if body.removed.any():
+        wound = _wound(body, p, back)
+        bone = np.maximum(bone, -wound)
 
     # Between the spinous processes: ligament with stripes of fat.
     between = np.maximum(p.au - 4, np.maximum(back - p.v, p.v - back - length - 1))
@@ -40,6 +44,10 @@ def paint_arches(body, p, paint) -> None:
     at_joint = edge(np.maximum(pillar + _F(0.5), np.abs(below) - _F(8 * size)), 2.0) * ~sacral
     paint.lay(at_joint * edge(np.abs(joint) - _F(1.5), soft), Tissue.CORTEX)
     paint.lay(at_joint * edge(np.abs(joint) - _F(0.45), soft), Tissue.CARTILAGE)
+    if body.removed.any():
+        tissue = (Tissue.LIGAMENT, Tissue.FAT, Tissue.FLUID)[body.person.wound]
+        scarred = edge(wound + p.clouds, 3.0)
+        paint.blend(scarred, np.clip(_F(0.75) + _F(0.5) * p.slow, 0, 1), Tissue.MUSCLE, tissue, _F(0.2) * p.clouds)
     _paint_sacral_foramina(spine, p, size, below, paint)
 
 
@@ -93,6 +101,15 @@ def _spinous(body, p, size: float, back: np.ndarray) -> tuple[np.ndarray, np.nda
     blade = np.sqrt(np.maximum(out, 0) ** 2 + np.maximum(up, 0) ** 2) - 6 + _F(0.9) * p.slow
     thickness = _F(2.6 * size) + _F(0.05) * (p.v - back)
     return np.maximum(blade, p.au - thickness + _F(0.4) * p.slow), length
+
+
+def _wound(body, p, back: np.ndarray) -> np.ndarray:
+    """Where a laminectomy has taken lamina, spinous process and the ligaments behind: a trough down to the canal."""
+    taken = body.removed.take(body.spine.vertebra.take(body.spine.index(p.s - _F(5 * body.person.stature))))
+    trough = np.maximum(
+        p.au - 11 - _F(0.15) * (p.v - back), np.maximum(back - p.v, p.v - back - _F(26 * body.person.stature))
+    )
+    return np.where(taken, trough + 3 * p.slow, _F(20))
 
 
 def _wing(body, p) -> np.ndarray:

@@ -36,7 +36,7 @@ from .writer import SeriesHeader, write_series
 
 logger = logging.getLogger(__name__)
 
-COHORT_VERSION = 1
+COHORT_VERSION = 2
 """Raise whenever the same seed gives other bytes."""
 _PRIME = 4294967291
 _SERIES_PER_STUDY = 16
@@ -117,7 +117,7 @@ def generate_cohort(
     n_jobs : int
         Worker processes; 1 works in this process.
     randomise : bool
-        Contrasts, textures and artefacts far beyond reality, for training a localiser that must work on real scans.
+        People, contrasts and artefacts far beyond reality, for training a localiser that must work on real scans.
     transfer_syntax : str
         A key of `writer.TRANSFER_SYNTAXES`; with the default a few series are RLE-compressed, as in reality.
     overwrite : bool
@@ -169,7 +169,7 @@ def make_study(root: Path, config: CohortConfig, index: int) -> None:
 
 
 def _make_study(root: Path, config: CohortConfig, index: int) -> None:
-    person = sample_person(index, config.seed)
+    person = sample_person(index, config.seed, randomise=config.randomise)
 
     def rng(stream: int) -> np.random.Generator:
         return np.random.default_rng([config.seed, index, stream])

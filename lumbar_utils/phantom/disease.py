@@ -10,13 +10,15 @@ one to one: nothing a reader knows is lost.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import lru_cache
 
 import numpy as np
 from scipy.special import ndtri
 
-from ..labels import CONDITIONS, LEVELS, MIRROR_PERMUTATION, N_CONDITIONS, N_LEVELS, N_TARGETS
+from ..labels import N_CONDITIONS, N_LEVELS, N_TARGETS
+from .person import Person
+from .variation import randomised
 
 MODERATE_PERCENT = np.array(
     [
@@ -71,85 +73,7 @@ dilute them. Pairs that nobody has published (subarticular neighbours, foraminal
 DISTANT = 0.8
 """Correlation over two levels against the product of the two steps; sets how many studies have a severe canal."""
 
-_STREAM_DEGREES, _STREAM_BUILD = 11, 12
-
-
-@dataclass(frozen=True)
-class Person:
-    """Everything about one person that shapes the body.
-
-    Parameters
-    ----------
-    person_id : int
-        Index in the cohort.
-    seed : int
-        For whatever the body draws itself (texture, bowel, vessels).
-    degrees : ndarray, shape (25,)
-        Stenosis degree per target in `labels.TARGETS` order, in 0..3: below 1 normal or mild anatomy, 1..2 moderate,
-        2..3 severe.
-    degeneration : ndarray, shape (5,)
-        Loss of disc signal and height per level, 0 (young) to 1 (black and collapsed).
-    bulge_mm : ndarray, shape (5,)
-        Diffuse disc bulge beyond the end-plates.
-    modic : ndarray of int, shape (5,)
-        Type of end-plate change, 0 (none) to 3.
-    listhesis_mm : ndarray, shape (5,)
-        Forward slip of the level's upper vertebra; negative is backward.
-    haemangioma : int
-        Vertebra with a haemangioma, 0 = L1 to 4 = L5, or -1.
-    age : float
-        Years.
-    male : bool
-    stature : float
-        Scale of all lengths, about 1.
-    lordosis_degrees, sacral_slope_degrees : float
-        Angle L1 to S1 (positive: lordosis) and of the S1 end-plate to the horizontal.
-    scoliosis_degrees : float
-        Cobb-like angle; positive: convex to the patient's left.
-    sac_scale : float
-        Width of the dural sac and bony canal, relative to what goes with the stature.
-    fat_mm : float
-        Thickness of the subcutaneous fat behind L3.
-    sacral_disc : float
-        How much of a disc is left between S1 and S2, 0 (a line) to 1 (nearly a lumbar disc).
-    flipped : bool
-        Left and right have changed places against the body that `seed` draws; whatever is drawn from `seed`
-        and has a side must be mirrored too.
-    """
-
-    person_id: int
-    seed: int
-    degrees: np.ndarray
-    degeneration: np.ndarray
-    bulge_mm: np.ndarray
-    modic: np.ndarray
-    listhesis_mm: np.ndarray
-    haemangioma: int
-    age: float
-    male: bool
-    stature: float
-    lordosis_degrees: float
-    sacral_slope_degrees: float
-    scoliosis_degrees: float
-    sac_scale: float
-    fat_mm: float
-    sacral_disc: float
-    flipped: bool = False
-
-    def degree(self, condition: int | str, level: int | str) -> float:
-        """Degree of a condition at a level, each by name or index."""
-        c = CONDITIONS.index(condition) if isinstance(condition, str) else condition
-        v = LEVELS.index(level) if isinstance(level, str) else level
-        return float(self.degrees[c * N_LEVELS + v])
-
-    def mirrored(self) -> Person:
-        """The same person in a mirror: left and right targets and the sign of the scoliosis change."""
-        return replace(
-            self,
-            degrees=self.degrees[MIRROR_PERMUTATION],
-            scoliosis_degrees=-self.scoliosis_degrees,
-            flipped=not self.flipped,
-        )
+_STREAM_DEGREES, _STREAM_BUILD, _STREAM_VARIATION = 11, 12, 13
 
 
 def degree_of(perceived: np.ndarray) -> np.ndarray:
@@ -207,8 +131,11 @@ def sample_latents(n: int, seed: int) -> np.ndarray:
     return degree_of(offset + scale * z)
 
 
-def sample_person(index: int, seed: int) -> Person:
-    """Person `index` of the cohort `seed`; the same whatever else is drawn."""
+def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
+    """Person `index` of the cohort `seed`; the same whatever else is drawn.
+
+    `randomise` keeps the stenosis degrees and draws build, wear and pathology far beyond what a population has.
+    """
     z = _scores(index, seed)
     offset, scale = marginals()
     rng = np.random.default_rng([seed, index, _STREAM_BUILD])
@@ -225,7 +152,10 @@ def sample_person(index: int, seed: int) -> Person:
     modic_chance = np.clip(0.45 * (degeneration - 0.45), 0.005, 0.3)
     kind = rng.choice([1, 2, 3], size=N_LEVELS, p=[0.3, 0.62, 0.08])
     modic = np.where(rng.random(N_LEVELS) < modic_chance, kind, 0)
-    return Person(
+    # Lying down: slope 37 +- 8, lordosis 44 +- 10 degrees, and the two go together (r about 0.7; Legaye 1998).
+    slope = np.clip(36.5 + 8 * rng.standard_normal(), 16, 58)
+    lordosis = np.clip(44 + 0.9 * (slope - 36.5) + 7 * rng.standard_normal() - 0.1 * (age - 57), 15, 75)
+    person = Person(
         person_id=index,
         seed=int(rng.integers(2**31)),
         degrees=degree_of(offset + scale * z),
@@ -237,13 +167,35 @@ def sample_person(index: int, seed: int) -> Person:
         age=age,
         male=male,
         stature=float(np.clip((1.04 if male else 0.965) + 0.04 * rng.standard_normal(), 0.85, 1.16)),
-        lordosis_degrees=float(np.clip(48 + 10 * rng.standard_normal() - 0.1 * (age - 57), 20, 75)),
-        sacral_slope_degrees=float(np.clip(38 + 7 * rng.standard_normal(), 20, 58)),
+        lordosis_degrees=float(lordosis),
+        sacral_slope_degrees=float(slope),
         scoliosis_degrees=float(np.clip(3.5 * rng.standard_normal() * (1 + 0.8 * max(burden, 0)), -22, 22)),
         sac_scale=float(np.clip(1 + 0.09 * rng.standard_normal() - 0.02 * burden, 0.75, 1.25)),
         fat_mm=float(np.clip(rng.gamma(4.0, 6.0 if male else 7.5), 5, 75)),
         sacral_disc=float(rng.beta(1.3, 3.5)),
+        # Transitional in 4 to 30 % of people by definition (Konin 2010), here in a tenth.
+        transition=float(rng.uniform(0.15, 0.5) * rng.choice([-1, 1], p=[0.6, 0.4])) if rng.random() < 0.1 else 0.0,
+        sacral_kyphosis_degrees=float(np.clip(58 + 14 * rng.standard_normal(), 30, 92)),
     )
+    person = replace(person, fracture=_fractures(rng, age, male), schmorl_mm=_schmorl(rng))
+    return randomised(person, np.random.default_rng([seed, index, _STREAM_VARIATION])) if randomise else person
+
+
+def _fractures(rng: np.random.Generator, age: float, male: bool) -> np.ndarray:
+    """Osteoporotic wedges, at every age above 50 and mostly at T12 and L1 (prevalence: O'Neill 1996)."""
+    rate = np.clip((age - 50) / 40, 0, 1) * (0.12 if male else 0.18)
+    lost = np.zeros((7, 2))
+    if rng.random() < rate:
+        vertebra = rng.choice(7, p=[0.15, 0.27, 0.28, 0.12, 0.08, 0.06, 0.04])
+        lost[vertebra, rng.integers(2)] = rng.uniform(0.12, 0.4)
+    return lost
+
+
+def _schmorl(rng: np.random.Generator) -> np.ndarray:
+    """Schmorl's nodes in one person of six, more of them in the upper discs (Mok 2010: 16.5 %)."""
+    depth = rng.uniform(1.5, 4, 7) * rng.choice([-1, 1], 7)
+    chosen = rng.random(7) < np.array([0.4, 0.5, 0.5, 0.45, 0.35, 0.2, 0.1])
+    return np.where(chosen & (rng.random() < 0.2), depth, 0)
 
 
 def _slip(rng: np.random.Generator, canal: np.ndarray, degeneration: np.ndarray, male: bool) -> np.ndarray:

@@ -14,11 +14,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, special
 
 from ..labels import N_LEVELS
 from .curve import STEP, SpineCurve
-from .disease import Person
+from .person import Person
+from .sacrum import Remnants, bend_sacrum, draw_remnants, square
 
 VERTEBRAE = (
     *("T7", "T8", "T9", "T10", "T11", "T12"),
@@ -36,13 +37,16 @@ _WIDTH_BOTTOM = np.array([29, 30, 32, 34, 38, 41, 43, 45, 48, 50, 52, 36, 28, 23
 _DISC = np.array([4.5, 4.5, 5, 5.5, 6, 7, 8.2, 9.6, 10.6, 11.2, 10.4, 2.0, 1.6, 1.1, 1.0, 1.2])
 _DISC_SHARE = np.array([0.06, 0.09, 0.13, 0.25, 0.31])
 _BODY_SHARE = np.array([-0.04, -0.02, 0.0, 0.05, 0.17])
-_SACRAL_BODY_DEGREES = np.array([5, -3, -9, -15, -18, -25.0])
-_SACRAL_DISC_DEGREES = np.array([2, -3, -4, -5, -10.0])
 _ANGLE_SMOOTHING = 7.0
 _PEDICLE_CENTRE = np.array([*[10.5] * 5, 12.5, 14.5, 15.2, 16.5, 18.5, 21.5, 23, 17, 13, 10, 8, 6])
 _PEDICLE_WIDTH = np.array([*[5.5] * 5, 6.5, 7, 8, 9.5, 12, 16, 18, 14, 10, 8, 6, 4])
 _SAC_DEPTH = np.array([*[15.0] * 5, 16, 16.5, 15.5, 14.5, 14.5, 14, 12.5, 8, 4, 2, 1, 1])
+_CANAL_DEPTH = np.array([*[0.0] * 11, 12, 8.5, 5, 3, 2, 0.5])
+"""Of the sacral canal, which goes on where the sac has ended."""
 _SAC_WIDTH = np.array([*[16.0] * 5, 18, 19, 18.5, 18, 18.5, 18, 15.5, 10, 6, 3, 2, 1])
+
+_TABLES = ("height", "top", "bottom", "width top", "width bottom", "disc")
+_SIZES = (_HEIGHT, _DEPTH_TOP, _DEPTH_BOTTOM, _WIDTH_TOP, _WIDTH_BOTTOM, _DISC)
 
 
 @dataclass(frozen=True)
@@ -83,6 +87,7 @@ class Spine:
     halves: np.ndarray
     disc_middles: np.ndarray  # (N_VERTEBRAE - 1,)
     disc_halves: np.ndarray
+    remnants: Remnants  # what is left of the discs
     disc_angles: np.ndarray  # true inclination of the disc planes, radians
 
     def index(self, s: np.ndarray) -> np.ndarray:
@@ -112,18 +117,32 @@ def build_spine(person: Person, rng: np.random.Generator) -> Spine:
     """Lay out the spine of an unflipped person. `rng` gives the variation that has no field of its own."""
     size = person.stature
     discs = np.arange(L1, L1 + N_LEVELS)
-    height = 1.06 * _HEIGHT * size * (1 + 0.025 * rng.standard_normal(N_VERTEBRAE))
-    disc_height = _DISC * size * (1 + 0.06 * rng.standard_normal(N_VERTEBRAE - 1))
+    tables = dict(zip(_TABLES, (t.copy() for t in _SIZES), strict=True))
+    square(person, tables, S1)
+    remnants = draw_remnants(person, S1, N_VERTEBRAE - 1, rng)
+    height = 1.06 * tables["height"] * size * np.exp(person.height_spread * rng.standard_normal(N_VERTEBRAE))
+    disc_height = tables["disc"] * size * np.exp(person.disc_spread * rng.standard_normal(N_VERTEBRAE - 1))
     disc_height[discs] *= 1 - 0.45 * person.degeneration
     disc_height[:L1] *= 1 - 0.2 * person.degeneration.mean()
     disc_height[S1] += 3.5 * person.sacral_disc * size
-    depth_top, depth_bottom = _DEPTH_TOP * size, _DEPTH_BOTTOM * size
+    if person.fused >= 0:
+        disc_height[L1 + person.fused] *= 0.4
+    # Sacra differ in how fast they taper.
+    taper = np.where(np.arange(N_VERTEBRAE) > S1, rng.normal(1, 0.09), 1.0)
+    depth_top, depth_bottom = tables["top"] * size * taper, tables["bottom"] * size * taper
+    width_top, width_bottom = tables["width top"] * size, tables["width bottom"] * size
+    height *= taper
     body_angle, disc_angle = _element_angles(person, rng)
     middle_depth = (depth_bottom[:-1] + depth_top[1:]) / 2
+    wedged = np.arange(L1 - 2, L1 - 2 + len(person.fracture))
+    collapsed = height[wedged] * person.fracture[:, 0]
+    body_angle[wedged] -= collapsed / depth_top[wedged]
     # A disc cannot be more wedged than its height allows.
     disc_angle = np.clip(disc_angle, -disc_height / middle_depth, disc_height / middle_depth)
     disc_length = np.maximum(disc_height - 0.5 * middle_depth * disc_angle, 0.35 * disc_height)
+    # The curve runs along the back of the bodies, which a wedge leaves as it was.
     length = height - 0.35 * 0.5 * (depth_top + depth_bottom) * body_angle
+    length[wedged] -= 0.6 * collapsed
 
     element = np.empty(2 * N_VERTEBRAE - 1)
     turn = np.empty_like(element)
@@ -134,9 +153,9 @@ def build_spine(person: Person, rng: np.random.Generator) -> Spine:
     s = np.arange(n) * STEP
     directions = np.concatenate([[0], np.cumsum(turn)])
     # The sacral slope fixes the direction at the top of S1, which is edge 2 * S1.
-    # People are straightened by the table: whatever the slope, the top of L1 tips back by a few degrees only.
+    # People are straightened by the table: whatever the slope, the top of L1 tips back by a few degrees mostly.
     tip = person.sacral_slope_degrees - person.lordosis_degrees
-    tip = -10 + 7 * np.tanh((tip + 10) / 10)
+    tip = -10 + 16 * np.tanh((tip + 10) / 16)
     directions += np.radians(tip + person.lordosis_degrees) - directions[2 * S1]
     true_angle = np.interp(s, edges, directions)
     angle = ndimage.gaussian_filter1d(true_angle, _ANGLE_SMOOTHING * size / STEP, mode="nearest")
@@ -161,7 +180,7 @@ def build_spine(person: Person, rng: np.random.Generator) -> Spine:
     grades = person.degrees.reshape(-1, N_LEVELS)
     canal, left_f, right_f, left_r, right_r = grades
     top, bottom = depth_top[nearest], depth_bottom[nearest]
-    half_top, half_bottom = _WIDTH_TOP[nearest] * size / 2, _WIDTH_BOTTOM[nearest] * size / 2
+    half_top, half_bottom = width_top[nearest] / 2, width_bottom[nearest] / 2
     lumbar = 1 / (1 + np.exp(-(s - middles[L1 - 3]) / 12)) / (1 + np.exp((s - edges[2 * S1] - 6) / 3))
     waist = np.cos(np.pi / 2 * t) ** 2 * (np.abs(s - disc_middles[nearest_disc]) > disc_halves[nearest_disc])
     lips = at_discs(1.6 * person.degeneration + 0.3, 5.0)
@@ -175,16 +194,22 @@ def build_spine(person: Person, rng: np.random.Generator) -> Spine:
         posterior += bulge[i] * np.exp(-0.5 * ((s - level_s[i]) / (0.42 * rim[i] * size + 1.3)) ** 2)
     slip = np.zeros(n)
     for i, forward in enumerate(person.listhesis_mm):
-        edge = 1 / (1 + np.exp((s - level_s[i]) / (0.18 * disc_height[discs[i]])))
+        edge = special.expit((level_s[i] - s) / (0.18 * disc_height[discs[i]]))
         fade = np.clip((s - level_s[i] + 95 * size) / (60 * size), 0, 1)
         slip += forward * edge * fade**2 * (3 - 2 * fade)
 
     sac_depth = over_bodies(_SAC_DEPTH * size * person.sac_scale)
     sac_half = over_bodies(_SAC_WIDTH * size * person.sac_scale) / 2
-    sac_end = middles[S1 + 1] + rng.uniform(-9, 9)
+    lipomatosis = 1 - person.epidural_fat * 0.5 / (1 + np.exp(-(s - middles[L1 + 2]) / 25))
+    bony = _CANAL_DEPTH * size * rng.uniform(0.75, 1.2) * (0.5 + 0.5 * person.sac_scale)
+    canal_depth = np.maximum(sac_depth, over_bodies(bony))
+    sac_depth, sac_half = sac_depth * lipomatosis, sac_half * lipomatosis
+    # Mostly at S2, from the lower part of S1 to S3 (Macdonald 1999).
+    sac_end = np.clip(middles[S1 + 1] + rng.normal(0, 11 * size), edges[2 * S1 + 1] - 4, middles[S1 + 2])
     taper = np.clip((sac_end - s) / (38 * size), 0, 1)
     sac_depth, sac_half = sac_depth * np.sqrt(taper), sac_half * np.sqrt(taper)
-    front_gap = 1.0 + 0.8 * waist + rng.uniform(2.5, 6.5) / (1 + np.exp(-(s - edges[2 * S1] + 2) / 8))
+    fat_gap = rng.uniform(1.5, 8) * size * np.interp(s, middles[[S1, S1 + 2]], [1, 0.2])
+    front_gap = 1.0 + 0.8 * waist + fat_gap / (1 + np.exp(-(s - edges[2 * S1] + 2) / 8))
     back_gap = 1.0 + 0.0 * s
     sac_front = posterior + front_gap
     # Between the discs the sac's back follows a smooth line; the front is pushed by bulges, so depth is lost there.
@@ -194,13 +219,14 @@ def build_spine(person: Person, rng: np.random.Generator) -> Spine:
     sac_back = np.maximum(sac_back, sac_front + 0.12 * sac_depth)
     sac_half = sac_half * (1 - at_discs(0.135 * canal, 6.5))
     fill = np.clip(at_discs(np.clip((canal - 0.5) / 2.0, 0, 1.15), 7.0), 0, 1)
-    conus = middles[L1] + rng.normal(4, 10) * size
+    conus = middles[L1] + rng.normal(4, 10) * size + person.conus_shift_mm * size
     cord = 4.3 * size * np.clip((conus - s) / (30 * size), 0, 1) ** 0.6
 
-    interlaminar = np.clip(
-        sum(np.exp(-0.5 * ((s - m + 1 * size) / (6.0 * size)) ** 2) for m in disc_middles[:S1]), 0, 1
-    )
-    canal_back = smooth_front + sac_depth + back_gap + interlaminar * 5.5 * size
+    gap = np.where(np.arange(N_VERTEBRAE - 1) < S1, 1.0, 0.0)
+    gap[S1] = np.clip(1.6 * person.transition, 0, 1)
+    bumps = np.exp(-0.5 * ((s[:, None] - disc_middles + size) / (6.0 * size)) ** 2)
+    interlaminar = np.clip(bumps @ gap, 0, 1)
+    canal_back = smooth_front + canal_depth + back_gap + interlaminar * 5.5 * size
     flavum = interlaminar * 3.0 * size + at_discs(1.15 * canal + 0.35 * (left_r + right_r), 6.5)
     canal_half = over_bodies((_PEDICLE_CENTRE - _PEDICLE_WIDTH / 2) * size * (0.6 + 0.4 * person.sac_scale))
     recess = np.stack([at_discs(left_r, 7.5, 2.0), at_discs(right_r, 7.5, 2.0)]) / 3
@@ -243,6 +269,7 @@ def build_spine(person: Person, rng: np.random.Generator) -> Spine:
         halves=halves,
         disc_middles=disc_middles,
         disc_halves=disc_halves,
+        remnants=remnants,
         disc_angles=(directions[1:-1:2] + directions[2::2]) / 2,
     )
 
@@ -252,8 +279,7 @@ def _element_angles(person: Person, rng: np.random.Generator) -> tuple[np.ndarra
     body, disc = np.full(N_VERTEBRAE, -1.2), np.full(N_VERTEBRAE - 1, -1.6)
     body[L1:S1] = _BODY_SHARE * person.lordosis_degrees
     disc[L1:S1] = _DISC_SHARE * person.lordosis_degrees * (1 + 0.1 * rng.standard_normal(N_LEVELS))
-    body[S1:], disc[S1:] = _SACRAL_BODY_DEGREES, _SACRAL_DISC_DEGREES
-    body[S1 + 1 :] *= rng.uniform(0.6, 1.4)
+    bend_sacrum(body, disc, person, S1, rng)
     return np.radians(body), np.radians(disc)
 
 

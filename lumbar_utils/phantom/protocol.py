@@ -6,14 +6,15 @@ competition's studies. `randomise=True` leaves reality behind, for training netw
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from ..errors import DataError
 from ..labels import AXIAL_T2, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from .anatomy import Body
-from .signal import Sequence, random_signal, tissue_signal
+from .imperfections import draw_any_contrast, draw_contrast, draw_imperfections
+from .signal import Sequence
 
 PROFILES = ("demo", "rsna")
 
@@ -60,8 +61,21 @@ class Protocol:
     coil_length_mm : float
     saturation_mm : float
         How far in front of the spine a saturation band begins; infinite for none.
-    ghost : float
-        Strength of pulsation ghosts.
+    saturation_floor : float
+        What the band leaves of the signal.
+    ghost, ghost_axis, ghost_shift : float, int, float
+        Strength of pulsation ghosts, 0 for ghosts along the columns' direction (down the image) or 1, and their
+        distance as a share of the image.
+    fold : float
+        Share of the image over which anatomy from outside folds in, along `ghost_axis`.
+    apodised : bool
+        Whether k-space is weighted against ringing.
+    blur : float
+        Further loss of detail, 0 to 1.
+    border : tuple of four floats
+        Empty shares of the image: above, below, left, right.
+    metal : tuple of (ndarray, float)
+        LPS mm of implants and the radius of the void around each.
     bias : ndarray, shape (6,)
         Amplitudes of a further smooth bias field along x, y, z and their squares, per 100 mm.
     grain : float
@@ -85,7 +99,15 @@ class Protocol:
     coil_centre: np.ndarray
     coil_length_mm: float
     saturation_mm: float = float("inf")
+    saturation_floor: float = 0.3
     ghost: float = 0.0
+    ghost_axis: int = 0
+    ghost_shift: float = 1 / 3
+    fold: float = 0.0
+    apodised: bool = True
+    blur: float = 0.0
+    border: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
+    metal: tuple[tuple[np.ndarray, float], ...] = ()
     bias: np.ndarray = field(default_factory=lambda: np.zeros(6))
     grain: float = 1.0
     gain: float = 1000.0
@@ -136,16 +158,94 @@ def sample_protocols(
     return protocols
 
 
-def finder_protocol(body: Body, rng: np.random.Generator, *, pixel_mm: float = 1.5, n_slices: int = 5) -> Protocol:
-    """One randomised sagittal series of few slices at low resolution: quick material for training a disc finder."""
-    fov = float(rng.uniform(200, 400))
-    matrix = max(32, round(fov / pixel_mm / 8) * 8)
-    block = _sagittal_block(body, rng, fov, n_slices, float(rng.uniform(3.5, 5.5)), 0.07)
-    sequence, signal = _contrast(rng, SAGITTAL_T2, 1.5, True)
+def finder_protocol(
+    body: Body, rng: np.random.Generator, *, pixel_mm: float = 1.5, n_slices: int = 5, randomise: bool = True
+) -> Protocol:
+    """One sagittal series of few slices at low resolution: quick material for training a disc finder.
+
+    Randomised, the field of view is 180 to 420 mm and often not square; the five discs always lie inside it from top
+    to bottom, sometimes only just. Three blocks in ten lie up to 40 mm beside the canal. Otherwise it is what a
+    hospital would have scanned, T2, STIR or T1, but for the resolution, the number of slices, and fields of view
+    of all sizes.
+    """
+    if not randomise:
+        return _plain_finder_protocol(body, rng, pixel_mm, n_slices)
+    height = float(rng.uniform(180, 420))
+    width = height * float(rng.uniform(0.6, 1.0)) if rng.random() < 0.4 else height
+    if rng.random() < 0.1:
+        height, width = width, height
+    step = float(rng.uniform(3, 6))
+    block, height = _finder_block(body, rng, (height, width), n_slices, step)
+    rows, columns = (max(32, round(fov / pixel_mm / 8) * 8) for fov in (height, width))
+    sequence, signal = draw_any_contrast(rng, float(rng.choice([1.5, 3.0])))
+    coarse = float(rng.uniform(0.6, 1.0)) if rng.random() < 0.3 else 1.0
+    acquired = (rows, int(columns * coarse) // 2 * 2) if rng.random() < 0.5 else (int(rows * coarse) // 2 * 2, columns)
     return Protocol(
-        view=SAGITTAL_T2, blocks=(block,), fov_mm=(fov, fov), acquired=(matrix, matrix), reconstructed=(matrix, matrix),
-        thickness_mm=4.0, sequence=sequence, signal=signal, samples=1, **_imperfections(body, rng, True),
+        view=SAGITTAL_T2, blocks=(block,), fov_mm=(height, width), acquired=acquired, reconstructed=(rows, columns),
+        thickness_mm=step * float(rng.uniform(0.7, 1.0)), sequence=sequence, signal=signal, samples=1,
+        **_around(body, block, (height, width), draw_imperfections(body, rng, randomise=True)),
     )  # fmt: skip
+
+
+def _plain_finder_protocol(body: Body, rng: np.random.Generator, pixel_mm: float, n_slices: int) -> Protocol:
+    fov = float(rng.uniform(200, 400))
+    step = float(np.clip(rng.normal(4.5, 0.4), 3.5, 6))
+    view = SAGITTAL_T1 if rng.random() < 0.35 else SAGITTAL_T2
+    block = _sagittal_block(body, rng, fov, n_slices, step)
+    if rng.random() < 0.3:  # the lateral slices of a usual series, which hold no canal
+        block = replace(block, center=block.center + float(rng.uniform(-35, 35)) * block.normal)
+    sequence, signal = draw_contrast(rng, view, float(rng.choice([1.5, 3.0])), randomise=False)
+    matrix = max(32, round(fov / pixel_mm / 8) * 8)
+    return Protocol(
+        view=view, blocks=(block,), fov_mm=(fov, fov), acquired=(matrix, matrix), reconstructed=(matrix, matrix),
+        thickness_mm=0.88 * step, sequence=sequence, signal=signal, samples=1,
+        **draw_imperfections(body, rng, randomise=False),
+    )  # fmt: skip
+
+
+def _finder_block(
+    body: Body,
+    rng: np.random.Generator,
+    fov: tuple[float, float],
+    n_slices: int,
+    step: float,
+    farthest_mm: float = 40,
+) -> tuple[Block, float]:
+    """A block of any sagittal-like orientation and place that holds the five discs, and the height that this takes."""
+    canal = body.truth.canal
+    oblique = rng.random() < 0.4
+    lean = np.degrees(np.arctan2(canal[0, 0] - canal[4, 0], canal[0, 2] - canal[4, 2])) * rng.choice([0.0, 0.8])
+    turns = np.clip(rng.normal([lean, 0, 0], [6, 6, 6] if oblique else [1, 2, 1]), -12, 12)
+    row, column = np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0])
+    for axis, turn in zip(np.eye(3)[[1, 2, 0]], turns, strict=True):
+        row, column = _turned(row, axis, turn), _turned(column, axis, turn)
+    down, across = (canal - canal[2]) @ column, (canal - canal[2]) @ row
+    height, width = max(fov[0], float(np.ptp(down)) + 16), fov[1]
+    # Half as hospitals place them, half anywhere.
+    usual = rng.random(2) < 0.5
+    at = np.where(usual, rng.normal([0.524, 0.559], [0.05, 0.06]), rng.uniform([0.33, 0.15], [0.67, 0.85]))
+    middle_down = np.clip((0.5 - at[0]) * height, down.max() + 6 - height / 2, down.min() - 6 + height / 2)
+    slack = np.maximum(width / 2 - 10, 1)
+    middle_across = np.clip(
+        (0.5 - at[1]) * width, across.max() - slack, max(across.min() + slack, across.max() - slack)
+    )
+    aside = rng.normal(0, 2.5) if rng.random() < 0.7 else rng.uniform(-farthest_mm, farthest_mm)
+    centre = canal[2] + middle_down * column + middle_across * row
+    normal = np.cross(row, column)
+    centre = centre + ((canal.mean(0) - centre) @ normal + aside) * normal
+    return Block(centre, row, column, n_slices, step), height
+
+
+def _around(body: Body, block: Block, fov: tuple[float, float], imperfections: dict) -> dict:
+    """Imperfections whose empty borders leave the canal's points in the picture."""
+    offset = body.truth.canal - block.center
+    down, across = offset @ block.column_cosine / fov[0] + 0.5, offset @ block.row_cosine / fov[1] + 0.5
+    room = (down.min(), 1 - down.max(), across.min(), 1 - across.max())
+    border = tuple(
+        float(np.clip(share, 0, max(free - 0.03, 0)))
+        for share, free in zip(imperfections.get("border", (0.0,) * 4), room, strict=True)
+    )
+    return imperfections | {"border": border}
 
 
 def _turned(vector: np.ndarray, axis: np.ndarray, degrees: float) -> np.ndarray:
@@ -154,9 +254,7 @@ def _turned(vector: np.ndarray, axis: np.ndarray, degrees: float) -> np.ndarray:
     return vector * np.cos(a) + np.cross(axis, vector) * np.sin(a) + axis * (axis @ vector) * (1 - np.cos(a))
 
 
-def _sagittal_block(
-    body: Body, rng: np.random.Generator, fov: float, n_slices: int, step: float, scatter: float
-) -> Block:
+def _sagittal_block(body: Body, rng: np.random.Generator, fov: float, n_slices: int, step: float) -> Block:
     """Slices along the spine, its canal's middle near (0.56, 0.52) of the image as in the competition's set."""
     row, column = np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0])
     canal = body.truth.canal
@@ -166,7 +264,7 @@ def _sagittal_block(
     turn_z = float(rng.normal(0, 2.0))
     y_axis, z_axis = np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0])
     row, column = (_turned(_turned(vector, y_axis, turn_y), z_axis, turn_z) for vector in (row, column))
-    at = np.clip(rng.normal([0.559, 0.524], [scatter, scatter]), 0.35, 0.7)
+    at = np.clip(rng.normal([0.559, 0.524], [0.035, 0.035]), 0.35, 0.7)
     centre = canal.mean(0) + (0.5 - at[0]) * fov * row + (0.5 - at[1]) * fov * column
     return Block(centre + rng.normal(0, 1.5) * np.cross(row, column), row, column, n_slices, step)
 
@@ -174,7 +272,7 @@ def _sagittal_block(
 def _sagittal(body: Body, rng: np.random.Generator, profile: str, view: str, tesla: float, randomise: bool) -> Protocol:
     is_t1 = view == SAGITTAL_T1
     if randomise:
-        fov = float(rng.uniform(200, 400))
+        fov = float(rng.uniform(180, 420))
     else:
         fov = float(np.clip(rng.normal(290, 24) * (0.85 + 0.15 * body.person.stature), 240, 390))
     if profile == "demo":
@@ -188,13 +286,16 @@ def _sagittal(body: Body, rng: np.random.Generator, profile: str, view: str, tes
         reconstructed = int(rng.choice([512, 384, 320, 448, 640] if is_t1 else [512, 320, 448, 384, 640], p=weights))
         acquired = min(reconstructed, int(rng.choice([256, 288, 320])))
         step = float(np.clip(rng.normal(4.5, 0.35), 3.6, 6.2))
-    block = _sagittal_block(body, rng, fov, n_slices, step, 0.06 if randomise else 0.035)
-    sequence, signal = _contrast(rng, view, tesla, randomise)
+    if randomise:
+        block, fov = _finder_block(body, rng, (fov, fov), n_slices, step, farthest_mm=12)
+    else:
+        block = _sagittal_block(body, rng, fov, n_slices, step)
+    sequence, signal = draw_contrast(rng, view, tesla, randomise=randomise)
     rows = acquired if rng.random() < 0.7 else int(0.85 * acquired) // 2 * 2
     return Protocol(
         view=view, blocks=(block,), fov_mm=(fov, fov), acquired=(rows, acquired),
         reconstructed=(reconstructed, reconstructed), thickness_mm=0.88 * step, sequence=sequence, signal=signal,
-        samples=2, **_imperfections(body, rng, randomise),
+        samples=2, **_around(body, block, (fov, fov), draw_imperfections(body, rng, randomise=randomise)),
     )  # fmt: skip
 
 
@@ -213,11 +314,11 @@ def _axial(body: Body, rng: np.random.Generator, profile: str, tesla: float, ran
     else:
         reconstructed = int(rng.choice([320, 512, 640, 384, 448], p=[0.35, 0.3, 0.12, 0.15, 0.08]))
         acquired = min(reconstructed, int(rng.choice([224, 256, 288])))
-    sequence, signal = _contrast(rng, AXIAL_T2, tesla, randomise)
+    sequence, signal = draw_contrast(rng, AXIAL_T2, tesla, randomise=randomise)
     return Protocol(
         view=AXIAL_T2, blocks=blocks, fov_mm=(fov, fov), acquired=(acquired, acquired),
         reconstructed=(reconstructed, reconstructed), thickness_mm=0.88 * step, sequence=sequence, signal=signal,
-        samples=2, **_imperfections(body, rng, randomise),
+        samples=2, **draw_imperfections(body, rng, randomise=randomise),
     )  # fmt: skip
 
 
@@ -251,46 +352,6 @@ def _straight_block(body: Body, rng: np.random.Generator, step: float, n_slices:
     middle = canal.mean(0)
     centre = middle + ((low + high) / 2 - middle @ normal) * normal
     return Block(_axial_center(body, rng, centre), row, column, n_slices, step)
-
-
-def _contrast(rng: np.random.Generator, view: str, tesla: float, randomise: bool) -> tuple[Sequence, np.ndarray]:
-    if view == SAGITTAL_T1:
-        sequence = Sequence(rng.uniform(480, 720), rng.uniform(8, 14), 0.0, tesla)
-    elif view == SAGITTAL_T2 and rng.random() < 0.22:
-        sequence = Sequence(
-            rng.uniform(3500, 5500), rng.uniform(45, 75), rng.uniform(150, 170) + 40 * (tesla > 2), tesla
-        )
-    else:
-        sequence = Sequence(rng.uniform(2800, 4500), rng.uniform(85, 118), 0.0, tesla)
-    if randomise and rng.random() < 0.75:
-        return sequence, random_signal(rng)
-    return sequence, tissue_signal(sequence, rng, spread=0.15 if randomise else 0.05)
-
-
-def _imperfections(body: Body, rng: np.random.Generator, randomise: bool) -> dict:
-    """Coil, noise, ghosts, saturation band, bias."""
-    canal = body.truth.canal
-    back = canal.mean(0) + np.array([0, 55 + body.person.fat_mm, 0])
-    result = dict(
-        noise=float(np.exp(rng.normal(np.log(0.022), 0.45))),
-        coil_depth_mm=float(rng.uniform(85, 230)) if rng.random() < 0.65 else float("inf"),
-        coil_centre=back + np.array([0, 0, rng.normal(0, 25)]),
-        coil_length_mm=float(rng.uniform(300, 460)),
-        saturation_mm=float(rng.uniform(12, 30)) if rng.random() < 0.25 else float("inf"),
-        ghost=float(rng.gamma(1.5, 0.008)),
-        bias=0.05 * rng.standard_normal(6),
-        grain=float(rng.uniform(0.8, 1.4)),
-        gain=float(np.exp(rng.normal(np.log(900), 0.45))),
-    )
-    if randomise:
-        result.update(
-            noise=float(np.exp(rng.uniform(np.log(0.005), np.log(0.12)))),
-            coil_depth_mm=float(rng.uniform(40, 250)) if rng.random() < 0.7 else float("inf"),
-            ghost=float(rng.gamma(1.2, 0.03)),
-            bias=0.3 * rng.standard_normal(6),
-            grain=float(rng.uniform(0.2, 3.0)),
-        )
-    return result
 
 
 __all__ = ["PROFILES", "Block", "Protocol", "finder_protocol", "sample_protocols"]

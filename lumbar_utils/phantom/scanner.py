@@ -12,6 +12,7 @@ from scipy import fft
 
 from ..geometry import StackGeometry
 from .anatomy import Body
+from .artefacts import clear_border, empty_round, fold_over, repeat_along, window
 from .protocol import PROFILES, Block, Protocol, finder_protocol, sample_protocols
 from .soft_tissue import smooth_fields
 from .tissue import SignalPaint
@@ -52,14 +53,16 @@ def _acquire_block(
     positions = corner + offsets[:, None] * normal
     geometry = StackGeometry(positions, block.row_cosine, block.column_cosine, spacing, (rows, columns))
     lattice = _Lattice(protocol, block)
-    window = _window(protocol.acquired)
+    weights = window(protocol.acquired, apodised=protocol.apodised, blur=protocol.blur)
     pixels = np.empty((block.n_slices, rows, columns), dtype=np.uint16)
     reference = float(np.sort(protocol.signal)[-4])
     for k, position in enumerate(positions):
         measured = _measure(body, protocol, lattice, position, normal)
-        measured = _pulsate(measured, protocol.ghost)
+        measured = fold_over(measured, protocol.fold, protocol.ghost_axis)
+        measured = repeat_along(measured, protocol.ghost, protocol.ghost_axis, protocol.ghost_shift)
         noise = rng.standard_normal((2, *measured.shape), dtype=np.float32) * np.float32(protocol.noise * reference)
-        image = _reconstruct(measured + noise[0] + 1j * noise[1], window, (rows, columns))
+        image = _reconstruct(measured + noise[0] + 1j * noise[1], weights, (rows, columns))
+        clear_border(image, protocol.border)
         np.clip(image * np.float32(protocol.gain), 0, _LARGEST, out=image)
         pixels[k] = np.rint(image)
     return geometry, pixels
@@ -102,6 +105,10 @@ def _measure(body: Body, protocol: Protocol, lattice: _Lattice, position: np.nda
     paint = SignalPaint(fields["x"].shape, protocol.signal, lattice.softness, grain=protocol.grain)
     body.paint(fields, paint)
     image = paint.value.mean(axis=0)
+    for place, radius in protocol.metal:
+        own = body.to_own(place).astype(np.float32)
+        distance = np.sqrt(sum((fields[name].mean(axis=0) - at) ** 2 for name, at in zip("xyz", own, strict=True)))
+        image = empty_round(distance, radius, image, float(protocol.signal.max()))
     image *= lattice.spread(_sensitivity(protocol, points.mean(axis=0), coarse["v"].mean(axis=0)))
     return image
 
@@ -118,30 +125,18 @@ def _sensitivity(protocol: Protocol, points: np.ndarray, v: np.ndarray) -> np.nd
         gain = (1 + at_spine**2) / (1 + distance**2)
     x = offset / 100
     bias = np.concatenate([x, x**2 - 0.5], axis=-1) @ protocol.bias
-    gain = gain * np.exp(np.clip(bias, -1.2, 1.2))
+    gain = gain * np.exp(np.clip(bias, -2.5, 1.5))
     if np.isfinite(protocol.saturation_mm):
-        gain = gain * (0.3 + 0.7 / (1 + np.exp(-(v + 36 + protocol.saturation_mm) / 4)))
+        gain = gain * (
+            protocol.saturation_floor
+            + (1 - protocol.saturation_floor) / (1 + np.exp(-(v + 36 + protocol.saturation_mm) / 4))
+        )
     return gain.astype(np.float32)
 
 
-def _pulsate(image: np.ndarray, strength: float) -> np.ndarray:
-    """Ghosts of what pulsates: copies shifted along the rows' direction of phase encoding."""
-    if strength <= 0:
-        return image
-    shift = image.shape[0] // 3
-    return image + np.float32(strength) * (np.roll(image, shift, axis=0) + np.roll(image, -shift, axis=0))
-
-
-def _window(shape: tuple[int, int]) -> np.ndarray:
-    """Mild apodisation of k-space, as reconstructions apply it against ringing."""
-    y, x = (np.abs(fft.fftfreq(n)) * 2 for n in shape)
-    ramp = [np.where(r > 0.65, 0.5 + 0.5 * np.cos(np.pi * (r - 0.65) / 0.35 * 0.85), 1.0) for r in (y, x)]
-    return (ramp[0][:, None] * ramp[1][None]).astype(np.float32)
-
-
-def _reconstruct(measured: np.ndarray, window: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _reconstruct(measured: np.ndarray, weights: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Magnitude image of `shape` from a complex measured image, by zero-filling."""
-    k = fft.fft2(measured.astype(np.complex64)) * window
+    k = fft.fft2(measured.astype(np.complex64)) * weights
     (rows, columns), (m, n) = shape, k.shape
     if (rows, columns) != (m, n):
         full = np.zeros(shape, dtype=np.complex64)

@@ -88,7 +88,7 @@ def random_signal(rng: np.random.Generator) -> np.ndarray:
     base = tissue_signal(sequence, rng, spread=0.35)
     base = base / max(float(base.max()), 1e-3)
     free = rng.uniform(0.02, 1.0, N_TISSUES).astype(np.float32)
-    share = np.float32(rng.choice([0.0, 0.2, 0.5], p=[0.5, 0.35, 0.15]))
+    share = np.float32(rng.choice([0.0, 0.2, 0.5, 0.8], p=[0.35, 0.3, 0.2, 0.15]))
     mixed = (1 - share) * base + share * free
     mixed[[Tissue.AIR]] = 0
     mixed[[Tissue.CORTEX, Tissue.GAS]] *= np.float32(0.25)

@@ -13,6 +13,7 @@ from .curve import STEP
 from .profiles import L1, L5, S1
 from .texture import clouds
 from .tissue import Tissue, edge
+from .trunk_bones import iliac_field, paint_ilium
 
 _F = np.float32
 _KNOTS = (3, L1, L1 + 2, L5, S1, S1 + 1, S1 + 3, S1 + 5)
@@ -45,6 +46,7 @@ def smooth_fields(body, xyz: np.ndarray) -> dict[str, np.ndarray]:
     _muscles(body, fields, behind, beside, along, reach)
     _vessels(body, fields)
     _organs(body, fields, behind, beside)
+    fields["ilium"] = iliac_field(body, fields, beside, behind)
     return fields
 
 
@@ -63,7 +65,7 @@ def _outline(body, f, behind, beside, along) -> np.ndarray:
 
     total_back, total_front = reach + back_fat, belly + front_fat
     middle, half_depth = (total_back - total_front) / 2, (total_back + total_front) / 2
-    half_width = (145 + 0.8 * person.fat_mm) * size
+    half_width = (145 + 0.8 * person.fat_mm + 0.5 * max(person.girth_mm, -40)) * size
     furrow = 5 * np.exp(-((beside / 20) ** 2)) * np.clip((along - knots[0]) / 60, 0, 1) * (behind > 0)
     round_ = np.abs(beside / half_width) ** 2.8 + np.abs((behind - middle + furrow) / half_depth) ** 2.8
     f["skin"] = (round_ ** (1 / 2.8) - 1) * half_depth
@@ -97,16 +99,16 @@ def _muscles(body, f, behind, beside, along, reach) -> None:
 def _vessels(body, f) -> None:
     """Aorta with its fork above L5, and the vena cava on its right."""
     spine, size = body.spine, body.person.stature
-    s, u, v, low2 = f["s"], f["u"], f["v"], f["low2"]
+    s, u, v, low2, scale = f["s"], f["u"], f["v"], f["low2"], body.person.vessel_scale
     fork = np.clip(s - spine.middles[L5 - 1], 0, 200)
     depth = np.interp(s, spine.middles, body.depths)
     sway = 5 * np.sin(s / 38 + body.shift[0]) + 2 * np.sin(s / 17 + body.shift[1])
     left = np.hypot(u - 13 - 0.42 * fork - sway, v + depth + 12 - 0.10 * fork + 0.4 * sway)
-    left = left - 8.0 * size * (1 - 0.003 * fork) + 0.8 * low2
-    right = np.hypot(u + 0.50 * fork + 4, v + depth + 9 - 0.15 * fork) - 6 * size
-    f["aorta"] = np.where(fork > 4, np.minimum(left, right), left)
-    cava = np.hypot((u + 17 + 0.45 * fork - 0.5 * sway) / 11, (v + depth + 7 - 0.25 * fork) / 7.5) - 1
-    f["cava"] = 7.5 * size * cava + 1.2 * low2 + f["low"]
+    left = left - 8.0 * size * scale * (1 - 0.003 * fork) + 0.8 * low2
+    right = np.hypot(u + 0.50 * fork + 4, v + depth + 9 - 0.15 * fork) - 6 * size * scale
+    f["aorta"] = np.minimum(left, right + np.maximum(10 - fork, 0))
+    cava = np.hypot((u + 17 + 0.45 * fork - 0.5 * sway) / (11 * scale), (v + depth + 7 - 0.25 * fork) / (7.5 * scale))
+    f["cava"] = 7.5 * size * (cava - 1) + 1.2 * low2 + f["low"]
 
 
 def _organs(body, f, behind, beside) -> None:
@@ -124,6 +126,9 @@ def _organs(body, f, behind, beside) -> None:
     f["kidney"] = 24 * ellipsoid((np.abs(beside) - 62) / 28, (behind + 38 + 0.2 * up) / 24, up / 52) + 2.5 * low
     f["liver"] = 60 * ellipsoid((beside + 92) / 97, (behind + 95) / 62, (above(L1) - 55) / 80) + 12 * low
     f["bladder"] = 30 * ellipsoid((behind + 108) / 34, beside / 40, above(S1 + 3) / body.bladder)
+    if body.person.pelvic_mass_mm > 0:
+        lumps = ellipsoid((behind + 72) / 1.1, beside - 8 * np.sin(body.shift[2]), above(S1 + 3) - 12)
+        f["mass"] = lumps + 1 - body.person.pelvic_mass_mm + 5 * low + 1.5 * low2
     x, y, z = (f[name] - centre for name, centre in zip("xyz", body.rectum, strict=True))
     f["rectum"] = 13 * ellipsoid(x / 17, y / 13, z / 20) + 4 * low + 1.5 * low2
 
@@ -138,12 +143,12 @@ def paint_surroundings(body, f: dict[str, np.ndarray], grain: np.ndarray, marbli
     paint.lay(edge(f["skin"], 1.2), Tissue.SKIN)
     paint.lay(edge(f["skin"] + _F(1.8), 1.0), Tissue.FAT, fine)
     septa = edge(np.abs(f["gut"]) * 4 - _F(0.2), 0.8) * edge(f["skin"] + 4, 2)
-    paint.lay(septa * _F(0.13), Tissue.FASCIA)
+    paint.lay(septa * _F(body.septa), Tissue.FASCIA)
     paint.lay(edge(f["fascia"], soft), Tissue.FASCIA)
     paint.lay(edge(f["fascia"] + _F(1.0), soft), Tissue.MUSCLE, _F(0.12) * grain + _F(0.1) * f["low2"])
     cavity = edge(f["peritoneum"], 1.5)
     if cavity.any():
-        _paint_belly(f, grain, marbling, cavity, fine, paint)
+        _paint_belly(f, grain, marbling, cavity, fine, paint, ascites=body.person.ascites)
 
     streaks = body.streaks.take(body.spine.index(f["s"])) * _F(1.5) - _F(0.8)
     streaks = np.clip(streaks + _F(0.3) * f["gut"] + _F(0.3) * marbling, 0, 1)
@@ -154,15 +159,20 @@ def paint_surroundings(body, f: dict[str, np.ndarray], grain: np.ndarray, marbli
         paint.blend(edge(f[name], soft), streaks, Tissue.MUSCLE, Tissue.FAT, texture)
     for name in ("psoas", "quadratus"):
         paint.blend(edge(f[name], soft), streaks * _F(0.5), Tissue.MUSCLE, Tissue.FAT, texture)
+    if f["ilium"].min(initial=1) < 2:
+        paint_ilium(f, grain, paint)
     for name in ("aorta", "cava"):
         paint.lay(edge(f[name] - _F(1.2), soft), Tissue.FASCIA)
         paint.lay(edge(f[name], soft), Tissue.BLOOD, _F(0.3) * f["low2"])
 
 
-def _paint_belly(f, grain, marbling, cavity, fine, paint) -> None:
+def _paint_belly(f, grain, marbling, cavity, fine, paint, *, ascites: float) -> None:
     """Fat with loops of bowel where slow noise is high, filled with one thing or another; then the organs."""
     haze = _F(0.10) * f["low2"] + _F(0.13) * f["content"] + _F(0.10) * f["gut"]
     paint.lay(cavity, Tissue.FAT, haze + fine - _F(0.15))
+    if ascites > 0:
+        free = edge(f["low"] + f["content"] * _F(0.4) + _F(1.2 - 2.4 * ascites), 0.5) * edge(f["v"] + _F(50), 6.0)
+        paint.lay(cavity * free, Tissue.FLUID, haze)
     level = f["gut"] + _F(0.3) * f["low"] + _F(0.15) * marbling
     # Bowel hangs in front: behind it lie the great vessels in their fat.
     free = edge(f["peritoneum"] + 3, 3) * edge(f["v"] + _F(56) + 9 * f["low"], 8.0)
@@ -175,6 +185,9 @@ def _paint_belly(f, grain, marbling, cavity, fine, paint) -> None:
     paint.lay(edge(f["liver"], 2.0) * cavity, Tissue.LIVER, _F(0.06) * grain + _F(0.04) * f["low2"])
     paint.lay(edge(f["kidney"], 1.5), Tissue.KIDNEY, _F(0.1) * f["low2"])
     paint.lay(edge(f["kidney"] + 13 + 3 * f["low2"], 4.0) * _F(0.75), Tissue.FAT, haze)
+    if "mass" in f:
+        paint.lay(edge(f["mass"], 2.0) * cavity, Tissue.MUSCLE, _F(0.15) * grain + _F(0.35) * f["low2"])
+        paint.lay(edge(f["mass"] + 9 + 4 * f["gut"], 3.0) * cavity * _F(0.6), Tissue.LIVER, _F(0.3) * f["content"])
     paint.lay(edge(f["bladder"], 1.5) * cavity, Tissue.MUSCLE)
     paint.lay(edge(f["bladder"] + 3, 1.5) * cavity, Tissue.FLUID)
     paint.lay(edge(f["rectum"], 1.5), Tissue.MUSCLE)

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from .profiles import L1, S1, Spine
+from .lesions import (
+    paint_haemangioma,
+    paint_herniations,
+    paint_marrow_disease,
+    paint_modic,
+    sunken_endplates,
+)
+from .profiles import S1, Spine
 from .tissue import Tissue, edge
 
 _F = np.float32
@@ -40,13 +47,19 @@ def paint_bodies(body, p, paint) -> None:
     disc = spine.disc.take(p.index)
     lumbar = (vertebra < S1).astype(np.float32)
     worn = spine.degeneration.take(p.index)
-    hollow = body.hollow.take(vertebra) * (1 - inner)
+    below = p.s - spine.disc_middle.take(p.index)
+    hollow = body.hollow.take(vertebra) * (1 - inner) + sunken_endplates(body, p, inner, below)
+    forward = (spine.posterior.take(p.index) - p.v) / spine.depth.take(p.index)
     endplate = np.abs(t) - half + hollow + _F(0.7) * p.slow * (_F(0.3) + worn)
+    left = spine.remnants.open.astype(np.float32).take(disc)
+    away = np.abs(forward - spine.remnants.at.astype(np.float32).take(disc)) - left * _F(0.5)
+    # Where bodies have grown together there is no end-plate, or the trace of one.
+    joined = np.clip(away * 5, 0, 1) * (left < 1)
+    endplate = endplate - 7 * joined
     bone = np.maximum(radial + _F(0.5) * p.slow, endplate)
     soft = paint.softness
 
     # Discs first: what is between the end-plates and inside the outline.
-    below = p.s - spine.disc_middle.take(p.index)
     disc_half = spine.disc_half.take(p.index)
     paint.lay(edge(radial + _F(0.4), soft), Tissue.ANNULUS, _F(0.15) * p.grain)
     height = below / (disc_half + hollow)
@@ -63,20 +76,17 @@ def paint_bodies(body, p, paint) -> None:
     fatty = body.fatty + _F(0.10) * p.clouds + _F(0.20) * np.exp(-((t / _F(7)) ** 2)) * (inner < _F(0.8))
     marrow = edge(bone + _F(0.75), soft)
     paint.blend(marrow, np.clip(fatty, 0, 1), Tissue.MARROW, Tissue.FATTY_MARROW, texture)
+    below = p.s - spine.disc_middle.take(p.index)
+    trace = spine.remnants.line.astype(np.float32).take(disc) * joined * edge(np.abs(below) - _F(0.8), soft)
+    paint.lay(trace * marrow, Tissue.CORTEX)
 
-    level = np.clip(disc - L1, 0, 4)
-    kind = np.where((disc >= L1) & (disc < S1), person.modic.astype(np.int16).take(level), 0)
-    if kind.any():
-        near = edge(np.abs(below) - disc_half - hollow - _F(7.5) + _F(4) * p.clouds, 5.0) * marrow
-        for number, tissue in ((1, Tissue.OEDEMA), (2, Tissue.FATTY_MARROW), (3, Tissue.SCLEROSIS)):
-            paint.lay(near * (kind == number) * _F(0.85), tissue, texture)
-
+    paint_modic(body, p, below, disc_half + hollow, marrow, texture, paint)
+    if person.marrow.any():
+        paint_marrow_disease(body, p, marrow, texture, paint)
     back = spine.posterior.take(p.index) - p.v
     wedge = np.maximum(np.abs(t) - _F(2.6) + _F(0.17) * back, p.au - _F(4.5))
     wedge = np.maximum(wedge, back - _F(12))
     paint.lay(edge(wedge, 1.4) * marrow * lumbar * _F(0.75), Tissue.VEIN)
-    if person.haemangioma >= 0 and (vertebra == L1 + person.haemangioma).any():
-        at_u, at_v, at_t, radius = body.haemangioma
-        away = np.sqrt((p.u - _F(at_u)) ** 2 + (p.v - _F(at_v)) ** 2 + (t - _F(at_t)) ** 2) - _F(radius)
-        inside = edge(away + p.clouds, 1.5) * (vertebra == L1 + person.haemangioma) * marrow
-        paint.lay(inside * (1 - _F(0.3) * (p.grain > 0.6)), Tissue.FATTY_MARROW, _F(0.35))
+    paint_haemangioma(body, p, t, marrow, paint)
+    if person.herniation_mm.any():
+        paint_herniations(body, p, paint)
