@@ -4,6 +4,7 @@
 #   make run DATA=/path/to/folder the same on a folder with the competition's files, results in runs/<its name>
 #   make test                     all tests
 #   make kaggle RUN=runs/demo     pack library, timm-3d and weights into dist/kaggle, to upload as a data set
+#   make weights                  remake the disc finder that ships with the library, about 50 minutes on two cores
 #   make lint | format | images | notebooks | clean
 #
 # PYTHON=/path/to/python picks the interpreter (3.11 or 3.12), VENV=folder the environment's place, JOBS=n the number
@@ -23,7 +24,7 @@ STAMP = $(VENV)/.installed
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format images notebooks kaggle clean environment
+.PHONY: help run test lint format images notebooks kaggle weights clean environment
 
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
@@ -48,6 +49,9 @@ notebooks: $(STAMP)  ## take the executed notebooks of runs/demo over into noteb
 
 kaggle: $(STAMP)  ## the data set to upload: library, timm-3d, weights of RUN (default runs/demo)
 	@$(PY) tools/pack_for_kaggle.py dist/kaggle --run "$(or $(RUN),runs/demo)"
+
+weights: $(STAMP)  ## the disc finder that ships with the library, from phantoms alone
+	@$(PY) tools/make_localizer.py
 
 environment: $(STAMP)  ## only make .venv
 

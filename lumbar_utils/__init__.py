@@ -2,7 +2,7 @@
 
     import lumbar_utils as lu
     study = lu.load_study(lu.find_studies("path/to/dicom")[0])
-    discs = lu.DiscLocalizer.load("runs/demo/localizer").locate(study)
+    discs = lu.DiscLocalizer.shipped().locate(study)
     crops = lu.extract_crops(study, discs, lu.CropSpec())
 
 Names are loaded on first use, so that `import lumbar_utils` costs nothing and `lumbar --help` answers at once.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 KAGGLE_INPUT = Path("/kaggle/input")
 KAGGLE_WORKING = Path("/kaggle/working")
 COMPETITION_SLUG = "rsna-2024-lumbar-spine-degenerative-classification"
+SHIPPED_LOCALIZER = Path(__file__).parent / "weights" / "localizer.safetensors"
 SERIES_TABLES = ("train_series_descriptions.csv", "test_series_descriptions.csv")
 METADATA = "dataset-metadata.json"
 SEARCH_DEPTH = 3
@@ -130,6 +131,7 @@ def hand_in(submission: Path | str) -> Path | None:
 def build_dataset(out: Path | str, run: Path | str, *, owner: str = "OWNER", slug: str = "lumbar-utils") -> Path:
     """Make the folder to upload as a Kaggle data set: library, timm-3d (Kaggle's image lacks it), weights.
 
+    The disc finder that ships travels inside the library; a run's own, fine-tuned one is packed beside it and wins.
     Upload it with `kaggle datasets create -p OUT --dir-mode zip`. The notebooks find library and weights in it.
 
     Parameters
@@ -137,20 +139,21 @@ def build_dataset(out: Path | str, run: Path | str, *, owner: str = "OWNER", slu
     out : path-like
         Folder to make; what an earlier call left there is replaced.
     run : path-like
-        Run folder with `localizer/` and `classifier/`.
+        Run folder with `classifier/`, and `localizer/` where the disc finder was fine-tuned.
     owner, slug : str
         Of the data set, for `dataset-metadata.json`.
 
     Raises
     ------
     DataError
-        When the run lacks weights, timm-3d is not installed, or `out` holds something else.
+        When the run lacks a classifier, there is no disc finder at all, timm-3d is not installed, or `out` holds
+        something else.
     """
     out, run = Path(out), Path(run)
-    parts = [run / name for name in ("localizer", "classifier")]
-    absent = [str(part) for part in parts if not (part / "model.safetensors").is_file()]
-    if absent:
-        raise DataError(f"no weights in {' and '.join(absent)}; train both networks first (`make run`)")
+    parts = {name: run / name for name in ("localizer", "classifier")}
+    absent = [name for name, part in parts.items() if not (part / "model.safetensors").is_file()]
+    if "classifier" in absent or (absent and not SHIPPED_LOCALIZER.is_file()):
+        raise DataError(f"no weights in {' and '.join(str(parts[name]) for name in absent)}; train first (`make run`)")
     timm_3d = importlib.util.find_spec("timm_3d")
     if timm_3d is None or timm_3d.origin is None:
         raise DataError("timm-3d is not installed here, so it cannot be packed: pip install timm-3d")
@@ -158,7 +161,10 @@ def build_dataset(out: Path | str, run: Path | str, *, owner: str = "OWNER", slu
         raise DataError(f"{out} is not empty and holds no {METADATA}; give a new folder")
     out.mkdir(parents=True, exist_ok=True)
     clean = shutil.ignore_patterns("__pycache__", "*.pyc", "checkpoint.safetensors", ".*")
-    for folder in (Path(__file__).parent, Path(timm_3d.origin).parent, *parts):
+    for name in absent:  # what an earlier call packed must not be taken for this run's
+        shutil.rmtree(out / name, ignore_errors=True)
+    packed = [part for name, part in parts.items() if name not in absent]
+    for folder in (Path(__file__).parent, Path(timm_3d.origin).parent, *packed):
         shutil.rmtree(out / folder.name, ignore_errors=True)
         shutil.copytree(folder, out / folder.name, ignore=clean)
     about = {"title": slug, "id": f"{owner}/{slug}", "licenses": [{"name": "other"}]}

@@ -1,4 +1,4 @@
-"""Disc points of many studies at once: found by a localizer, or taken from the competition's table.
+"""Which disc finder is used, and disc points of many studies: found by it, or taken from the competition's table.
 
 A study that fails costs only itself: the reason comes back beside the results.
 """
@@ -6,19 +6,52 @@ A study that fails costs only itself: the reason comes back beside the results.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import numpy as np
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
+from . import __version__
 from .labels import CONDITIONS
 from .localizer import DiscLocalizer, DiscPoints
-from .localizer.evaluation import read_reference
+from .localizer.evaluation import doubtful_studies, read_reference
 from .localizer.samples import STUDIES_A_JOB
 from .study import CompetitionFolder, StudySource, load_study
 
 logger = logging.getLogger(__name__)
+
+
+NAMED_AT_MOST = 5
+"""Studies that a message lists by their ids."""
+
+
+def open_localizer(folder: Path | str | None = None, *, device: str = "cpu") -> DiscLocalizer:
+    """The disc finder in a folder; None for the one that ships with the library.
+
+    Raises `DataError` when the folder holds none, or the library was installed without its weights.
+    """
+    return DiscLocalizer.shipped(device=device) if folder is None else DiscLocalizer.load(folder, device=device)
+
+
+def localizer_origin(localizer: DiscLocalizer, folder: Path | str | None = None) -> str:
+    """One line for the user: which disc finder was opened from `folder`, and what it has learnt from."""
+    learnt = {"synthetic": "synthetic phantoms", "competition": "the competition's points"}
+    # A fine-tuned one names its teachers in turn: "synthetic, competition".
+    teachers = [learnt.get(name, name or "unknown data") for name in localizer.config.trained_on.split(", ")]
+    where = f"shipped with lumbar_utils {__version__}" if folder is None else str(folder)
+    return f"disc finder: {where} (trained on {', then '.join(teachers)})"
+
+
+def doubtful_words(found: Mapping[str, DiscPoints]) -> str:
+    """A line about the studies whose naming is doubtful, the first ones by id; empty when there are none."""
+    ids = doubtful_studies(found)
+    if not ids:
+        return ""
+    named = ", ".join(ids[:NAMED_AT_MOST]) + (", ..." if len(ids) > NAMED_AT_MOST else "")
+    studies = "1 study" if len(ids) == 1 else f"{len(ids)} studies"
+    return f"the naming of the levels is doubtful in {studies}, look at them: {named}"
 
 
 def locate_studies(

@@ -24,6 +24,8 @@ from .devices import choose_compute
 from .errors import DataError, LumbarError
 from .labels import CONDITIONS, LEVELS, N_LEVELS, N_SEVERITIES, N_TARGETS, PROBABILITY_COLUMNS, VIEWS, split_row_id
 from .localizer import DiscPoints
+from .localizer.evaluation import names_doubtful
+from .locating import localizer_origin, open_localizer
 from .metrics import EPSILON, prediction_table
 from .runs import load_model, write_table
 from .study import Study, StudySource, load_study
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+DOUBTFUL_NAMES = "the naming of the disc levels is doubtful: all of them may be off by one"
 SYNTHETIC_WARNING = "trained on synthetic phantoms only: these grades mean nothing for patients"
 
 
@@ -100,7 +103,8 @@ class Predictor:
     device, precision : str
         See `devices.choose_compute`.
     localizer : DiscLocalizer, optional
-        Needed by `predict_study` and `predict_studies` only.
+        Finds the discs for `predict_study` and `predict_studies`; default: the one that ships with the library, read
+        when it is first needed.
     mirror : bool
         Average with the prediction for the mirrored study; twice the time.
     batch_size : int
@@ -126,9 +130,17 @@ class Predictor:
         self.compute = choose_compute(device or "auto", precision)
         self.model = model.to(self.compute.device)
         self.spec, self.prior, self.synthetic_only = config.crops, config.prior, config.synthetic_only
-        self.localizer, self.mirror, self.batch_size = localizer, mirror, batch_size
+        self._localizer, self.mirror, self.batch_size = localizer, mirror, batch_size
         if self.synthetic_only:
             logger.warning("%s: %s", run_folder, SYNTHETIC_WARNING)
+
+    @property
+    def localizer(self) -> DiscLocalizer:
+        """The disc finder in use. Raises `DataError` when none was given and the library's own is not installed."""
+        if self._localizer is None:
+            self._localizer = open_localizer()
+            logger.info(localizer_origin(self._localizer))
+        return self._localizer
 
     def predict_crops(self, crops: Iterable[StudyCrops]) -> np.ndarray:
         """Grade studies from their crops: float64 (n, 25, 3), rows summing to one.
@@ -185,12 +197,13 @@ class Predictor:
         """(study id, crops or None, discs or None, problems): everything that can go wrong before the network."""
         problems = tuple(study.problems)
         if discs is None:
-            if self.localizer is None:
-                raise DataError("a Predictor without a localizer needs the disc points: predict_study(study, discs)")
+            localizer = self.localizer  # not in the try: that there is none is no fault of the study
             try:
-                discs = self.localizer.locate(study)
+                discs = localizer.locate(study)
             except Exception as error:
                 return study.study_id, None, None, (*problems, f"discs not found: {_words(error)}")
+        if names_doubtful(discs):
+            problems = (*problems, DOUBTFUL_NAMES)
         try:
             crops = extract_crops(study, discs, self.spec)
         except Exception as error:

@@ -1,7 +1,8 @@
 """Where a notebook finds its data and leaves its results, the same in a clone, after pip, and on Kaggle.
 
 Data: the folder given; else the competition's among Kaggle's mounts; else a synthetic cohort beside the results,
-made on first use. Results: the folder given; else `runs/demo` of the clone, or of the current folder.
+made on first use. Results: the folder given; else `runs/demo` of the clone, or of the current folder. Disc finder:
+the one of the run in use; else an attached one; else the one that ships with the library (`find_localizer`).
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from .study import CompetitionFolder, StudySource, find_studies
 
 COHORT = "cohort"
 FOLDS = 5
+LOCALIZER = "localizer"
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_DEPTH = 5
 """`datasets/<owner>/<slug>/runs/demo`."""
@@ -102,6 +104,17 @@ def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Pat
         f"no weights of a {name}: expected {WEIGHTS_FILE} in one of {looked}; train it with "
         "notebooks 02 to 04, `make run` or `lumbar train`"
     )
+
+
+def find_localizer(run: str | Path = "") -> Path | None:
+    """The folder of the disc finder that goes with a run; None for the one that ships with the library.
+
+    `localizer/` in the run folder, trained or fine-tuned there; else the one in a data set attached on Kaggle;
+    else None, which `locating.open_localizer` understands. Without a run, nothing of the current folder is looked at:
+    whoever names no weights gets the shipped ones, and not what some earlier run left behind.
+    """
+    roots = [*([Path(run)] if str(run) else []), *_attached()]
+    return next((root / LOCALIZER for root in roots if (root / LOCALIZER / WEIGHTS_FILE).is_file()), None)
 
 
 def _attached() -> list[Path]:

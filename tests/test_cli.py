@@ -146,6 +146,7 @@ def test_paths_and_weights_that_are_not_there(tmp_path, capsys, monkeypatch):
     assert "Kaggle" in fails(capsys, "localize", "--out", out)
     (tmp_path / "scans").mkdir()
     assert "weights of a localizer" in fails(capsys, "localize", "scans", "--weights", tmp_path, "--out", out)
+    assert "is not a folder" in fails(capsys, "localize", "scans", "--weights", "nowhere", "--out", out)
     assert "weights of a classifier" in fails(capsys, "predict", "scans", "--weights", tmp_path, "--out", out)
     assert "runs/demo/classifier" in fails(capsys, "predict", "scans")  # the default of --weights
     crops = ("crops", "scans", "--points", "points.csv", "--out", tmp_path / "crops", "--no-progress")
@@ -204,8 +205,10 @@ def trained_run(cohort, tmp_path_factory) -> Path:
     """A run folder made by the command line: both networks, hardly trained."""
     run = tmp_path_factory.mktemp("run") / "a run"
     quiet = ("--run", run, "--seed", 1, "--jobs", 1, "--device", "cpu", "--no-progress")
-    done = lumbar("train", "localizer", cohort, *quiet, "--steps", 30)
+    done = lumbar("train", "localizer", cohort, *quiet, "--steps", 2)
     assert done.returncode == 0, done.stderr
+    assert "disc finder: shipped with lumbar_utils" in done.stdout  # where the fine-tuning begins
+    assert "studies_shifted_unflagged" in done.stdout and "exact_slice" in done.stdout
     truth = pd.read_csv(cohort / "truth" / "discs.csv", dtype={"study_id": str})
     points = truth.rename(columns={f"canal_{axis}": axis for axis in "xyz"})
     points = points[["study_id", "level", "x", "y", "z"]].assign(series_id="", confidence=1.0, flag="")
@@ -243,6 +246,7 @@ def test_the_whole_road_on_a_cohort(cohort, trained_run, tmp_path):
     log = pd.read_csv(tmp_path / "submission_log.csv", dtype={"study_id": str})
     assert list(log["study_id"]) == list(test_ids)
     assert f"{len(test_ids)} studies" in done.stdout and "submission_log.csv" in done.stdout
+    assert f"disc finder: {trained_run / 'localizer'}" in done.stdout  # the run's own, not the shipped one
 
     done = lumbar("score", cohort / "truth" / "labels.csv", out)
     assert done.returncode == 1 and "lacks" in done.stderr  # only the test part was predicted
@@ -258,12 +262,52 @@ def test_localize_and_crops_write_what_the_next_step_reads(cohort, trained_run, 
     assert done.returncode == 0, done.stderr
     assert len(list(crops.glob("*.npz"))) == len(list(folder.iterdir()))
     done = lumbar("localize", folder, "--weights", trained_run, "--out", points)
-    if done.returncode == 0:  # a network of 30 steps may find nothing at all
-        table = pd.read_csv(points, dtype=str, keep_default_na=False)
-        assert list(table.columns) == ["study_id", "series_id", "level", "x", "y", "z", "confidence", "flag"]
-        assert table.groupby("study_id").size().eq(5).all()
-    else:
-        assert "discs" in done.stderr.splitlines()[-1]
+    assert done.returncode == 0, done.stderr
+    assert f"disc finder: {trained_run / 'localizer'}" in done.stdout
+    table = pd.read_csv(points, dtype=str, keep_default_na=False)
+    assert list(table.columns) == ["study_id", "series_id", "level", "x", "y", "z", "confidence", "flag"]
+    assert table.groupby("study_id").size().eq(5).all()
+
+
+@pytest.mark.slow
+def test_a_finder_can_be_trained_from_scratch(cohort, tmp_path):
+    quiet = ("--run", tmp_path, "--seed", 1, "--jobs", 1, "--device", "cpu", "--no-progress")
+    done = lumbar("train", "localizer", cohort, *quiet, "--steps", 1, "--from-scratch")
+    assert done.returncode == 0, done.stderr
+    assert "shipped" not in done.stdout and (tmp_path / "localizer" / "model.safetensors").is_file()
+
+
+def test_the_finder_of_the_run_in_use_is_taken_and_runs_demo_only_when_it_is_in_use(tmp_path, monkeypatch):
+    from lumbar_utils.cli import inputs
+
+    monkeypatch.chdir(tmp_path)
+    for run in ("runs/demo", "runs/mine"):
+        (tmp_path / run / "localizer").mkdir(parents=True)
+        (tmp_path / run / "localizer" / "model.safetensors").touch()
+    assert inputs.localizer_folder(None) is None  # the shipped one, whatever lies in the current folder
+    assert inputs.localizer_folder(None, run=Path("runs/mine")) == Path("runs/mine/localizer")
+    assert inputs.localizer_folder(None, run=Path("runs/other")) is None
+    assert inputs.localizer_folder(Path("runs/demo"), run=Path("runs/mine")) == Path("runs/demo/localizer")
+    with pytest.raises(DataError, match="weights of a localizer"):
+        (tmp_path / "runs" / "other").mkdir()
+        inputs.localizer_folder(Path("runs/other"))
+
+
+def test_doubtful_studies_are_counted_and_named(tmp_path, monkeypatch, capsys):
+    from lumbar_utils import locating, study
+    from lumbar_utils.cli import inputs
+    from lumbar_utils.localizer import DiscPoints
+
+    def located(sources, localizer, *, progress):
+        points = np.arange(15.0).reshape(5, 3)
+        return {s: DiscPoints(s, "1", points, np.ones(5), ("doubtful",) * 5) for s in sources}, {}
+
+    monkeypatch.setattr(inputs, "open_localizer", lambda folder: None)
+    monkeypatch.setattr(study, "find_studies", lambda path, **_: [f"case{i}" for i in range(7)])
+    monkeypatch.setattr(locating, "locate_studies", located)
+    assert main(["localize", str(tmp_path), "--out", str(tmp_path / "points.csv")]) == 0
+    text = capsys.readouterr().out
+    assert "doubtful in 7 studies" in text and "case0, case1, case2, case3, case4, ..." in text
 
 
 @pytest.mark.slow
@@ -306,16 +350,20 @@ def test_the_dataset_to_upload_runs_without_anything_installed(tmp_path):
         (run / part).mkdir(parents=True)
         (run / part / "model.safetensors").write_text(part)
     out = kaggle.build_dataset(tmp_path / "out", run, owner="somebody")
+    assert (out / "localizer" / "model.safetensors").read_text() == "localizer"
+    (run / "localizer" / "model.safetensors").unlink()  # a run that was not fine-tuned uses the shipped finder
     kaggle.build_dataset(out, run)  # once more into the same folder
+    assert not (out / "localizer").exists()
     assert json.loads((out / "dataset-metadata.json").read_text())["id"] == "OWNER/lumbar-utils"
     assert (out / "classifier" / "model.safetensors").read_text() == "classifier"
     assert not list(out.rglob("__pycache__"))
     # Found there, and not where it is installed: the paths of both packages say so.
     code = "import sys; sys.path.insert(0, sys.argv[1]); import lumbar_utils.encoders as e; m = e._import_timm_3d(); "
-    code += "print(e.__file__, m.__file__, e.build_encoder('resnet10t').num_features)"
+    code += "print(e.__file__, m.__file__, e.build_encoder('resnet10t').num_features); "
+    code += "from lumbar_utils.locating import open_localizer; print(open_localizer().config.trained_on)"
     done = subprocess.run([sys.executable, "-c", code, out], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(str(out)) == 2
+    assert done.stdout.count(str(out)) == 2 and done.stdout.endswith("synthetic\n")
     with pytest.raises(DataError, match="not empty"):
         kaggle.build_dataset(run, run)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -34,16 +34,21 @@ from lumbar_utils.localizer import (
     train_on_samples,
     write_points,
 )
+from lumbar_utils.localizer import finder
 from lumbar_utils.localizer.augmentation import draw_window
+from lumbar_utils.localizer.calibration import fit_decoding, locate_samples
 from lumbar_utils.localizer.decoding import decode_chain
+from lumbar_utils.localizer.finder import Decoding
 from lumbar_utils.localizer.images import sagittal_volume, series_volume
-from lumbar_utils.localizer.network import log_probability
+from lumbar_utils.localizer.network import CHAIN as NEIGHBOURS_TOO
+from lumbar_utils.localizer.network import SliceUNet, log_probability
 from lumbar_utils.localizer.samples import load_samples, sample_from_series
+from lumbar_utils.localizer.synthetic import synthetic_samples
 from lumbar_utils.localizer.training import localizer_loss
 from lumbar_utils.study import CompetitionFolder, find_studies, load_study
 
 CHAIN = np.array([[0, 5, 66], [1, 1, 34], [1, 0, 0], [0, 3, -34], [-1, 10, -64.0]])
-SMALL = LocalizerConfig(pixel_mm=2.0, widths=(8, 16, 24, 32))
+SMALL = LocalizerConfig(pixel_mm=2.0, widths=(8, 16, 24, 32), chain=LEVELS)
 
 
 @dataclass
@@ -325,6 +330,12 @@ def test_a_whole_spine_in_doubt_says_so():
     assert 0.4 < chain.posterior.max() < 0.85
 
 
+def test_doubt_about_the_names_marks_every_level():
+    assert finder._flags(("", "outside", "", "", ""), np.full(5, 0.6))[1] == "outside, doubtful"
+    assert finder._flags(("",) * 5, np.array([0.4, 0.9, 0.9, 0.9, 0.95])) == ("doubtful", "", "", "", "")
+    assert finder._flags(("",) * 5, np.full(5, 0.9)) == ("",) * 5
+
+
 def test_nothing_seen_gives_no_chain():
     maps, absent = planted_maps([])
     assert decode_chain(maps, absent, offsets=OFFSETS, spacing=SPACING) is None
@@ -376,7 +387,7 @@ def test_window_targets_lie_on_the_moved_anatomy(seed):
         noise=0,
         cut_outs=0,
     )
-    config = LocalizerConfig(through_sigma_mm=1.5)
+    config = LocalizerConfig(through_sigma_mm=1.5, chain=LEVELS)
     window = draw_window(sample, config, plain, np.random.default_rng(seed))
     centre_slices = window.slices[:, config.neighbours]
     for level in range(5):
@@ -418,7 +429,7 @@ def test_the_same_seed_gives_the_same_weights():
     sample = sample_from_series(FakeSeries((render(CHAIN),)), CHAIN, 2.0)
     training = LocalizerTraining(steps=3, batch=2, augmentation=Augmentation(window=3, canvas=(64, 64)), seed=5)
     first, second = (train_on_samples([sample], config=SMALL, training=training, progress=False) for _ in range(2))
-    for a, b in zip(first.network.parameters(), second.network.parameters(), strict=True):
+    for a, b in zip(first.networks[0].parameters(), second.networks[0].parameters(), strict=True):
         assert torch.equal(a, b)
 
 
@@ -435,10 +446,10 @@ def test_wrong_weights_are_refused(localizer, tmp_path):
         DiscLocalizer.load(tmp_path)
     folder = localizer.save(tmp_path / "weights")
     values = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(values | {"colour": 1}))
+    (folder / "config.json").write_text(json.dumps(values | {"config": values["config"] | {"colour": 1}}))
     with pytest.raises(DataError, match=r"unknown keys \['colour'\]"):
         DiscLocalizer.load(folder)
-    (folder / "config.json").write_text(replace(SMALL, widths=(8, 8)).to_json())
+    (folder / "config.json").write_text(json.dumps(values | {"config": asdict(replace(SMALL, widths=(8, 8)))}))
     with pytest.raises(DataError, match="not weights of this localizer"):
         DiscLocalizer.load(folder)
     (folder / "model.safetensors").write_bytes(b"broken")
@@ -492,10 +503,10 @@ def test_training_from_a_folder_leaves_weights_and_history(cohort, tmp_path):
     )
     assert trained.config.trained_on == "synthetic"
     history = pd.read_csv(tmp_path / "history.csv")
-    assert list(history.columns) == ["step", "loss", "learning_rate", "seconds"]
+    assert list(history.columns) == ["member", "step", "loss", "learning_rate", "seconds"]
     assert history["loss"].iloc[-1] < history["loss"].iloc[0]
     again = DiscLocalizer.load(tmp_path)
-    for a, b in zip(trained.network.state_dict().values(), again.network.state_dict().values(), strict=True):
+    for a, b in zip(trained.networks[0].state_dict().values(), again.networks[0].state_dict().values(), strict=True):
         assert torch.equal(a, b)
     more = train_localizer(
         folder,
@@ -506,6 +517,115 @@ def test_training_from_a_folder_leaves_weights_and_history(cohort, tmp_path):
         progress=False,
     )
     assert more.config == again.config
+
+
+def test_several_networks_are_trained_apart_and_asked_together(tmp_path):
+    sample = sample_from_series(FakeSeries((render(CHAIN),)), CHAIN, 2.0)
+    training = LocalizerTraining(steps=2, batch=1, members=2, augmentation=Augmentation(window=3, canvas=(64, 64)))
+    pair = train_on_samples([sample], config=SMALL, training=training, progress=False)
+    assert [row["member"] for row in pair.history] == [0, 1]
+    first, second = (network.head.weight for network in pair.networks)
+    assert not torch.equal(first, second)
+    pixels = sample.pixels.astype(np.float32)
+    alone = [DiscLocalizer(network).opinions(pixels)[0][0] for network in pair.networks]
+    together = [said[0] for said in pair.opinions(pixels)[:2]]
+    assert all(np.allclose(a, b) for a, b in zip(alone, together, strict=True))
+    again = DiscLocalizer.load(pair.save(tmp_path))
+    assert np.allclose(again.probability(pixels)[0], pair.probability(pixels)[0])
+    longer = train_on_samples([sample], config=SMALL, training=replace(training, members=1), start=pair, progress=False)
+    assert len(longer.networks) == 2, "fine-tuning goes on with as many networks as it began with"
+
+
+def test_what_is_fitted_and_noted_survives_fine_tuning_and_a_folder(localizer, tmp_path):
+    fitted = DiscLocalizer(localizer.networks, decoding=Decoding(2.0, 0.7, -0.3), made={"command": "x"})
+    again = DiscLocalizer.load(fitted.save(tmp_path))
+    assert again.decoding == fitted.decoding and again.made == fitted.made
+    assert again.prior.temperature == 2.0
+    sample = sample_from_series(FakeSeries((render(CHAIN),)), CHAIN, 2.0)
+    training = LocalizerTraining.fine_tuning(steps=1, batch=1, augmentation=Augmentation(window=3, canvas=(64, 64)))
+    tuned = train_on_samples([sample], config=SMALL, training=training, start=again, progress=False)
+    assert tuned.decoding == fitted.decoding
+    assert tuned.made["before"] == {"command": "x"}
+
+
+def test_networks_that_know_the_neighbours_can_begin_one_for_the_five_levels(tmp_path):
+    """The shipped networks look for eight discs; the competition's table teaches five of them."""
+    torch.manual_seed(1)
+    wide = SliceUNet(replace(SMALL, chain=NEIGHBOURS_TOO))
+    narrow = SliceUNet(SMALL)
+    narrow.take_over(wide)
+    pixels = render(CHAIN).pixels / 1000
+    said = [DiscLocalizer(network).opinions(pixels.astype(np.float32))[0][0] for network in (wide, narrow)]
+    assert np.allclose(said[0][:, wide.config.lumbar], said[1])
+    with pytest.raises(DataError, match="another localizer network"):
+        wide.take_over(narrow)
+
+
+def test_the_neighbours_places_decide_a_name(recwarn):
+    """Eight links: the five levels are torn between two chains, and the sacral disc and T12/L1 settle it."""
+    own = PLANTED + np.array([0, 20, 0])
+    above = np.vstack([own[0] - [0, 34, 0], own[:-1]])
+    low, high = own[-1] + [0, 26, 8], own[0] - [0, 32, 0]
+    rows, columns = (np.arange(90) + 0.5) * 3, (np.arange(60) + 0.5) * 3
+    maps = np.zeros((7, 8, 90, 60))
+
+    def put(link, place, mass):
+        blob = np.exp(-0.5 * ((OFFSETS - place[0]) / 4) ** 2)[:, None, None]
+        blob = blob * np.exp(-0.5 * ((rows - place[1]) / 4) ** 2)[:, None]
+        blob = blob * np.exp(-0.5 * ((columns - place[2]) / 4) ** 2)
+        maps[:, link] += mass * blob / blob.sum()
+
+    for i in range(5):
+        put(2 + i, own[i], 0.47)
+        put(2 + i, above[i], 0.5)
+    put(7, low, 0.9)
+    put(1, high, 0.9)
+    absent = np.clip(1 - maps.sum(axis=(0, 2, 3)), 0, 1)
+    found = [
+        decode_chain(part, gone, offsets=OFFSETS, spacing=SPACING, chain=chain)
+        for part, gone, chain in ((maps, absent, NEIGHBOURS_TOO), (maps[:, 2:7], absent[2:7], LEVELS))
+    ]
+    with_them = found[0].voxels[2:7, 1] * 3 + 1.5
+    assert np.abs(with_them - own[:, 1]).max() < 3
+    assert found[0].posterior[2:7].min() > found[1].posterior.max()
+
+
+def test_confidence_is_fitted_to_what_was_right(localizer):
+    """The toy finder on toy spines: the fitted confidence is near the share of points within 5 mm."""
+    rng = np.random.default_rng(5)
+    samples = []
+    for i in range(40):
+        chain = random_chain(rng)
+        stack = render(chain)
+        if i % 3 == 0:  # of which the finder can know nothing
+            stack.pixels[:] = rng.normal(300, 90, stack.pixels.shape)
+        samples.append(sample_from_series(FakeSeries((stack,)), chain, SMALL.pixel_mm))
+    decoding = fit_decoding(localizer, samples)
+    located = locate_samples(DiscLocalizer(localizer.networks, decoding=decoding), samples)
+    right = located.error_mm <= 5
+    assert right[np.arange(40) % 3 != 0].mean() > 0.9
+    assert abs(located.confidence.mean() - right.mean()) < 0.1
+    assert located.confidence[right].mean() > located.confidence[~right].mean() + 0.3
+    with pytest.raises(DataError, match="at least 50"):
+        fit_decoding(localizer, samples[:3])
+
+
+def test_phantoms_teach_without_files():
+    """Scans of randomised bodies: the points lie in the image from top to bottom, in order, and are reproducible."""
+    first = synthetic_samples(range(4), 3, 2.0, scans=2, n_jobs=1, progress=False)
+    again = synthetic_samples(range(2, 4), 3, 2.0, scans=2, n_jobs=1, progress=False)
+    assert len(first) == 8
+    for sample, same in zip(first[4:], again, strict=True):
+        assert np.array_equal(sample.pixels, same.pixels) and np.array_equal(sample.voxels, same.voxels)
+    other = synthetic_samples(range(1), 4, 2.0, scans=1, n_jobs=1, progress=False)
+    assert not np.array_equal(other[0].voxels, first[0].voxels)
+    for sample in first:
+        assert sample.voxels.shape == (8, 3) and len(sample.pixels) == 5
+        assert np.all(np.diff(sample.voxels[:, 1]) > 0)
+        lumbar = sample.voxels[2:7, 1]
+        assert lumbar.min() > 0 and lumbar.max() < sample.pixels.shape[1]
+    with pytest.raises(DataError, match="at least once"):
+        synthetic_samples(range(1), 3, 2.0, scans=0)
 
 
 def test_a_time_limit_shortens_the_schedule(localizer):

@@ -49,6 +49,7 @@ def test_all_notebooks_run_and_leave_a_complete_submission(smoke_run):
     np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-6)
     for name in ("model.safetensors", "config.json"):
         assert (folder / "localizer" / name).is_file() and (folder / "classifier" / name).is_file()
+    assert (folder / "localizer" / "history.csv").is_file()  # at smoke size the finder is fine-tuned, for a few steps
     assert (folder / "classifier" / "oof.csv").is_file()
     assert len(list((folder / "figures").glob("*.png"))) >= len(NAMES)
 
@@ -86,6 +87,20 @@ def test_parameters_are_set_only_where_the_notebook_names_them():
     values = {}
     exec(book.cells[2].source, values)
     assert values["DATA"] == "/a folder/with 'quotes'" and values["RUN"] == "r" and "SMOKE" not in values
+
+
+def test_other_shipped_weights_execute_the_notebooks_again(tmp_path, monkeypatch):
+    import run_notebooks as runner
+
+    weights = tmp_path / "lumbar_utils" / "weights" / "localizer.safetensors"
+    weights.parent.mkdir(parents=True)
+    (tmp_path / "requirements.txt").touch()
+    monkeypatch.setattr(runner, "ROOT", tmp_path)
+    seen = set()
+    for content in (b"before", b"after", b"before"):
+        weights.write_bytes(content)
+        seen.add(runner.fingerprint_of_inputs(tmp_path, {}))
+    assert len(seen) == 2
 
 
 def test_a_folder_that_is_no_competition_folder_is_refused(tmp_path):

@@ -13,7 +13,7 @@ from lumbar_utils.competition import CompetitionFolder
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import N_LEVELS, N_TARGETS, SAGITTAL_T2
 from lumbar_utils.locating import locate_studies, points_from_table, reference_points
-from lumbar_utils.workspace import find_weights, open_workspace
+from lumbar_utils.workspace import find_localizer, find_weights, open_workspace
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +62,18 @@ def test_weights_are_found_in_a_run_or_attached_under_either_mount(tmp_path, mon
         assert find_weights("classifier", run=tmp_path / "run") == folder
         (folder / "model.safetensors").unlink()
         folder.rmdir()
+
+
+def test_the_finder_is_the_runs_own_then_an_attached_one_then_the_shipped_one(tmp_path, monkeypatch):
+    monkeypatch.setattr(workspace, "KAGGLE_INPUT", tmp_path / "input")
+    own, attached = tmp_path / "run" / "localizer", tmp_path / "input" / "datasets" / "somebody" / "mine" / "localizer"
+    for folder in (own, attached):
+        folder.mkdir(parents=True)
+        assert find_localizer(tmp_path / "run") is None  # the shipped one; a folder without weights is none
+    (attached / "model.safetensors").touch()
+    assert find_localizer(tmp_path / "run") == attached == find_localizer()
+    (own / "model.safetensors").touch()
+    assert find_localizer(tmp_path / "run") == own
 
 
 def test_series_are_described_in_millimetres_and_words(work):

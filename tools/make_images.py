@@ -1,18 +1,22 @@
 """Make all pictures of the README and the notebooks from phantoms: `python tools/make_images.py [NAME ...]`.
 
-No file is read; the same command gives the same pictures. Names: title, orientation, architecture, levels, crops,
-phantom.
+No file is read but the shipped disc finder's weights; the same command gives the same pictures. Names: title,
+orientation, architecture, levels, crops, phantom, localizer.
 """
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import matplotlib as mpl
 import numpy as np
+import pandas as pd
+import pydicom
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
@@ -34,12 +38,14 @@ from lumbar_utils.labels import (
     level_title,
     target_index,
 )
-from lumbar_utils.localizer import DiscPoints
+from lumbar_utils.localizer import DiscLocalizer, DiscPoints, LocalizationError, evaluate_points, read_reference
 from lumbar_utils.phantom.anatomy import Body, build_body
+from lumbar_utils.phantom.cohort import generate_cohort
 from lumbar_utils.phantom.disease import sample_person
 from lumbar_utils.phantom.protocol import Block, Protocol, sample_protocols
 from lumbar_utils.phantom.reader import class_probabilities
 from lumbar_utils.phantom.scanner import acquire
+from lumbar_utils.study import CompetitionFolder
 from lumbar_utils.views.images import draw_localized, localized_plane, mark_discs
 from lumbar_utils.views.planes import ImagePlane, draw_plane, justified_panels
 from lumbar_utils.views.style import (
@@ -57,6 +63,9 @@ IMAGES = Path(__file__).resolve().parent.parent / "images"
 SEED = 11
 DEGREES = {"normal/mild": 0.3, "moderate": 1.5, "severe": 2.6}
 LARGEST_BYTES = 600_000
+UNSEEN_SEED = 607_001
+"""Of no training of the disc finder."""
+UNSEEN_STUDIES = 16
 FINE = CropSpec(shapes={SAGITTAL_T2: (8, 112, 112), AXIAL_T2: (8, 112, 112), SAGITTAL_T1: (24, 112, 112)})
 
 
@@ -68,6 +77,7 @@ def main() -> None:
         "levels": levels,
         "crops": crops,
         "phantom": phantom,
+        "localizer": localizer,
     }
     for name in sys.argv[1:] or pictures:
         if name not in pictures:
@@ -211,6 +221,62 @@ def _graded(conditions: tuple[int, ...], view: str, offset: float, degree: float
     discs = DiscPoints("phantom", "1", body.truth.canal, np.ones(5), source="truth")
     cut = extract_crops(Study("phantom", (series,)), discs, FINE)
     return views.crop_plane(cut, view, LEVELS.index("l4_l5"), offset)
+
+
+def localizer() -> Figure:
+    """What the shipped disc finder finds on phantoms it has never seen: usual contrasts above, bent ones below."""
+    finder = DiscLocalizer.shipped()
+    found: dict[str, DiscPoints] = {}
+    truth: dict[str, np.ndarray] = {}
+    shown: dict[str, Study] = {}
+    errors: dict[str, pd.DataFrame] = {}
+    with TemporaryDirectory() as folder:
+        for kind in ("usual", "randomised"):
+            cohort = Path(folder) / kind
+            options = {"seed": UNSEEN_SEED, "test_fraction": 0, "randomise": kind != "usual", "progress": False}
+            generate_cohort(cohort, n_studies=UNSEEN_STUDIES, **options)
+            known = read_reference(cohort / "truth" / "discs.csv")
+            chosen: dict[str, Study] = {}
+            names = []
+            for series in sagittal_series(CompetitionFolder.open(cohort)):
+                name = f"{kind} {series.study_id} {series.series_id}"
+                names.append(name)
+                truth[name] = known[series.study_id]
+                try:
+                    found[name] = finder.locate_series(series)
+                except LocalizationError:
+                    continue  # counted as not found
+                # The first of each contrast, and the first three that are randomised, whatever their errors are.
+                caption = contrast(cohort, series) if kind == "usual" else f"randomised {len(names)}"
+                if len(chosen) < 3:
+                    chosen.setdefault(caption, Study(name, (series,), ()))
+            shown |= chosen
+            errors[f"{kind} scans, {len(names)} series"] = evaluate_points(found, {name: truth[name] for name in names})
+    names = [study.study_id for study in shown.values()]
+    return views.show_found_discs(
+        list(shown.values()),
+        [found[name] for name in names],
+        errors,
+        truths=[truth[name] for name in names],
+        captions=list(shown),
+        title="The disc finder that ships, on phantoms it has never seen",
+        synthetic=True,
+    )
+
+
+def sagittal_series(folder: CompetitionFolder) -> Iterator[Series]:
+    """All sagittal series of a cohort, T1 and T2 alike."""
+    for study_id in folder.study_ids("train"):
+        yield from (series for series in folder.load_study(study_id).series if series.view != AXIAL_T2)
+
+
+def contrast(cohort: Path, series: Series) -> str:
+    """What a radiologist would call it: the headers tell T2 from STIR, the competition's tables do not."""
+    path = next((cohort / "train_images" / series.study_id / series.series_id).glob("*.dcm"))
+    header = pydicom.dcmread(path, stop_before_pixels=True)
+    if series.view == SAGITTAL_T1:
+        return "Sagittal T1"
+    return "Sagittal STIR" if float(header.get("InversionTime") or 0) > 0 else "Sagittal T2"
 
 
 def orientation() -> Figure:

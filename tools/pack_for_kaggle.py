@@ -19,7 +19,9 @@ from lumbar_utils.kaggle import METADATA, build_dataset
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("out", type=Path, help="folder to make")
-    parser.add_argument("--run", type=Path, default=Path("runs/demo"), help="run with localizer/ and classifier/")
+    parser.add_argument(
+        "--run", type=Path, default=Path("runs/demo"), help="run with classifier/, and localizer/ if fine-tuned"
+    )
     parser.add_argument("--owner", default="OWNER", help="your name on Kaggle")
     args = parser.parse_args()
     try:

@@ -171,8 +171,9 @@ def assigned_names(source: str) -> set[str]:
 
 
 def fingerprint_of_inputs(data: Path, parameters: dict) -> str:
-    """Of what every notebook depends on: library, requirements, parameters, the data's tables."""
+    """Of what every notebook depends on: library, shipped weights, requirements, parameters, the data's tables."""
     sources = sorted(p for p in (ROOT / "lumbar_utils").rglob("*.py") if "cli" not in p.parts)
+    sources += sorted(p for p in (ROOT / "lumbar_utils" / "weights").glob("*") if p.is_file())
     tables = [p for p in sorted(data.glob("*.csv")) + sorted(data.glob("*.json"))]
     files = [*sources, ROOT / "requirements.txt", *tables]
     return digest(json.dumps(parameters, sort_keys=True), *(p.name + digest(p.read_bytes()) for p in files))
@@ -205,7 +206,7 @@ def print_ending(data: Path, run: Path, synthetic: bool, seconds: float) -> None
         "figures": "their pictures",
         "submission.csv": "the test part, graded",
         "classifier": "weights, configuration, learning curve, out-of-fold predictions",
-        "localizer": "weights of the disc finder and the points it found",
+        "localizer": "the disc finder that was used, and the points it found",
     }
     places = {_short(run / name): what for name, what in left.items() if (run / name).exists()}
     for place, what in places.items():

@@ -18,8 +18,9 @@ from . import inputs
 
 if TYPE_CHECKING:
     from ..crops import CropSpec
+    from ..localizer import DiscLocalizer
     from ..predict import StudyPrediction
-    from ..study import StudySource
+    from ..study import CompetitionFolder, StudySource
 
 logger = logging.getLogger(__name__)
 
@@ -43,13 +44,13 @@ def phantom(args: argparse.Namespace) -> None:
 
 def localize(args: argparse.Namespace) -> None:
     """`lumbar localize`: find the discs of every study under a path."""
-    path, weights = inputs.data_path(args.path), inputs.weights_folder("localizer", args.weights)
+    path, folder = inputs.data_path(args.path), inputs.localizer_folder(args.weights)
     inputs.table_to_write(args.out)
-    from ..localizer import DiscLocalizer, write_points
-    from ..locating import locate_studies
+    from ..localizer import write_points
+    from ..locating import doubtful_words, locate_studies
     from ..study import find_studies
 
-    localizer = DiscLocalizer.load(weights)
+    localizer = inputs.open_localizer(folder)
     sources = find_studies(path, progress=args.progress)
     found, failed = locate_studies(sources, localizer, progress=args.progress)
     if not found:
@@ -57,6 +58,8 @@ def localize(args: argparse.Namespace) -> None:
     write_points(args.out, found.values())
     flagged = sum(discs.flagged for discs in found.values())
     print(f"{len(found)} studies in {args.out}, {flagged} of them with a flag; {len(failed)} failed")
+    if doubtful_words(found):
+        print(f"  {doubtful_words(found)}")
 
 
 def crops(args: argparse.Namespace) -> None:
@@ -64,8 +67,10 @@ def crops(args: argparse.Namespace) -> None:
     from ..crop_cache import build_crop_cache
     from ..study import find_studies
 
-    sources = find_studies(inputs.data_path(args.path), progress=args.progress)
-    discs = inputs.discs_of(sources, points=args.points, weights=args.weights, progress=args.progress)
+    path = inputs.data_path(args.path)
+    localizer = None if args.points is not None else inputs.localizer_folder(args.weights)
+    sources = find_studies(path, progress=args.progress)
+    discs = inputs.discs_of(sources, points=args.points, localizer=localizer, progress=args.progress)
     cache = build_crop_cache(sources, discs, args.out, n_jobs=inputs.jobs(args.jobs), progress=args.progress)
     if not len(cache):
         raise DataError(f"no study could be cropped; {next(iter(cache.failures.values()), 'there is none')}")
@@ -79,9 +84,7 @@ def train(args: argparse.Namespace) -> None:
 
 def _train_localizer(args: argparse.Namespace) -> None:
     from ..devices import choose_compute
-    from ..localizer import LocalizerTraining, evaluate_points, train_localizer
-    from ..localizer.evaluation import summary
-    from ..locating import locate_studies, reference_points
+    from ..localizer import LocalizerTraining, train_localizer
     from ..workspace import FOLDS, split_studies
 
     folder = inputs.competition(args.path)
@@ -91,25 +94,44 @@ def _train_localizer(args: argparse.Namespace) -> None:
     if folder.labels is not None and len(folder.labels) >= FOLDS:
         # The fold that `lumbar train classifier` holds out: a finder that has learnt from a study crops it too well.
         held_out = set(split_studies(folder, args.fold or 0, seed=args.seed or 0)[1])
+    start = None if args.from_scratch else inputs.open_localizer(None)
+    usual = LocalizerTraining() if start is None else LocalizerTraining.fine_tuning()
     localizer = train_localizer(
         folder,
         [study_id for study_id in folder.study_ids("train") if study_id not in held_out],
-        training=replace(LocalizerTraining(), **changes),
+        start=start,
+        training=replace(usual, **changes),
         out=args.run / "localizer",
         device=choose_compute(args.device or "auto").device,
         n_jobs=jobs,
         progress=args.progress,
     )
     print(f"weights in {args.run / 'localizer'}")
-    if not held_out:
+    if held_out:
+        _print_errors(folder, sorted(held_out), localizer, jobs=jobs, progress=args.progress)
+
+
+def _print_errors(
+    folder: CompetitionFolder, study_ids: list[str], localizer: DiscLocalizer, *, jobs: int, progress: bool
+) -> None:
+    """How good a disc finder is on studies with known points: in the patient, and on the labelled images."""
+    from ..localizer.evaluation import evaluate_on_images, evaluate_points, image_summary, summary
+    from ..locating import doubtful_words, locate_studies, reference_points
+
+    reference = reference_points(folder, study_ids, n_jobs=jobs, progress=progress)
+    if not reference:
         return
-    reference = reference_points(folder, sorted(held_out), n_jobs=jobs, progress=args.progress)
-    if reference:
-        sources = [source for source in inputs.studies_of(folder, "train") if source.study_id in reference]
-        found, _ = locate_studies(sources, localizer, progress=args.progress)
-        print(f"on {len(reference)} studies that it was not trained on:")
-        for name, value in summary(evaluate_points(found, reference)).items():
-            print(f"  {name:<28} {value:.4g}")
+    sources = [source for source in inputs.studies_of(folder, "train") if source.study_id in reference]
+    found, _ = locate_studies(sources, localizer, progress=progress)
+    print(f"on {len(reference)} studies that it was not trained on:")
+    for name, value in summary(evaluate_points(found, reference)).items():
+        print(f"  {name:<28} {value:.4g}")
+    if doubtful_words(found):
+        print(f"  {doubtful_words(found)}")
+    if folder.coordinates is not None:
+        compared = image_summary(evaluate_on_images(folder, list(reference), found, n_jobs=jobs, progress=progress))
+        print("against the cleaned table of points, on the images that were marked:")
+        print("  " + compared.round(3).to_string().replace("\n", "\n  "))
 
 
 def _train_classifier(args: argparse.Namespace) -> None:
@@ -130,8 +152,8 @@ def _train_classifier(args: argparse.Namespace) -> None:
         held_out = split_studies(folder, config.fold, folds=config.folds, seed=config.seed)[1]
     labelled = set(folder.labels["study_id"])
     sources = [source for source in inputs.studies_of(folder, "train") if source.study_id in labelled]
-    weights = args.run if (args.run / "localizer").is_dir() else None
-    discs = inputs.discs_of(sources, points=args.points, weights=weights, progress=args.progress)
+    localizer = inputs.localizer_folder(None, run=args.run)
+    discs = inputs.discs_of(sources, points=args.points, localizer=localizer, progress=args.progress)
     if args.points is None:
         write_points(args.run / "crops" / "points.csv", discs.values())
     cache = build_crop_cache(sources, discs, args.run / "crops", n_jobs=inputs.jobs(args.jobs), progress=args.progress)
@@ -152,13 +174,14 @@ def _train_classifier(args: argparse.Namespace) -> None:
 def predict(args: argparse.Namespace) -> None:
     """`lumbar predict`: DICOM to submission, with a log and pictures of the crops beside it."""
     path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
-    localizer_folder = inputs.weights_folder("localizer", args.weights)
+    # A classifier goes with the finder that cut its training crops; only where that is absent, with the shipped one.
+    localizer = inputs.localizer_folder(None, run=run.parent)
     inputs.table_to_write(args.out)
-    from ..localizer import DiscLocalizer
+    from ..locating import doubtful_words
     from ..predict import SYNTHETIC_WARNING, Predictor, write_submission
     from ..study import CompetitionFolder, find_studies, is_competition_folder
 
-    predictor = Predictor(run, device=args.device, localizer=DiscLocalizer.load(localizer_folder))
+    predictor = Predictor(run, device=args.device, localizer=inputs.open_localizer(localizer))
     sources = find_studies(path, part=args.part, progress=args.progress)
     if not sources:
         raise DataError(f"{path} names no study of the {args.part} part")
@@ -172,6 +195,9 @@ def predict(args: argparse.Namespace) -> None:
     incomplete = sum(bool(prediction.missing_views) and not prediction.fallback for prediction in predictions)
     print(f"{len(predictions)} studies graded in {args.out}")
     print(f"  {incomplete} lack a view, {prior} got the class prior instead of a prediction; details in {log}")
+    doubtful = doubtful_words({p.study_id: p.discs for p in predictions if p.discs is not None})
+    if doubtful:
+        print(f"  {doubtful}")
     pictures = args.out.with_name(f"{args.out.stem}_crops")
     synthetic = folder is not None and folder.is_synthetic
     located = [pair for pair in zip(sources, predictions, strict=True) if pair[1].discs is not None]

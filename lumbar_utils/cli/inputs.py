@@ -11,7 +11,7 @@ from ..errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..localizer import DiscPoints
+    from ..localizer import DiscLocalizer, DiscPoints
     from ..study import CompetitionFolder, StudySource
 
 DEFAULT_RUN = Path("runs/demo")
@@ -53,7 +53,7 @@ def jobs(wanted: int | None) -> int:
 
 
 def weights_folder(name: str, given: Path | None) -> Path:
-    """Where the "localizer" or the "classifier" lies: in the run given, else the demo run, else attached on Kaggle."""
+    """Where trained weights of that name lie: in the run given, else the demo run, else attached on Kaggle."""
     from ..workspace import find_weights
 
     if given is not None and not given.is_dir():
@@ -61,17 +61,39 @@ def weights_folder(name: str, given: Path | None) -> Path:
     return find_weights(name, given or "", DEFAULT_RUN)
 
 
+def localizer_folder(given: Path | None, *, run: Path | None = None) -> Path | None:
+    """Where the disc finder lies: in the folder given, else the run in use, else attached; None: the shipped one.
+
+    A folder that is given must hold one. `runs/demo` is not looked at unless it is given or in use: `lumbar localize`
+    gives everybody the same points, whatever was trained in the current folder before.
+    """
+    from ..workspace import find_localizer
+
+    return weights_folder("localizer", given) if given is not None else find_localizer(run or "")
+
+
+def open_localizer(folder: Path | None) -> DiscLocalizer:
+    """The disc finder in the folder, or the shipped one; prints which it is."""
+    from .. import locating
+
+    localizer = locating.open_localizer(folder)
+    print(locating.localizer_origin(localizer, folder))
+    return localizer
+
+
 def discs_of(
-    sources: Sequence[StudySource], *, points: Path | None, weights: Path | None, progress: bool
+    sources: Sequence[StudySource], *, points: Path | None, localizer: Path | None, progress: bool
 ) -> Mapping[str, DiscPoints]:
-    """The discs of studies, from a table that `lumbar localize` wrote or found now."""
-    from ..localizer import DiscLocalizer, read_points
-    from ..locating import locate_studies
+    """The discs of studies, from a table that `lumbar localize` wrote, or found now by the finder in that folder."""
+    from ..localizer import read_points
+    from ..locating import doubtful_words, locate_studies
 
     if points is not None:
         return read_points(points)
-    localizer = DiscLocalizer.load(weights_folder("localizer", weights))
-    return locate_studies(sources, localizer, progress=progress)[0]
+    found = locate_studies(sources, open_localizer(localizer), progress=progress)[0]
+    if doubtful_words(found):
+        print(f"  {doubtful_words(found)}")
+    return found
 
 
 def read_csv(path: Path) -> pd.DataFrame:

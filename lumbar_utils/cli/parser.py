@@ -21,7 +21,7 @@ as in the RSNA 2024 challenge. {WARNING}
 EPILOG = """\
 the whole road on synthetic data:
   lumbar phantom data --studies 120                    make a cohort, competition layout, truth beside it
-  lumbar train localizer data --run runs/first         learn to find the five discs
+  lumbar localize data --out points.csv                find the five discs, with the finder that ships
   lumbar train classifier data --run runs/first        learn to grade them
   lumbar predict data --weights runs/first --out submission.csv
   lumbar score data/truth/labels.csv submission.csv --predicted-only
@@ -93,7 +93,9 @@ def _add_localize(commands) -> None:
         "find the five discs",
         "Find the canal point of the five lumbar discs on the sagittal series and write them as a table:\n"
         "study_id, series_id, level, x, y, z (patient coordinates LPS, mm), confidence (0..1), flag\n"
-        '("" when fine, else for example "interpolated" or "doubtful").',
+        '("" when fine, else for example "interpolated"; "doubtful" at all five when the whole spine may be named one\n'
+        "level too high or too low). The finder that ships with the library has learnt from synthetic phantoms; it is\n"
+        "used unless --weights names another one.",
         "examples:\n"
         "  lumbar localize data --out points.csv                       all studies of a competition folder\n"
         "  lumbar localize scans/patient1 --out points.csv             one study or one series\n"
@@ -139,15 +141,19 @@ def _add_train(commands) -> None:
         parts,
         "localizer",
         "the disc finder",
-        "Train the disc finder on the canal points of train_label_coordinates.csv, cleaned of its traps, and measure\n"
-        "its error on one study in five, which is kept out: the same ones that `train classifier` keeps out.",
-        "example:\n  lumbar train localizer data --run runs/first",
+        "Fine-tune the disc finder that ships with the library on the canal points of train_label_coordinates.csv,\n"
+        "cleaned of its traps, and measure its error on one study in five, which is kept out: the same ones that\n"
+        "`train classifier` keeps out. What is left in RUN/localizer is used from then on wherever RUN is.",
+        "examples:\n"
+        "  lumbar train localizer data --run runs/first\n"
+        "  lumbar train localizer data --run runs/first --from-scratch",
     )
     classifier = _command(
         parts,
         "classifier",
         "the grading network",
-        "Find the discs with the run's localizer, cut the crops (kept in RUN/crops), and train the grading network.",
+        "Find the discs (with RUN/localizer where there is one, else with the finder that ships with the library),\n"
+        "cut the crops (kept in RUN/crops), and train the grading network.",
         "examples:\n"
         "  lumbar train classifier data --run runs/first\n"
         "  lumbar train classifier data --run runs/first --config my.json --epochs 20",
@@ -160,6 +166,9 @@ def _add_train(commands) -> None:
         _add_device(sub)
         _add_jobs(sub)
     localizer.add_argument("--steps", type=_positive, metavar="N", help="optimiser steps")
+    localizer.add_argument(
+        "--from-scratch", action="store_true", help="do not start from the finder that ships with the library"
+    )
     classifier.add_argument("--points", type=Path, metavar="CSV", help="discs found before by `lumbar localize`")
     classifier.add_argument("--config", type=Path, metavar="JSON", help="fields of train.TrainConfig; the rest default")
     classifier.add_argument("--epochs", type=_positive, metavar="N", help="instead of the configuration's")
@@ -183,7 +192,8 @@ def _add_predict(commands) -> None:
         "--weights",
         type=Path,
         metavar="RUN",
-        help="a run folder with localizer/ and classifier/ (default: runs/demo, then Kaggle's data sets)",
+        help="a run folder with classifier/, and localizer/ unless the shipped disc finder is to be used "
+        "(default: runs/demo, then Kaggle's data sets)",
     )
     parser.add_argument(
         "--out",
@@ -226,7 +236,7 @@ def _add_localizer_weights(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=Path,
         metavar="DIR",
-        help="a run folder, or the localizer/ in it (default: runs/demo)",
+        help="a run folder, or the localizer/ in it (default: the disc finder that ships with the library)",
     )
 
 

@@ -21,7 +21,8 @@ from .samples import LocalizerSample
 class Augmentation:
     """Strengths of the random changes; a probability or the standard deviation unless said otherwise.
 
-    `window` is the number of slices, `canvas` the rows and columns of a window in pixels (multiples of 32).
+    `window` is the number of slices, `canvas` the rows and columns of a window in pixels (multiples of 32),
+    `bend_mm` the size of a smooth random displacement whose knots lie `bend_grid_mm` apart.
     """
 
     window: int = 3
@@ -29,6 +30,8 @@ class Augmentation:
     rotation_degrees: float = 7.0
     log_scale: float = 0.12
     stretch: float = 0.04
+    bend_mm: float = 3.0
+    bend_grid_mm: float = 60.0
     anywhere: float = 0.15
     small_view: float = 0.3
     thicken: float = 0.15
@@ -43,7 +46,7 @@ class Augmentation:
 
 @dataclass(frozen=True, eq=False)
 class Window:
-    """Network input (window, channels, H, W), target mass (window, 5, H/2, W/2), absent mass and known (5,)."""
+    """Network input (window, channels, H, W), target mass (window, k, H/2, W/2), absent mass and known (k,)."""
 
     slices: torch.Tensor
     target: torch.Tensor
@@ -89,8 +92,8 @@ def _move(
     settings: Augmentation,
     rng: np.random.Generator,
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Turn, scale and shift all slices alike. Points (5, 2) go in as mm from the first pixel, and come out as mm
-    from the canvas's first pixel."""
+    """Turn, scale, shift and bend all slices alike. Points (k, 2) go in as mm from the first pixel, and come out as
+    mm from the canvas's first pixel."""
     canvas = np.array(settings.canvas)
     angle = np.radians(np.clip(rng.normal(0, settings.rotation_degrees), -25, 25))
     scale = np.exp(rng.normal(0, settings.log_scale) + rng.normal(0, settings.stretch, 2))
@@ -112,8 +115,34 @@ def _move(
         [[linear[1, 1], linear[1, 0], offset[1]], [linear[0, 1], linear[0, 0], offset[0]]], dtype=torch.float32
     )
     grid = functional.affine_grid(theta[None], [1, 1, *settings.canvas], align_corners=False)
+    if settings.bend_mm > 0:
+        knots = np.maximum(np.ceil(side / settings.bend_grid_mm).astype(int) + 1, 4)
+        field = rng.normal(0, settings.bend_mm * rng.random(), (1, 2, *knots)).astype(np.float32)
+        # mm on the canvas, (row, column): where a pixel takes its value from lies there instead of at itself.
+        bend = functional.interpolate(torch.from_numpy(field), settings.canvas, mode="bicubic", align_corners=True)[0]
+        grid = grid + torch.einsum("rc,chw->hwr", theta[:, :2], (bend.flip(0) / _half(half_out)))
+        moved = _unbent(moved, bend.numpy(), config.pixel_mm)
     moved_volume = functional.grid_sample(volume[None], grid, align_corners=False)[0]
     return moved_volume, moved
+
+
+def _half(half_out: np.ndarray) -> torch.Tensor:
+    """Half the canvas in mm as (x, y, 1, 1), to go from mm to affine_grid's units."""
+    return torch.tensor([half_out[1], half_out[0]], dtype=torch.float32)[:, None, None]
+
+
+def _unbent(points: np.ndarray, bend: np.ndarray, pixel_mm: float) -> np.ndarray:
+    """Where points (k, 2) of the canvas lie after bending: p with p + bend(p) = point, by iteration."""
+    known = np.isfinite(points).all(axis=1)
+    wanted = points[known]
+    at = wanted
+    for _ in range(6):
+        index = np.rint(at / pixel_mm).astype(int)
+        row, column = (np.clip(index[:, i], 0, bend.shape[i + 1] - 1) for i in (0, 1))
+        at = wanted - bend[:, row, column].T
+    bent = points.copy()
+    bent[known] = at
+    return bent
 
 
 def _small_view(config: LocalizerConfig, settings: Augmentation, rng: np.random.Generator) -> torch.Tensor:
@@ -177,7 +206,7 @@ def _target(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Probability mass of each level per voxel of the maps, the rest ("not in view"), and which levels are known.
 
-    `points` (5, 2) are mm on the canvas, `slices` (5,) fractional slice indices, `offsets` the mm of all slices.
+    `points` (k, 2) are mm on the canvas, `slices` (k,) fractional slice indices, `offsets` the mm of all slices.
     """
     known = np.isfinite(points).all(axis=1) & np.isfinite(slices)
     points, slices = np.where(known[:, None], points, -1e6), np.where(known, slices, 0.0)

@@ -1,10 +1,11 @@
-"""From the network's maps to a chain of five points: all five levels are decided together.
+"""From the network's maps to a chain of points: all levels are decided together.
 
-One level alone is easy to mistake for its neighbour, five in a row are not: their evidence is multiplied, and a
+One level alone is easy to mistake for its neighbour, a row of them is not: their evidence is multiplied, and a
 prior on the distances and on the bending of the chain excludes what no spine does. The candidates are the peaks of
 all levels' maps together, and places that neighbours suggest where a peak is missing. Every chain through them is
 weighed (a second-order hidden Markov model), so the result carries posterior probabilities, not just the best chain:
-the confidence of a level falls when its neighbour would have fitted as well.
+the confidence of a level falls when its neighbour would have fitted as well. Where the network knows the discs above
+and below the five, they are links of the same chain: their places speak for or against the names of the others.
 """
 
 from __future__ import annotations
@@ -14,17 +15,18 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import ndimage, special
 
-from ..labels import LEVELS, N_LEVELS
+from ..labels import LEVELS
+from .network import CHAIN
 
 
 @dataclass(frozen=True)
 class ChainPrior:
-    """What is known of a chain of five canal points before any image is seen.
+    """What is known of a chain of canal points before any image is seen.
 
     Parameters
     ----------
     step_mm : (float, ...)
-        Typical distance from each point to the next lower one.
+        Typical distance from each point of `network.CHAIN` to the next lower one.
     step_spread : float
         Standard deviation of the logarithm of a step. Covers body height, collapsed discs and slips.
     ratio_spread : float
@@ -41,9 +43,12 @@ class ChainPrior:
         Where L3/L4 lies in the height of the image, as a fraction, and its standard deviation: technicians centre
         the scan on L3. In the competition's 1,975 studies 0.53 with 0.05, doubled here, and never worth more than
         two standard deviations, since other scans may be cut otherwise.
+    temperature : float
+        The networks' evidence is raised to the power of its inverse: their errors at neighbouring levels are of one
+        origin, so it must not be multiplied as if each level spoke for itself.
     """
 
-    step_mm: tuple[float, ...] = (33.0, 34.5, 35.0, 33.5)
+    step_mm: tuple[float, ...] = (29.5, 31.5, 33.0, 34.5, 35.0, 33.5, 27.5)
     step_spread: float = 0.2
     ratio_spread: float = 0.14
     bend_degrees: float = 14.0
@@ -53,14 +58,20 @@ class ChainPrior:
     unnamed: float = 0.1
     middle_row: float = 0.53
     middle_spread: float = 0.1
+    temperature: float = 1.0
+
+    def steps(self, chain: tuple[str, ...]) -> np.ndarray:
+        """mm from each level of a chain to the next."""
+        first = CHAIN.index(chain[0])
+        return np.array(self.step_mm[first : first + len(chain) - 1])
 
 
 PEAK_RADIUS_MM = 9.0
 """Mass within this distance belongs to a peak; a third of the shortest usual distance between discs."""
 SMALLEST_PEAK = 0.01
 """Peaks of less mass than this, for every level, are noise."""
-MIDDLE_LEVEL = LEVELS.index("l3_l4")
-MOST_PEAKS = 16
+MIDDLE_LEVEL = "l3_l4"
+MOST_PEAKS = 20
 STRONG_PEAK = 0.1
 """Only peaks of at least this mass suggest places for missing neighbours."""
 SUPPORTED = 0.05
@@ -86,20 +97,23 @@ def decode_chain(
     *,
     offsets: np.ndarray,
     spacing: tuple[float, float],
+    chain: tuple[str, ...] = LEVELS,
     prior: ChainPrior | None = None,
 ) -> Chain | None:
-    """Find the most probable chain of five places.
+    """Find the most probable chain of places.
 
     Parameters
     ----------
-    probability : ndarray, shape (n, 5, h, w)
+    probability : ndarray, shape (n, k, h, w)
         Per level a distribution over all voxels; rows run downward, columns from front to back.
-    absent : ndarray, shape (5,)
+    absent : ndarray, shape (k,)
         The rest of each level's probability: not in view.
     offsets : ndarray, shape (n,)
         mm of the slices along their normal, ascending.
     spacing : (float, float)
         mm between rows and between columns.
+    chain : tuple of str
+        The k levels: `labels.LEVELS` or `network.CHAIN`.
 
     Returns
     -------
@@ -112,7 +126,7 @@ def decode_chain(
         return None
     extent = np.array([probability.shape[2] * spacing[0], probability.shape[3] * spacing[1]])
     places, peak_of = _with_suggestions(centres, masses.max(axis=0) >= STRONG_PEAK, prior)
-    evidence = np.full((N_LEVELS, len(places)), prior.missing)
+    evidence = np.full((len(chain), len(places)), prior.missing)
     evidence[:, : len(centres)] += masses
     in_plane = places[:, 1:]
     outside = np.any((in_plane < 0) | (in_plane > extent), axis=1)
@@ -121,29 +135,30 @@ def decode_chain(
     # A peak that the chain leaves out must be no disc of the five; the more mass it has, the less likely that is.
     log_evidence[:, : len(centres)] -= np.log(np.maximum(1 - masses.sum(axis=0), prior.unnamed))
     off_middle = (in_plane[:, 0] / extent[0] - prior.middle_row) / prior.middle_spread
-    log_evidence[MIDDLE_LEVEL] -= 0.5 * np.clip(off_middle, -2, 2) ** 2
-    marginal, best = _weigh_chains(places, log_evidence, prior)
+    log_evidence /= prior.temperature
+    log_evidence[chain.index(MIDDLE_LEVEL)] -= 0.5 * np.clip(off_middle, -2, 2) ** 2
+    marginal, best = _weigh_chains(places, log_evidence, prior.steps(chain), prior)
     if best is None:
         return None
-    posterior = marginal[np.arange(N_LEVELS), best]
+    posterior = marginal[np.arange(len(chain)), best]
     support = np.array([masses[level, peak_of[c]] if peak_of[c] >= 0 else 0.0 for level, c in enumerate(best)])
     points = places[best].copy()
     for level, c in enumerate(best):
         if peak_of[c] >= 0:
             points[level] = refine(probability, level, centres[peak_of[c]], offsets, spacing)
-    flags = tuple(_flag(level, support, outside[best], posterior) for level in range(N_LEVELS))
+    flags = tuple(_flag(level, support, outside[best]) for level in range(len(chain)))
     slices = np.interp(points[:, 0], offsets, np.arange(len(offsets)))
     voxels = np.stack([slices, points[:, 1] / spacing[0] - 0.5, points[:, 2] / spacing[1] - 0.5], axis=1)
     return Chain(voxels, support, posterior, flags)
 
 
-def _flag(level: int, support: np.ndarray, outside: np.ndarray, posterior: np.ndarray) -> str:
+def _flag(level: int, support: np.ndarray, outside: np.ndarray) -> str:
     if outside[level]:
         return "outside"
     if support[level] < SUPPORTED:
         seen = np.flatnonzero(support >= SUPPORTED)
         return "interpolated" if len(seen) and seen[0] < level < seen[-1] else "extrapolated"
-    return "doubtful" if posterior[level] < 0.5 else ""
+    return ""
 
 
 def find_peaks(
@@ -155,7 +170,7 @@ def find_peaks(
     -------
     centres : ndarray, shape (k, 3)
         mm along the normal, downward and backward; rows and columns count from the image's edge.
-    masses : ndarray, shape (5, k)
+    masses : ndarray, shape (levels, k)
     """
     flat = probability.sum(axis=0)
     sigma = 3.0 / np.asarray(spacing)
@@ -166,6 +181,7 @@ def find_peaks(
     order = np.argsort(-strength[tuple(tops.T)])[: 4 * MOST_PEAKS]
     rows = (np.arange(flat.shape[1]) + 0.5) * spacing[0]
     columns = (np.arange(flat.shape[2]) + 0.5) * spacing[1]
+    levels = probability.shape[1]
     centres, masses = [], []
     remaining = flat.copy()
     for top in tops[order]:
@@ -174,7 +190,7 @@ def find_peaks(
             continue
         near_rows = np.flatnonzero(np.abs(rows - row) <= PEAK_RADIUS_MM)
         near_columns = np.flatnonzero(np.abs(columns - column) <= PEAK_RADIUS_MM)
-        box = np.ix_(range(N_LEVELS), near_rows, near_columns)
+        box = np.ix_(range(levels), near_rows, near_columns)
         disk = np.hypot(rows[near_rows][:, None] - row, columns[near_columns] - column) <= PEAK_RADIUS_MM
         share = remaining[box] * disk
         mass = share.sum(axis=(1, 2))
@@ -191,7 +207,7 @@ def find_peaks(
         masses.append(mass)
         if len(centres) == MOST_PEAKS:
             break
-    return np.array(centres).reshape(-1, 3), np.array(masses).reshape(-1, N_LEVELS).T
+    return np.array(centres).reshape(-1, 3), np.array(masses).reshape(-1, levels).T
 
 
 def refine(
@@ -246,30 +262,33 @@ def _with_suggestions(centres: np.ndarray, strong: np.ndarray, prior: ChainPrior
     return np.array(places), np.array([*range(len(centres)), *[-1] * (len(places) - len(centres))])
 
 
-def _weigh_chains(places: np.ndarray, evidence: np.ndarray, prior: ChainPrior) -> tuple[np.ndarray, np.ndarray | None]:
+def _weigh_chains(
+    places: np.ndarray, evidence: np.ndarray, step_mm: np.ndarray, prior: ChainPrior
+) -> tuple[np.ndarray, np.ndarray | None]:
     """Forward-backward over pairs of neighbouring places.
 
-    Returns the posterior probability of each place for each level (5, k) and the best chain (5,) as place indices,
-    None when no chain is possible.
+    Returns the posterior probability of each place for each level (levels, k) and the best chain (levels,) as place
+    indices, None when no chain is possible.
     """
+    levels = len(evidence)
     step = places[None, :, :] - places[:, None, :]
     length = np.linalg.norm(step, axis=-1)
     allowed = (length >= prior.shortest_mm) & (length <= prior.longest_mm) & (step[..., 1] > 0.25 * length)
     upper, lower = np.nonzero(allowed)
-    nothing = np.zeros((N_LEVELS, len(places)))
+    nothing = np.zeros((levels, len(places)))
     if not len(upper):
         return nothing, None
     edge, edge_length = step[upper, lower], length[upper, lower]
     cosine = np.clip(edge @ edge.T / np.outer(edge_length, edge_length), -1, 1)
     bend = np.degrees(np.arccos(cosine)) / prior.bend_degrees
-    usual = np.log(prior.step_mm)
+    usual = np.log(step_mm)
     follows = lower[:, None] == upper[None, :]
     log_length = np.log(edge_length)
     transitions = []
-    for i in range(N_LEVELS - 2):
+    for i in range(levels - 2):
         ratio = (log_length[None, :] - log_length[:, None] - (usual[i + 1] - usual[i])) / prior.ratio_spread
         transitions.append(np.where(follows, -0.5 * (ratio**2 + bend**2), -np.inf))
-    steps = [-0.5 * ((log_length - usual[i]) / prior.step_spread) ** 2 for i in range(N_LEVELS - 1)]
+    steps = [-0.5 * ((log_length - usual[i]) / prior.step_spread) ** 2 for i in range(levels - 1)]
     start = evidence[0, upper] + evidence[1, lower] + steps[0]
     forward, best, back = [start], start, []
     with np.errstate(invalid="ignore"):
@@ -287,7 +306,7 @@ def _weigh_chains(places: np.ndarray, evidence: np.ndarray, prior: ChainPrior) -
             emit = evidence[i + 2, lower] + steps[i + 1]
             backward.insert(0, special.logsumexp(transitions[i] + (emit + backward[0])[None, :], axis=1))
     marginal = nothing.copy()
-    for i in range(N_LEVELS - 1):
+    for i in range(levels - 1):
         weight = np.exp(forward[i] + backward[i] - total)
         if i == 0:
             np.add.at(marginal[0], upper, weight)

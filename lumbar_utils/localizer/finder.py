@@ -1,7 +1,15 @@
-"""`DiscLocalizer`: from a study or a series to its five canal points, and its weights on disk."""
+"""`DiscLocalizer`: from a study or a series to its five canal points.
+
+Several networks can be asked together. Each is also asked about the same scan made smaller and larger: what a body
+is called must not depend on that. Their evidence is averaged before the chain is decoded, and where they would have
+named the levels differently, the chain is marked as doubtful.
+"""
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,12 +17,13 @@ import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
+from scipy import special
 from torch.nn import functional
 
 from ..devices import cpu_has_bfloat16
 from ..errors import DataError
-from ..labels import N_LEVELS, SAGITTAL_T1, SAGITTAL_T2
-from .decoding import SUPPORTED, ChainPrior, decode_chain
+from ..labels import SAGITTAL_T1, SAGITTAL_T2
+from .decoding import SUPPORTED, Chain, ChainPrior, decode_chain
 from .images import LocalizationError, SagittalVolume, series_volume
 from .network import LocalizerConfig, SliceUNet, log_probability, with_neighbours
 from .points import DiscPoints, write_atomically
@@ -24,8 +33,14 @@ if TYPE_CHECKING:
     from ..study import Study
 
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+_SHIPPED = Path(__file__).resolve().parent.parent / "weights"
+SHIPPED_WEIGHTS, SHIPPED_NOTE = _SHIPPED / "localizer.safetensors", _SHIPPED / "localizer.json"
 SLICES_AT_ONCE = 24
 """Bounds the memory that one series takes; real series have up to 38 slices."""
+SCALES = (0.87, 1.15)
+SLICES_ASKED_AGAIN = 5
+DOUBTFUL = 0.8
+"""Points of less confidence are marked."""
 SURE = 0.6
 """A chain whose least confident level reaches this is not compared with other series."""
 T2_LEAD = 0.15
@@ -34,29 +49,60 @@ PLACED_CONFIDENCE = 0.5
 """A point that its neighbours placed is within 5 mm about half as often as a seen one."""
 
 
+@dataclass(frozen=True)
+class Decoding:
+    """What is fitted on held-out scans once the networks are trained; the defaults change nothing.
+
+    `temperature` is that of `ChainPrior`. The confidence of a level is the logistic function of
+    `slope * logit(p) + intercept`, with p the posterior probability of its place.
+    """
+
+    temperature: float = 1.0
+    slope: float = 1.0
+    intercept: float = 0.0
+
+
 class DiscLocalizer:
     """Finds the five canal points on sagittal series.
 
     Parameters
     ----------
-    network : SliceUNet
+    networks : SliceUNet or sequence of SliceUNet
+        Of one configuration; their evidence is averaged.
     device : torch.device or str, optional
         Default: the CPU, where a series takes a fraction of a second.
     prior : ChainPrior, optional
         What is known of the chain before the image is seen.
+    decoding : Decoding, optional
+        What was fitted to the networks after their training.
+    made : dict, optional
+        How the weights were made, for whoever asks; goes into the JSON beside them.
     """
 
-    def __init__(self, network: SliceUNet, *, device: torch.device | str = "cpu", prior: ChainPrior | None = None):
+    def __init__(
+        self,
+        networks: SliceUNet | Sequence[SliceUNet],
+        *,
+        device: torch.device | str = "cpu",
+        prior: ChainPrior | None = None,
+        decoding: Decoding | None = None,
+        made: dict | None = None,
+    ):
+        networks = (networks,) if isinstance(networks, SliceUNet) else tuple(networks)
+        if not networks or any(network.config != networks[0].config for network in networks):
+            raise DataError(f"a localizer needs one or more networks of one configuration, got {len(networks)}")
         self.device = torch.device(device)
-        self.network = network.to(self.device, memory_format=torch.channels_last).eval()
-        self.prior = prior or ChainPrior()
+        self.networks = tuple(n.to(self.device, memory_format=torch.channels_last).eval() for n in networks)
+        self.decoding = decoding or Decoding()
+        self.prior = prior or ChainPrior(temperature=self.decoding.temperature)
+        self.made = dict(made or {})
         self.history: list[dict[str, float]] = []
-        """Of the training that made it, in this session: step, loss, learning_rate, seconds."""
+        """Of the training that made it, in this session: member, step, loss, learning_rate, seconds."""
 
     @property
     def config(self) -> LocalizerConfig:
-        """The network's configuration."""
-        return self.network.config
+        """The networks' configuration."""
+        return self.networks[0].config
 
     def locate(self, study: Study) -> DiscPoints:
         """Points of a study: on its sagittal T2 (the series with the largest coverage), on T1 when there is no T2.
@@ -106,44 +152,103 @@ class DiscLocalizer:
 
     def locate_volume(self, volume: SagittalVolume) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]] | None:
         """LPS points (5, 3), confidence (5,) and flags on a prepared volume; None when no chain is found."""
-        probability, absent = self.probability(volume.pixels)
-        rows, columns = volume.spacing
+        chain = self.decode(self.opinions(volume.pixels), volume.offsets, volume.spacing)
+        if chain is None:
+            return None
+        confidence = self.confidence(chain)
+        return volume.to_world(chain.voxels), confidence, _flags(chain.flags, confidence)
+
+    def decode(
+        self, opinions: list[tuple[np.ndarray, np.ndarray]], offsets: np.ndarray, spacing: tuple[float, float]
+    ) -> Chain | None:
+        """The five lumbar levels in voxels of the volume, from `opinions` on it; None when no chain is found."""
+        probability, absent = (np.mean(parts, axis=0) for parts in zip(*opinions, strict=True))
+        rows, columns = spacing
         chain = decode_chain(
-            probability, absent, offsets=volume.offsets, spacing=(2 * rows, 2 * columns), prior=self.prior
+            probability,
+            absent,
+            offsets=offsets,
+            spacing=(2 * rows, 2 * columns),
+            chain=self.config.chain,
+            prior=self.prior,
         )
         if chain is None:
             return None
+        own = self.config.lumbar
         # A map's pixel covers two of the volume's, so the middles of its pixels lie between theirs.
-        voxels = chain.voxels * [1, 2, 2] + [0, 0.5, 0.5]
-        confidence = np.clip(chain.posterior * np.where(chain.support < SUPPORTED, PLACED_CONFIDENCE, 1.0), 0, 1)
-        return volume.to_world(voxels), confidence, chain.flags
+        voxels = chain.voxels[own] * [1, 2, 2] + [0, 0.5, 0.5]
+        return Chain(voxels, chain.support[own], chain.posterior[own], chain.flags[own])
+
+    def confidence(self, chain: Chain) -> np.ndarray:
+        """Probability (5,) that each point lies at its disc."""
+        logits = special.logit(np.clip(chain.posterior, 1e-4, 1 - 1e-4))
+        sure = special.expit(self.decoding.slope * logits + self.decoding.intercept)
+        return sure * np.where(chain.support < SUPPORTED, PLACED_CONFIDENCE, 1.0)
 
     def probability(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Slices (n, H, W) of about 0..1 to each level's probability (n, 5, H/2, W/2) and "not in view" (5,)."""
-        height, width = pixels.shape[1:]
-        multiple = self.config.multiple
+        """Slices (n, H, W) of about 0..1 to each level's probability (n, k, H/2, W/2) and "not in view" (k,).
+
+        Levels are those of `config.chain`; the mean of `opinions`.
+        """
+        return tuple(np.mean(parts, axis=0) for parts in zip(*self.opinions(pixels), strict=True))
+
+    def opinions(self, pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+        """What each network says of the scan as it is, and of its middle slices made smaller and larger.
+
+        Shapes as in `probability`; slices that were not asked about have no mass.
+        """
+        _, height, width = pixels.shape
         tensor = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
-        tensor = functional.pad(tensor, (0, -width % multiple, 0, -height % multiple))
-        slices = with_neighbours(tensor, self.config.neighbours)
+        tensor = functional.pad(tensor, (0, width % 2, 0, height % 2))
+        opinions = [self._ask(network, tensor) for network in self.networks]
+        first = _fullest(sum(probability for probability, _ in opinions), SLICES_ASKED_AGAIN)
+        chosen = slice(first, first + SLICES_ASKED_AGAIN)
+        around = tensor[chosen][:, None]
+        for scale in SCALES:
+            size = [2 * max(1, round(side * scale / 2)) for side in tensor.shape[1:]]
+            scaled = functional.interpolate(around, size=size, mode="bilinear", antialias=scale < 1)[:, 0]
+            for network in self.networks:
+                part, absent = self._ask(network, scaled)
+                back = functional.interpolate(torch.from_numpy(part), size=opinions[0][0].shape[2:], mode="bilinear")
+                mass = back.sum(dim=(0, 2, 3), keepdim=True).clamp_min(1e-12)
+                whole = np.zeros_like(opinions[0][0])
+                whole[chosen] = (back * (1 - torch.from_numpy(absent))[:, None, None] / mass).numpy()
+                opinions.append((whole, absent))
+        return opinions
+
+    def _ask(self, network: SliceUNet, slices: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
+        """One network about slices (n, H, W), H and W even."""
+        _, height, width = slices.shape
+        multiple = self.config.multiple
+        padded = functional.pad(slices, (0, -width % multiple, 0, -height % multiple))
+        padded = with_neighbours(padded, self.config.neighbours)
         half = self.device.type == "cuda" or (self.device.type == "cpu" and cpu_has_bfloat16())
         dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
         logits = []
         with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=half):
-            for part in slices.split(SLICES_AT_ONCE):
+            for part in padded.split(SLICES_AT_ONCE):
                 part = part.to(self.device).contiguous(memory_format=torch.channels_last)
-                logits.append(self.network(part).float().cpu())
-        stacked = torch.cat(logits)[:, :, : (height + 1) // 2, : (width + 1) // 2]
-        voxels, absent = log_probability(stacked)
-        return voxels.exp().double().numpy(), absent.exp().double().numpy().reshape(N_LEVELS)
+                logits.append(network(part).float().cpu())
+        voxels, absent = log_probability(torch.cat(logits)[:, :, : height // 2, : width // 2])
+        return voxels.exp().double().numpy(), absent.exp().double().numpy().reshape(len(self.config.chain))
 
     def save(self, folder: str | Path) -> Path:
         """Write `model.safetensors` and `config.json` into a folder, atomically; returns the folder."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        state = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
-        write_atomically(folder / WEIGHTS_FILE, save(state))
-        write_atomically(folder / CONFIG_FILE, (self.config.to_json() + "\n").encode())
+        self.write(folder / WEIGHTS_FILE, folder / CONFIG_FILE)
         return folder
+
+    def write(self, weights: Path, note: Path) -> None:
+        """Write the tensors and the JSON that belongs to them, each atomically."""
+        state = {
+            f"{member}.{name}": value.detach().cpu().contiguous()
+            for member, network in enumerate(self.networks)
+            for name, value in network.state_dict().items()
+        }
+        written = {"config": asdict(self.config), "decoding": asdict(self.decoding), "made": self.made}
+        write_atomically(weights, save(state))
+        write_atomically(note, (json.dumps(written, indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, folder: str | Path, *, device: torch.device | str = "cpu") -> DiscLocalizer:
@@ -152,13 +257,67 @@ class DiscLocalizer:
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
                 raise DataError(f"{folder}: no {name} here; give the folder that `lumbar train localizer` wrote")
+        return cls._read(folder / WEIGHTS_FILE, folder / CONFIG_FILE, device)
+
+    @classmethod
+    def shipped(cls, *, device: torch.device | str = "cpu") -> DiscLocalizer:
+        """The finder that comes with the library, trained on synthetic phantoms alone.
+
+        Raises `DataError` when this copy of the library holds no weights.
+        """
+        if not cls.shipped_available():
+            raise DataError(
+                f"this copy of lumbar_utils holds no disc finder ({SHIPPED_WEIGHTS} is missing); install it again, "
+                "make the weights with `make weights`, or name a folder with weights"
+            )
+        return cls._read(SHIPPED_WEIGHTS, SHIPPED_NOTE, device)
+
+    @classmethod
+    def shipped_available(cls) -> bool:
+        """Whether the library's own weights are there."""
+        return SHIPPED_WEIGHTS.is_file() and SHIPPED_NOTE.is_file()
+
+    @classmethod
+    def _read(cls, weights: Path, note: Path, device: torch.device | str) -> DiscLocalizer:
         try:
-            config = LocalizerConfig.from_json((folder / CONFIG_FILE).read_text())
-            network = SliceUNet(config)
-            network.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        except (ValueError, TypeError, RuntimeError, OSError, SafetensorError) as error:
-            raise DataError(f"{folder}: these are not weights of this localizer: {error}") from error
-        return cls(network, device=device)
+            read = json.loads(note.read_text())
+            config = LocalizerConfig.from_dict(read["config"])
+            networks = _networks(config, load_file(weights))
+            decoding = Decoding(**read["decoding"])
+            return cls(networks, device=device, decoding=decoding, made=read["made"])
+        except (KeyError, ValueError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+            raise DataError(f"{weights.parent}: these are not weights of this localizer: {error}") from error
+
+
+def _flags(flags: tuple[str, ...], confidence: np.ndarray) -> tuple[str, ...]:
+    """Mark levels that may be wrong; all five when the chain as a whole may bear the names of its neighbours."""
+    doubtful = confidence < DOUBTFUL
+    if np.median(confidence) < DOUBTFUL:
+        doubtful[:] = True
+    return tuple(
+        ", ".join(word for word in (flag, "doubtful" if doubt else "") if word)
+        for flag, doubt in zip(flags, doubtful, strict=True)
+    )
+
+
+def _fullest(probability: np.ndarray, window: int) -> int:
+    """First of the `window` neighbouring slices that hold the most mass of maps (n, k, h, w)."""
+    mass = probability.sum(axis=(1, 2, 3))
+    sums = np.convolve(mass, np.ones(min(window, len(mass))), mode="valid")
+    return int(sums.argmax())
+
+
+def _networks(config: LocalizerConfig, state: dict[str, torch.Tensor]) -> list[SliceUNet]:
+    """Networks from tensors whose names begin with the number of their network."""
+    members: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in state.items():
+        member, _, own = name.partition(".")
+        members.setdefault(int(member), {})[own] = value
+    networks = []
+    for _, own in sorted(members.items()):
+        networks.append(SliceUNet(config))
+        networks[-1].load_state_dict(own)
+    return networks
 
 
 def _widest_first(series: tuple[Series, ...]) -> list[Series]:

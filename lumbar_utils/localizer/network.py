@@ -8,8 +8,7 @@ do not give: the slice is found together with the place in it, and the masses of
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from itertools import pairwise
 
 import torch
@@ -17,7 +16,11 @@ from torch import nn
 from torch.nn import functional
 
 from ..errors import DataError
-from ..labels import N_LEVELS
+from ..labels import LEVELS
+
+CHAIN = ("t11_t12", "t12_l1", *LEVELS, "s1_s2")
+"""The five levels and their neighbours, from the head down. A network that has to find the rudimentary disc below
+L5/S1 has to know the sacrum, and a chain that is off by one has nowhere to put its ends."""
 
 
 @dataclass(frozen=True)
@@ -34,18 +37,24 @@ class LocalizerConfig:
         Channels of the U-Net's stages; the first works on maps of `2 * pixel_mm`, each further one halves again.
     sigma_mm, through_sigma_mm : float
         Spread of the training target in the plane and across it.
+    chain : tuple of str
+        The discs that are looked for, in order: `CHAIN` where their truth is known, as on phantoms, or `labels.LEVELS`.
     trained_on : str
         Said in reports: "synthetic" or "competition".
     """
 
     pixel_mm: float = 2.0
     neighbours: int = 1
-    widths: tuple[int, ...] = (16, 24, 48, 96, 128)
+    widths: tuple[int, ...] = (16, 32, 64, 128, 192)
     sigma_mm: float = 4.0
     through_sigma_mm: float = 4.0
+    chain: tuple[str, ...] = CHAIN
     trained_on: str = ""
 
     def __post_init__(self):
+        object.__setattr__(self, "chain", tuple(str(level) for level in self.chain))
+        if self.chain not in (CHAIN, LEVELS):
+            raise DataError(f"localizer config: chain must be {CHAIN} or {LEVELS}, got {self.chain}")
         object.__setattr__(self, "widths", tuple(int(w) for w in self.widths))
         if min(self.pixel_mm, self.sigma_mm, self.through_sigma_mm) <= 0 or self.neighbours < 0:
             raise DataError(f"localizer config: lengths must be positive and neighbours >= 0, got {self}")
@@ -53,18 +62,19 @@ class LocalizerConfig:
             raise DataError(f"localizer config: widths must be two or more multiples of 8, got {self.widths}")
 
     @property
+    def lumbar(self) -> slice:
+        """Where the five levels are in the chain."""
+        first = self.chain.index(LEVELS[0])
+        return slice(first, first + len(LEVELS))
+
+    @property
     def multiple(self) -> int:
         """Rows and columns of the input must be a multiple of this."""
         return 2 ** len(self.widths)
 
-    def to_json(self) -> str:
-        """The config as JSON text."""
-        return json.dumps(asdict(self), indent=2)
-
     @classmethod
-    def from_json(cls, text: str) -> LocalizerConfig:
-        """The inverse of `to_json`. Raises `DataError` for unknown keys, with the known ones listed."""
-        values = json.loads(text)
+    def from_dict(cls, values: dict) -> LocalizerConfig:
+        """From the dict that `dataclasses.asdict` gives. Raises `DataError` for unknown keys, with the known ones."""
         known = [item.name for item in fields(cls)]
         unknown = sorted(set(values) - set(known))
         if unknown:
@@ -87,7 +97,8 @@ class _Block(nn.Sequential):
 
 
 class SliceUNet(nn.Module):
-    """Maps slices (n, 2 * neighbours + 1, H, W) to logits (n, 5, H / 2, W / 2), levels in `labels.LEVELS` order."""
+    """Maps slices (n, 2 * neighbours + 1, H, W) to logits (n, levels, H / 2, W / 2), levels as in
+    `config.chain`."""
 
     def __init__(self, config: LocalizerConfig):
         super().__init__()
@@ -102,10 +113,20 @@ class SliceUNet(nn.Module):
         self.up = nn.ModuleList(
             _Block(a + b, a) for a, b in zip(reversed(widths[:-1]), reversed(widths[1:]), strict=True)
         )
-        self.head = nn.Conv2d(widths[0], N_LEVELS, 1)
+        self.head = nn.Conv2d(widths[0], len(config.chain), 1)
         nn.init.normal_(self.head.weight, std=0.01)
         # About 3 slices of 80 x 64 voxels share half of the probability at the start, "not in view" has the rest.
         nn.init.constant_(self.head.bias, -10.0)
+
+    def take_over(self, other: SliceUNet) -> None:
+        """Copy the weights of a network of the same size whose chain holds all of this one's levels."""
+        state = other.state_dict()
+        try:
+            rows = [other.config.chain.index(level) for level in self.config.chain]
+            state = {name: value[rows] if name.startswith("head.") else value for name, value in state.items()}
+            self.load_state_dict(state)
+        except (ValueError, RuntimeError) as error:
+            raise DataError(f"these weights are of another localizer network: {error}") from error
 
     def forward(self, slices: torch.Tensor) -> torch.Tensor:
         """Slices with values of about 0..1; see the class for shapes."""
@@ -127,12 +148,12 @@ def with_neighbours(volume: torch.Tensor, neighbours: int) -> torch.Tensor:
 
 
 def log_probability(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (..., slices, 5, h, w) to log probabilities of each level over all voxels and "not in view".
+    """Logits (..., slices, levels, h, w) to log probabilities of each level over all voxels and "not in view".
 
     Returns
     -------
     voxels : tensor, same shape
-    absent : tensor, shape (..., 5)
+    absent : tensor, shape (..., levels)
     """
     flat = logits.float().transpose(-4, -3).flatten(-3)
     total = functional.softplus(torch.logsumexp(flat, dim=-1))

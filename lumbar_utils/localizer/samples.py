@@ -28,9 +28,9 @@ STUDIES_A_JOB = 8
 class LocalizerSample:
     """One sagittal volume and where the discs are in it.
 
-    `pixels` is float16 (n, H, W) as in `SagittalVolume`; `voxels` (5, 3) are the canal points as fractional (slice,
-    row, column), nan where not known; `offsets` (n,) are the slices' mm from right to left; `spacing` the mm between
-    rows and columns.
+    `pixels` is float16 (n, H, W) as in `SagittalVolume`; `voxels` are the canal points as fractional (slice, row,
+    column), nan where not known: (5, 3) in the order of `labels.LEVELS`, or (8, 3) in that of `network.CHAIN`;
+    `offsets` (n,) are the slices' mm from right to left; `spacing` the mm between rows and columns.
     """
 
     study_id: str

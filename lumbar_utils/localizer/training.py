@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,10 +18,10 @@ from tqdm.auto import tqdm
 
 from ..devices import cpu_has_bfloat16
 from ..errors import DataError
-from ..labels import SAGITTAL_T1, SAGITTAL_T2
+from ..labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from .augmentation import Augmentation, draw_window
 from .finder import DiscLocalizer
-from .network import LocalizerConfig, SliceUNet, log_probability
+from .network import CHAIN, LocalizerConfig, SliceUNet, log_probability
 from .points import write_atomically
 from .samples import LocalizerSample, load_samples
 
@@ -49,7 +49,11 @@ class LocalizerTraining:
     t1_share : float
         Fraction of windows from sagittal T1, so that the same weights work where there is no T2.
     time_limit_s : float, optional
-        The schedule is shortened to end by then. Leave it out for results that are the same on every machine.
+        The schedule of each member is shortened to end by then. Leave it out for results that are the same on every
+        machine.
+    members : int
+        Networks trained one after the other, with seeds `seed`, `seed + 1`, ...; they are asked together. With
+        `start` there are as many as it has.
     seed : int
     """
 
@@ -61,8 +65,14 @@ class LocalizerTraining:
     average: float = 0.99
     t1_share: float = 0.15
     time_limit_s: float | None = None
+    members: int = 1
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+    @classmethod
+    def fine_tuning(cls, **changes) -> LocalizerTraining:
+        """For training that begins with weights which can find discs already: gentler and shorter."""
+        return cls(**{"steps": 600, "learning_rate": 5e-4, **changes})
 
 
 def train_localizer(
@@ -97,7 +107,11 @@ def train_localizer(
         When no study has a sagittal series with points.
     """
     config = start.config if start is not None else config or LocalizerConfig()
-    config = replace(config, trained_on="synthetic" if folder.is_synthetic else "competition")
+    # The table tells nothing of the discs above and below the five.
+    taught = "synthetic" if folder.is_synthetic else "competition"
+    before = start.config.trained_on if start is not None else ""
+    trained_on = before if before == taught else ", ".join(word for word in (before, taught) if word)
+    config = replace(config, chain=LEVELS, trained_on=trained_on)
     samples = load_samples(folder, study_ids, config.pixel_mm, points=points, n_jobs=n_jobs, progress=progress)
     return train_on_samples(
         samples, config=config, training=training, start=start, out=out, device=device, progress=progress
@@ -121,12 +135,51 @@ def train_on_samples(
     """
     training = training or LocalizerTraining()
     device = torch.device(device)
-    windows = _one_ahead(_windows(samples, config, training))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(training.seed)
-        network = SliceUNet(config)
-    if start is not None:
-        network.load_state_dict(start.network.state_dict())
+    samples = [_in_chain(sample, config.chain) for sample in samples]
+    begin: list[SliceUNet | None] = list(start.networks) if start is not None else [None] * training.members
+    networks, history = [], []
+    for member, known in enumerate(begin):
+        own = replace(training, seed=training.seed + member)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(own.seed)
+            network = SliceUNet(config)
+        if known is not None:
+            network.take_over(known)
+        networks.append(network)
+        title = "localizer" if len(begin) == 1 else f"localizer {member + 1}/{len(begin)}"
+        for row in _train_network(network, samples, own, device, title=title, progress=progress):
+            history.append({"member": member, **row})
+    localizer = DiscLocalizer(
+        networks,
+        device=device,
+        decoding=start.decoding if start is not None else None,
+        made=_made(training, len(samples), start),
+    )
+    localizer.history = history
+    if out is not None:
+        folder = localizer.save(out)
+        write_atomically(folder / HISTORY_FILE, _history_csv(history))
+        logger.info("localizer: %d steps on %d series, saved to %s", history[-1]["step"], len(samples), folder)
+    return localizer
+
+
+def _made(training: LocalizerTraining, n_samples: int, start: DiscLocalizer | None) -> dict:
+    """How the weights came about, for the JSON beside them."""
+    made = {"series": n_samples, "training": asdict(training)}
+    return made if start is None else {**made, "before": start.made}
+
+
+def _train_network(
+    network: SliceUNet,
+    samples: Sequence[LocalizerSample],
+    training: LocalizerTraining,
+    device: torch.device,
+    *,
+    title: str,
+    progress: bool,
+) -> list[dict[str, float]]:
+    """Train one network in place; returns its history."""
+    windows = _one_ahead(_windows(samples, network.config, training))
     network = network.to(device, memory_format=torch.channels_last).train()
     kept = {name: value.detach().clone() for name, value in network.state_dict().items()}
     optimiser = torch.optim.AdamW(network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay)
@@ -137,7 +190,7 @@ def train_on_samples(
     scaler = torch.amp.GradScaler(device.type, enabled=half and dtype == torch.float16)
     history: list[dict[str, float]] = []
     began, recent = time.monotonic(), []
-    bar = tqdm(total=training.steps, desc="localizer", unit="step", disable=not progress)
+    bar = tqdm(total=training.steps, desc=title, unit="step", disable=not progress)
     for step in range(training.steps):
         done = _progress(step, training, time.monotonic() - began)
         if done >= 1:
@@ -170,13 +223,20 @@ def train_on_samples(
                 raise DataError(f"localizer training: the loss is {mean} at step {step + 1}; lower the learning rate")
     bar.close()
     network.load_state_dict(kept)
-    localizer = DiscLocalizer(network, device=device)
-    localizer.history = history
-    if out is not None:
-        folder = localizer.save(out)
-        write_atomically(folder / HISTORY_FILE, _history_csv(history))
-        logger.info("localizer: %d steps on %d series, saved to %s", step + 1, len(samples), folder)
-    return localizer
+    network.eval()
+    return history
+
+
+def _in_chain(sample: LocalizerSample, chain: tuple[str, ...]) -> LocalizerSample:
+    """The sample with the levels of a network's chain, of which it must know the places."""
+    if len(sample.voxels) == len(chain):
+        return sample
+    if len(sample.voxels) == len(CHAIN):
+        return replace(sample, voxels=sample.voxels[[CHAIN.index(level) for level in chain]])
+    raise DataError(
+        f"study {sample.study_id}, series {sample.series_id}: points of {len(sample.voxels)} levels, but the network "
+        f"looks for {len(chain)} ({', '.join(chain)})"
+    )
 
 
 def localizer_loss(
@@ -186,8 +246,8 @@ def localizer_loss(
 
     Parameters
     ----------
-    logits, target : tensors, shape (B, n, 5, h, w)
-    absent, known : tensors, shape (B, 5)
+    logits, target : tensors, shape (B, n, levels, h, w)
+    absent, known : tensors, shape (B, levels)
     """
     voxels, none = log_probability(logits)
     cross = -(target * voxels).sum(dim=(1, 3, 4)) - absent * none
@@ -256,7 +316,9 @@ def _average(kept: dict[str, torch.Tensor], network: SliceUNet, decay: float) ->
 
 def _history_csv(history: list[dict[str, float]]) -> bytes:
     text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=["step", "loss", "learning_rate", "seconds"], lineterminator="\n")
+    writer = csv.DictWriter(
+        text, fieldnames=["member", "step", "loss", "learning_rate", "seconds"], lineterminator="\n"
+    )
     writer.writeheader()
     writer.writerows(history)
     return text.getvalue().encode()

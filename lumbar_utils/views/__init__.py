@@ -1,7 +1,8 @@
 """Pictures and charts of everything that the library handles. Each function returns a matplotlib `Figure`.
 
 `planes` knows where an image lies in the patient, `images` shows series, studies and located discs, `crops` the
-crops, `cohort` the charts of a data set, `training` those of training and scoring, `style` how all of it looks.
+crops, `cohort` the charts of a data set, `localization` the disc finder's quality, `training` the charts of training
+and scoring, `style` how all of it looks.
 """
 
 from .cohort import (
@@ -15,6 +16,7 @@ from .cohort import (
 )
 from .crops import crop_plane, show_condition, show_crop_slices, show_crops
 from .images import show_disc_points, show_localizations, show_series, show_study
+from .localization import show_found_discs
 from .planes import ImagePlane, draw_plane
 from .style import save
 from .training import show_confusion, show_localizer_error, show_reliability, show_scores, show_training_curves
@@ -31,6 +33,7 @@ __all__ = [
     "show_crop_slices",
     "show_crops",
     "show_disc_points",
+    "show_found_discs",
     "show_label_frequencies",
     "show_localizations",
     "show_localizer_error",

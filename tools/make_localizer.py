@@ -1,0 +1,178 @@
+"""Make the disc finder that ships with the library: randomised phantoms, training, calibration, measurement.
+
+    python tools/make_localizer.py                         lumbar_utils/weights/localizer.{safetensors,json}
+    python tools/make_localizer.py --out /tmp/try --bodies 200 --steps 300      a quick try
+
+Every member learns from its own phantoms with its own seed, one process and one core each (on a GPU they share it),
+so the time is that of one member where there are as many cores. A finished member is kept in the work folder, and a
+second call goes on from there. No real scan is read, neither for training nor for calibration nor here for measuring.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")  # a core a member is faster than all cores for each in turn
+
+import joblib
+import numpy as np
+
+from lumbar_utils.localizer import DiscLocalizer, LocalizerConfig, LocalizerTraining
+from lumbar_utils.phantom.cohort import COHORT_VERSION
+
+SCANS = 2
+CALIBRATION, MEASUREMENT = 1, 2
+"""Added to a thousand times the seed, with 0 for training: no body is in two of the three."""
+
+
+def main() -> int:
+    args = _arguments()
+    started = time.monotonic()
+    out, work = Path(args.out), Path(args.work)
+    work.mkdir(parents=True, exist_ok=True)
+    config = LocalizerConfig(trained_on="synthetic")
+    training = LocalizerTraining(steps=args.steps, average=0.998, seed=args.seed)
+    jobs = joblib.Parallel(n_jobs=min(args.members, joblib.cpu_count()))
+    members = jobs(
+        joblib.delayed(make_member)(work, member, config, training, args.bodies, args.device)
+        for member in range(args.members)
+    )
+    networks = [network for folder, _ in members for network in DiscLocalizer.load(folder).networks]
+    decoding, measured = calibrate(networks, args)
+    made = {
+        "command": f"python tools/make_localizer.py --seed {args.seed} --members {args.members} "
+        f"--bodies {args.bodies} --steps {args.steps} --held-out {args.held_out}",
+        "data": "synthetic phantoms only: half ordinary people in ordinary scans, half randomised beyond reality; "
+        "no scan of a person was used",
+        "phantom_version": COHORT_VERSION,
+        "series_per_member": SCANS * args.bodies,
+        "training": {name: value for name, value in asdict(training).items() if name not in ("members", "seed")},
+        "seeds": [training.seed + member for member in range(args.members)],
+        "seconds_per_member": [round(seconds) for _, seconds in members],
+        "cores": joblib.cpu_count(),
+        "measured_on_held_out_phantoms": measured,
+        "versions": versions(),
+    }
+    finder = DiscLocalizer(networks, decoding=decoding, made=made)
+    out.mkdir(parents=True, exist_ok=True)
+    finder.write(out / "localizer.safetensors", out / "localizer.json")
+    shutil.rmtree(work)
+    print(json.dumps(made["measured_on_held_out_phantoms"], indent=1))
+    print(f"{out / 'localizer.safetensors'} in {(time.monotonic() - started) / 60:.1f} minutes")
+    return 0
+
+
+def make_member(
+    work: Path, member: int, config: LocalizerConfig, training: LocalizerTraining, bodies: int, device: str
+) -> tuple[Path, float]:
+    """One network with phantoms of its own; the folder that holds it, and the seconds that it took."""
+    import torch
+
+    from lumbar_utils.devices import choose_compute
+    from lumbar_utils.localizer.synthetic import synthetic_samples
+    from lumbar_utils.localizer.training import train_on_samples
+
+    torch.set_num_threads(1)
+    own = replace(training, seed=training.seed + member)
+    folder = work / f"member_{own.seed}"
+    key = {"training": asdict(own), "bodies": bodies, "phantom_version": COHORT_VERSION}
+    key = json.loads(json.dumps(key))
+    note = folder / "done.json"
+    if note.is_file() and (done := json.loads(note.read_text()))["key"] == key:
+        return folder, done["seconds"]
+    began = time.monotonic()
+    samples = synthetic_samples(range(bodies), _seed(own.seed, 0), config.pixel_mm, scans=SCANS, n_jobs=1)
+    print(f"member {member}: {len(samples)} series in {time.monotonic() - began:.0f} s", flush=True)
+    train_on_samples(
+        samples, config=config, training=own, out=folder, device=choose_compute(device).device, progress=member == 0
+    )
+    seconds = time.monotonic() - began
+    note.write_text(json.dumps({"key": key, "seconds": seconds}))
+    print(f"member {member}: trained after {seconds:.0f} s", flush=True)
+    return folder, seconds
+
+
+def calibrate(networks: list, args: argparse.Namespace) -> tuple:
+    """What is fitted on the calibration's phantoms, and how good all of it is on the measurement's."""
+    from lumbar_utils.localizer.calibration import fit_decoding
+    from lumbar_utils.localizer.synthetic import is_randomised, synthetic_samples
+
+    began = time.monotonic()
+    pixel_mm = networks[0].config.pixel_mm
+    for_fit, for_measure = (
+        synthetic_samples(range(args.held_out), _seed(args.seed, part), pixel_mm, scans=1, n_slices=9, n_jobs=-1)
+        for part in (CALIBRATION, MEASUREMENT)
+    )
+    decoding = fit_decoding(DiscLocalizer(networks), for_fit)
+    finder = DiscLocalizer(networks, decoding=decoding)
+    ordinary = [sample for sample in for_measure if not is_randomised(sample)]
+    randomised = [sample for sample in for_measure if is_randomised(sample)]
+    measured = {"ordinary": _measure(finder, ordinary), "randomised": _measure(finder, randomised)}
+    print(f"calibrated and measured in {time.monotonic() - began:.0f} s", flush=True)
+    return decoding, measured
+
+
+def _measure(finder: DiscLocalizer, samples: list) -> dict[str, float]:
+    from lumbar_utils.localizer.calibration import WITHIN_MM, locate_samples
+    from lumbar_utils.localizer.finder import DOUBTFUL
+
+    located = locate_samples(finder, samples)
+    seen = ~np.isnan(located.error_mm)
+    error = located.error_mm[seen]
+    shifted, doubtful = located.shift != 0, np.median(located.confidence, axis=1) < DOUBTFUL
+    return {
+        "series": len(samples),
+        "discs_in_view": int(seen.sum()),
+        "median_mm": round(float(np.median(error)), 3),
+        "within_5mm": round(float(np.mean(error <= WITHIN_MM)), 4),
+        "mean_confidence": round(float(located.confidence[seen].mean()), 4),
+        "series_shifted": int(shifted.sum()),
+        "of_them_not_doubtful": int((shifted & ~doubtful).sum()),
+        "series_doubtful": int(doubtful.sum()),
+    }
+
+
+def _seed(seed: int, part: int) -> int:
+    return 1000 * (seed + 1) + part
+
+
+def versions() -> dict[str, str]:
+    """Of what decides the numbers."""
+    import torch
+
+    import lumbar_utils
+
+    return {
+        "lumbar_utils": lumbar_utils.__version__,
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", default=str(ROOT / "lumbar_utils" / "weights"), help="folder for the two files")
+    parser.add_argument("--work", default=str(ROOT / "runs" / "localizer_making"), help="folder for unfinished work")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--members", type=int, default=2, help="networks that are asked together (default 2)")
+    parser.add_argument("--bodies", type=int, default=2000, help="randomised bodies for each member (default 2000)")
+    parser.add_argument("--steps", type=int, default=7000, help="training steps of each member (default 7000)")
+    parser.add_argument("--held-out", type=int, default=300, help="bodies each for calibration and measurement")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
