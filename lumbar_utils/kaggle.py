@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 KAGGLE_INPUT = Path("/kaggle/input")
 KAGGLE_WORKING = Path("/kaggle/working")
 COMPETITION_SLUG = "rsna-2024-lumbar-spine-degenerative-classification"
-SHIPPED_LOCALIZER = Path(__file__).parent / "weights" / "localizer.safetensors"
 SERIES_TABLES = ("train_series_descriptions.csv", "test_series_descriptions.csv")
 METADATA = "dataset-metadata.json"
 SEARCH_DEPTH = 3
@@ -131,7 +130,8 @@ def hand_in(submission: Path | str) -> Path | None:
 def build_dataset(out: Path | str, run: Path | str, *, owner: str = "OWNER", slug: str = "lumbar-utils") -> Path:
     """Make the folder to upload as a Kaggle data set: library, timm-3d (Kaggle's image lacks it), weights.
 
-    The disc finder that ships travels inside the library; a run's own, fine-tuned one is packed beside it and wins.
+    The disc finder that ships travels inside the library; the one in the run, if there is one, is packed beside the
+    classifier that goes with it, and wins.
     Upload it with `kaggle datasets create -p OUT --dir-mode zip`. The notebooks find library and weights in it.
 
     Parameters
@@ -139,21 +139,25 @@ def build_dataset(out: Path | str, run: Path | str, *, owner: str = "OWNER", slu
     out : path-like
         Folder to make; what an earlier call left there is replaced.
     run : path-like
-        Run folder with `classifier/`, and `localizer/` where the disc finder was fine-tuned.
+        Run folder with `classifier/`, and `localizer/` where the run has a disc finder of its own.
     owner, slug : str
         Of the data set, for `dataset-metadata.json`.
 
     Raises
     ------
     DataError
-        When the run lacks a classifier, there is no disc finder at all, timm-3d is not installed, or `out` holds
-        something else.
+        When the run lacks a classifier, its disc finder cannot be read, there is no disc finder at all, timm-3d is
+        not installed, or `out` holds something else.
     """
     out, run = Path(out), Path(run)
     parts = {name: run / name for name in ("localizer", "classifier")}
     absent = [name for name, part in parts.items() if not (part / "model.safetensors").is_file()]
-    if "classifier" in absent or (absent and not SHIPPED_LOCALIZER.is_file()):
-        raise DataError(f"no weights in {' and '.join(str(parts[name]) for name in absent)}; train first (`make run`)")
+    if "classifier" in absent:
+        raise DataError(f"no weights in {parts['classifier']}; train first (`make run`)")
+    from .locating import open_localizer
+
+    # Read now what will be read there, offline and too late.
+    open_localizer(None if "localizer" in absent else parts["localizer"])
     timm_3d = importlib.util.find_spec("timm_3d")
     if timm_3d is None or timm_3d.origin is None:
         raise DataError("timm-3d is not installed here, so it cannot be packed: pip install timm-3d")

@@ -14,11 +14,12 @@ from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from . import __version__
+from .errors import DataError
 from .labels import CONDITIONS
 from .localizer import DiscLocalizer, DiscPoints
 from .localizer.evaluation import doubtful_studies, read_reference
 from .localizer.samples import STUDIES_A_JOB
-from .study import CompetitionFolder, StudySource, load_study
+from .study import CompetitionFolder, StudySource, find_studies, load_study
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,24 @@ def locate_studies(
             found[source.study_id] = localizer.locate(load_study(source))
         except Exception as error:  # whatever is odd about one study must not stop the others
             failures[source.study_id] = str(error) or type(error).__name__
+    _log(failures)
+    return found, failures
+
+
+def locate_folders(
+    folders: Mapping[str, Path], localizer: DiscLocalizer, *, progress: bool = True
+) -> tuple[dict[str, DiscPoints], dict[str, str]]:
+    """Points and failures by the names given, each folder being one study or one series of DICOM files."""
+    found: dict[str, DiscPoints] = {}
+    failures: dict[str, str] = {}
+    for name, folder in tqdm(folders.items(), desc="locating discs", unit="study", disable=not progress):
+        try:
+            sources = find_studies(folder, progress=False)
+            if len(sources) != 1:
+                raise DataError(f"{folder}: expected one study, found {len(sources)}")
+            found[name] = localizer.locate(load_study(sources[0]))
+        except Exception as error:
+            failures[name] = str(error) or type(error).__name__
     _log(failures)
     return found, failures
 

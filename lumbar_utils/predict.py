@@ -103,8 +103,8 @@ class Predictor:
     device, precision : str
         See `devices.choose_compute`.
     localizer : DiscLocalizer, optional
-        Finds the discs for `predict_study` and `predict_studies`; default: the one that ships with the library, read
-        when it is first needed.
+        Finds the discs for `predict_study` and `predict_studies`; default: `localizer/` beside the run folder, which is
+        the one that cut its training crops, else the one that ships with the library. Read when it is first needed.
     mirror : bool
         Average with the prediction for the mirrored study; twice the time.
     batch_size : int
@@ -131,6 +131,8 @@ class Predictor:
         self.model = model.to(self.compute.device)
         self.spec, self.prior, self.synthetic_only = config.crops, config.prior, config.synthetic_only
         self._localizer, self.mirror, self.batch_size = localizer, mirror, batch_size
+        beside = Path(run_folder).parent / "localizer"
+        self._own_localizer = beside if (beside / "model.safetensors").is_file() else None
         if self.synthetic_only:
             logger.warning("%s: %s", run_folder, SYNTHETIC_WARNING)
 
@@ -138,8 +140,8 @@ class Predictor:
     def localizer(self) -> DiscLocalizer:
         """The disc finder in use. Raises `DataError` when none was given and the library's own is not installed."""
         if self._localizer is None:
-            self._localizer = open_localizer()
-            logger.info(localizer_origin(self._localizer))
+            self._localizer = open_localizer(self._own_localizer)
+            logger.info(localizer_origin(self._localizer, self._own_localizer))
         return self._localizer
 
     def predict_crops(self, crops: Iterable[StudyCrops]) -> np.ndarray:
@@ -225,7 +227,8 @@ class Predictor:
             return
         for study_id, crops, discs, problems in prepared:
             if crops is None or len(crops.missing) == len(VIEWS):
-                yield self.prior_prediction(study_id, *(problems or ("no view shows any disc",)), discs=discs)
+                unseen = () if crops is None else ("no view shows any disc",)
+                yield self.prior_prediction(study_id, *problems, *unseen, discs=discs)
                 continue
             probabilities = next(graded)
             if not np.isfinite(probabilities).all():  # half precision can overflow

@@ -2,7 +2,7 @@
 
 Data: the folder given; else the competition's among Kaggle's mounts; else a synthetic cohort beside the results,
 made on first use. Results: the folder given; else `runs/demo` of the clone, or of the current folder. Disc finder:
-the one of the run in use; else an attached one; else the one that ships with the library (`find_localizer`).
+the one of the run in use; else the one that ships with the library (`find_localizer`).
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from .study import CompetitionFolder, StudySource, find_studies
 COHORT = "cohort"
 FOLDS = 5
 LOCALIZER = "localizer"
+WEIGHTS = (LOCALIZER, "classifier")
 WEIGHTS_FILE = "model.safetensors"
 WEIGHTS_DEPTH = 5
 """`datasets/<owner>/<slug>/runs/demo`."""
@@ -96,8 +97,10 @@ def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Pat
     """
     roots = [Path(given)] if given else [Path(run), *_attached()]
     for root in roots:
-        for folder in (root / name, root):
-            if folder.name == name and (folder / WEIGHTS_FILE).is_file():
+        # A folder that is named outright may be called anything, but not as other weights are.
+        own = root.name == name or (bool(given) and root.name not in WEIGHTS)
+        for folder in (root / name, *([root] if own else [])):
+            if (folder / WEIGHTS_FILE).is_file():
                 return folder
     looked = ", ".join(str(root / name) for root in roots)
     raise DataError(
@@ -109,12 +112,12 @@ def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Pat
 def find_localizer(run: str | Path = "") -> Path | None:
     """The folder of the disc finder that goes with a run; None for the one that ships with the library.
 
-    `localizer/` in the run folder, trained or fine-tuned there; else the one in a data set attached on Kaggle;
-    else None, which `locating.open_localizer` understands. Without a run, nothing of the current folder is looked at:
-    whoever names no weights gets the shipped ones, and not what some earlier run left behind.
+    `localizer/` in the run folder, where it was fine-tuned or noted down; else None, which `locating.open_localizer`
+    understands. Nothing else is looked at: whoever names no weights gets the shipped ones, and not what an earlier
+    run left behind or what lies in some attached data set.
     """
-    roots = [*([Path(run)] if str(run) else []), *_attached()]
-    return next((root / LOCALIZER for root in roots if (root / LOCALIZER / WEIGHTS_FILE).is_file()), None)
+    folder = Path(run) / LOCALIZER
+    return folder if str(run) and (folder / WEIGHTS_FILE).is_file() else None
 
 
 def _attached() -> list[Path]:

@@ -64,16 +64,25 @@ def test_weights_are_found_in_a_run_or_attached_under_either_mount(tmp_path, mon
         folder.rmdir()
 
 
-def test_the_finder_is_the_runs_own_then_an_attached_one_then_the_shipped_one(tmp_path, monkeypatch):
+def test_the_finder_is_the_runs_own_or_the_shipped_one(tmp_path, monkeypatch):
     monkeypatch.setattr(workspace, "KAGGLE_INPUT", tmp_path / "input")
     own, attached = tmp_path / "run" / "localizer", tmp_path / "input" / "datasets" / "somebody" / "mine" / "localizer"
     for folder in (own, attached):
         folder.mkdir(parents=True)
         assert find_localizer(tmp_path / "run") is None  # the shipped one; a folder without weights is none
     (attached / "model.safetensors").touch()
-    assert find_localizer(tmp_path / "run") == attached == find_localizer()
+    assert find_localizer(tmp_path / "run") is None and find_localizer() is None  # somebody's is nobody's choice
     (own / "model.safetensors").touch()
     assert find_localizer(tmp_path / "run") == own
+
+
+def test_weights_that_are_named_outright_may_lie_in_any_folder_but_another_networks(tmp_path):
+    for name in ("my finder", "classifier"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.safetensors").touch()
+    assert find_weights("localizer", tmp_path / "my finder") == tmp_path / "my finder"
+    with pytest.raises(DataError, match="no weights of a localizer"):
+        find_weights("localizer", tmp_path / "classifier")
 
 
 def test_series_are_described_in_millimetres_and_words(work):

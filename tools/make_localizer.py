@@ -11,6 +11,7 @@ second call goes on from there. No real scan is read, neither for training nor f
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import platform
@@ -31,6 +32,7 @@ import numpy as np
 from lumbar_utils.localizer import DiscLocalizer, LocalizerConfig, LocalizerTraining
 from lumbar_utils.phantom.cohort import COHORT_VERSION
 
+PACKAGE = ROOT / "lumbar_utils"
 SCANS = 2
 CALIBRATION, MEASUREMENT = 1, 2
 """Added to a thousand times the seed, with 0 for training: no body is in two of the three."""
@@ -43,6 +45,8 @@ def main() -> int:
     work.mkdir(parents=True, exist_ok=True)
     config = LocalizerConfig(trained_on="synthetic")
     training = LocalizerTraining(steps=args.steps, average=0.998, seed=args.seed)
+    if args.recalibrate:
+        return recalibrate(out, args)
     jobs = joblib.Parallel(n_jobs=min(args.members, joblib.cpu_count()))
     members = jobs(
         joblib.delayed(make_member)(work, member, config, training, args.bodies, args.device)
@@ -67,9 +71,22 @@ def main() -> int:
     finder = DiscLocalizer(networks, decoding=decoding, made=made)
     out.mkdir(parents=True, exist_ok=True)
     finder.write(out / "localizer.safetensors", out / "localizer.json")
-    shutil.rmtree(work)
+    for folder, _ in members:
+        shutil.rmtree(folder)
     print(json.dumps(made["measured_on_held_out_phantoms"], indent=1))
     print(f"{out / 'localizer.safetensors'} in {(time.monotonic() - started) / 60:.1f} minutes")
+    return 0
+
+
+def recalibrate(out: Path, args: argparse.Namespace) -> int:
+    """Fit and measure again with the networks that are there, after a change of the decoder."""
+    finder = DiscLocalizer._read(out / "localizer.safetensors", out / "localizer.json", "cpu")
+    decoding, measured = calibrate(finder.networks, args)
+    made = {**finder.made, "measured_on_held_out_phantoms": measured}
+    DiscLocalizer(finder.networks, decoding=decoding, made=made).write(
+        out / "localizer.safetensors", out / "localizer.json"
+    )
+    print(json.dumps(measured, indent=1))
     return 0
 
 
@@ -86,11 +103,12 @@ def make_member(
     torch.set_num_threads(1)
     own = replace(training, seed=training.seed + member)
     folder = work / f"member_{own.seed}"
-    key = {"training": asdict(own), "bodies": bodies, "phantom_version": COHORT_VERSION}
+    key = {"training": asdict(own), "config": asdict(config), "bodies": bodies, "code": _digest_of_code()}
     key = json.loads(json.dumps(key))
     note = folder / "done.json"
     if note.is_file() and (done := json.loads(note.read_text()))["key"] == key:
         return folder, done["seconds"]
+    note.unlink(missing_ok=True)  # it must never stand beside other weights
     began = time.monotonic()
     samples = synthetic_samples(range(bodies), _seed(own.seed, 0), config.pixel_mm, scans=SCANS, n_jobs=1)
     print(f"member {member}: {len(samples)} series in {time.monotonic() - began:.0f} s", flush=True)
@@ -124,18 +142,20 @@ def calibrate(networks: list, args: argparse.Namespace) -> tuple:
 
 
 def _measure(finder: DiscLocalizer, samples: list) -> dict[str, float]:
-    from lumbar_utils.localizer.calibration import WITHIN_MM, locate_samples
-    from lumbar_utils.localizer.finder import DOUBTFUL
+    from lumbar_utils.localizer.calibration import locate_samples
+    from lumbar_utils.localizer.evaluation import FOUND_MM
+    from lumbar_utils.localizer.finder import DOUBTFUL_BELOW
 
     located = locate_samples(finder, samples)
     seen = ~np.isnan(located.error_mm)
     error = located.error_mm[seen]
-    shifted, doubtful = located.shift != 0, np.median(located.confidence, axis=1) < DOUBTFUL
+    shifted, doubtful = np.nan_to_num(located.shift) != 0, np.median(located.confidence, axis=1) < DOUBTFUL_BELOW
     return {
         "series": len(samples),
+        "series_without_a_chain": int(np.isnan(located.shift).sum()),
         "discs_in_view": int(seen.sum()),
         "median_mm": round(float(np.median(error)), 3),
-        "within_5mm": round(float(np.mean(error <= WITHIN_MM)), 4),
+        "within_5mm": round(float(np.mean(error <= FOUND_MM)), 4),
         "mean_confidence": round(float(located.confidence[seen].mean()), 4),
         "series_shifted": int(shifted.sum()),
         "of_them_not_doubtful": int((shifted & ~doubtful).sum()),
@@ -145,6 +165,12 @@ def _measure(finder: DiscLocalizer, samples: list) -> dict[str, float]:
 
 def _seed(seed: int, part: int) -> int:
     return 1000 * (seed + 1) + part
+
+
+def _digest_of_code() -> str:
+    """Of all that decides what a member becomes."""
+    parts = [path.read_bytes() for name in ("phantom", "localizer") for path in sorted((PACKAGE / name).glob("*.py"))]
+    return hashlib.sha256(b"\0".join(parts)).hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -170,6 +196,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--bodies", type=int, default=2000, help="randomised bodies for each member (default 2000)")
     parser.add_argument("--steps", type=int, default=7000, help="training steps of each member (default 7000)")
     parser.add_argument("--held-out", type=int, default=300, help="bodies each for calibration and measurement")
+    parser.add_argument("--recalibrate", action="store_true", help="keep the networks, fit and measure anew")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     return parser.parse_args()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +14,8 @@ if TYPE_CHECKING:
 
     from ..localizer import DiscLocalizer, DiscPoints
     from ..study import CompetitionFolder, StudySource
+
+logger = logging.getLogger(__name__)
 
 DEFAULT_RUN = Path("runs/demo")
 
@@ -79,6 +82,21 @@ def open_localizer(folder: Path | None) -> DiscLocalizer:
     localizer = locating.open_localizer(folder)
     print(locating.localizer_origin(localizer, folder))
     return localizer
+
+
+def warn_of_studies_learnt_from(folder: Path | None, held_out: Sequence[str]) -> None:
+    """Say so when the disc finder in a folder has learnt from studies that are now held out."""
+    from ..locating import open_localizer
+
+    seen = set(open_localizer(folder).made.get("studies", ())) & set(held_out)
+    if seen:
+        logger.warning(
+            "the disc finder in %s has learnt from %d of the %d studies that are held out here, so their crops, and "
+            "the score on them, are better than they would be on new studies: train it with the same --fold and --seed",
+            folder,
+            len(seen),
+            len(held_out),
+        )
 
 
 def discs_of(

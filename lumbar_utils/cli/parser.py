@@ -81,6 +81,11 @@ def _add_phantom(commands) -> None:
     parser.add_argument("--seed", type=_count, default=0, metavar="S", help="default: %(default)s")
     parser.add_argument("--profile", choices=("demo", "rsna"), default="demo", help="default: %(default)s")
     parser.add_argument(
+        "--randomise",
+        action="store_true",
+        help="people, contrasts and artefacts far beyond reality, to test how much a disc finder bears",
+    )
+    parser.add_argument(
         "--test-fraction", type=_fraction, default=None, metavar="F", help="share of studies in the test part"
     )
     _add_jobs(parser)

@@ -1,8 +1,9 @@
 """The disc finder: sagittal series in, the canal point of each of the five discs in patient millimetres out.
 
 The parts, in the order in which data pass through them: `images` (series -> network input), `network`,
-`decoding` (heat maps -> a chain of five points), `finder` (`DiscLocalizer`, which joins the three), `points`
-(`DiscPoints`, the result), and for training `samples`, `augmentation`, `training`, with `evaluation` beside them.
+`decoding` (heat maps -> a chain of points), `opinions` (several networks, several sizes), `finder` (`DiscLocalizer`,
+which joins them), `points` (`DiscPoints`, the result); for training `samples`, `synthetic` (samples from phantoms),
+`augmentation`, `training`; and what came of it: `evaluation`, `calibration`.
 
 Names are loaded on first use, so that code that needs no more than `DiscPoints` does not wait for torch.
 """

@@ -66,8 +66,10 @@ def draw_window(
     middle = np.nanmean(voxels[:, 0])
     centre = rng.uniform(0, n - 1) if rng.random() < settings.anywhere else middle + rng.uniform(-2.0, 2.0)
     start = int(np.clip(round(centre - (settings.window - 1) / 2), 0, max(n - settings.window, 0)))
-    chosen = np.clip(np.arange(start, start + settings.window), 0, n - 1)
-    wide = np.clip(np.arange(chosen[0] - config.neighbours, chosen[-1] + config.neighbours + 1), 0, n - 1)
+    # A series of fewer slices than a window has its last one repeated.
+    wanted = np.arange(start, start + settings.window)
+    chosen = np.clip(wanted, 0, n - 1)
+    wide = np.clip(np.arange(start - config.neighbours, wanted[-1] + config.neighbours + 1), 0, n - 1)
     volume = torch.from_numpy(np.ascontiguousarray(pixels[wide])).float()
     if rng.random() < settings.thicken and len(volume) > 2:
         share = rng.uniform(0.1, 0.3)

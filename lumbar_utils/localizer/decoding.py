@@ -23,6 +23,9 @@ from .network import CHAIN
 class ChainPrior:
     """What is known of a chain of canal points before any image is seen.
 
+    Steps and bends are those of ordinary phantoms, which follow published measures; the ratios of the steps agree with
+    those of the competition's points.
+
     Parameters
     ----------
     step_mm : (float, ...)
@@ -31,14 +34,16 @@ class ChainPrior:
         Standard deviation of the logarithm of a step. Covers body height, collapsed discs and slips.
     ratio_spread : float
         The same for the ratio of neighbouring steps.
+    bend_mean_degrees : (float, ...)
+        Typical angle at each inner point of `network.CHAIN` by which the chain turns backward.
     bend_degrees : float
-        Standard deviation of the angle between neighbouring steps.
+        Standard deviation of the angle from that, half of it a person's posture.
     shortest_mm, longest_mm : float
         Steps outside are excluded.
     missing : float
         Evidence of a level at a place where the network sees nothing of it.
     unnamed : float
-        Least probability that a peak is none of the five discs, however strong it is.
+        Least probability that a peak is none of the chain's discs, however strong it is.
     middle_row, middle_spread : float
         Where L3/L4 lies in the height of the image, as a fraction, and its standard deviation: technicians centre
         the scan on L3. In the competition's 1,975 studies 0.53 with 0.05, doubled here, and never worth more than
@@ -48,10 +53,11 @@ class ChainPrior:
         origin, so it must not be multiplied as if each level spoke for itself.
     """
 
-    step_mm: tuple[float, ...] = (29.5, 31.5, 33.0, 34.5, 35.0, 33.5, 27.5)
+    step_mm: tuple[float, ...] = (33.5, 34.5, 35.0, 35.0, 33.3, 28.6, 32.8)
     step_spread: float = 0.2
     ratio_spread: float = 0.14
-    bend_degrees: float = 14.0
+    bend_mean_degrees: tuple[float, ...] = (-3.0, -1.0, 3.0, 9.0, 19.0, 4.0)
+    bend_degrees: float = 12.0
     shortest_mm: float = 18.0
     longest_mm: float = 56.0
     missing: float = 2e-3
@@ -64,6 +70,11 @@ class ChainPrior:
         """mm from each level of a chain to the next."""
         first = CHAIN.index(chain[0])
         return np.array(self.step_mm[first : first + len(chain) - 1])
+
+    def bends(self, chain: tuple[str, ...]) -> np.ndarray:
+        """Degrees by which a chain turns backward at each level but its first and last."""
+        first = CHAIN.index(chain[0])
+        return np.array(self.bend_mean_degrees[first : first + len(chain) - 2])
 
 
 PEAK_RADIUS_MM = 9.0
@@ -82,13 +93,15 @@ SUPPORTED = 0.05
 class Chain:
     """Result of `decode_chain`: voxel positions are fractional (slice, row, column) of the given maps.
 
-    `support` is each level's mass at its place, `posterior` the probability of the place given all evidence.
+    `support` is each level's mass at its place, `posterior` the probability of the place given all evidence,
+    `agreement` the share of opinions that name the chain alike.
     """
 
     voxels: np.ndarray
     support: np.ndarray
     posterior: np.ndarray
     flags: tuple[str, ...]
+    agreement: float = 1.0
 
 
 def decode_chain(
@@ -125,19 +138,19 @@ def decode_chain(
     if len(centres) < 2:
         return None
     extent = np.array([probability.shape[2] * spacing[0], probability.shape[3] * spacing[1]])
-    places, peak_of = _with_suggestions(centres, masses.max(axis=0) >= STRONG_PEAK, prior)
+    places, peak_of = _with_suggestions(centres, masses.max(axis=0) >= STRONG_PEAK, prior.steps(chain))
     evidence = np.full((len(chain), len(places)), prior.missing)
     evidence[:, : len(centres)] += masses
     in_plane = places[:, 1:]
     outside = np.any((in_plane < 0) | (in_plane > extent), axis=1)
     evidence[:, outside] += 0.5 * absent[:, None]
     log_evidence = np.log(evidence)
-    # A peak that the chain leaves out must be no disc of the five; the more mass it has, the less likely that is.
+    # A peak that the chain leaves out must be no disc of it; the more mass it has, the less likely that is.
     log_evidence[:, : len(centres)] -= np.log(np.maximum(1 - masses.sum(axis=0), prior.unnamed))
     off_middle = (in_plane[:, 0] / extent[0] - prior.middle_row) / prior.middle_spread
     log_evidence /= prior.temperature
     log_evidence[chain.index(MIDDLE_LEVEL)] -= 0.5 * np.clip(off_middle, -2, 2) ** 2
-    marginal, best = _weigh_chains(places, log_evidence, prior.steps(chain), prior)
+    marginal, best = _weigh_chains(places, log_evidence, chain, prior)
     if best is None:
         return None
     posterior = marginal[np.arange(len(chain)), best]
@@ -233,7 +246,7 @@ def refine(
     )
 
 
-def _with_suggestions(centres: np.ndarray, strong: np.ndarray, prior: ChainPrior) -> tuple[np.ndarray, np.ndarray]:
+def _with_suggestions(centres: np.ndarray, strong: np.ndarray, step_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Add places suggested by pairs of peaks: half-way where one is missing, further on beyond the ends.
 
     Returns the places (k, 3) and for each the index of its peak, -1 for a suggestion.
@@ -250,27 +263,34 @@ def _with_suggestions(centres: np.ndarray, strong: np.ndarray, prior: ChainPrior
             gap = np.linalg.norm(b - a)
             if b[1] <= a[1]:
                 continue
-            parts = int(np.round(gap / float(np.mean(prior.step_mm))))
+            parts = int(np.round(gap / float(np.mean(step_mm))))
             if parts in (2, 3) and abs(b[2] - a[2]) < 0.7 * gap:
                 for i in range(1, parts):
                     suggest(a + (b - a) * i / parts)
     edges = [(a, b) for a in sure for b in sure if b[1] > a[1] and 22 < np.linalg.norm(b - a) < 48]
     for a, b in edges:
-        for i in (1, 2, 3):
+        for i in range(1, len(step_mm)):  # all links but the two that are seen may lie beyond the image
             suggest(a - i * (b - a))
             suggest(b + i * (b - a))
     return np.array(places), np.array([*range(len(centres)), *[-1] * (len(places) - len(centres))])
 
 
+def _turned_backward(directions: np.ndarray, degrees: float) -> np.ndarray:
+    """Directions (k, 3), of which the second counts downward and the third backward, turned in that plane."""
+    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
+    through, down, back = directions.T
+    return np.stack([through, cosine * down - sine * back, sine * down + cosine * back], axis=1)
+
+
 def _weigh_chains(
-    places: np.ndarray, evidence: np.ndarray, step_mm: np.ndarray, prior: ChainPrior
+    places: np.ndarray, evidence: np.ndarray, chain: tuple[str, ...], prior: ChainPrior
 ) -> tuple[np.ndarray, np.ndarray | None]:
     """Forward-backward over pairs of neighbouring places.
 
     Returns the posterior probability of each place for each level (levels, k) and the best chain (levels,) as place
     indices, None when no chain is possible.
     """
-    levels = len(evidence)
+    levels = len(chain)
     step = places[None, :, :] - places[:, None, :]
     length = np.linalg.norm(step, axis=-1)
     allowed = (length >= prior.shortest_mm) & (length <= prior.longest_mm) & (step[..., 1] > 0.25 * length)
@@ -279,13 +299,14 @@ def _weigh_chains(
     if not len(upper):
         return nothing, None
     edge, edge_length = step[upper, lower], length[upper, lower]
-    cosine = np.clip(edge @ edge.T / np.outer(edge_length, edge_length), -1, 1)
-    bend = np.degrees(np.arccos(cosine)) / prior.bend_degrees
-    usual = np.log(step_mm)
+    direction = edge / edge_length[:, None]
+    usual = np.log(prior.steps(chain))
     follows = lower[:, None] == upper[None, :]
     log_length = np.log(edge_length)
     transitions = []
-    for i in range(levels - 2):
+    for i, turn in enumerate(prior.bends(chain)):
+        cosine = np.clip(_turned_backward(direction, turn) @ direction.T, -1, 1)
+        bend = np.degrees(np.arccos(cosine)) / prior.bend_degrees
         ratio = (log_length[None, :] - log_length[:, None] - (usual[i + 1] - usual[i])) / prior.ratio_spread
         transitions.append(np.where(follows, -0.5 * (ratio**2 + bend**2), -np.inf))
     steps = [-0.5 * ((log_length - usual[i]) / prior.step_spread) ** 2 for i in range(levels - 1)]

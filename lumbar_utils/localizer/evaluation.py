@@ -17,10 +17,10 @@ import pandas as pd
 from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from ..errors import DataError, LumbarError
+from ..errors import DataError
 from ..geometry import POSTERIOR
 from ..labels import CONDITIONS, LEVELS, N_LEVELS
-from .points import DiscPoints, chain_tangents, complete_chain
+from .points import DOUBTFUL, DiscPoints, chain_tangents, complete_chain
 from .samples import STUDIES_A_JOB
 
 if TYPE_CHECKING:
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-LARGEST_SHIFT = 2
-DOUBTFUL = "doubtful"
-"""The flag of a level that may carry its neighbour's name; on all five, the whole chain may be off by a level."""
 FOUND_MM = 5.0
 """A point this near counts as found, and this is what a level's confidence is the probability of."""
 FOUND_PIXELS = 5.0
@@ -73,26 +70,17 @@ def point_errors(found: np.ndarray, reference: np.ndarray) -> PointErrors:
     found, reference = np.asarray(found, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if found.shape != (N_LEVELS, 3) or reference.shape != (N_LEVELS, 3):
         raise DataError(f"both must have shape ({N_LEVELS}, 3), got {found.shape} and {reference.shape}")
-    chain, _ = complete_chain(reference)
     known = np.isfinite(reference).all(axis=1)
     difference = np.where(known[:, None], found - reference, np.nan)
+    # One reference point has no direction of its own; the found chain lends it.
+    chain = complete_chain(reference)[0] if known.sum() >= 2 else found
     tangents = chain_tangents(chain)
     back = POSTERIOR - (tangents @ POSTERIOR)[:, None] * tangents
     back /= np.linalg.norm(back, axis=1, keepdims=True)
     along, backward = (np.einsum("ij,ij->i", difference, axis) for axis in (tangents, back))
-    return PointErrors(np.linalg.norm(difference, axis=1), along, backward, level_shift(found, reference))
-
-
-def level_shift(found: np.ndarray, reference: np.ndarray) -> int:
-    """The shift k for which found[l] lies nearest to reference[l + k] in the median over levels; 0 when right."""
-    costs = {}
-    for shift in range(-LARGEST_SHIFT, LARGEST_SHIFT + 1):
-        levels = np.arange(max(0, -shift), N_LEVELS - max(0, shift))
-        distance = np.linalg.norm(found[levels] - reference[levels + shift], axis=1)
-        distance = distance[np.isfinite(distance)]
-        if len(distance) >= 2:
-            costs[shift] = float(np.median(distance))
-    return min(costs, key=lambda k: (costs[k], abs(k))) if costs else 0
+    step = float(np.median(np.linalg.norm(np.diff(chain, axis=0), axis=1)))
+    shift = int(np.rint(np.median(along[known]) / step)) if known.any() else 0
+    return PointErrors(np.linalg.norm(difference, axis=1), along, backward, shift)
 
 
 def evaluate_points(found: Mapping[str, DiscPoints], reference: Mapping[str, np.ndarray]) -> pd.DataFrame:
@@ -106,7 +94,7 @@ def evaluate_points(found: Mapping[str, DiscPoints], reference: Mapping[str, np.
     for study_id, points in reference.items():
         known = np.isfinite(points).all(axis=1)
         result = found.get(study_id)
-        errors = point_errors(result.points, points) if result is not None and known.sum() >= 2 else None
+        errors = point_errors(result.points, points) if result is not None and known.any() else None
         for level in np.flatnonzero(known):
             rows.append(
                 {
@@ -260,8 +248,8 @@ def _on_images(folder: CompetitionFolder, labelled: pd.DataFrame, discs: DiscPoi
     study_id = labelled["study_id"].iloc[0]
     try:
         study = folder.load_study(study_id, part="train", series_ids=list(labelled["series_id"].unique()))
-    except LumbarError as error:
-        logger.warning("study %s: its labelled images are left out: %s", study_id, error)
+    except Exception as error:  # one odd study must not cost the comparison of all the others
+        logger.warning("study %s: its labelled images are left out: %s", study_id, error or type(error).__name__)
         return []
     rows = []
     for row in labelled.itertuples():

@@ -1,15 +1,14 @@
-"""`DiscLocalizer`: from a study or a series to its five canal points.
+"""`DiscLocalizer`: from a study or a series to its five canal points, and its weights on disk.
 
-Several networks can be asked together. Each is also asked about the same scan made smaller and larger: what a body
-is called must not depend on that. Their evidence is averaged before the chain is decoded, and where they would have
-named the levels differently, the chain is marked as doubtful.
+The networks' opinions become one chain, each of whose points carries a confidence that was fitted on held-out scans.
+Where the names of the chain are in doubt, all five say so, and the points can still be used.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,15 +17,14 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from scipy import special
-from torch.nn import functional
 
-from ..devices import cpu_has_bfloat16
 from ..errors import DataError
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
 from .decoding import SUPPORTED, Chain, ChainPrior, decode_chain
 from .images import LocalizationError, SagittalVolume, series_volume
-from .network import LocalizerConfig, SliceUNet, log_probability, with_neighbours
-from .points import DiscPoints, write_atomically
+from .network import LocalizerConfig, SliceUNet
+from .opinions import Opinion, agreement, ask, consensus
+from .points import DOUBTFUL, DiscPoints, write_atomically
 
 if TYPE_CHECKING:
     from ..dicom import Series
@@ -35,31 +33,44 @@ if TYPE_CHECKING:
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 _SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 SHIPPED_WEIGHTS, SHIPPED_NOTE = _SHIPPED / "localizer.safetensors", _SHIPPED / "localizer.json"
-SLICES_AT_ONCE = 24
-"""Bounds the memory that one series takes; real series have up to 38 slices."""
-SCALES = (0.87, 1.15)
-SLICES_ASKED_AGAIN = 5
-DOUBTFUL = 0.8
+DOUBTFUL_BELOW = 0.8
 """Points of less confidence are marked."""
-SURE = 0.6
-"""A chain whose least confident level reaches this is not compared with other series."""
-T2_LEAD = 0.15
-"""By so much must the mean confidence on a later series exceed the first one's, since points on T2 are more exact."""
-PLACED_CONFIDENCE = 0.5
-"""A point that its neighbours placed is within 5 mm about half as often as a seen one."""
+FIRST_LEAD = 0.15
+"""By so much must the mean confidence on a later series exceed that on the first, which is the one that shows most."""
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """What is fitted on held-out scans once the networks are trained; the defaults change nothing.
+    """What is fitted on held-out scans once the networks are trained; the defaults trust the decoder.
 
-    `temperature` is that of `ChainPrior`. The confidence of a level is the logistic function of
-    `slope * logit(p) + intercept`, with p the posterior probability of its place.
+    Parameters
+    ----------
+    temperature : float
+        That of `ChainPrior`.
+    slope, dissent, intercept : float
+        The confidence of a seen level is the logistic function of `slope * logit(posterior) + intercept`, less
+        `dissent` for each opinion's share that would name the chain otherwise.
+    placed : float
+        Confidence of a level that its neighbours placed, relative to that.
     """
 
     temperature: float = 1.0
     slope: float = 1.0
+    dissent: float = 0.0
     intercept: float = 0.0
+    placed: float = 0.5
+
+    def confidence(self, chain: Chain) -> np.ndarray:
+        """Probability (5,) that each point of a chain lies at its disc."""
+        sure = special.expit(
+            self.slope * bounded_logit(chain.posterior) - self.dissent * (1 - chain.agreement) + self.intercept
+        )
+        return sure * np.where(chain.support < SUPPORTED, self.placed, 1.0)
+
+
+def bounded_logit(posterior: np.ndarray) -> np.ndarray:
+    """Log odds, of probabilities kept away from 0 and 1, where they mean nothing."""
+    return special.logit(np.clip(posterior, 1e-4, 1 - 1e-4))
 
 
 class DiscLocalizer:
@@ -94,7 +105,7 @@ class DiscLocalizer:
         self.device = torch.device(device)
         self.networks = tuple(n.to(self.device, memory_format=torch.channels_last).eval() for n in networks)
         self.decoding = decoding or Decoding()
-        self.prior = prior or ChainPrior(temperature=self.decoding.temperature)
+        self.prior = replace(prior or ChainPrior(), temperature=self.decoding.temperature)
         self.made = dict(made or {})
         self.history: list[dict[str, float]] = []
         """Of the training that made it, in this session: member, step, loss, learning_rate, seconds."""
@@ -107,7 +118,7 @@ class DiscLocalizer:
     def locate(self, study: Study) -> DiscPoints:
         """Points of a study: on its sagittal T2 (the series with the largest coverage), on T1 when there is no T2.
 
-        When the chain on one series is doubtful, the study's other sagittal series are asked too and the most
+        When a point on one series is marked, the study's other sagittal series are asked too and the most
         confident answer is taken; `DiscPoints.series_id` says which series it is.
 
         Raises
@@ -130,11 +141,11 @@ class DiscLocalizer:
                 problems.append(str(error))
                 continue
             results.append(found)
-            if not found.flagged and found.confidence.min() >= SURE:
+            if not found.flagged:
                 break
         if not results:
             raise LocalizationError("; ".join(problems))
-        scores = [result.confidence.mean() - (T2_LEAD if i else 0.0) for i, result in enumerate(results)]
+        scores = [result.confidence.mean() - (FIRST_LEAD if i else 0.0) for i, result in enumerate(results)]
         best = results[int(np.argmax(scores))]
         return DiscPoints(study.study_id, best.series_id, best.points, best.confidence, best.flags, best.source)
 
@@ -152,85 +163,33 @@ class DiscLocalizer:
 
     def locate_volume(self, volume: SagittalVolume) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]] | None:
         """LPS points (5, 3), confidence (5,) and flags on a prepared volume; None when no chain is found."""
-        chain = self.decode(self.opinions(volume.pixels), volume.offsets, volume.spacing)
+        chain = self.decode(self.ask(volume.pixels), volume.offsets, volume.spacing)
         if chain is None:
             return None
-        confidence = self.confidence(chain)
+        confidence = self.decoding.confidence(chain)
         return volume.to_world(chain.voxels), confidence, _flags(chain.flags, confidence)
 
-    def decode(
-        self, opinions: list[tuple[np.ndarray, np.ndarray]], offsets: np.ndarray, spacing: tuple[float, float]
-    ) -> Chain | None:
-        """The five lumbar levels in voxels of the volume, from `opinions` on it; None when no chain is found."""
-        probability, absent = (np.mean(parts, axis=0) for parts in zip(*opinions, strict=True))
-        rows, columns = spacing
+    def ask(self, pixels: np.ndarray) -> list[Opinion]:
+        """What the networks say of slices (n, H, W) of about 0..1; see `opinions.ask`."""
+        return ask(self.networks, pixels, self.device)
+
+    def decode(self, opinions: Sequence[Opinion], offsets: np.ndarray, spacing: tuple[float, float]) -> Chain | None:
+        """The five lumbar levels in voxels of the volume, from opinions on it; None when no chain is found.
+
+        `offsets` (n,) are the slices' mm, `spacing` the mm between the volume's rows and columns.
+        """
+        probability, absent = consensus(opinions)
+        of_maps = (2 * spacing[0], 2 * spacing[1])
         chain = decode_chain(
-            probability,
-            absent,
-            offsets=offsets,
-            spacing=(2 * rows, 2 * columns),
-            chain=self.config.chain,
-            prior=self.prior,
+            probability, absent, offsets=offsets, spacing=of_maps, chain=self.config.chain, prior=self.prior
         )
         if chain is None:
             return None
         own = self.config.lumbar
+        agreed = agreement(opinions, chain, own, of_maps, self.prior)
         # A map's pixel covers two of the volume's, so the middles of its pixels lie between theirs.
         voxels = chain.voxels[own] * [1, 2, 2] + [0, 0.5, 0.5]
-        return Chain(voxels, chain.support[own], chain.posterior[own], chain.flags[own])
-
-    def confidence(self, chain: Chain) -> np.ndarray:
-        """Probability (5,) that each point lies at its disc."""
-        logits = special.logit(np.clip(chain.posterior, 1e-4, 1 - 1e-4))
-        sure = special.expit(self.decoding.slope * logits + self.decoding.intercept)
-        return sure * np.where(chain.support < SUPPORTED, PLACED_CONFIDENCE, 1.0)
-
-    def probability(self, pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Slices (n, H, W) of about 0..1 to each level's probability (n, k, H/2, W/2) and "not in view" (k,).
-
-        Levels are those of `config.chain`; the mean of `opinions`.
-        """
-        return tuple(np.mean(parts, axis=0) for parts in zip(*self.opinions(pixels), strict=True))
-
-    def opinions(self, pixels: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-        """What each network says of the scan as it is, and of its middle slices made smaller and larger.
-
-        Shapes as in `probability`; slices that were not asked about have no mass.
-        """
-        _, height, width = pixels.shape
-        tensor = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
-        tensor = functional.pad(tensor, (0, width % 2, 0, height % 2))
-        opinions = [self._ask(network, tensor) for network in self.networks]
-        first = _fullest(sum(probability for probability, _ in opinions), SLICES_ASKED_AGAIN)
-        chosen = slice(first, first + SLICES_ASKED_AGAIN)
-        around = tensor[chosen][:, None]
-        for scale in SCALES:
-            size = [2 * max(1, round(side * scale / 2)) for side in tensor.shape[1:]]
-            scaled = functional.interpolate(around, size=size, mode="bilinear", antialias=scale < 1)[:, 0]
-            for network in self.networks:
-                part, absent = self._ask(network, scaled)
-                back = functional.interpolate(torch.from_numpy(part), size=opinions[0][0].shape[2:], mode="bilinear")
-                mass = back.sum(dim=(0, 2, 3), keepdim=True).clamp_min(1e-12)
-                whole = np.zeros_like(opinions[0][0])
-                whole[chosen] = (back * (1 - torch.from_numpy(absent))[:, None, None] / mass).numpy()
-                opinions.append((whole, absent))
-        return opinions
-
-    def _ask(self, network: SliceUNet, slices: torch.Tensor) -> tuple[np.ndarray, np.ndarray]:
-        """One network about slices (n, H, W), H and W even."""
-        _, height, width = slices.shape
-        multiple = self.config.multiple
-        padded = functional.pad(slices, (0, -width % multiple, 0, -height % multiple))
-        padded = with_neighbours(padded, self.config.neighbours)
-        half = self.device.type == "cuda" or (self.device.type == "cpu" and cpu_has_bfloat16())
-        dtype = torch.float16 if self.device.type == "cuda" else torch.bfloat16
-        logits = []
-        with torch.inference_mode(), torch.autocast(self.device.type, dtype, enabled=half):
-            for part in padded.split(SLICES_AT_ONCE):
-                part = part.to(self.device).contiguous(memory_format=torch.channels_last)
-                logits.append(network(part).float().cpu())
-        voxels, absent = log_probability(torch.cat(logits)[:, :, : height // 2, : width // 2])
-        return voxels.exp().double().numpy(), absent.exp().double().numpy().reshape(len(self.config.chain))
+        return Chain(voxels, chain.support[own], chain.posterior[own], chain.flags[own], agreed)
 
     def save(self, folder: str | Path) -> Path:
         """Write `model.safetensors` and `config.json` into a folder, atomically; returns the folder."""
@@ -281,6 +240,11 @@ class DiscLocalizer:
     def _read(cls, weights: Path, note: Path, device: torch.device | str) -> DiscLocalizer:
         try:
             read = json.loads(note.read_text())
+            if "config" not in read:
+                raise ValueError(
+                    "they were written by an older version of lumbar_utils; train again, or delete the folder to use "
+                    "the finder that ships with the library"
+                )
             config = LocalizerConfig.from_dict(read["config"])
             networks = _networks(config, load_file(weights))
             decoding = Decoding(**read["decoding"])
@@ -291,20 +255,13 @@ class DiscLocalizer:
 
 def _flags(flags: tuple[str, ...], confidence: np.ndarray) -> tuple[str, ...]:
     """Mark levels that may be wrong; all five when the chain as a whole may bear the names of its neighbours."""
-    doubtful = confidence < DOUBTFUL
-    if np.median(confidence) < DOUBTFUL:
+    doubtful = confidence < DOUBTFUL_BELOW
+    if np.median(confidence) < DOUBTFUL_BELOW:
         doubtful[:] = True
     return tuple(
-        ", ".join(word for word in (flag, "doubtful" if doubt else "") if word)
+        ", ".join(word for word in (flag, DOUBTFUL if doubt else "") if word)
         for flag, doubt in zip(flags, doubtful, strict=True)
     )
-
-
-def _fullest(probability: np.ndarray, window: int) -> int:
-    """First of the `window` neighbouring slices that hold the most mass of maps (n, k, h, w)."""
-    mass = probability.sum(axis=(1, 2, 3))
-    sums = np.convolve(mass, np.ones(min(window, len(mass))), mode="valid")
-    return int(sums.argmax())
 
 
 def _networks(config: LocalizerConfig, state: dict[str, torch.Tensor]) -> list[SliceUNet]:

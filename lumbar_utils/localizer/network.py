@@ -8,7 +8,7 @@ do not give: the slice is found together with the place in it, and the masses of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 
 import torch
@@ -40,7 +40,7 @@ class LocalizerConfig:
     chain : tuple of str
         The discs that are looked for, in order: `CHAIN` where their truth is known, as on phantoms, or `labels.LEVELS`.
     trained_on : str
-        Said in reports: "synthetic" or "competition".
+        Said in reports: "synthetic", "competition", or both in the order of the lessons: "synthetic, competition".
     """
 
     pixel_mm: float = 2.0
@@ -120,13 +120,14 @@ class SliceUNet(nn.Module):
 
     def take_over(self, other: SliceUNet) -> None:
         """Copy the weights of a network of the same size whose chain holds all of this one's levels."""
+        absent = [level for level in self.config.chain if level not in other.config.chain]
+        alike = replace(other.config, chain=self.config.chain, trained_on=self.config.trained_on)
+        if absent or alike != self.config:
+            why = f"it does not know {absent}" if absent else f"{other.config} is not {self.config}"
+            raise DataError(f"these weights are of another localizer network: {why}")
+        rows = [other.config.chain.index(level) for level in self.config.chain]
         state = other.state_dict()
-        try:
-            rows = [other.config.chain.index(level) for level in self.config.chain]
-            state = {name: value[rows] if name.startswith("head.") else value for name, value in state.items()}
-            self.load_state_dict(state)
-        except (ValueError, RuntimeError) as error:
-            raise DataError(f"these weights are of another localizer network: {error}") from error
+        self.load_state_dict({name: v[rows] if name.startswith("head.") else v for name, v in state.items()})
 
     def forward(self, slices: torch.Tensor) -> torch.Tensor:
         """Slices with values of about 0..1; see the class for shapes."""

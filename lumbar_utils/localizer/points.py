@@ -19,10 +19,12 @@ from ..errors import DataError
 from ..geometry import INFERIOR
 from ..labels import LEVELS, N_LEVELS
 
+DOUBTFUL = "doubtful"
+"""The flag of a point that may be wrong; of all five, when the chain may bear the names of its neighbours."""
 SOURCES = ("localizer", "table", "truth")
 POINT_COLUMNS = ("study_id", "series_id", "level", "x", "y", "z", "confidence", "flag")
 
-TYPICAL_STEPS_MM = np.array([33.0, 34.5, 35.0, 33.5])
+TYPICAL_STEPS_MM = np.array([35.0, 35.0, 33.3, 28.6])
 """Distance from each canal point to the next lower one in an adult, used only where neighbours tell nothing.
 Vertebral body plus disc heights of Nissan and Gilad 1986 (J Biomech 19:753), shortened behind the bodies at L5."""
 DUPLICATE_POINT_MM = 0.5

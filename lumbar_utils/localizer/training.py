@@ -20,6 +20,7 @@ from ..devices import cpu_has_bfloat16
 from ..errors import DataError
 from ..labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from .augmentation import Augmentation, draw_window
+from .calibration import FEWEST_POINTS, fit_decoding
 from .finder import DiscLocalizer
 from .network import CHAIN, LocalizerConfig, SliceUNet, log_probability
 from .points import write_atomically
@@ -47,7 +48,8 @@ class LocalizerTraining:
     average : float
         Decay of the exponential average of the weights, which is what is kept.
     t1_share : float
-        Fraction of windows from sagittal T1, so that the same weights work where there is no T2.
+        Fraction of windows from series that are marked as sagittal T1, so that the same weights work where there is no
+        T2. Randomised phantoms, of any contrast, count as T2.
     time_limit_s : float, optional
         The schedule of each member is shortened to end by then. Leave it out for results that are the same on every
         machine.
@@ -68,6 +70,12 @@ class LocalizerTraining:
     members: int = 1
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self):
+        if min(self.steps, self.batch, self.members) < 1 or (self.time_limit_s is not None and self.time_limit_s <= 0):
+            raise DataError(
+                f"localizer training: steps, batch, members and the time limit must be positive, got {self}"
+            )
 
     @classmethod
     def fine_tuning(cls, **changes) -> LocalizerTraining:
@@ -90,6 +98,10 @@ def train_localizer(
 ) -> DiscLocalizer:
     """Train on studies of a competition folder, on the points of its cleaned coordinate table.
 
+    The table names the five levels only, so what begins with weights that know their neighbours too goes on without
+    those. With `start` and enough studies, one in ten is kept apart and the confidence fitted anew on it; with fewer
+    the curve of `start` is carried over, which its new weights may not quite deserve.
+
     Parameters
     ----------
     study_ids : sequence of str
@@ -110,12 +122,33 @@ def train_localizer(
     # The table tells nothing of the discs above and below the five.
     taught = "synthetic" if folder.is_synthetic else "competition"
     before = start.config.trained_on if start is not None else ""
-    trained_on = before if before == taught else ", ".join(word for word in (before, taught) if word)
+    trained_on = before if before.endswith(taught) else ", ".join(word for word in (before, taught) if word)
     config = replace(config, chain=LEVELS, trained_on=trained_on)
     samples = load_samples(folder, study_ids, config.pixel_mm, points=points, n_jobs=n_jobs, progress=progress)
-    return train_on_samples(
-        samples, config=config, training=training, start=start, out=out, device=device, progress=progress
+    learnt, kept = _set_aside(samples) if start is not None else (samples, [])
+    localizer = train_on_samples(
+        learnt, config=config, training=training, start=start, out=out, device=device, progress=progress
     )
+    # Whoever measures this finder, or cuts crops with it, must be able to see what it has learnt from.
+    localizer.made["studies"] = sorted(str(study_id) for study_id in study_ids)
+    if kept:
+        decoding = fit_decoding(localizer, kept)
+        history, made = localizer.history, localizer.made
+        localizer = DiscLocalizer(localizer.networks, device=device, decoding=decoding, made=made)
+        localizer.history = history
+    if out is not None:
+        localizer.save(out)
+    return localizer
+
+
+def _set_aside(samples: Sequence[LocalizerSample]) -> tuple[list[LocalizerSample], list[LocalizerSample]]:
+    """Samples to learn from, and those of one study in ten to fit the confidence on; none where that is too few."""
+    studies = list(dict.fromkeys(sample.study_id for sample in samples))
+    chosen = set(studies[::10])
+    kept = [sample for sample in samples if sample.study_id in chosen]
+    if np.sum([np.isfinite(sample.voxels).all(axis=1).sum() for sample in kept]) < 2 * FEWEST_POINTS:
+        return list(samples), []
+    return [sample for sample in samples if sample.study_id not in chosen], kept
 
 
 def train_on_samples(
@@ -128,15 +161,16 @@ def train_on_samples(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> DiscLocalizer:
-    """Train on prepared volumes. The same seed, machine and number of threads give the same weights.
+    """Train on prepared volumes. The same seed, machine and number of threads give the same weights on a CPU.
 
     The returned localizer has the attribute `history`: per logged step the loss (nats above the target's own
     entropy, averaged over levels), learning rate and seconds.
     """
-    training = training or LocalizerTraining()
+    training = training or (LocalizerTraining() if start is None else LocalizerTraining.fine_tuning())
     device = torch.device(device)
     samples = [_in_chain(sample, config.chain) for sample in samples]
     begin: list[SliceUNet | None] = list(start.networks) if start is not None else [None] * training.members
+    training = replace(training, members=len(begin))
     networks, history = [], []
     for member, known in enumerate(begin):
         own = replace(training, seed=training.seed + member)
@@ -193,7 +227,8 @@ def _train_network(
     bar = tqdm(total=training.steps, desc=title, unit="step", disable=not progress)
     for step in range(training.steps):
         done = _progress(step, training, time.monotonic() - began)
-        if done >= 1:
+        if done >= 1 and step:
+            step -= 1
             break
         rate = training.learning_rate * _cycle(done, training.warm_up)
         for group in optimiser.param_groups:
@@ -213,18 +248,24 @@ def _train_network(
         _average(kept, network, min(training.average, (step + 1) / (step + 10)))
         recent.append(float(loss.detach()))
         bar.update()
-        if (step + 1) % LOG_EVERY == 0 or _progress(step + 1, training, time.monotonic() - began) >= 1:
-            mean = float(np.mean(recent))
-            seconds = time.monotonic() - began
-            history.append({"step": step + 1, "loss": mean, "learning_rate": rate, "seconds": round(seconds, 1)})
-            bar.set_postfix(loss=f"{mean:.2f}")
-            recent.clear()
-            if not np.isfinite(mean):
-                raise DataError(f"localizer training: the loss is {mean} at step {step + 1}; lower the learning rate")
+        if (step + 1) % LOG_EVERY == 0:
+            history.append(_logged(step, recent, rate, began))
+            bar.set_postfix(loss=f"{history[-1]['loss']:.2f}")
+            recent = []
+    if recent:
+        history.append(_logged(step, recent, rate, began))
     bar.close()
     network.load_state_dict(kept)
     network.eval()
     return history
+
+
+def _logged(step: int, losses: list[float], rate: float, began: float) -> dict[str, float]:
+    mean = float(np.mean(losses))
+    if not np.isfinite(mean):
+        raise DataError(f"localizer training: the loss is {mean} at step {step + 1}; lower the learning rate")
+    seconds = round(time.monotonic() - began, 1)
+    return {"step": step + 1, "loss": mean, "learning_rate": rate, "seconds": seconds}
 
 
 def _in_chain(sample: LocalizerSample, chain: tuple[str, ...]) -> LocalizerSample:

@@ -50,7 +50,7 @@ def show_found_discs(
         From `localizer.evaluate_points`, of these studies or of many more. Several tables share the lines of the chart
         and have their own numbers below it.
     truths : sequence of ndarray (5, 3) or None, optional
-        Rings, and the error in mm in the corner.
+        LPS mm; drawn as rings, and the error in mm in the corner.
     captions : sequence of str, optional
         Instead of the study's id.
     limit : float
@@ -62,7 +62,7 @@ def show_found_discs(
         counts = [len(items) for items in (studies, discs, truths, captions)]
         raise DataError(f"studies, disc points, truths and captions must be as many, got {counts}")
     tables = dict(errors) if isinstance(errors, Mapping) else {"": errors}
-    pooled = pd.concat(tables.values())
+    pooled = pd.concat(tables.values()) if tables else pd.DataFrame()
     if not studies or pooled.empty:
         return say(f"{title or 'Found discs'}: no study to show")
     columns, rows = min(COLUMNS, len(studies)), -(-len(studies) // COLUMNS)
