@@ -17,6 +17,7 @@ from lumbar_utils import kaggle
 from lumbar_utils.cli import main
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import PROBABILITY_COLUMNS, SEVERITIES, TARGETS, decode_severities, row_ids
+from lumbar_utils.localizer import DiscLocalizer
 from lumbar_utils.metrics import competition_score
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -346,12 +347,15 @@ def test_the_dataset_to_upload_runs_without_anything_installed(tmp_path):
     run = tmp_path / "run"
     with pytest.raises(DataError, match="no weights"):
         kaggle.build_dataset(tmp_path / "out", run)
-    for part in ("localizer", "classifier"):
-        (run / part).mkdir(parents=True)
-        (run / part / "model.safetensors").write_text(part)
+    (run / "classifier").mkdir(parents=True)
+    (run / "classifier" / "model.safetensors").write_text("classifier")
+    own = DiscLocalizer.shipped().save(run / "localizer") / "model.safetensors"
     out = kaggle.build_dataset(tmp_path / "out", run, owner="somebody")
-    assert (out / "localizer" / "model.safetensors").read_text() == "localizer"
-    (run / "localizer" / "model.safetensors").unlink()  # a run that was not fine-tuned uses the shipped finder
+    assert (out / "localizer" / "model.safetensors").read_bytes() == own.read_bytes()
+    (own.parent / "config.json").write_text('{"pixel_mm": 2.0}')
+    with pytest.raises(DataError, match="older version"):  # here, and not on a machine without internet
+        kaggle.build_dataset(out, run)
+    own.unlink()  # a run that was not fine-tuned uses the shipped finder
     kaggle.build_dataset(out, run)  # once more into the same folder
     assert not (out / "localizer").exists()
     assert json.loads((out / "dataset-metadata.json").read_text())["id"] == "OWNER/lumbar-utils"

@@ -49,9 +49,25 @@ def test_all_notebooks_run_and_leave_a_complete_submission(smoke_run):
     np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-6)
     for name in ("model.safetensors", "config.json"):
         assert (folder / "localizer" / name).is_file() and (folder / "classifier" / name).is_file()
-    assert (folder / "localizer" / "history.csv").is_file()  # at smoke size the finder is fine-tuned, for a few steps
+    assert not (folder / "localizer" / "history.csv").exists()  # phantoms teach the shipped finder nothing new
     assert (folder / "classifier" / "oof.csv").is_file()
     assert len(list((folder / "figures").glob("*.png"))) >= len(NAMES)
+
+
+@pytest.mark.slow
+def test_on_a_competition_folder_the_finder_is_fine_tuned(smoke_run, tmp_path):
+    """The same studies without the mark that they are synthetic, and without their truth."""
+    data = tmp_path / "competition"
+    data.mkdir()
+    for path in (smoke_run[0] / "cohort").iterdir():
+        if path.name not in ("SYNTHETIC.md", "truth"):
+            (data / path.name).symlink_to(path, target_is_directory=path.is_dir())
+    done = run_notebooks("--smoke", "--data", data, "--run", tmp_path / "run", "--only", "02")
+    assert done.returncode == 0, done.stdout + done.stderr
+    made = json.loads((tmp_path / "run" / "localizer" / "config.json").read_text())
+    assert made["config"]["trained_on"] == "synthetic, competition"
+    assert made["made"]["studies"] and made["made"]["before"]["data"].startswith("synthetic phantoms only")
+    assert (tmp_path / "run" / "localizer" / "history.csv").is_file()
 
 
 @pytest.mark.slow
