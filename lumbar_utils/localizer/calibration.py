@@ -24,7 +24,7 @@ from .network import CHAIN
 from .opinions import Opinion
 from .samples import LocalizerSample
 
-TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
 FEWEST_POINTS = 50
 NEARLY = 0.003
 """Shares of discs found that differ by less are taken for equal."""

@@ -16,28 +16,25 @@ import numpy as np
 from scipy import ndimage, special
 
 from ..labels import LEVELS
-from .network import CHAIN
 
 
 @dataclass(frozen=True)
 class ChainPrior:
     """What is known of a chain of canal points before any image is seen.
 
-    Steps and bends are those of ordinary phantoms, which follow published measures; the ratios of the steps agree with
-    those of the competition's points.
+    It rules out what no spine does, and takes no side between a chain and the same one a level higher or lower: people
+    differ more than the steps of one spine do, and what phantoms measure there need not hold for patients.
 
     Parameters
     ----------
-    step_mm : (float, ...)
-        Typical distance from each point of `network.CHAIN` to the next lower one.
+    step_mm : float
+        Typical distance from a point to the next lower one, of any two neighbours.
     step_spread : float
         Standard deviation of the logarithm of a step. Covers body height, collapsed discs and slips.
     ratio_spread : float
         The same for the ratio of neighbouring steps.
-    bend_mean_degrees : (float, ...)
-        Typical angle at each inner point of `network.CHAIN` by which the chain turns backward.
     bend_degrees : float
-        Standard deviation of the angle from that, half of it a person's posture.
+        Standard deviation of the angle between neighbouring steps.
     shortest_mm, longest_mm : float
         Steps outside are excluded.
     missing : float
@@ -53,11 +50,10 @@ class ChainPrior:
         origin, so it must not be multiplied as if each level spoke for itself.
     """
 
-    step_mm: tuple[float, ...] = (33.5, 34.5, 35.0, 35.0, 33.3, 28.6, 32.8)
+    step_mm: float = 33.0
     step_spread: float = 0.2
     ratio_spread: float = 0.14
-    bend_mean_degrees: tuple[float, ...] = (-3.0, -1.0, 3.0, 9.0, 19.0, 4.0)
-    bend_degrees: float = 12.0
+    bend_degrees: float = 14.0
     shortest_mm: float = 18.0
     longest_mm: float = 56.0
     missing: float = 2e-3
@@ -65,16 +61,6 @@ class ChainPrior:
     middle_row: float = 0.53
     middle_spread: float = 0.1
     temperature: float = 1.0
-
-    def steps(self, chain: tuple[str, ...]) -> np.ndarray:
-        """mm from each level of a chain to the next."""
-        first = CHAIN.index(chain[0])
-        return np.array(self.step_mm[first : first + len(chain) - 1])
-
-    def bends(self, chain: tuple[str, ...]) -> np.ndarray:
-        """Degrees by which a chain turns backward at each level but its first and last."""
-        first = CHAIN.index(chain[0])
-        return np.array(self.bend_mean_degrees[first : first + len(chain) - 2])
 
 
 PEAK_RADIUS_MM = 9.0
@@ -138,7 +124,7 @@ def decode_chain(
     if len(centres) < 2:
         return None
     extent = np.array([probability.shape[2] * spacing[0], probability.shape[3] * spacing[1]])
-    places, peak_of = _with_suggestions(centres, masses.max(axis=0) >= STRONG_PEAK, prior.steps(chain))
+    places, peak_of = _with_suggestions(centres, masses.max(axis=0) >= STRONG_PEAK, len(chain), prior)
     evidence = np.full((len(chain), len(places)), prior.missing)
     evidence[:, : len(centres)] += masses
     in_plane = places[:, 1:]
@@ -150,7 +136,7 @@ def decode_chain(
     off_middle = (in_plane[:, 0] / extent[0] - prior.middle_row) / prior.middle_spread
     log_evidence /= prior.temperature
     log_evidence[chain.index(MIDDLE_LEVEL)] -= 0.5 * np.clip(off_middle, -2, 2) ** 2
-    marginal, best = _weigh_chains(places, log_evidence, chain, prior)
+    marginal, best = _weigh_chains(places, log_evidence, prior)
     if best is None:
         return None
     posterior = marginal[np.arange(len(chain)), best]
@@ -246,7 +232,9 @@ def refine(
     )
 
 
-def _with_suggestions(centres: np.ndarray, strong: np.ndarray, step_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _with_suggestions(
+    centres: np.ndarray, strong: np.ndarray, links: int, prior: ChainPrior
+) -> tuple[np.ndarray, np.ndarray]:
     """Add places suggested by pairs of peaks: half-way where one is missing, further on beyond the ends.
 
     Returns the places (k, 3) and for each the index of its peak, -1 for a suggestion.
@@ -263,34 +251,25 @@ def _with_suggestions(centres: np.ndarray, strong: np.ndarray, step_mm: np.ndarr
             gap = np.linalg.norm(b - a)
             if b[1] <= a[1]:
                 continue
-            parts = int(np.round(gap / float(np.mean(step_mm))))
+            parts = int(np.round(gap / prior.step_mm))
             if parts in (2, 3) and abs(b[2] - a[2]) < 0.7 * gap:
                 for i in range(1, parts):
                     suggest(a + (b - a) * i / parts)
     edges = [(a, b) for a in sure for b in sure if b[1] > a[1] and 22 < np.linalg.norm(b - a) < 48]
     for a, b in edges:
-        for i in range(1, len(step_mm)):  # all links but the two that are seen may lie beyond the image
+        for i in range(1, links - 1):  # all links but the two that are seen may lie beyond the image
             suggest(a - i * (b - a))
             suggest(b + i * (b - a))
     return np.array(places), np.array([*range(len(centres)), *[-1] * (len(places) - len(centres))])
 
 
-def _turned_backward(directions: np.ndarray, degrees: float) -> np.ndarray:
-    """Directions (k, 3), of which the second counts downward and the third backward, turned in that plane."""
-    cosine, sine = np.cos(np.radians(degrees)), np.sin(np.radians(degrees))
-    through, down, back = directions.T
-    return np.stack([through, cosine * down - sine * back, sine * down + cosine * back], axis=1)
-
-
-def _weigh_chains(
-    places: np.ndarray, evidence: np.ndarray, chain: tuple[str, ...], prior: ChainPrior
-) -> tuple[np.ndarray, np.ndarray | None]:
+def _weigh_chains(places: np.ndarray, evidence: np.ndarray, prior: ChainPrior) -> tuple[np.ndarray, np.ndarray | None]:
     """Forward-backward over pairs of neighbouring places.
 
     Returns the posterior probability of each place for each level (levels, k) and the best chain (levels,) as place
     indices, None when no chain is possible.
     """
-    levels = len(chain)
+    levels = len(evidence)
     step = places[None, :, :] - places[:, None, :]
     length = np.linalg.norm(step, axis=-1)
     allowed = (length >= prior.shortest_mm) & (length <= prior.longest_mm) & (step[..., 1] > 0.25 * length)
@@ -300,21 +279,16 @@ def _weigh_chains(
         return nothing, None
     edge, edge_length = step[upper, lower], length[upper, lower]
     direction = edge / edge_length[:, None]
-    usual = np.log(prior.steps(chain))
-    follows = lower[:, None] == upper[None, :]
+    bend = np.degrees(np.arccos(np.clip(direction @ direction.T, -1, 1))) / prior.bend_degrees
     log_length = np.log(edge_length)
-    transitions = []
-    for i, turn in enumerate(prior.bends(chain)):
-        cosine = np.clip(_turned_backward(direction, turn) @ direction.T, -1, 1)
-        bend = np.degrees(np.arccos(cosine)) / prior.bend_degrees
-        ratio = (log_length[None, :] - log_length[:, None] - (usual[i + 1] - usual[i])) / prior.ratio_spread
-        transitions.append(np.where(follows, -0.5 * (ratio**2 + bend**2), -np.inf))
-    steps = [-0.5 * ((log_length - usual[i]) / prior.step_spread) ** 2 for i in range(levels - 1)]
-    start = evidence[0, upper] + evidence[1, lower] + steps[0]
+    ratio = (log_length[None, :] - log_length[:, None]) / prior.ratio_spread
+    transition = np.where(lower[:, None] == upper[None, :], -0.5 * (ratio**2 + bend**2), -np.inf)
+    usual = -0.5 * ((log_length - np.log(prior.step_mm)) / prior.step_spread) ** 2
+    start = evidence[0, upper] + evidence[1, lower] + usual
     forward, best, back = [start], start, []
     with np.errstate(invalid="ignore"):
-        for i, transition in enumerate(transitions):
-            emit = evidence[i + 2, lower] + steps[i + 1]
+        for i in range(levels - 2):
+            emit = evidence[i + 2, lower] + usual
             forward.append(special.logsumexp(forward[-1][:, None] + transition, axis=0) + emit)
             scores = best[:, None] + transition
             back.append(scores.argmax(axis=0))
@@ -323,9 +297,9 @@ def _weigh_chains(
         if not np.isfinite(total):
             return nothing, None
         backward = [np.zeros(len(upper))]
-        for i in reversed(range(len(transitions))):
-            emit = evidence[i + 2, lower] + steps[i + 1]
-            backward.insert(0, special.logsumexp(transitions[i] + (emit + backward[0])[None, :], axis=1))
+        for i in reversed(range(levels - 2)):
+            emit = evidence[i + 2, lower] + usual
+            backward.insert(0, special.logsumexp(transition + (emit + backward[0])[None, :], axis=1))
     marginal = nothing.copy()
     for i in range(levels - 1):
         weight = np.exp(forward[i] + backward[i] - total)
