@@ -14,6 +14,7 @@ from lumbar_utils.phantom.profiles import L1, L5, S1
 from lumbar_utils.phantom.scanner import acquire, finder_protocol, sample_protocols
 from lumbar_utils.phantom.signal import Sequence, tissue_signal
 from lumbar_utils.phantom.tissue import Tissue
+from lumbar_utils.phantom.variation import TRANSITION_RATE
 
 L3_L4 = LEVELS.index("l3_l4")
 
@@ -303,7 +304,7 @@ def test_randomised_people_can_be_built_and_their_discs_are_in_order():
         in_canal.append(np.isin(body.tissue_at(truth.canal), [*CANAL, Tissue.EPIDURAL_FAT]))
         in_disc.append(np.isin(body.tissue_at(truth.centre), [Tissue.ANNULUS, Tissue.NUCLEUS]))
         transitional += person.transition != 0
-    assert 0.15 < transitional / 200 < 0.35
+    assert abs(transitional / 200 - TRANSITION_RATE) < 3 * np.sqrt(TRANSITION_RATE / 200)
     assert np.mean(in_canal) > 0.95 and np.mean(in_disc) > 0.98
 
 
