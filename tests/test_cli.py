@@ -14,7 +14,7 @@ import pandas as pd
 import pytest
 
 from lumbar_utils import kaggle
-from lumbar_utils.cli import main
+from lumbar_utils.cli import inputs, main
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import PROBABILITY_COLUMNS, SEVERITIES, TARGETS, decode_severities, row_ids
 from lumbar_utils.localizer import DiscLocalizer
@@ -341,6 +341,16 @@ def test_the_competitions_own_name_is_preferred_and_absence_is_none(tmp_path):
         (tmp_path / name).mkdir(parents=True)
         (tmp_path / name / "train_series_descriptions.csv").touch()
     assert kaggle.find_competition_folder(tmp_path).name == kaggle.COMPETITION_SLUG
+
+
+def test_a_finder_that_has_seen_the_held_out_studies_is_used_with_a_warning(tmp_path, caplog):
+    shipped = DiscLocalizer.shipped()
+    shipped.made["studies"] = ["1", "2"]
+    folder = shipped.save(tmp_path / "localizer")
+    assert inputs.discs_of([], points=None, localizer=folder, held_out=["3"], progress=False) == {}
+    assert "held out" not in caplog.text
+    inputs.discs_of([], points=None, localizer=folder, held_out=["2", "3"], progress=False)
+    assert "learnt from 1 of the 2 studies that are held out" in caplog.text
 
 
 def test_the_dataset_to_upload_runs_without_anything_installed(tmp_path):

@@ -42,11 +42,11 @@ def main() -> int:
     args = _arguments()
     started = time.monotonic()
     out, work = Path(args.out), Path(args.work)
-    work.mkdir(parents=True, exist_ok=True)
     config = LocalizerConfig(trained_on="synthetic")
     training = LocalizerTraining(steps=args.steps, average=0.998, seed=args.seed)
     if args.recalibrate:
         return recalibrate(out, args)
+    work.mkdir(parents=True, exist_ok=True)
     jobs = joblib.Parallel(n_jobs=min(args.members, joblib.cpu_count()))
     members = jobs(
         joblib.delayed(make_member)(work, member, config, training, args.bodies, args.device)
@@ -80,7 +80,7 @@ def main() -> int:
 
 def recalibrate(out: Path, args: argparse.Namespace) -> int:
     """Fit and measure again with the networks that are there, after a change of the decoder."""
-    finder = DiscLocalizer._read(out / "localizer.safetensors", out / "localizer.json", "cpu")
+    finder = DiscLocalizer.read(out / "localizer.safetensors", out / "localizer.json")
     decoding, measured = calibrate(finder.networks, args)
     made = {**finder.made, "measured_on_held_out_phantoms": measured}
     DiscLocalizer(finder.networks, decoding=decoding, made=made).write(

@@ -154,9 +154,7 @@ def _train_classifier(args: argparse.Namespace) -> None:
     labelled = set(folder.labels["study_id"])
     sources = [source for source in inputs.studies_of(folder, "train") if source.study_id in labelled]
     localizer = inputs.localizer_folder(None, run=args.run)
-    if args.points is None:
-        inputs.warn_of_studies_learnt_from(localizer, held_out)
-    discs = inputs.discs_of(sources, points=args.points, localizer=localizer, progress=args.progress)
+    discs = inputs.discs_of(sources, points=args.points, localizer=localizer, held_out=held_out, progress=args.progress)
     if args.points is None:
         write_points(args.run / "crops" / "points.csv", discs.values())
     cache = build_crop_cache(sources, discs, args.run / "crops", n_jobs=inputs.jobs(args.jobs), progress=args.progress)

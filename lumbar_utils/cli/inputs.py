@@ -65,7 +65,7 @@ def weights_folder(name: str, given: Path | None) -> Path:
 
 
 def localizer_folder(given: Path | None, *, run: Path | None = None) -> Path | None:
-    """Where the disc finder lies: in the folder given, else the run in use, else attached; None: the shipped one.
+    """Where the disc finder lies: in the folder given, else in the run in use; None: the shipped one.
 
     A folder that is given must hold one. `runs/demo` is not looked at unless it is given or in use: `lumbar localize`
     gives everybody the same points, whatever was trained in the current folder before.
@@ -84,11 +84,9 @@ def open_localizer(folder: Path | None) -> DiscLocalizer:
     return localizer
 
 
-def warn_of_studies_learnt_from(folder: Path | None, held_out: Sequence[str]) -> None:
-    """Say so when the disc finder in a folder has learnt from studies that are now held out."""
-    from ..locating import open_localizer
-
-    seen = set(open_localizer(folder).made.get("studies", ())) & set(held_out)
+def _warn_of_studies_learnt_from(localizer: DiscLocalizer, folder: Path | None, held_out: Sequence[str]) -> None:
+    """Say so when a disc finder has learnt from studies that are now held out."""
+    seen = set(localizer.made.get("studies", ())) & set(held_out)
     if seen:
         logger.warning(
             "the disc finder in %s has learnt from %d of the %d studies that are held out here, so their crops, and "
@@ -100,15 +98,25 @@ def warn_of_studies_learnt_from(folder: Path | None, held_out: Sequence[str]) ->
 
 
 def discs_of(
-    sources: Sequence[StudySource], *, points: Path | None, localizer: Path | None, progress: bool
+    sources: Sequence[StudySource],
+    *,
+    points: Path | None,
+    localizer: Path | None,
+    held_out: Sequence[str] = (),
+    progress: bool,
 ) -> Mapping[str, DiscPoints]:
-    """The discs of studies, from a table that `lumbar localize` wrote, or found now by the finder in that folder."""
+    """The discs of studies, from a table that `lumbar localize` wrote, or found now by the finder in that folder.
+
+    A finder that has learnt from studies of `held_out` is used, with a warning.
+    """
     from ..localizer import read_points
     from ..locating import doubtful_words, locate_studies
 
     if points is not None:
         return read_points(points)
-    found = locate_studies(sources, open_localizer(localizer), progress=progress)[0]
+    finder = open_localizer(localizer)
+    _warn_of_studies_learnt_from(finder, localizer, held_out)
+    found = locate_studies(sources, finder, progress=progress)[0]
     if doubtful_words(found):
         print(f"  {doubtful_words(found)}")
     return found

@@ -49,7 +49,7 @@ class Decoding:
         That of `ChainPrior`.
     slope, dissent, intercept : float
         The confidence of a seen level is the logistic function of `slope * logit(posterior) + intercept`, less
-        `dissent` for each opinion's share that would name the chain otherwise.
+        `dissent` times the share of the opinions that would name the chain otherwise.
     placed : float
         Confidence of a level that its neighbours placed, relative to that.
     """
@@ -216,7 +216,7 @@ class DiscLocalizer:
         for name in (CONFIG_FILE, WEIGHTS_FILE):
             if not (folder / name).is_file():
                 raise DataError(f"{folder}: no {name} here; give the folder that `lumbar train localizer` wrote")
-        return cls._read(folder / WEIGHTS_FILE, folder / CONFIG_FILE, device)
+        return cls.read(folder / WEIGHTS_FILE, folder / CONFIG_FILE, device=device)
 
     @classmethod
     def shipped(cls, *, device: torch.device | str = "cpu") -> DiscLocalizer:
@@ -229,7 +229,7 @@ class DiscLocalizer:
                 f"this copy of lumbar_utils holds no disc finder ({SHIPPED_WEIGHTS} is missing); install it again, "
                 "make the weights with `make weights`, or name a folder with weights"
             )
-        return cls._read(SHIPPED_WEIGHTS, SHIPPED_NOTE, device)
+        return cls.read(SHIPPED_WEIGHTS, SHIPPED_NOTE, device=device)
 
     @classmethod
     def shipped_available(cls) -> bool:
@@ -237,7 +237,8 @@ class DiscLocalizer:
         return SHIPPED_WEIGHTS.is_file() and SHIPPED_NOTE.is_file()
 
     @classmethod
-    def _read(cls, weights: Path, note: Path, device: torch.device | str) -> DiscLocalizer:
+    def read(cls, weights: Path, note: Path, *, device: torch.device | str = "cpu") -> DiscLocalizer:
+        """The inverse of `write`. Raises `DataError` when a file is damaged or of another network or version."""
         try:
             read = json.loads(note.read_text())
             if "config" not in read:

@@ -192,7 +192,7 @@ def _fractures(rng: np.random.Generator, age: float, male: bool) -> np.ndarray:
 
 
 def _schmorl(rng: np.random.Generator) -> np.ndarray:
-    """Schmorl's nodes in one person of six, more of them in the upper discs (Mok 2010: 16.5 %)."""
+    """Schmorl's nodes in one person of five, more of them in the upper discs (Mok 2010: 16.5 %)."""
     depth = rng.uniform(1.5, 4, 7) * rng.choice([-1, 1], 7)
     chosen = rng.random(7) < np.array([0.4, 0.5, 0.5, 0.45, 0.35, 0.2, 0.1])
     return np.where(chosen & (rng.random() < 0.2), depth, 0)
