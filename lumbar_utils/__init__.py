@@ -24,13 +24,16 @@ _PUBLIC = {
     "localizer": ("DiscLocalizer", "DiscPoints", "LocalizerConfig", "train_localizer"),
     "crops": ("CropSpec", "StudyCrops", "extract_crops"),
     "crop_cache": ("CropCache", "build_crop_cache"),
+    "augment": ("AugmentConfig",),
     "classifier": ("ClassifierConfig", "LumbarClassifier"),
     "metrics": ("CompetitionLoss", "Score", "competition_score", "score_frames", "weighted_prior"),
-    "train": ("TrainConfig", "fit"),
+    "train_config": ("TrainConfig",),
+    "train": ("fit",),
+    "cross_validation": ("fit_folds",),
     "predict": ("Predictor", "StudyPrediction", "write_submission"),
     "kaggle": ("describe_machine", "find_competition_folder"),
 }
-_MODULES = (*_PUBLIC, "phantom", "augment", "datasets", "errors", "geometry", "labels", "views")
+_MODULES = (*_PUBLIC, "phantom", "datasets", "errors", "geometry", "labels", "views")
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = ["DataError", "DicomError", "GeometryError", "LumbarError", *sorted(_HOME)]

@@ -1,23 +1,29 @@
 """Augmentation that keeps left and right apart: of appearance with albumentations, of place on whole batches.
 
 Appearance (contrast, noise, blur) is drawn once a series: all slices and levels of a view get the same draw, as
-one acquisition would. Place (shift, rotation, zoom) is drawn once a disc, because the finder's error differs from
-disc to disc, and runs as one `grid_sample` for the whole batch, on the device. Mirroring flips the axis that runs
-from right to left, in all views at once, and swaps the left and right targets.
+one acquisition would. Place is drawn once a disc, because the finder's error differs from disc to disc: the shift in
+patient axes and the same for all views, as they are cut around one point; rotation and zoom for each view. It runs
+on the whole batch, on the device. Mirroring flips the axis that runs from right to left, in all views at once, and
+swaps the left and right targets. What a crop does not cover is 0 before and after.
 """
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
-from .crops import LATERAL_AXIS, CropSpec
+from .crops import LATERAL_AXIS, VIEW_AXES, CropSpec
 from .errors import DataError
-from .labels import MIRROR_PERMUTATION, VIEWS
+from .labels import MIRROR_PERMUTATION, N_LEVELS, VIEWS
+
+LEAST_SHIFT_MM = 0.3
+"""Smallest standard deviation that `with_localizer_errors` sets: a reader's own point is no surer than that."""
+NORMAL_FROM_MEDIAN = 1.4826
+"""Standard deviation of a normal distribution over the median of its absolute values."""
 
 
 @dataclass(frozen=True)
@@ -28,11 +34,10 @@ class AugmentConfig:
     ----------
     mirror : float
         Probability of mirroring a study.
-    shift_mm : float
-        Standard deviation of the crop centre's displacement along each in-plane axis, in mm. Set it to the disc
-        finder's measured error, so that training sees what inference will get.
-    through_plane_mm : float
-        The same along the through-plane axis.
+    shift_mm : (float, float, float) or float
+        Standard deviations of the crop centre's displacement along the patient's axes L, P and S, in mm; one number
+        stands for all three. One draw a disc moves all its views. `with_localizer_errors` sets it to what the disc
+        finder was measured to err by, so that training sees what inference will get.
     rotation_degrees : float
         Standard deviation of the rotation in the plane.
     zoom : float
@@ -45,13 +50,17 @@ class AugmentConfig:
     slice_dropout : float
         Probability that one slice of a crop is blanked, as a slice that failed to read would be.
     appearance : float
-        Probability of the albumentations pipeline (gamma, blur, coarser resolution, noise) a view. It runs in the
-        loader's workers and costs about 1 ms a view; 0 leaves it out.
+        Probability of the albumentations pipeline (gamma, blur, coarser resolution) a view. It runs in the
+        loader's workers and costs one to two ms a view; 0 leaves it out.
+    mixup, cutmix : float
+        Probabilities that a study is blended with another of its batch, or gets a box of it pasted, see
+        `mixing.mix_batch`; their sum is at most 1.
+    mixup_alpha, cutmix_alpha : float
+        The study's own share is drawn from Beta(alpha, alpha): 1 is uniform, less favours shares near 0 and 1.
     """
 
     mirror: float = 0.5
-    shift_mm: float = 2.0
-    through_plane_mm: float = 1.0
+    shift_mm: tuple[float, float, float] | float = (1.0, 2.0, 2.0)
     rotation_degrees: float = 5.0
     zoom: float = 0.05
     contrast: float = 0.15
@@ -59,11 +68,50 @@ class AugmentConfig:
     noise: float = 0.1
     slice_dropout: float = 0.0
     appearance: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mixup_alpha: float = 0.4
+    cutmix_alpha: float = 1.0
 
     def __post_init__(self):
+        try:
+            shift = np.broadcast_to(np.asarray(self.shift_mm, dtype=float), 3)
+        except (TypeError, ValueError) as error:
+            raise DataError(
+                f"augmentation: shift_mm must be one number or three (L, P, S), got {self.shift_mm!r}"
+            ) from error
+        object.__setattr__(self, "shift_mm", tuple(shift.tolist()))  # JSON brings a list
         for name in self.__dataclass_fields__:
-            if not float(getattr(self, name)) >= 0:
+            if not np.min(getattr(self, name)) >= 0:
                 raise DataError(f"augmentation: {name} must not be negative, got {getattr(self, name)}")
+        if self.mixup + self.cutmix > 1:
+            raise DataError(f"augmentation: mixup + cutmix must be at most 1, got {self.mixup + self.cutmix}")
+        for name in ("mixup", "cutmix"):
+            if getattr(self, name) and not getattr(self, f"{name}_alpha"):
+                raise DataError(f"augmentation: {name} needs {name}_alpha above 0, got 0")
+
+    def with_localizer_errors(self, errors_mm: np.ndarray) -> AugmentConfig:
+        """A copy whose `shift_mm` is the disc finder's error.
+
+        Parameters
+        ----------
+        errors_mm : ndarray, shape (..., 3)
+            Found minus true disc positions, LPS, mm; one row a disc, of studies that the finder was not trained on.
+            Rows with nan (discs not found) are left out.
+
+        The spread along each axis is 1.4826 times the median distance from zero, at least `LEAST_SHIFT_MM`: a
+        steady offset counts as well, since training crops are cut around the truth, but a few discs taken for their
+        neighbour do not. Raises `DataError` when the shape is another or no finite row is left.
+        """
+        errors = np.asarray(errors_mm, dtype=float)
+        if errors.ndim < 2 or errors.shape[-1] != 3:
+            raise DataError(f"the localizer's errors must have shape (..., 3), LPS in mm, got {errors.shape}")
+        errors = errors.reshape(-1, 3)
+        errors = errors[np.isfinite(errors).all(axis=1)]
+        if not len(errors):
+            raise DataError("the localizer's errors hold no finite row; were all discs missed?")
+        spread = NORMAL_FROM_MEDIAN * np.median(np.abs(errors), axis=0)
+        return replace(self, shift_mm=tuple(np.maximum(spread, LEAST_SHIFT_MM).tolist()))
 
 
 def mirror_images(images: Mapping[str, torch.Tensor | np.ndarray]) -> dict:
@@ -112,75 +160,84 @@ def augment_batch(
     (images, labels) of the same shapes.
     """
     device = labels.device
-    mirrored = (torch.rand(len(labels), generator=generator) < config.mirror).to(device)
-    labels = torch.where(mirrored[:, None], mirror_labels(labels), labels)
-    flipped = mirror_images(images) if config.mirror else images
+    mirrored = torch.rand(len(labels), generator=generator) < config.mirror
+    labels = torch.where(mirrored[:, None].to(device), mirror_labels(labels), labels)
+    rows = mirrored.nonzero()[:, 0].to(device)
+    shift = torch.randn(len(labels), N_LEVELS, 3, generator=generator) * torch.tensor(config.shift_mm)
     result = {}
     for view in VIEWS:
-        image = torch.where(mirrored[:, None, None, None, None], flipped[view], images[view])
-        image = _move(image, config, spec.extents[view], generator)
+        image = images[view]
+        if len(rows):
+            image = image.index_copy(0, rows, mirror_images({view: image[rows]})[view])
+        # From patient axes to the crop's own: through-plane, rows, columns.
+        steps = shift @ torch.tensor(np.stack(VIEW_AXES[view]), dtype=shift.dtype).T
+        image = _move(image, steps, config, spec.extents[view], generator)
         result[view] = _recolour(image, config, generator)
     return result, labels
 
 
 def _move(
-    image: torch.Tensor, config: AugmentConfig, extent: tuple[float, float, float], generator: torch.Generator | None
+    image: torch.Tensor,
+    shift: torch.Tensor,
+    config: AugmentConfig,
+    extent: tuple[float, float, float],
+    generator: torch.Generator | None,
 ) -> torch.Tensor:
-    """Shift, rotate and zoom every disc's crop by its own draw; slices are the channels of a 2D resampling."""
+    """Shift by (B, 5, 3) mm along the crop's axes, rotate and zoom every disc's crop by its own draw."""
     b, levels, depth, height, width = image.shape
     n, device = b * levels, image.device
-    flat = image.reshape(n, depth, height, width)
-    if config.through_plane_mm and depth > 1:
-        step = torch.randn(n, generator=generator).to(device) * (config.through_plane_mm * depth / extent[0])
-        k = torch.arange(depth, device=device) + step[:, None]
-        low = k.floor()
-        share = (k - low)[:, :, None, None].to(flat.dtype)
-        # One slice of zeros at either end: what lies outside the box is not known, as in `datasets`.
-        padded = torch.nn.functional.pad(flat, (0, 0, 0, 0, 1, 1))
-        rows = torch.arange(n, device=device)[:, None]
-        below = padded[rows, (low.long() + 1).clamp(0, depth + 1)]
-        above = padded[rows, (low.long() + 2).clamp(0, depth + 1)]
-        flat = below + (above - below) * share
-    if config.shift_mm or config.rotation_degrees or config.zoom:
-        draw = torch.randn(n, 4, generator=generator).to(device)
+    flat, shift = image.reshape(n, depth, height, width), shift.reshape(n, 3)
+    through = shift[:, 0] * (depth / extent[0])
+    if through.any():
+        k = torch.arange(depth)
+        # Linear interpolation between slices as a matrix; slices beyond the box are zeros, as in `datasets`.
+        weights = (1 - (k[:, None] + through[:, None, None] - k).abs()).clamp(min=0)
+        flat = (weights.to(device, flat.dtype) @ flat.flatten(2)).reshape(flat.shape)
+    if shift[:, 1:].any() or config.rotation_degrees or config.zoom:
+        draw = torch.randn(n, 2, generator=generator)
         angle = draw[:, 0] * float(np.radians(config.rotation_degrees))
         scale = (draw[:, 1] * config.zoom).exp()
-        theta = torch.zeros(n, 2, 3, device=device)
+        theta = torch.zeros(n, 2, 3)
         # Coordinates of affine_grid are -1 to 1 over the box's width and height, so mm carry the extents along.
         aspect = extent[1] / extent[2]
         theta[:, 0, 0] = angle.cos() * scale
         theta[:, 0, 1] = -angle.sin() * scale * aspect
         theta[:, 1, 0] = angle.sin() * scale / aspect
         theta[:, 1, 1] = angle.cos() * scale
-        theta[:, 0, 2] = draw[:, 2] * (2 * config.shift_mm / extent[2])
-        theta[:, 1, 2] = draw[:, 3] * (2 * config.shift_mm / extent[1])
-        grid = torch.nn.functional.affine_grid(theta, [n, depth, height, width], align_corners=False)
+        theta[:, 0, 2] = shift[:, 2] * (2 / extent[2])
+        theta[:, 1, 2] = shift[:, 1] * (2 / extent[1])
+        # Slices are the channels of a 2D resampling.
+        grid = torch.nn.functional.affine_grid(theta.to(device), [n, depth, height, width], align_corners=False)
         flat = torch.nn.functional.grid_sample(flat, grid.to(flat.dtype), padding_mode="zeros", align_corners=False)
     return flat.reshape(image.shape)
 
 
 def _recolour(image: torch.Tensor, config: AugmentConfig, generator: torch.Generator | None) -> torch.Tensor:
     b, levels, depth = image.shape[:3]
-    draw = torch.randn(b, 2, generator=generator).to(image.device)
-    gain = (draw[:, 0] * config.contrast).exp()[:, None, None, None, None]
-    offset = (draw[:, 1] * config.brightness)[:, None, None, None, None]
-    seen = image != 0
-    image = image * gain + offset
+
+    def spread(values: torch.Tensor) -> torch.Tensor:
+        return values.to(image.device)[:, None, None, None, None]
+
+    draw = torch.randn(b, 2, generator=generator)
+    empty = image == 0
+    gain, offset = (draw[:, 0] * config.contrast).exp(), draw[:, 1] * config.brightness
+    image = torch.addcmul(spread(offset), image, spread(gain))  # a new tensor, which may then be changed in place
     if config.noise:
-        strength = torch.rand(b, generator=generator).to(image.device)[:, None, None, None, None] * config.noise
+        strength = torch.rand(b, generator=generator) * config.noise
         noise = torch.randn(image.shape, generator=generator).to(image.device)
-        image = image + noise * strength
-    image = image * seen
+        image.addcmul_(noise, spread(strength))
     if config.slice_dropout:
         lost = torch.rand(b, levels, generator=generator) < config.slice_dropout
         which = torch.randint(depth, (b, levels), generator=generator)
-        keep = ~(lost[..., None] & (torch.arange(depth) == which[..., None])).to(image.device)
-        image = image * keep[..., None, None]
-    return image
+        dropped = lost[..., None] & (torch.arange(depth) == which[..., None])
+        empty |= dropped.to(image.device)[..., None, None]
+    return image.masked_fill_(empty, 0)
 
 
 class Appearance:
-    """Gamma, blur, coarser resolution and noise with albumentations, the same draw through all slices of a view.
+    """Gamma, blur and coarser resolution with albumentations, the same draw through all slices of a view.
+
+    Noise is left to `augment_batch`: albumentations would add one and the same noise image to every slice.
 
     Takes and returns `dict view -> (5, D, H, W)`, as `datasets.CropDataset(transform=...)` wants it. Reproducible
     from `seed`, or from the last `reseed`; worker processes of a DataLoader draw their own streams.
@@ -190,6 +247,7 @@ class Appearance:
         # albumentations asks a server for newer versions when it is imported, unless this is set.
         os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
         import albumentations as A
+        import cv2
 
         self.probability = probability
         self.pipeline = A.Compose(
@@ -198,8 +256,11 @@ class Appearance:
                 A.OneOf(
                     [
                         A.GaussianBlur(blur_limit=(3, 5), p=1.0),
-                        A.Downscale(scale_range=(0.5, 0.8), p=1.0),
-                        A.GaussNoise(std_range=(0.01, 0.05), p=1.0),
+                        A.Downscale(
+                            scale_range=(0.5, 0.8),
+                            interpolation_pair={"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR},
+                            p=1.0,
+                        ),
                     ],
                     p=0.5,
                 ),

@@ -6,6 +6,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -18,6 +19,29 @@ logger = logging.getLogger(__name__)
 
 FILE = "checkpoint.safetensors"
 PARTS = ("average", "model", "optimizer")
+
+
+@dataclass(frozen=True, eq=False)
+class SavedState:
+    """A checkpoint in memory: the `state` that was saved with it, and the tensors of its `PARTS`."""
+
+    state: dict
+    parts: Mapping[str, Mapping[str, torch.Tensor]]
+
+    def load_into(self, average: torch.nn.Module, model: torch.nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Put the tensors into the three objects that they were saved from."""
+        average.load_state_dict(self.parts["average"])
+        model.load_state_dict(self.parts["model"])
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for name, tensor in self.parts["optimizer"].items():
+            index, _, key = name.partition(".")
+            parameter = parameters[int(index)]
+            if tensor.shape == parameter.shape:
+                # The fused optimiser walks through memory: moments must lie in it as their (channels-last) weights do.
+                tensor = torch.empty_like(parameter).copy_(tensor)
+            moments.setdefault(int(index), {})[key] = tensor
+        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
 
 
 class Checkpoint:
@@ -50,10 +74,8 @@ class Checkpoint:
         metadata = {"identity": self.identity, "state": json.dumps(state)}
         atomically(self.path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
-    def restore(
-        self, average: torch.nn.Module, model: torch.nn.Module, optimizer: torch.optim.Optimizer
-    ) -> dict | None:
-        """Load the checkpoint into the three objects and return its state; None when there is none to use."""
+    def read(self) -> SavedState | None:
+        """What was saved last; None when there is nothing of this run. What cannot be read is logged."""
         if not self.path.is_file():
             return None
         try:
@@ -66,23 +88,10 @@ class Checkpoint:
                 for name in file.keys():  # noqa: SIM118  (not a dict)
                     part, _, rest = name.partition(".")
                     parts[part][rest] = file.get_tensor(name)
-            state = json.loads(metadata["state"])
+            return SavedState(json.loads(metadata["state"]), parts)
         except (SafetensorError, OSError, KeyError, ValueError) as error:
             logger.warning("%s cannot be read (%s): starting anew", self.path, error)
             return None
-        average.load_state_dict(parts["average"])
-        model.load_state_dict(parts["model"])
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        moments: dict[int, dict[str, torch.Tensor]] = {}
-        for name, tensor in parts["optimizer"].items():
-            index, _, key = name.partition(".")
-            parameter = parameters[int(index)]
-            if tensor.shape == parameter.shape:
-                # The fused optimiser walks through memory: moments must lie in it as their (channels-last) weights do.
-                tensor = torch.empty_like(parameter).copy_(tensor)
-            moments.setdefault(int(index), {})[key] = tensor
-        optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-        return state
 
     def remove(self) -> None:
         """Delete the checkpoint of a finished run."""

@@ -1,17 +1,17 @@
-"""The grading network: per disc three stacks, each through its own 3D ResNet18, joined into 25 targets x 3 classes.
+"""The grading network: per disc three stacks, each through its own encoder, joined into 25 targets x 3 classes.
 
-Two heads. `unified` is the source's own network: the features of all levels and views side by side, one linear
-layer, 75 numbers. `per_level` (default) reads every level with the same weights, adds a level embedding and a light
-mixing over levels, and, with `split_sides`, every side with the same weights as well: axial T2 and sagittal T1 are
-cut at the mid-line and the left part is mirrored, so that the encoder always sees one side, lateral to medial. One
-study then teaches ten half-discs instead of five discs, and left and right cannot be confused.
+`ClassifierConfig.source()` is the source's own network: three 3D ResNet18 and one linear layer over everything.
+Encoders are 3D or 2.5D (`encoders`), heads `unified` or `per_level` (`heads`). With `split_sides`, the `per_level`
+head reads every side with the same weights: axial T2 and sagittal T1 are cut at the mid-line and the left part is
+mirrored, so that the encoder always sees one side, lateral to medial. One study then teaches ten half-discs instead
+of five discs, and left and right cannot be confused.
 
-Slices go on the last axis, where timm-3d inflates 2D weights. A view that is missing has a learned stand-in.
+Slices go on the encoders' last axis. A view that is missing has a learned stand-in.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 
@@ -23,17 +23,17 @@ from .augment import mirror_images, mirror_probabilities
 from .crops import LATERAL_AXIS
 from .datasets import StudyInput, batch_of
 from .devices import Compute
-from .encoders import build_encoder
+from .encoders import FAMILIES, build_encoder
 from .errors import DataError
-from .labels import AXIAL_T2, CONDITIONS, N_CONDITIONS, N_LEVELS, N_SEVERITIES, N_TARGETS, SAGITTAL_T1, VIEWS
+from .heads import PerLevelHead, Readout, UnifiedHead
+from .labels import AXIAL_T2, N_LEVELS, N_SEVERITIES, N_TARGETS, SAGITTAL_T1, VIEWS
+from .slice_encoders import SLICE_POOLINGS
 
 HEADS = ("per_level", "unified")
 SPLIT_VIEWS = (AXIAL_T2, SAGITTAL_T1)
 """Views that show both sides of the body well enough to be cut at the mid-line; sagittal T2 is used for the canal."""
 SIDE_OVERLAP = {AXIAL_T2: 1 / 6, SAGITTAL_T1: 0.0}
 """How far a half reaches over the mid-line, as a fraction of the box: 12 mm of 70 hold the whole canal."""
-RIGHT_SIDE, LEFT_SIDE = 0, 1
-SIDED = ("neural_foraminal_narrowing", "subarticular_stenosis")
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,15 @@ class ClassifierConfig:
     Parameters
     ----------
     encoder : str
-        A timm-3d model; `resnet18` is the source's.
+        A timm-3d model for `3d`, a timm model for `2.5d`; `resnet18` is the source's. In 3D,
+        ResNets, DenseNets and `efficientnet_b0` to `b7` read 8 slices, ConvNeXts need 32.
+    family : {"3d", "2.5d"}
+        `2.5d` runs a 2D network over every slice with its two neighbours as channels.
+    slice_pooling : {"average", "attention", "recurrent"}
+        How the slices become one. For `3d` these are the positions that the network leaves along the slices: one
+        of 8 with the original strides, where every pooling is the average; see `keep_slices`.
+    keep_slices : bool
+        Stages 2 to 4 of a 3D ResNet do not stride along the slices. The stem and its pooling have their own strides.
     head : {"per_level", "unified"}
     split_sides : bool
         Only for `per_level`, see the module's text.
@@ -56,13 +64,17 @@ class ClassifierConfig:
     auxiliary : bool
         One small head per view, which is trained to grade from that view alone.
     stem_depth_stride, pool_depth_stride : int
-        Strides along the slices in the first convolution and the first pooling, 1 or 2; ResNets only. The
+        Strides along the slices in the first convolution and the first pooling, 1 or 2; 3D ResNets only. The
         original 2 and 2 leave one position of 8 slices after the second stage.
     pretrained : str, optional
-        File with 2D (inflated) or 3D weights of the encoder, safetensors or a torch state dict.
+        Local file with 2D weights of the encoder (inflated for `3d`, which takes 3D ones too) under timm's names,
+        safetensors or a torch state dict; all three views start from it.
     """
 
     encoder: str = "resnet18"
+    family: str = "3d"
+    slice_pooling: str = "average"
+    keep_slices: bool = False
     head: str = "per_level"
     split_sides: bool = True
     width: int = 256
@@ -74,14 +86,25 @@ class ClassifierConfig:
     pretrained: str | None = None
 
     def __post_init__(self):
-        if self.head not in HEADS:
-            raise DataError(f"head must be one of {HEADS}, got {self.head!r}")
+        for name, known in (("family", FAMILIES), ("slice_pooling", SLICE_POOLINGS), ("head", HEADS)):
+            if getattr(self, name) not in known:
+                raise DataError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         for name in ("stem_depth_stride", "pool_depth_stride"):
             if getattr(self, name) not in (1, 2):
                 raise DataError(f"{name} must be 1 or 2, got {getattr(self, name)}")
+        if self.family != "3d" and (self.keep_slices or (self.stem_depth_stride, self.pool_depth_stride) != (2, 2)):
+            raise DataError(
+                "keep_slices, stem_depth_stride and pool_depth_stride are for family '3d'; "
+                f"{self.family!r} keeps every slice anyway"
+            )
         for name in ("dropout", "view_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise DataError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+
+    @classmethod
+    def source(cls) -> ClassifierConfig:
+        """The source's literal network, the baseline of every table: 3D ResNet18, one linear layer, nothing else."""
+        return cls(head="unified", split_sides=False, dropout=0.0, view_dropout=0.0, auxiliary=False)
 
     @property
     def sides(self) -> bool:
@@ -105,21 +128,28 @@ class LumbarClassifier(nn.Module):
     Raises
     ------
     DataError
-        When the encoder is unknown or its weights file is absent or does not fit.
+        When the encoder is unknown or cannot read such crops, or its weights file is absent or does not fit.
     """
 
     def __init__(self, config: ClassifierConfig | None = None, prior: np.ndarray | None = None):
         super().__init__()
         self.config = config = config or ClassifierConfig()
-        strides = (config.stem_depth_stride, config.pool_depth_stride)
-        self.encoders = nn.ModuleList(
-            [build_encoder(config.encoder, depth_strides=strides, pretrained=config.pretrained) for _ in VIEWS]
-        )
+        options = {
+            "family": config.family,
+            "slice_pooling": config.slice_pooling,
+            "keep_slices": config.keep_slices,
+            "depth_strides": (config.stem_depth_stride, config.pool_depth_stride),
+            "pretrained": config.pretrained,
+        }
+        self.encoders = nn.ModuleList([build_encoder(config.encoder, **options) for _ in VIEWS])
         features = int(self.encoders[0].num_features)
         self.stand_ins = nn.Parameter(torch.zeros(len(VIEWS), features))
-        self.head = (_PerLevelHead if config.head == "per_level" else _UnifiedHead)(features, config)
+        if config.head == "per_level":
+            self.head = PerLevelHead(features, sided=config.sides, width=config.width, dropout=config.dropout)
+        else:
+            self.head = UnifiedHead(features, dropout=config.dropout)
         self.auxiliary = nn.ModuleList(
-            [_Readout(features, self._sides(view)) for view in VIEWS] if config.auxiliary else []
+            [Readout(features, self._sides(view)) for view in VIEWS] if config.auxiliary else []
         )
         prior = np.full((N_TARGETS, N_SEVERITIES), 1 / N_SEVERITIES) if prior is None else np.asarray(prior)
         bias = torch.as_tensor(np.log(np.clip(prior, 1e-6, 1)), dtype=torch.float32)
@@ -151,6 +181,14 @@ class LumbarClassifier(nn.Module):
         }
         return {"logits": logits, "aux": aux}
 
+    def encoder_parameters(self) -> Iterator[nn.Parameter]:
+        """Parameters of the three encoders, their pooling over slices included."""
+        return self.encoders.parameters()
+
+    def head_parameters(self) -> Iterator[nn.Parameter]:
+        """All other parameters: head, auxiliary heads, stand-ins and biases."""
+        return (p for name, p in self.named_parameters() if not name.startswith("encoders."))
+
     def _sides(self, view: str) -> int:
         return 2 if self.config.sides and view in SPLIT_VIEWS else 1
 
@@ -166,10 +204,23 @@ class LumbarClassifier(nn.Module):
         stacks = image[present]
         if sides == 2:
             stacks = torch.stack(split_sides(stacks, view), dim=1).flatten(0, 1)
-        encoded = self.encoders[i](stacks.permute(0, 2, 3, 1)[:, None])
+        encoded = self._read(self.encoders[i], stacks.permute(0, 2, 3, 1)[:, None], view)
         result = result.to(encoded.dtype).clone()
         result[present] = encoded.reshape(-1, sides, encoded.shape[-1])
         return result
+
+    def _read(self, encoder: nn.Module, stacks: torch.Tensor, view: str) -> torch.Tensor:
+        try:
+            return encoder(stacks)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:
+            # Networks halve their input until nothing is left of it, or insist on one size, each in its own words.
+            height, width, depth = stacks.shape[2:]
+            raise DataError(
+                f"{view}: the {self.config.family} encoder {self.config.encoder!r} failed on {depth} slices of "
+                f"{height} x {width} pixels ({error}); if it needs larger crops, change `CropSpec` or take resnet18"
+            ) from error
 
     def _drop_views(self, present: torch.Tensor) -> torch.Tensor:
         # Drawn on the CPU so that a seed means the same on every device.
@@ -220,72 +271,3 @@ def split_sides(stacks: torch.Tensor, view: str) -> tuple[torch.Tensor, torch.Te
     length = stacks.shape[axis]
     half = min(length, int(np.ceil(length * (0.5 + SIDE_OVERLAP[view]) - 1e-9)))
     return stacks.narrow(axis, 0, half), stacks.narrow(axis, length - half, half).flip(axis)
-
-
-class _Readout(nn.Module):
-    """A linear layer from features (B, 5, sides, F) to logits (B, 25, 3), the same for all levels and both sides."""
-
-    def __init__(self, features: int, sides: int):
-        super().__init__()
-        self.sides = sides
-        conditions = 1 if sides == 2 else N_CONDITIONS
-        self.canal = _small(nn.Linear(features, conditions * N_SEVERITIES))
-        self.sided = _small(nn.Linear(features, len(SIDED) * N_SEVERITIES)) if sides == 2 else None
-
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        b = len(features)
-        if self.sides == 1:
-            return self.canal(features[:, :, 0]).reshape(b, N_LEVELS, N_CONDITIONS, -1).transpose(1, 2).flatten(1, 2)
-        canal = self.canal(features.mean(dim=2))
-        sided = self.sided(features).unflatten(-1, (len(SIDED), N_SEVERITIES))
-        columns = []
-        for condition in CONDITIONS:
-            side, _, kind = condition.partition("_")
-            if kind in SIDED:
-                columns.append(sided[:, :, LEFT_SIDE if side == "left" else RIGHT_SIDE, SIDED.index(kind)])
-            else:
-                columns.append(canal)
-        return torch.stack(columns, dim=1).flatten(1, 2)
-
-
-class _PerLevelHead(nn.Module):
-    def __init__(self, features: int, config: ClassifierConfig):
-        super().__init__()
-        self.sides = 2 if config.sides else 1
-        # Per side: sagittal T2, axial T2 of this and of the other side, sagittal T1 of this side.
-        joined = features * (4 if self.sides == 2 else len(VIEWS))
-        self.dropout = nn.Dropout(config.dropout)
-        self.project = nn.Linear(joined, config.width)
-        self.norm = nn.LayerNorm(config.width)
-        self.level = nn.Parameter(torch.zeros(N_LEVELS, 1, config.width))
-        self.mix = nn.Linear(N_LEVELS, N_LEVELS, bias=False)
-        nn.init.zeros_(self.mix.weight)
-        self.readout = _Readout(config.width, self.sides)
-
-    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
-        if self.sides == 2:
-            sagittal, axial, t1 = features
-            joined = torch.cat([sagittal.expand(-1, -1, 2, -1), axial, axial.flip(2), t1], dim=-1)
-        else:
-            joined = torch.cat(features, dim=-1)
-        hidden = nn.functional.gelu(self.norm(self.project(self.dropout(joined))) + self.level)
-        hidden = hidden + self.mix(hidden.transpose(1, -1)).transpose(1, -1)
-        return self.readout(self.dropout(hidden))
-
-
-class _UnifiedHead(nn.Module):
-    def __init__(self, features: int, config: ClassifierConfig):
-        super().__init__()
-        self.dropout = nn.Dropout(config.dropout)
-        self.linear = _small(nn.Linear(features * len(VIEWS) * N_LEVELS, N_TARGETS * N_SEVERITIES))
-
-    def forward(self, features: list[torch.Tensor]) -> torch.Tensor:
-        joined = torch.cat([f.flatten(1) for f in features], dim=1)
-        return self.linear(self.dropout(joined)).reshape(len(joined), N_TARGETS, N_SEVERITIES)
-
-
-def _small(layer: nn.Linear) -> nn.Linear:
-    """Start near zero, so that an untrained network predicts the prior that its biases hold."""
-    nn.init.normal_(layer.weight, std=0.01)
-    nn.init.zeros_(layer.bias)
-    return layer

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -66,6 +68,14 @@ class CropCache:
 
     def __iter__(self) -> Iterator[StudyCrops]:
         return (self[study_id] for study_id in self.study_ids)
+
+    def digest(self, study_ids: Sequence[str]) -> str:
+        """Changes with the content of any of these studies' files; reads their checksums only."""
+        content = hashlib.sha256()
+        for study_id in study_ids:
+            with zipfile.ZipFile(_crop_file(self.folder, study_id)) as archive:
+                content.update(repr([(part.filename, part.CRC) for part in archive.infolist()]).encode())
+        return content.hexdigest()
 
 
 def build_crop_cache(

@@ -7,6 +7,7 @@ Kaggle image), so a device is believed only after it has computed something.
 from __future__ import annotations
 
 import contextlib
+import sys
 from dataclasses import dataclass
 
 import torch
@@ -119,3 +120,15 @@ def cpu_has_bfloat16() -> bool:
     # torch has no public name for this; the private ones are asked for with care.
     tests = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(bool(test()) for test in tests if test is not None)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes: the most that torch has held on a GPU since the process began, or that this process has held in all."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return 0
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else 1024 * largest

@@ -26,7 +26,7 @@ KAGGLE_INPUT = Path("/kaggle/input")
 KAGGLE_WORKING = Path("/kaggle/working")
 COMPETITION_SLUG = "rsna-2024-lumbar-spine-degenerative-classification"
 SERIES_TABLES = ("train_series_descriptions.csv", "test_series_descriptions.csv")
-METADATA = "dataset-metadata.json"
+METADATA, WEIGHTS = "dataset-metadata.json", "model.safetensors"
 SEARCH_DEPTH = 3
 """`datasets/<owner>/<slug>` is the deepest mount; below that lie hundreds of thousands of DICOM files."""
 REPORTED_PACKAGES = ("torch", "torchvision", "timm", "timm-3d", "pydicom", "numpy", "pandas", "albumentations")
@@ -131,7 +131,7 @@ def build_dataset(out: Path | str, run: Path | str, *, owner: str = "OWNER", slu
     """Make the folder to upload as a Kaggle data set: library, timm-3d (Kaggle's image lacks it), weights.
 
     The disc finder that ships travels inside the library; the one in the run, if there is one, is packed beside the
-    classifier that goes with it, and wins.
+    classifier that goes with it, and wins. Of a classifier with several networks all members are packed.
     Upload it with `kaggle datasets create -p OUT --dir-mode zip`. The notebooks find library and weights in it.
 
     Parameters
@@ -146,18 +146,19 @@ def build_dataset(out: Path | str, run: Path | str, *, owner: str = "OWNER", slu
     Raises
     ------
     DataError
-        When the run lacks a classifier, its disc finder cannot be read, there is no disc finder at all, timm-3d is
-        not installed, or `out` holds something else.
+        When the run lacks a classifier or one of its members, its disc finder cannot be read, there is no disc finder
+        at all, timm-3d is not installed, or `out` holds something else.
     """
-    out, run = Path(out), Path(run)
-    parts = {name: run / name for name in ("localizer", "classifier")}
-    absent = [name for name, part in parts.items() if not (part / "model.safetensors").is_file()]
-    if "classifier" in absent:
-        raise DataError(f"no weights in {parts['classifier']}; train first (`make run`)")
+    from .ensembles import member_folders
     from .locating import open_localizer
 
+    out, classifier, localizer = Path(out), Path(run) / "classifier", Path(run) / "localizer"
+    lacking = [folder for folder in member_folders(classifier) if not (folder / WEIGHTS).is_file()]
+    if lacking:
+        raise DataError(f"no weights in {lacking[0]}; train first (`make run`)")
+    fine_tuned = (localizer / WEIGHTS).is_file()
     # Read now what will be read there, offline and too late.
-    open_localizer(None if "localizer" in absent else parts["localizer"])
+    open_localizer(localizer if fine_tuned else None)
     timm_3d = importlib.util.find_spec("timm_3d")
     if timm_3d is None or timm_3d.origin is None:
         raise DataError("timm-3d is not installed here, so it cannot be packed: pip install timm-3d")
@@ -165,9 +166,8 @@ def build_dataset(out: Path | str, run: Path | str, *, owner: str = "OWNER", slu
         raise DataError(f"{out} is not empty and holds no {METADATA}; give a new folder")
     out.mkdir(parents=True, exist_ok=True)
     clean = shutil.ignore_patterns("__pycache__", "*.pyc", "checkpoint.safetensors", ".*")
-    for name in absent:  # what an earlier call packed must not be taken for this run's
-        shutil.rmtree(out / name, ignore_errors=True)
-    packed = [part for name, part in parts.items() if name not in absent]
+    shutil.rmtree(out / localizer.name, ignore_errors=True)  # an earlier run's must not be taken for this one's
+    packed = (classifier, localizer) if fine_tuned else (classifier,)
     for folder in (Path(__file__).parent, Path(timm_3d.origin).parent, *packed):
         shutil.rmtree(out / folder.name, ignore_errors=True)
         shutil.copytree(folder, out / folder.name, ignore=clean)

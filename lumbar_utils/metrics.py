@@ -234,20 +234,27 @@ class CompetitionLoss:
     def _weights(self) -> tuple[float, ...]:
         return SEVERITY_WEIGHTS if self.class_weights else (1.0,) * N_SEVERITIES
 
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Logits (B, 25, 3) and integer labels (B, 25), -1 = missing, to a scalar; 0 when nothing is labelled."""
-        terms = self.terms(logits, labels)
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, share: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, 25, 3) and integer labels (B, 25), -1 = missing, to a scalar; 0 when nothing is labelled.
+
+        `share` (B,) in 0..1 says how much each row counts, as where a study is a mixture of two.
+        """
+        terms = self.terms(logits, labels, share)
         return (sum(terms[:3]) + self.any_severe * terms[3]) / (3 + self.any_severe)
 
-    def terms(self, logits: torch.Tensor, labels: torch.Tensor) -> list[torch.Tensor]:
+    def terms(
+        self, logits: torch.Tensor, labels: torch.Tensor, share: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
         """The four terms as scalars, in the order of `Score`."""
         log_p = logits.float().log_softmax(-1)
         labels = labels.long()
         known = labels != MISSING
         weight = log_p.new_tensor(self._weights)[labels.clamp(min=0)] * known
+        share = log_p.new_ones(len(labels)) if share is None else share
         loss = -log_p.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * weight
         terms = [
-            self._quotient(loss[:, targets], weight[:, targets], i) for i, targets in enumerate(FAMILY_TARGETS.values())
+            self._quotient(loss[:, targets], weight[:, targets], share[:, None], i)
+            for i, targets in enumerate(FAMILY_TARGETS.values())
         ]
         spinal = FAMILY_TARGETS["spinal"]
         known, labels, weight = known[:, spinal], labels[:, spinal], weight[:, spinal]
@@ -257,12 +264,13 @@ class CompetitionLoss:
         study_weight = weight.amax(dim=1)
         severe = ((labels == SEVERE) & known).any(dim=1)
         study_loss = -picked[:, SEVERE].where(severe, picked[:, :SEVERE].logsumexp(-1)) * study_weight
-        return [*terms, self._quotient(study_loss, study_weight, 3)]
+        return [*terms, self._quotient(study_loss, study_weight, share, 3)]
 
-    def _quotient(self, loss: torch.Tensor, weight: torch.Tensor, term: int) -> torch.Tensor:
+    def _quotient(self, loss: torch.Tensor, weight: torch.Tensor, share: torch.Tensor, term: int) -> torch.Tensor:
         if self.mean_weights is None:
-            return loss.sum() / weight.sum().clamp(min=1e-12)
-        return loss.sum() / ((weight > 0).sum().clamp(min=1) * self.mean_weights[term])
+            return (loss * share).sum() / (weight * share).sum().clamp(min=1e-12)
+        rows = ((weight > 0) * share).sum()
+        return (loss * share).sum() / (rows.clamp(min=1e-6) * self.mean_weights[term])
 
 
 def _score(labels: np.ndarray, weights: np.ndarray, probabilities: np.ndarray) -> Score:

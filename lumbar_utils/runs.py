@@ -130,9 +130,22 @@ def save_weights(model: torch.nn.Module, path: Path, *, half: bool = True) -> No
     """Write a model's state as safetensors, atomically; `half` stores matrices as float16 and halves the file."""
     tensors = {}
     for name, tensor in model.state_dict().items():
-        halved = half and tensor.ndim >= 2 and tensor.is_floating_point()
+        halved = half and _stored_half(tensor)
         tensors[name] = tensor.detach().to("cpu", torch.float16 if halved else None).contiguous().clone()
     atomically(path, lambda temporary: save_file(tensors, temporary))
+
+
+@torch.no_grad()
+def round_weights(model: T) -> T:
+    """Round a model's weights in place, as `save_weights` does on disk; returns the model."""
+    for tensor in model.state_dict().values():
+        if _stored_half(tensor):
+            tensor.copy_(tensor.half())
+    return model
+
+
+def _stored_half(tensor: torch.Tensor) -> bool:
+    return tensor.ndim >= 2 and tensor.is_floating_point()
 
 
 def load_model(folder: Path | str) -> tuple[LumbarClassifier, RunConfig]:

@@ -2,15 +2,17 @@
 
 The loss is the competition's metric plus auxiliary heads per view. A run that was killed resumes from its last
 checkpoint (`trainer`). The held-out studies are graded with the averaged weights for the record; nothing is chosen by
-them.
+them. On several GPUs: `accelerate launch --num_processes 2 -m lumbar_utils.train CROPS LABELS RUN`.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import sys
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,26 +22,30 @@ import torch
 from .augment import Appearance
 from .checkpoints import Checkpoint
 from .classifier import LumbarClassifier, grade
+from .crop_cache import CropCache
 from .crops import StudyCrops
 from .datasets import CropDataset, assign_folds, spec_of, study_input
-from .devices import choose_compute
+from .devices import choose_compute, peak_memory
+from .ensembles import ENSEMBLE
 from .errors import DataError, LumbarError
 from .labels import MISSING, N_TARGETS, encode_severities
-from .metrics import Score, competition_score, prediction_table, uniform, weighted_prior
+from .metrics import Score, competition_score, prediction_table, read_predictions, uniform, weighted_prior
+from .processes import Processes, join_processes
 from .runs import (
     HISTORY,
     MANIFEST,
     OOF,
     WEIGHTS,
     RunConfig,
-    load_weights,
     read_json,
+    round_weights,
     save_weights,
     versions,
     write_json,
     write_table,
 )
-from .trainer import TrainConfig, Trainer
+from .train_config import TrainConfig
+from .trainer import Trainer
 
 __all__ = ["RunResult", "TrainConfig", "fit"]
 
@@ -79,11 +85,16 @@ def fit(
     run_folder: Path | str = "runs/classifier",
     *,
     held_out: Sequence[str] | None = None,
+    held_out_crops: Mapping[str, StudyCrops] | None = None,
+    training_labels: pd.DataFrame | None = None,
     synthetic_only: bool = False,
     resume: bool = True,
+    on_epoch: Callable[[pd.DataFrame], None] | None = None,
     progress: bool = True,
 ) -> RunResult:
     """Train on the studies that have both crops and labels, and grade the held-out ones.
+
+    Called in several processes at once (see `processes`), it trains one network in all of them.
 
     Parameters
     ----------
@@ -92,126 +103,252 @@ def fit(
         In `train.csv` form: study_id and the 25 target columns.
     held_out : sequence of str, optional
         Studies to keep out of the training and to grade at the end. Default: a fold, see `TrainConfig.folds`.
+    held_out_crops : CropCache or mapping, optional
+        Crops to grade the held-out studies on, such as those around found discs where `cache` has them around known
+        ones. Default: `cache`.
+    training_labels : DataFrame, optional
+        Labels to learn from in the place of `labels`, such as denoised ones; grading always goes by `labels`.
     synthetic_only : bool
         Say True when all studies are phantoms; predictions then carry the warning.
     resume : bool
-        Go on from a checkpoint of the same configuration and studies in `run_folder`, if there is one.
+        Go on from a checkpoint of the same configuration and studies in `run_folder`; a finished run is read.
+    on_epoch : callable, optional
+        Shown the history so far after every epoch, for live curves.
 
     Raises
     ------
     DataError
         When no study has both crops and labels, or a held-out study has not.
     """
-    config, folder = config or TrainConfig(), Path(run_folder)
-    compute = choose_compute(config.device, config.precision)
-    logger.info("training on %s", compute)
-    train_ids, train_labels, out_ids, out_labels = _split(cache, labels, config, held_out)
-    prior = weighted_prior(train_labels)
-    torch.manual_seed(config.seed)
-    model = LumbarClassifier(config.classifier, prior).to(compute.device)
-    spec = spec_of(cache, train_ids)
-    transform = Appearance(config.augment.appearance, seed=config.seed) if config.augment.appearance else None
-    train_set = CropDataset(
-        cache, train_ids, train_labels, in_memory=config.in_memory, transform=transform, progress=progress
-    )
-    held = [study_input(cache[study_id]) for study_id in out_ids]
+    config = config or TrainConfig()
+    with join_processes(config.device) as processes:
+        grading = cache if held_out_crops is None else held_out_crops
+        part = _split(cache, grading, labels, config, held_out)
+        if training_labels is not None:
+            part = part.relabelled(training_labels)
+        content = _digest(cache, part.train), _digest(grading, part.out)
+        identity = {"config": config.to_json(), "studies": part.digest(), "crops": content}
+        run = _Run(Path(run_folder), config, part, identity, synthetic_only, processes)
+        finished = run.finished() if resume else None
+        return finished or run.train(cache, grading, resume=resume, on_epoch=on_epoch, progress=progress)
 
-    trainer = Trainer(model, train_set, config, compute, spec=spec)
-    identity = {"config": config.to_json(), "train": train_ids, "held_out": out_ids}
-    checkpoint = Checkpoint(folder, identity)
-    if resume:
-        trainer.restore(checkpoint)
 
-    def evaluate() -> float:
-        if not held:
-            return float("nan")
-        probabilities = grade(trainer.average.module, held, compute, batch_size=config.batch_size)
-        return competition_score(out_labels, probabilities).total
+@dataclass(frozen=True, eq=False)
+class _Split:
+    """Studies to learn from and to grade, with their labels int8 (n, 25)."""
 
-    trainer.run(checkpoint, evaluate, progress=progress)
-    # Both together and only now: an older run's weights must never stand beside this run's configuration.
-    RunConfig(config.classifier, spec, prior, config.to_json(), synthetic_only=synthetic_only).save(folder)
-    save_weights(trainer.average.module, folder / WEIGHTS)
-    # Grade with the weights as they were rounded on disk: what is reported is what the run folder predicts.
-    load_weights(model, folder / WEIGHTS)
-    probabilities = grade(model, held, compute, batch_size=config.batch_size)
-    scores = {}
-    if out_ids and (out_labels != MISSING).any():
-        repeated = {"weighted_prior": prior, "uniform": uniform()}
-        scores = {"model": competition_score(out_labels, probabilities)}
-        for name, constant in repeated.items():
-            scores[name] = competition_score(out_labels, np.tile(constant, (len(out_ids), 1, 1)))
-        logger.info("held out: %s; weighted prior %.4f", scores["model"], scores["weighted_prior"].total)
-    history = pd.DataFrame(trainer.history)
-    write_table(folder / HISTORY, history)
-    write_table(folder / OOF, prediction_table(out_ids, probabilities))
-    write_json(
-        folder / MANIFEST,
-        {
-            "kind": "classifier",
-            "synthetic_only": synthetic_only,
-            "versions": versions(),
-            "compute": str(compute),
-            "seconds": round(trainer.seconds, 1),
-            "steps": trainer.step,
-            "studies": {"train": len(train_ids), "held_out": len(out_ids)},
-            "scores": {name: score.to_json() for name, score in scores.items()},
-            "train_studies": train_ids,
-            "held_out_studies": out_ids,
-        },
-    )
-    checkpoint.remove()
-    return RunResult(folder, history, tuple(out_ids), probabilities, scores, trainer.seconds)
+    train: list[str]
+    train_labels: np.ndarray
+    out: list[str]
+    out_labels: np.ndarray
+
+    def relabelled(self, labels: pd.DataFrame) -> _Split:
+        codes = _codes_by_study(labels)
+        lacking = [s for s in self.train if s not in codes]
+        if lacking:
+            raise DataError(f"the training labels lack {len(lacking)} studies, the first is {lacking[0]!r}")
+        return replace(self, train_labels=np.stack([codes[s] for s in self.train]))
+
+    def digest(self) -> str:
+        """Changes with any study or label."""
+        parts = ["\n".join(self.train).encode(), self.train_labels.tobytes()]
+        parts += ["\n".join(self.out).encode(), self.out_labels.tobytes()]
+        return hashlib.sha256(b"\0".join(parts)).hexdigest()
+
+
+@dataclass(frozen=True, eq=False)
+class _Run:
+    """One training with its folder: read when it is finished, else trained."""
+
+    folder: Path
+    config: TrainConfig
+    part: _Split
+    identity: dict
+    synthetic_only: bool
+    processes: Processes
+
+    def finished(self) -> RunResult | None:
+        """The result on disk, if it is of the same configuration, studies and labels."""
+        try:
+            manifest = read_json(self.folder / MANIFEST)
+            if manifest.get("identity") != Checkpoint(self.folder, self.identity).identity:
+                return None
+            probabilities = read_predictions(pd.read_csv(self.folder / OOF, dtype={"row_id": str}), self.part.out)
+            history = pd.read_csv(self.folder / HISTORY)
+            prior = RunConfig.load(self.folder).prior
+        except (DataError, OSError):
+            return None
+        logger.info("%s is finished: nothing to train", self.folder)
+        scores = _scores(self.part, probabilities, prior)
+        return RunResult(self.folder, history, tuple(self.part.out), probabilities, scores, manifest["seconds"])
+
+    def train(
+        self,
+        cache: Mapping[str, StudyCrops],
+        held_out_crops: Mapping[str, StudyCrops],
+        *,
+        resume: bool,
+        on_epoch: Callable[[pd.DataFrame], None] | None,
+        progress: bool,
+    ) -> RunResult:
+        config, part, processes = self.config, self.part, self.processes
+        compute = choose_compute(config.device, config.precision)
+        logger.info("training on %s", compute)
+        prior = weighted_prior(part.train_labels)
+        torch.manual_seed(config.seed)
+        model = LumbarClassifier(config.classifier, prior).to(compute.device)
+        spec = spec_of(cache, part.train)
+        transform = Appearance(config.augment.appearance, seed=config.seed) if config.augment.appearance else None
+        train_set = CropDataset(
+            cache,
+            part.train,
+            part.train_labels,
+            in_memory=config.in_memory,
+            transform=transform,
+            progress=progress and processes.first,
+        )
+        held = [study_input(held_out_crops[study_id]) for study_id in processes.share(part.out)]
+        trainer = Trainer(model, train_set, config, compute, spec=spec, processes=processes)
+        checkpoint = Checkpoint(self.folder, self.identity)
+        if resume:
+            trainer.restore(checkpoint)
+
+        def graded(network: LumbarClassifier) -> np.ndarray:
+            own = grade(network, held, compute, batch_size=config.batch_size)
+            return processes.gather(own, len(part.out))
+
+        def evaluate() -> float:
+            return competition_score(part.out_labels, graded(trainer.averaged())).total if part.out else float("nan")
+
+        began = time.monotonic()
+        before = trainer.seconds, trainer.studies
+        trainer.run(checkpoint, evaluate, on_epoch=on_epoch, progress=progress)
+        # What is reported is what the run folder predicts: with weights as they are rounded on disk.
+        result_model = round_weights(trainer.averaged())
+        probabilities = graded(result_model)
+        scores = _scores(part, probabilities, prior)
+        history = pd.DataFrame(trainer.history)
+        if processes.first:
+            # Both together and only now: an older run's weights must never stand beside this run's configuration.
+            stored = RunConfig(config.classifier, spec, prior, config.to_json(), synthetic_only=self.synthetic_only)
+            stored.save(self.folder)
+            (self.folder / ENSEMBLE).unlink(missing_ok=True)
+            save_weights(result_model, self.folder / WEIGHTS)
+            write_table(self.folder / HISTORY, history)
+            write_table(self.folder / OOF, prediction_table(part.out, probabilities))
+            speed = (trainer.studies - before[1]) * processes.count / max(trainer.seconds - before[0], 1e-9)
+            write_json(
+                self.folder / MANIFEST,
+                {
+                    "kind": "classifier",
+                    "identity": checkpoint.identity,
+                    "synthetic_only": self.synthetic_only,
+                    "versions": versions(),
+                    "compute": str(compute),
+                    "processes": processes.count,
+                    "seconds": round(trainer.seconds, 1),
+                    "seconds_with_grading": round(time.monotonic() - began, 1),
+                    "studies_per_second": round(speed, 2),
+                    "memory_gb": round(peak_memory(compute.device) / 1e9, 2),
+                    "steps": trainer.step,
+                    "studies": {"train": len(part.train), "held_out": len(part.out)},
+                    "scores": {name: score.to_json() for name, score in scores.items()},
+                    "train_studies": part.train,
+                    "held_out_studies": part.out,
+                },
+            )
+            checkpoint.remove()
+        processes.wait()
+        if scores:
+            logger.info("held out: %s; weighted prior %.4f", scores["model"], scores["weighted_prior"].total)
+        return RunResult(self.folder, history, tuple(part.out), probabilities, scores, trainer.seconds)
+
+
+def _scores(part: _Split, probabilities: np.ndarray, prior: np.ndarray) -> dict[str, Score]:
+    if not part.out or (part.out_labels == MISSING).all():
+        return {}
+    scores = {"model": competition_score(part.out_labels, probabilities)}
+    for name, constant in {"weighted_prior": prior, "uniform": uniform()}.items():
+        scores[name] = competition_score(part.out_labels, np.tile(constant, (len(part.out), 1, 1)))
+    return scores
+
+
+def _codes_by_study(labels: pd.DataFrame) -> dict[str, np.ndarray]:
+    if "study_id" not in labels.columns:
+        raise DataError(f"the label table lacks the column study_id, it has {list(labels.columns)[:5]}")
+    return dict(zip((str(s) for s in labels["study_id"]), encode_severities(labels), strict=True))
+
+
+def _digest(crops: Mapping[str, StudyCrops], study_ids: Sequence[str]) -> str:
+    """Changes with the content of any of these studies' crops."""
+    if isinstance(crops, CropCache):
+        return crops.digest(study_ids)
+    arrays = (image for study_id in study_ids for image in crops[study_id].images.values())
+    return hashlib.sha256(b"".join(hashlib.sha256(np.ascontiguousarray(a)).digest() for a in arrays)).hexdigest()
 
 
 def _split(
-    cache: Mapping[str, StudyCrops], labels: pd.DataFrame, config: TrainConfig, held_out: Sequence[str] | None
-) -> tuple[list[str], np.ndarray, list[str], np.ndarray]:
-    if "study_id" not in labels.columns:
-        raise DataError(f"the label table lacks the column study_id, it has {list(labels.columns)[:5]}")
-    study_ids = [str(s) for s in labels["study_id"]]
-    codes = dict(zip(study_ids, encode_severities(labels), strict=True))
-    available = set(getattr(cache, "study_ids", cache))
-    both = [s for s in study_ids if s in available]
+    cache: Mapping[str, StudyCrops],
+    grading: Mapping[str, StudyCrops],
+    labels: pd.DataFrame,
+    config: TrainConfig,
+    held_out: Sequence[str] | None,
+) -> _Split:
+    codes = _codes_by_study(labels)
+    available, gradable = (set(getattr(crops, "study_ids", crops)) for crops in (cache, grading))
+    both = [s for s in codes if s in available]
     if not both:
-        raise DataError(f"none of the {len(study_ids)} labelled studies has crops (there are {len(available)})")
+        raise DataError(f"none of the {len(codes)} labelled studies has crops (there are {len(available)})")
     if held_out is not None:
         out = [str(s) for s in held_out]
-        lacking = [s for s in out if s not in available or s not in codes]
+        lacking = [s for s in out if s not in gradable or s not in codes]
         if lacking:
             raise DataError(f"{len(lacking)} held-out studies lack crops or labels, the first is {lacking[0]!r}")
+        kept_out = set(out)
     elif config.folds > 1:
-        folds = assign_folds(np.stack([codes[s] for s in both]), config.folds, seed=config.seed)
-        out = [s for s, fold in zip(both, folds, strict=True) if fold == config.fold]
+        either = [s for s in codes if s in available or s in gradable]
+        folds = assign_folds(np.stack([codes[s] for s in either]), config.folds, seed=config.seed)
+        kept_out = {s for s, fold in zip(either, folds, strict=True) if fold == config.fold}
+        out = [s for s in either if s in kept_out and s in gradable]
+        if len(out) < len(kept_out):
+            logger.warning(
+                "%d of %d held-out studies have no crops to be graded on", len(kept_out) - len(out), len(out)
+            )
     else:
-        out = []
-    kept_out = set(out)
+        out, kept_out = [], set()
     train = [s for s in both if s not in kept_out]
     if not train:
         raise DataError("every study is held out, nothing is left to train on")
     rows = [np.stack([codes[s] for s in ids]) if ids else np.zeros((0, N_TARGETS), np.int8) for ids in (train, out)]
-    return train, rows[0], out, rows[1]
+    return _Split(train, rows[0], out, rows[1])
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """`python -m lumbar_utils.train CROPS LABELS RUN`: train on a crop cache."""
+    """`python -m lumbar_utils.train CROPS LABELS RUN`: train on a crop cache, in one process or in several."""
     import argparse
 
-    from .crop_cache import CropCache
+    from .cross_validation import fit_folds
 
     parser = argparse.ArgumentParser(prog="python -m lumbar_utils.train", description="Train the grading network.")
     parser.add_argument("crops", type=Path, help="crop cache made by `lumbar crops`")
     parser.add_argument("labels", type=Path, help="train.csv")
     parser.add_argument("run", type=Path, help="folder for weights, history, out-of-fold predictions and manifest")
     parser.add_argument("--config", type=Path, help="JSON with fields of TrainConfig")
+    parser.add_argument("--all-folds", action="store_true", help="one network a fold, in RUN/fold_0 and so on")
+    parser.add_argument("--found", type=Path, help="crops to grade held-out studies on (default: CROPS)")
     parser.add_argument("--synthetic", action="store_true", help="all studies are synthetic phantoms")
     args = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = TrainConfig.from_json(read_json(args.config) if args.config else {}, args.config or "")
     labels = pd.read_csv(args.labels, dtype={"study_id": str})
-    result = fit(CropCache.open(args.crops), labels, config, args.run, synthetic_only=args.synthetic)
-    for name, score in result.scores.items():
-        print(f"{name:<15} {score}")
+    found = CropCache.open(args.found) if args.found else None
+    with join_processes(config.device) as processes:
+        train = fit_folds if args.all_folds else fit
+        result = train(
+            CropCache.open(args.crops), labels, config, args.run, held_out_crops=found, synthetic_only=args.synthetic
+        )
+        for name, score in result.scores.items() if processes.first else ():
+            print(f"{name:<15} {score}")
 
 
 if __name__ == "__main__":

@@ -1,7 +1,8 @@
 """The training loop: one network, its averaged weights, its optimiser, and where they stand.
 
 Every epoch draws its random numbers from the seed and the epoch's number alone, so that a run that was killed goes
-on from its last checkpoint to the same result.
+on from its last checkpoint to the same result. Several processes share every batch among them, so that they see the
+studies that one alone would see; what one of them decides by the clock it decides for all.
 """
 
 from __future__ import annotations
@@ -9,144 +10,81 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy as np
+import pandas as pd
 import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
-from .augment import AugmentConfig, augment_batch
+from .augment import augment_batch
 from .checkpoints import Checkpoint
-from .classifier import ClassifierConfig, LumbarClassifier
 from .crops import CropSpec
 from .datasets import CropDataset
 from .devices import Compute
 from .errors import DataError
 from .metrics import CompetitionLoss
-from .runs import strict
+from .mixing import Mixed, mix_batch
+from .processes import Processes
+from .train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class TrainConfig:
-    """How to train; JSON with these keys and no others.
+class Trainer:
+    """The loop: network, averaged weights, optimiser and where they stand.
 
     Parameters
     ----------
-    classifier, augment
-        Their own configurations.
-    epochs, batch_size : int
-        Studies are the items of a batch.
-    learning_rate, weight_decay : float
-        AdamW's; weight decay is for matrices only.
-    warmup : float
-        Share of the training in which the learning rate rises linearly, before it falls as a cosine.
-    ema_decay : float
-        Decay per step of the averaged weights, which are the result; reached gradually.
-    clip : float
-        Largest norm of the gradient.
-    auxiliary_weight : float
-        Weight of the mean loss of the per-view heads.
-    any_severe : float
-        Weight of the metric's fourth term in the loss.
-    class_weights : bool
-        The metric's 1/2/4; False trains unweighted.
-    folds, fold : int
-        Studies of fold number `fold` are held out when the call names none; folds = 1 holds nothing out.
-    seed : int
-    device, precision : str
-        See `devices.choose_compute`.
-    time_limit_minutes : float, optional
-        The schedule is shortened to this time when the epochs would take longer. The result then depends on the
-        machine's speed.
-    checkpoint_seconds : float
-        A checkpoint (1.6 GB for three ResNet18) is written after the first epoch that ends this long after the last.
-    evaluate_every : int
-        Epochs between gradings of the held-out studies, for the curves; 0 grades at the end only.
-    workers : int
-        Processes that read crops; 0 reads in this one.
-    in_memory : bool
-        Read all crops into memory at the start.
+    model : nn.Module
+        Called as `model(images, present)` it returns a dict with `logits` (B, 25, 3) and `aux`, a dict of the same;
+        see `LumbarClassifier`. Two-step training also needs its `encoders`.
+    dataset : CropDataset
+    spec : CropSpec
+        Of the dataset's crops.
     """
-
-    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    epochs: int = 10
-    batch_size: int = 8
-    learning_rate: float = 1e-3
-    weight_decay: float = 0.02
-    warmup: float = 0.1
-    ema_decay: float = 0.97
-    clip: float = 1.0
-    auxiliary_weight: float = 0.3
-    any_severe: float = 1.0
-    class_weights: bool = True
-    folds: int = 5
-    fold: int = 0
-    seed: int = 0
-    device: str = "auto"
-    precision: str = "auto"
-    time_limit_minutes: float | None = None
-    checkpoint_seconds: float = 120.0
-    evaluate_every: int = 0
-    workers: int = 0
-    in_memory: bool = True
-
-    def __post_init__(self):
-        for name in ("epochs", "batch_size", "folds"):
-            if int(getattr(self, name)) < 1:
-                raise DataError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.folds > 1 and not 0 <= self.fold < self.folds:
-            raise DataError(f"fold must lie between 0 and {self.folds - 1}, got {self.fold}")
-
-    def to_json(self) -> dict:
-        """A JSON-ready dictionary."""
-        return asdict(self)
-
-    @classmethod
-    def from_json(cls, values: Mapping, where: Path | str = "training configuration") -> TrainConfig:
-        """The inverse of `to_json`; keys may be left out, unknown ones raise `DataError`."""
-        return strict(cls, values, where)
-
-
-class Trainer:
-    """The loop: network, averaged weights, optimiser and where they stand."""
 
     def __init__(
         self,
-        model: LumbarClassifier,
+        model: torch.nn.Module,
         dataset: CropDataset,
         config: TrainConfig,
         compute: Compute,
         *,
         spec: CropSpec,
+        processes: Processes | None = None,
     ):
         self.model, self.dataset, self.config, self.compute, self.spec = model, dataset, config, compute, spec
+        self.processes = processes or Processes()
         self.average = AveragedModel(model, multi_avg_fn=_ema(config.ema_decay), use_buffers=True)
-        matrices = [p for p in model.parameters() if p.ndim >= 2]
-        others = [p for p in model.parameters() if p.ndim < 2]
-        self.optimizer = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.learning_rate,
-            fused=True,  # one pass over 100 million parameters instead of a dozen: six times faster on a CPU
-        )
+        if config.compile:
+            for encoder in model.encoders:
+                encoder.compile()
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.scales_gradients)
-        self.loss = CompetitionLoss.fitted(
-            dataset.labels, any_severe=config.any_severe, class_weights=config.class_weights
-        )
-        self.epoch, self.step, self.seconds = 0, 0, 0.0
+        self.epoch, self.step, self.seconds, self.studies = 0, 0, 0.0, 0
         self.history: list[dict] = []
+        self._begin(0)
 
-    def run(self, checkpoint: Checkpoint, evaluate: Callable[[], float], *, progress: bool = True) -> None:
-        """Train to the end from wherever it stands; `evaluate` gives the held-out score for the history."""
+    def run(
+        self,
+        checkpoint: Checkpoint,
+        evaluate: Callable[[], float],
+        *,
+        on_epoch: Callable[[pd.DataFrame], None] | None = None,
+        progress: bool = True,
+    ) -> None:
+        """Train to the end from wherever it stands.
+
+        `evaluate` gives the held-out score for the history; `on_epoch` is shown the history after every epoch.
+        """
         config = self.config
         loader = self._loader()
         total = len(loader) * config.epochs
+        progress = progress and self.processes.first
         bar = tqdm(total=total, initial=self.step, desc="training", unit="step", disable=not progress)
         saved = time.monotonic()
         while self.epoch < config.epochs and self._progress(total) < 1:
@@ -155,9 +93,12 @@ class Trainer:
             self._seed(loader)
             for batch in loader:
                 self.seconds = before + time.monotonic() - started
-                if self._progress(total) >= 1:
+                position = self._progress(total)
+                if position >= 1:
                     break
-                losses.append(self._train_step(batch, self._rate(self._progress(total))))
+                if self.stage + 1 < len(config.steps) and position >= config.steps[self.stage + 1].start:
+                    self._begin(self.stage + 1)
+                losses.append(self._train_step(batch, config.rate(position)))
                 bar.update()
                 bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", refresh=False)
             if not losses:  # the time was over before the first step
@@ -175,23 +116,80 @@ class Trainer:
                 }
             )
             logger.info("epoch %(epoch)d: loss %(loss).4f, held out %(held_out_score).4f", self.history[-1])
-            if self.epoch < config.epochs and time.monotonic() - saved >= config.checkpoint_seconds:
+            if on_epoch is not None and self.processes.first:
+                on_epoch(pd.DataFrame(self.history))
+            late = time.monotonic() - saved >= config.checkpoint_seconds
+            if self.epoch < config.epochs and self.processes.agree(float(late)):
                 self.save(checkpoint)
                 saved = time.monotonic()
         bar.close()
 
+    def averaged(self) -> torch.nn.Module:
+        """The network with the averaged weights, the same in every process."""
+        if self.processes.count > 1:
+            for buffer in self.average.buffers():  # each process has its own statistics of its own studies
+                distributed.broadcast(buffer, src=0)
+        return self.average.module
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write all state to the checkpoint."""
+        if self.processes.first:
+            state = {name: getattr(self, name) for name in ("epoch", "step", "seconds", "studies", "stage", "history")}
+            state["scaler"] = self.scaler.state_dict()
+            checkpoint.save(self.average, self.model, self.optimizer, state)
+        self.processes.wait()
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up the checkpoint's state, if it is of the same run."""
+        found = checkpoint.read()
+        if not self.processes.same(0 if found is None else found.state["step"]):
+            raise DataError(f"{checkpoint.path}: not every process finds this checkpoint; they must share its folder")
+        if found is None:
+            return
+        state = found.state
+        self._begin(state["stage"])
+        found.load_into(self.average, self.model, self.optimizer)
+        for name in ("epoch", "step", "seconds", "studies", "history"):
+            setattr(self, name, state[name])
+        self.scaler.load_state_dict(state["scaler"])
+        logger.info("going on after epoch %d", self.epoch)
+
+    def _begin(self, stage: int) -> None:
+        """Begin a step of the training, see `TrainConfig.steps`: its own loss, and an optimiser of what it teaches."""
+        config, model, step = self.config, self.model, self.config.steps[stage]
+        self.stage = stage
+        if step.head_only:  # on the averaged encoders, which stay as they are from now on
+            model.load_state_dict(self.average.module.state_dict())
+            model.encoders.requires_grad_(False)
+        taught = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in taught if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in taught if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        # Fused is one pass over 100 million parameters instead of a dozen: six times faster on a CPU.
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        self.loss = CompetitionLoss.fitted(
+            self.dataset.labels, any_severe=config.any_severe, class_weights=step.class_weights
+        )
+        self.network = model
+        if self.processes.count > 1:  # a view that no study of a batch has leaves its encoder without a gradient
+            self.network = DistributedDataParallel(model, find_unused_parameters=True)
+
     def _train_step(self, batch: dict, rate: float) -> float:
         config, device = self.config, self.compute.device
         self.model.train()
+        if config.steps[self.stage].head_only:
+            self.model.encoders.eval()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         images = {view: image.to(device, non_blocking=True) for view, image in batch["images"].items()}
         images, labels = augment_batch(images, batch["labels"].to(device), config.augment, self.spec, self.generator)
+        mixed = mix_batch(images, labels, batch["present"], config.augment, self.generator)
         with self.compute.autocast():
-            output = self.model(images, batch["present"].to(device))
-        loss = self.loss(output["logits"], labels)
+            output = self.network(mixed.images, batch["present"].to(device))
+        loss = self._loss(output["logits"], mixed)
         if output["aux"]:
-            extra = [self.loss(logits, labels) for logits in output["aux"].values()]
+            extra = [self._loss(logits, mixed) for logits in output["aux"].values()]
             loss = loss + config.auxiliary_weight * sum(extra) / len(extra)
         self.optimizer.zero_grad(set_to_none=True)
         self.scaler.scale(loss).backward()
@@ -201,6 +199,7 @@ class Trainer:
         self.scaler.update()
         self.average.update_parameters(self.model)
         self.step += 1
+        self.studies += len(labels)
         value = float(loss.detach())
         if not math.isfinite(value):
             raise DataError(
@@ -208,13 +207,19 @@ class Trainer:
             )
         return value
 
+    def _loss(self, logits: torch.Tensor, mixed: Mixed) -> torch.Tensor:
+        if mixed.partner_labels is mixed.labels:
+            return self.loss(logits, mixed.labels)
+        labels = torch.cat([mixed.labels, mixed.partner_labels])
+        return self.loss(logits.repeat(2, 1, 1), labels, torch.cat([mixed.share, 1 - mixed.share]))
+
     def _loader(self) -> DataLoader:
         size = min(self.config.batch_size, len(self.dataset))
+        if size < self.processes.count:
+            raise DataError(f"{self.processes.count} processes cannot share batches of {size} studies")
         return DataLoader(
             self.dataset,
-            batch_size=size,
-            shuffle=True,
-            drop_last=True,
+            batch_sampler=SharedBatches(len(self.dataset), size, self.processes),
             num_workers=self.config.workers,
             generator=torch.Generator(),
             pin_memory=self.compute.device.type == "cuda",
@@ -222,7 +227,9 @@ class Trainer:
         )
 
     def _seed(self, loader: DataLoader) -> None:
-        seed = int(np.random.SeedSequence([self.config.seed, self.epoch]).generate_state(1)[0])
+        """One order of the studies for all processes, and draws of its own for each."""
+        loader.batch_sampler.seed(_seed_of(self.config.seed, self.epoch))
+        seed = _seed_of(self.config.seed, self.epoch, 1 + self.processes.rank)
         loader.generator.manual_seed(seed)
         torch.manual_seed(seed)
         reseed = getattr(self.dataset.transform, "reseed", None)
@@ -233,39 +240,31 @@ class Trainer:
     def _progress(self, total: int) -> float:
         share = self.step / max(total, 1)
         limit = self.config.time_limit_minutes
-        return max(share, self.seconds / (60 * limit)) if limit else share
+        return self.processes.agree(max(share, self.seconds / (60 * limit))) if limit else share
 
-    def _rate(self, progress: float) -> float:
-        warmup = self.config.warmup
-        if progress < warmup:
-            return self.config.learning_rate * (0.05 + 0.95 * progress / warmup)
-        fall = (progress - warmup) / max(1 - warmup, 1e-9)
-        return self.config.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(fall, 1.0))))
 
-    def save(self, checkpoint: Checkpoint) -> None:
-        """Write all state to the checkpoint."""
-        checkpoint.save(
-            self.average,
-            self.model,
-            self.optimizer,
-            {
-                "epoch": self.epoch,
-                "step": self.step,
-                "seconds": self.seconds,
-                "history": self.history,
-                "scaler": self.scaler.state_dict(),
-            },
-        )
+class SharedBatches(Sampler[list[int]]):
+    """Every epoch's batches in random order, the incomplete last one left out; each process gets its part of each."""
 
-    def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up the checkpoint's state, if it is of the same run."""
-        state = checkpoint.restore(self.average, self.model, self.optimizer)
-        if state is None:
-            return
-        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
-        self.history = state["history"]
-        self.scaler.load_state_dict(state["scaler"])
-        logger.info("going on after epoch %d", self.epoch)
+    def __init__(self, n: int, size: int, processes: Processes):
+        self.n, self.size, self.processes = n, size, processes
+        self.generator = torch.Generator()
+
+    def seed(self, seed: int) -> None:
+        """Decide the order of the next epoch."""
+        self.generator.manual_seed(seed)
+
+    def __len__(self) -> int:
+        return self.n // self.size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.randperm(self.n, generator=self.generator).tolist()
+        for start in range(0, len(self) * self.size, self.size):
+            yield self.processes.share(order[start : start + self.size])
+
+
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
 
 
 def _ema(decay: float):

@@ -19,7 +19,7 @@ COHORT = "cohort"
 FOLDS = 5
 LOCALIZER = "localizer"
 WEIGHTS = (LOCALIZER, "classifier")
-WEIGHTS_FILE = "model.safetensors"
+WEIGHTS_FILE, ENSEMBLE_FILE = "model.safetensors", "ensemble.json"
 WEIGHTS_DEPTH = 5
 """`datasets/<owner>/<slug>/runs/demo`."""
 
@@ -88,7 +88,8 @@ def split_studies(
 def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Path:
     """The folder of trained weights `name` ("localizer" or "classifier").
 
-    Looked for in the folder given, then in the run folder, then in every data set attached on Kaggle.
+    Looked for in the folder given, then in the run folder, then in every data set attached on Kaggle. A classifier may
+    be a single run or an ensemble, a folder with `ensemble.json`.
 
     Raises
     ------
@@ -96,15 +97,16 @@ def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Pat
         When there are none, with the places that were looked at.
     """
     roots = [Path(given)] if given else [Path(run), *_attached()]
+    files = (WEIGHTS_FILE, ENSEMBLE_FILE) if name == "classifier" else (WEIGHTS_FILE,)
     for root in roots:
         # A folder that is named outright may be called anything, but not as other weights are.
         own = root.name == name or (bool(given) and root.name not in WEIGHTS)
         for folder in (root / name, *([root] if own else [])):
-            if (folder / WEIGHTS_FILE).is_file():
+            if any((folder / file).is_file() for file in files):
                 return folder
     looked = ", ".join(str(root / name) for root in roots)
     raise DataError(
-        f"no weights of a {name}: expected {WEIGHTS_FILE} in one of {looked}; train it with "
+        f"no weights of a {name}: expected {' or '.join(files)} in one of {looked}; train it with "
         "notebooks 02 to 04, `make run` or `lumbar train`"
     )
 

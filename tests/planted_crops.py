@@ -1,13 +1,16 @@
-"""Small random crops with a planted signal: bright discs whose size tells the grade of each target."""
+"""Small random crops whose grades can be read from bright places, and tiny trainings on them."""
 
 from __future__ import annotations
 
 import numpy as np
 import pandas as pd
 
+from lumbar_utils.augment import AugmentConfig
+from lumbar_utils.classifier import ClassifierConfig
 from lumbar_utils.crops import VIEW_AXES, CropSpec, StudyCrops
 from lumbar_utils.labels import AXIAL_T2, MISSING, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, decode_severities
 from lumbar_utils.localizer import DiscPoints
+from lumbar_utils.train_config import TrainConfig
 
 SPEC = CropSpec(shapes={SAGITTAL_T2: (8, 16, 16), AXIAL_T2: (8, 16, 16), SAGITTAL_T1: (16, 16, 16)})
 POINTS = np.stack([np.zeros(5), np.zeros(5), -35.0 * np.arange(5)], axis=-1)
@@ -53,3 +56,22 @@ def planted_cohort(n: int, seed: int = 0, missing: float = 0.02) -> tuple[dict[s
     crops = {study_id: planted_study(study_id, codes[i], rng) for i, study_id in enumerate(ids)}
     codes[rng.random(codes.shape) < missing] = MISSING
     return crops, decode_severities(codes, ids)
+
+
+QUIET = AugmentConfig(shift_mm=0.0, rotation_degrees=0.0, zoom=0.0)
+SMALL = ClassifierConfig(encoder="resnet10t", width=64, view_dropout=0.0)
+
+
+def tiny_config(**values) -> TrainConfig:
+    """A training of seconds on a CPU."""
+    defaults = {
+        "classifier": SMALL,
+        "augment": QUIET,
+        "epochs": 2,
+        "batch_size": 4,
+        "folds": 4,
+        "ema_decay": 0.9,
+        "device": "cpu",
+        "precision": "float32",
+    }
+    return TrainConfig(**{**defaults, **values})

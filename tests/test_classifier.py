@@ -44,12 +44,23 @@ def test_shapes_of_both_heads(batch, head, split):
     assert all(p.grad is not None for p in model.encoders.parameters())
 
 
-def test_the_source_network_is_one_setting_away():
-    model = LumbarClassifier(ClassifierConfig(head="unified", auxiliary=False))
+def test_the_source_network_is_one_call_away(batch):
+    config = ClassifierConfig.source()
+    assert (config.encoder, config.family, config.dropout, config.view_dropout) == ("resnet18", "3d", 0, 0)
+    model = LumbarClassifier(config)
+    assert model.train()(batch, ALL)["aux"] == {}
     for encoder in model.encoders:
         assert encoder.conv1.stride == (2, 2, 2) and encoder.num_features == 512
         assert sum(p.numel() for p in encoder.parameters()) == 33_160_000
     assert model.head.linear.weight.shape == (75, 5 * 3 * 512)
+
+
+def test_parameters_are_the_encoders_or_the_heads():
+    model = LumbarClassifier(ClassifierConfig(encoder=SMALL, family="2.5d", slice_pooling="attention"))
+    encoders, heads = ({id(p) for p in ps} for ps in (model.encoder_parameters(), model.head_parameters()))
+    assert not encoders & heads and encoders | heads == {id(p) for p in model.parameters()}
+    outside = (model.bias, model.auxiliary_bias, model.stand_ins, model.head.readout.canal.weight)
+    assert {id(p) for p in outside} <= heads and id(model.encoders[2].pooling.score.weight) in encoders
 
 
 def test_an_untrained_network_predicts_the_prior(batch):
@@ -139,6 +150,8 @@ def test_encoders_are_quiet_and_say_what_they_do_not_know(capsys):
     assert capsys.readouterr().out == ""
     with pytest.raises(DataError, match=r"resnet19.*resnet18"):
         build_encoder("resnet19")
+    with pytest.raises(DataError, match=r"efficentnet_b0.*timm has.*efficientnet_b0"):
+        build_encoder("efficentnet_b0", family="2.5d")
     with pytest.raises(DataError, match="head"):
         ClassifierConfig(head="both")
 
@@ -146,8 +159,42 @@ def test_encoders_are_quiet_and_say_what_they_do_not_know(capsys):
 def test_depth_strides_can_be_reduced():
     encoder = build_encoder("resnet18", depth_strides=(1, 1))
     assert encoder.conv1.stride == (2, 2, 1) and encoder.maxpool.stride == (2, 2, 1)
-    with pytest.raises(DataError, match="ResNets"):
-        build_encoder(SMALL, depth_strides=(1, 2))
+    deep = build_encoder(SMALL, depth_strides=(1, 2))  # a stem of three convolutions
+    assert deep.conv1[0].stride == (2, 2, 1) and deep.maxpool.stride in (2, (2, 2, 2))
+
+
+@pytest.mark.parametrize(("strides", "left"), [((2, 2), 2), ((1, 2), 4), ((1, 1), 8)])
+@pytest.mark.parametrize("name", ["resnet10t", "resnet14t"])  # basic blocks and bottlenecks, both with average pooling
+def test_kept_slices_are_there_and_the_numbers_are_those_of_plain_convolutions(name, strides, left):
+    torch.manual_seed(0)
+    encoder = build_encoder(name, keep_slices=True, depth_strides=strides).double()
+    x = torch.randn(2, 1, 32, 32, 8, dtype=torch.float64)
+    thin = encoder.forward_features(x)
+    assert thin.shape == (2, encoder.num_features, 1, 1, left)
+    for module in encoder.modules():
+        if isinstance(module, nn.Conv3d):
+            module.__class__ = nn.Conv3d
+    assert torch.allclose(thin, encoder.forward_features(x), atol=1e-9)
+    if left == 8:  # what the shortcut passes on keeps its slice: nothing is shifted against the main path
+        pooled = next(m for m in encoder.layer2.modules() if isinstance(m, nn.AvgPool3d))
+        ramp = torch.arange(8.0).expand(1, 1, 4, 4, 8)
+        assert torch.equal(pooled(ramp)[0, 0, 0, 0], torch.arange(8.0))
+
+
+def test_networks_whose_slices_cannot_be_kept_say_so():
+    for name in ("efficientnet_b0", "resnetblur18"):
+        with pytest.raises(DataError, match=rf"plain ResNets only, not for '{name}'"):
+            build_encoder(name, keep_slices=True)
+    with pytest.raises(DataError, match=r"family '3d'.*'2.5d' keeps every slice"):
+        ClassifierConfig(family="2.5d", keep_slices=True)
+
+
+def test_a_network_that_needs_larger_crops_names_itself_and_the_crop(batch):
+    model = LumbarClassifier(ClassifierConfig(encoder="convnext_atto"))
+    with pytest.raises(
+        DataError, match=r"Sagittal T2.*3d encoder 'convnext_atto' failed on 8 slices of 16 x 16.*CropS"
+    ):
+        model(batch, ALL)
 
 
 def test_two_dimensional_weights_are_inflated_from_a_local_file(tmp_path, capsys):
@@ -162,19 +209,41 @@ def test_two_dimensional_weights_are_inflated_from_a_local_file(tmp_path, capsys
         expected = flat.layer1[0].conv1.weight
         assert torch.allclose(weight.sum(-1), expected, atol=1e-5)
         assert torch.allclose(weight[..., 0], expected / 3, atol=1e-5), "spread evenly over the slices"
+        assert torch.allclose(encoder.conv1.weight.sum((1, 4)), flat.conv1.weight.sum(1), atol=1e-5)
         assert encoder.conv1.weight.shape == (64, 1, 7, 7, 7)
+        sliced = build_encoder("resnet18", family="2.5d", pretrained=path).network.state_dict()
+        assert all(torch.equal(tensor, flat.state_dict()[name]) for name, tensor in sliced.items())
     assert capsys.readouterr().out == ""
 
 
-def test_weights_that_are_not_there_or_do_not_fit(tmp_path):
+def test_three_dimensional_weights_load_as_they_are(tmp_path):
+    torch.manual_seed(0)
+    first = build_encoder(SMALL)
+    save_file({k: v.contiguous() for k, v in first.state_dict().items()}, tmp_path / "volume.safetensors")
+    again = build_encoder(SMALL, pretrained=tmp_path / "volume.safetensors")
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    with pytest.raises(DataError, match=r"volume.safetensors.*2.5d encoder 'resnet10t'.*shape.*got \(24, 1, 3, 3, 3\)"):
+        build_encoder(SMALL, family="2.5d", pretrained=tmp_path / "volume.safetensors")
+
+
+@pytest.mark.parametrize("family", ["3d", "2.5d"])
+def test_weights_that_are_not_there_or_do_not_fit(tmp_path, family):
+    timm = pytest.importorskip("timm")
+
+    def load(name: str):
+        build_encoder("resnet18", family=family, pretrained=tmp_path / name)
+
     with pytest.raises(DataError, match=r"no pretrained weights here.*local file"):
-        build_encoder("resnet18", pretrained=tmp_path / "absent.pth")
+        load("absent.pth")
     (tmp_path / "text.pth").write_text("hello")
     with pytest.raises(DataError, match="cannot be read"):
-        build_encoder("resnet18", pretrained=tmp_path / "text.pth")
-    save_file({"conv1.weight": torch.zeros(3, 3, 7, 7)}, tmp_path / "other.safetensors")
-    with pytest.raises(DataError, match="do not fit"):
-        build_encoder("resnet18", pretrained=tmp_path / "other.safetensors")
+        load("text.pth")
+    save_file({"conv1.weight": torch.zeros(3, 3, 7, 7)}, tmp_path / "part.safetensors")
+    with pytest.raises(DataError, match=r"do not fit.*'resnet18'.*absent"):
+        load("part.safetensors")
+    torch.save(timm.create_model("resnet10t").state_dict(), tmp_path / "other.pth")
+    with pytest.raises(DataError, match=r"other.pth: these weights do not fit the .*'resnet18'"):
+        load("other.pth")
 
 
 def test_input_of_a_study_marks_what_is_not_covered():

@@ -15,6 +15,7 @@ import pytest
 
 from lumbar_utils import kaggle
 from lumbar_utils.cli import inputs, main
+from lumbar_utils.ensembles import Ensemble, Member
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import PROBABILITY_COLUMNS, SEVERITIES, TARGETS, decode_severities, row_ids
 from lumbar_utils.localizer import DiscLocalizer
@@ -137,6 +138,33 @@ def test_a_fold_is_scored_against_the_whole_table(tables, solution, capsys):
     table[table["study_id"].str.startswith(tuple("12345"))].to_csv(folder / "part.csv", index=False)
     assert main(["score", str(folder / "part.csv"), str(folder / "fold.csv")]) == 0
     assert capsys.readouterr().out == fold
+
+
+def test_a_trained_classifiers_folder_is_scored_by_its_out_of_fold_predictions(tables, capsys):
+    folder, _ = tables
+    run = folder / "run" / "classifier"
+    run.mkdir(parents=True)
+    assert "without oof.csv" in fails(capsys, "score", folder / "train.csv", folder / "run")
+    submission = pd.read_csv(folder / "submission.csv", dtype={"row_id": str})
+    first = submission["row_id"].str.startswith(tuple("12345"))
+    submission[first].to_csv(run / "oof.csv", index=False)
+    assert main(["score", str(folder / "train.csv"), str(run / "oof.csv"), "--predicted-only"]) == 0
+    expected = [line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    for given in (run, folder / "run"):  # without a manifest: the same as the table's
+        assert main(["score", str(folder / "train.csv"), str(given)]) == 0
+        assert [line.rsplit(maxsplit=1) for line in capsys.readouterr().out.splitlines()] == expected
+
+    terms = ("spinal", "foraminal", "subarticular", "any_severe_spinal", "total")
+    prior = {name: 0.5 + i / 10 for i, name in enumerate(terms)}
+    scores = {"model": prior, "weighted_prior": prior, "uniform": prior}
+    (run / "manifest.json").write_text(json.dumps({"scores": scores}))
+    assert main(["score", str(folder / "train.csv"), str(run)]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[-1].strip() == "weighted prior" and "out-of-fold" in head and "uniform" not in head
+    assert [line.split()[-1] for line in lines] == [f"{prior[name]:.6f}" for name in terms]
+    assert [line.split()[-2] for line in lines] == [value for _, value in expected]
+    (run / "manifest.json").write_text("{")
+    assert "manifest.json" in fails(capsys, "score", folder / "train.csv", run)
 
 
 def test_paths_and_weights_that_are_not_there(tmp_path, capsys, monkeypatch):
@@ -380,6 +408,21 @@ def test_the_dataset_to_upload_runs_without_anything_installed(tmp_path):
     assert done.stdout.count(str(out)) == 2 and done.stdout.endswith("synthetic\n")
     with pytest.raises(DataError, match="not empty"):
         kaggle.build_dataset(run, run)
+
+
+def test_all_members_of_an_ensemble_are_packed_without_checkpoints(tmp_path):
+    classifier = tmp_path / "run" / "classifier"
+    Ensemble((Member("fold_0"), Member("fold_1"))).save(classifier)
+    for fold in ("fold_0", "fold_1"):
+        (classifier / fold).mkdir()
+        for name in ("model.safetensors", "checkpoint.safetensors", "config.json"):
+            (classifier / fold / name).write_text(fold)
+    out = kaggle.build_dataset(tmp_path / "out", tmp_path / "run")
+    packed = sorted(str(path.relative_to(out / "classifier")) for path in (out / "classifier").rglob("*.*"))
+    assert packed == ["ensemble.json", *(f"fold_{i}/{n}" for i in (0, 1) for n in ("config.json", "model.safetensors"))]
+    (classifier / "fold_1" / "model.safetensors").unlink()
+    with pytest.raises(DataError, match=r"no weights in .*fold_1"):
+        kaggle.build_dataset(out, tmp_path / "run")
 
 
 def test_the_submission_is_handed_in_on_kaggle_only(tmp_path, monkeypatch):

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import io
-
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.figure import Figure
+from figures import rendered, text_of
 
 from lumbar_utils import views
 from lumbar_utils.crops import CropSpec, extract_crops
@@ -64,16 +62,6 @@ def discs():
 @pytest.fixture(scope="module")
 def crops(study, discs):
     return extract_crops(study, discs, SMALL)
-
-
-def text_of(figure: Figure) -> str:
-    return "\n".join(t.get_text() for t in figure.findobj(plt.Text))
-
-
-def rendered(figure: Figure) -> bytes:
-    buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=50)
-    return buffer.getvalue()
 
 
 @pytest.mark.parametrize("reverse", [False, True])

@@ -53,7 +53,7 @@ def test_without_data_a_cohort_is_made_once(tmp_path, monkeypatch):
 
 def test_weights_are_found_in_a_run_or_attached_under_either_mount(tmp_path, monkeypatch):
     monkeypatch.setattr(workspace, "KAGGLE_INPUT", tmp_path / "input")
-    with pytest.raises(DataError, match=r"no weights of a classifier: expected model\.safetensors"):
+    with pytest.raises(DataError, match=r"no weights of a classifier: expected model\.safetensors or ensemble\.json"):
         find_weights("classifier", run=tmp_path / "run")
     for mount in ("input/weights", "input/datasets/somebody/weights"):
         folder = tmp_path / mount / "classifier"
@@ -62,6 +62,24 @@ def test_weights_are_found_in_a_run_or_attached_under_either_mount(tmp_path, mon
         assert find_weights("classifier", run=tmp_path / "run") == folder
         (folder / "model.safetensors").unlink()
         folder.rmdir()
+
+
+def test_an_ensemble_is_found_where_a_single_classifier_is(tmp_path, monkeypatch):
+    monkeypatch.setattr(workspace, "KAGGLE_INPUT", tmp_path / "input")
+    for folder in (tmp_path / "run" / "classifier", tmp_path / "input" / "datasets" / "somebody" / "w" / "classifier"):
+        (folder / "fold_0").mkdir(parents=True)
+        (folder / "fold_0" / "model.safetensors").touch()
+        with pytest.raises(DataError, match="no weights of a classifier"):  # folds alone, unfinished, are no classifier
+            find_weights("classifier", run=tmp_path / "run")
+        (folder / "ensemble.json").touch()
+        assert find_weights("classifier", run=tmp_path / "run") == folder
+        assert find_weights("classifier", folder.parent) == find_weights("classifier", folder) == folder
+        assert find_weights("classifier", folder / "fold_0") == folder / "fold_0"  # one of them, named outright
+        (folder / "ensemble.json").unlink()
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "ensemble.json").touch()
+    with pytest.raises(DataError, match="no weights of a localizer"):
+        find_weights("localizer", tmp_path / "mine")
 
 
 def test_the_finder_is_the_runs_own_or_the_shipped_one(tmp_path, monkeypatch):

@@ -32,8 +32,8 @@ COHORT = {"n_studies": 200, "seed": 0, "profile": "demo"}
 SMOKE_COHORT = {"n_studies": 12, "seed": 0, "profile": "demo"}
 RESULT = {
     "02": "localizer/model.safetensors",
-    "03": "crops/manifest.json",
-    "04": "classifier/model.safetensors",
+    "03": "crops_found/manifest.json",
+    "04": "classifier/manifest.json",
     "05": "submission.csv",
 }
 """What a notebook leaves for the next ones, by its number; without it the notebook is executed again."""

@@ -10,6 +10,7 @@ import argparse
 import logging
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,12 +18,21 @@ from ..errors import DataError
 from . import inputs
 
 if TYPE_CHECKING:
+    from ..crop_cache import CropCache
     from ..crops import CropSpec
     from ..localizer import DiscLocalizer
     from ..predict import StudyPrediction
     from ..study import CompetitionFolder, StudySource
 
 logger = logging.getLogger(__name__)
+
+SCORE_TITLES = {
+    "spinal": "spinal canal",
+    "foraminal": "foraminal",
+    "subarticular": "subarticular",
+    "any_severe_spinal": "any severe spinal",
+    "total": "score",
+}
 
 
 def phantom(args: argparse.Namespace) -> None:
@@ -136,53 +146,73 @@ def _print_errors(
 
 
 def _train_classifier(args: argparse.Namespace) -> None:
-    from ..crop_cache import build_crop_cache
-    from ..localizer import write_points
+    from ..cross_validation import fit_folds
     from ..runs import read_json
-    from ..train import TrainConfig, fit
+    from ..train import fit
+    from ..train_config import TrainConfig
     from ..workspace import split_studies
 
     folder = inputs.competition(args.path)
     config = TrainConfig.from_json(read_json(args.config) if args.config else {}, args.config or "")
-    changes = {"epochs": args.epochs, "seed": args.seed, "fold": args.fold, "device": args.device}
+    every = args.fold == "all"
+    fold = None if every else args.fold
+    changes = {"epochs": args.epochs, "seed": args.seed, "fold": fold, "device": args.device}
     config = replace(config, **{name: value for name, value in changes.items() if value is not None})
     if folder.labels is None:
         raise DataError(f"{folder.root} has no train.csv, so there is nothing to learn from")
-    held_out = []
-    if config.folds > 1:
+    held_out = list(folder.labels["study_id"]) if every else []
+    if config.folds > 1 and not every:
         held_out = split_studies(folder, config.fold, folds=config.folds, seed=config.seed)[1]
-    labelled = set(folder.labels["study_id"])
-    sources = [source for source in inputs.studies_of(folder, "train") if source.study_id in labelled]
-    localizer = inputs.localizer_folder(None, run=args.run)
-    discs = inputs.discs_of(sources, points=args.points, localizer=localizer, held_out=held_out, progress=args.progress)
-    if args.points is None:
-        write_points(args.run / "crops" / "points.csv", discs.values())
-    cache = build_crop_cache(sources, discs, args.run / "crops", n_jobs=inputs.jobs(args.jobs), progress=args.progress)
-    result = fit(
-        cache,
-        folder.labels,
-        config,
-        args.run / "classifier",
-        held_out=[study_id for study_id in held_out if study_id in cache],
-        synthetic_only=folder.is_synthetic,
-        progress=args.progress,
-    )
+    cache, found = _training_crops(folder, held_out, every, args)
+    options = {"held_out_crops": found, "synthetic_only": folder.is_synthetic, "progress": args.progress}
+    if every:
+        result = fit_folds(cache, folder.labels, config, args.run / "classifier", **options)
+    else:
+        held_out = [study_id for study_id in held_out if study_id in found]
+        result = fit(cache, folder.labels, config, args.run / "classifier", held_out=held_out, **options)
     print(f"weights and {len(result.study_ids)} out-of-fold predictions in {result.folder}")
     for name, score in result.scores.items():
         print(f"  {name.replace('_', ' '):<15} {score}")
 
 
+def _training_crops(
+    folder: CompetitionFolder, held_out: list[str], every: bool, args: argparse.Namespace
+) -> tuple[CropCache, CropCache]:
+    """Crops to learn from, around the table's points where it has any, and crops to grade on, around found points."""
+    from ..crop_cache import build_crop_cache
+    from ..localizer import write_points
+    from ..locating import points_from_table
+
+    labelled, jobs = set(folder.labels["study_id"]), inputs.jobs(args.jobs)
+    sources = [source for source in inputs.studies_of(folder, "train") if source.study_id in labelled]
+    learnt = [source for source in sources if every or source.study_id not in set(held_out)]
+    known = {}
+    if folder.coordinates is not None and args.points is None:
+        ids = [source.study_id for source in learnt]
+        known = points_from_table(folder, ids, n_jobs=jobs, progress=args.progress)[0]
+    localizer = inputs.localizer_folder(None, run=args.run)
+    wanted = [source for source in sources if source.study_id not in known or source.study_id in set(held_out)]
+    discs = inputs.discs_of(wanted, points=args.points, localizer=localizer, held_out=held_out, progress=args.progress)
+    if args.points is None:
+        write_points(args.run / "crops_found" / "points.csv", discs.values())
+    graded = [source for source in sources if source.study_id in set(held_out)]
+    build = partial(build_crop_cache, n_jobs=jobs, progress=args.progress)
+    cache = build(learnt, {**discs, **known}, args.run / "crops")
+    return cache, build(graded, discs, args.run / "crops_found")
+
+
 def predict(args: argparse.Namespace) -> None:
     """`lumbar predict`: DICOM to submission, with a log and pictures of the crops beside it."""
     path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
-    # A classifier goes with the finder that cut its training crops; only where that is absent, with the shipped one.
-    localizer = inputs.localizer_folder(None, run=run.parent)
     inputs.table_to_write(args.out)
+    from ..ensembles import run_of
     from ..locating import doubtful_words
     from ..predict import SYNTHETIC_WARNING, Predictor, write_submission
     from ..study import CompetitionFolder, find_studies, is_competition_folder
 
-    predictor = Predictor(run, device=args.device, localizer=inputs.open_localizer(localizer))
+    # A classifier goes with the finder that cut its training crops; only where that is absent, with the shipped one.
+    localizer = inputs.open_localizer(inputs.localizer_folder(None, run=run_of(run)))
+    predictor = Predictor(run, device=args.device, localizer=localizer, mirror=args.mirror)
     sources = find_studies(path, part=args.part, progress=args.progress)
     if not sources:
         raise DataError(f"{path} names no study of the {args.part} part")
@@ -250,19 +280,18 @@ def _draw_crops(
 
 
 def score(args: argparse.Namespace) -> None:
-    """`lumbar score`: the competition's metric of two tables."""
-    solution, submission = inputs.read_csv(args.solution), inputs.read_csv(args.submission)
+    """`lumbar score`: the competition's metric of two tables, or of a run's out-of-fold predictions."""
+    solution = inputs.read_csv(args.solution)
+    submission, references = inputs.predictions(args.submission)
     from ..metrics import score_frames
 
-    result = score_frames(solution, submission, only_submitted=args.predicted_only)
-    for name, value in (
-        ("spinal canal", result.spinal),
-        ("foraminal", result.foraminal),
-        ("subarticular", result.subarticular),
-        ("any severe spinal", result.any_severe_spinal),
-        ("score", result.total),
-    ):
-        print(f"{name:<18} {value:.6f}")
+    partial_table = args.predicted_only or args.submission.is_dir()
+    columns = {"out-of-fold": score_frames(solution, submission, only_submitted=partial_table).to_json(), **references}
+    width = 16 if references else 0
+    if references:
+        print(" " * 18, *(f"{name.replace('_', ' '):>{width}}" for name in columns))
+    for term, title in SCORE_TITLES.items():
+        print(f"{title:<18}", *(f"{column[term]:>{width}.6f}" for column in columns.values()))
 
 
 COMMANDS = {

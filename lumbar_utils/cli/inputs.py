@@ -134,6 +134,23 @@ def read_csv(path: Path) -> pd.DataFrame:
         raise DataError(f"{path}: cannot be read as a CSV table: {error}") from error
 
 
+def predictions(path: Path) -> tuple[pd.DataFrame, Mapping[str, Mapping[str, float]]]:
+    """A submission, and the reference scores that are known for it.
+
+    A table has none. Of the folder of a trained classifier, or the run folder above it, the out-of-fold predictions
+    are read, with the scores of the same studies in its manifest. Raises `DataError` when there are no predictions.
+    """
+    if not path.is_dir():
+        return read_csv(path), {}
+    from ..runs import MANIFEST, OOF, read_json
+
+    folder = next((folder for folder in (path, path / "classifier") if (folder / OOF).is_file()), None)
+    if folder is None:
+        raise DataError(f"{path} is a folder without {OOF}; expected a CSV file or the folder of a trained classifier")
+    scores = read_json(folder / MANIFEST).get("scores", {}) if (folder / MANIFEST).is_file() else {}
+    return read_csv(folder / OOF), {name: scores[name] for name in ("calibrated", "weighted_prior") if name in scores}
+
+
 def table_to_write(path: Path) -> Path:
     """The path of a result; raises `DataError` at once, and not after an hour of work, when it is a folder."""
     if path.is_dir():

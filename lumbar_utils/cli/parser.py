@@ -157,22 +157,31 @@ def _add_train(commands) -> None:
         parts,
         "classifier",
         "the grading network",
-        "Find the discs (with RUN/localizer where there is one, else with the finder that ships with the library),\n"
-        "cut the crops (kept in RUN/crops), and train the grading network.",
+        "Cut crops to learn from around the table's points (RUN/crops), find the discs of the held-out studies as\n"
+        "those of new patients (with RUN/localizer where there is one, else with the finder that ships with the\n"
+        "library), cut theirs (RUN/crops_found), and train the grading network. With --fold all, one network a fold,\n"
+        "their ensemble, and out-of-fold predictions for all studies.",
         "examples:\n"
         "  lumbar train classifier data --run runs/first\n"
-        "  lumbar train classifier data --run runs/first --config my.json --epochs 20",
+        "  lumbar train classifier data --run runs/first --config my.json --epochs 20\n"
+        "  lumbar train classifier data --run runs/first --fold all\n"
+        "on several GPUs, once the crops are there:\n"
+        "  accelerate launch --num_processes 2 -m lumbar_utils.train runs/first/crops data/train.csv \\\n"
+        "      runs/first/classifier --found runs/first/crops_found",
     )
     for sub in (localizer, classifier):
         sub.add_argument("path", type=Path, nargs="?", metavar="DATA", help="a competition folder, real or synthetic")
         sub.add_argument("--run", type=Path, required=True, metavar="RUN", help="the run folder, such as runs/first")
         sub.add_argument("--seed", type=_count, metavar="S", help="instead of the configuration's; the same for both")
-        sub.add_argument("--fold", type=_count, metavar="N", help="the fold to hold out, 0 to 4 (default: 0)")
         _add_device(sub)
         _add_jobs(sub)
+    localizer.add_argument("--fold", type=_count, metavar="N", help="the fold to hold out, 0 to 4 (default: 0)")
     localizer.add_argument("--steps", type=_positive, metavar="N", help="optimiser steps")
     localizer.add_argument(
         "--from-scratch", action="store_true", help="do not start from the finder that ships with the library"
+    )
+    classifier.add_argument(
+        "--fold", type=_fold, metavar="N", help="the fold to hold out, 0 to 4 (default: 0), or all: one network a fold"
     )
     classifier.add_argument("--points", type=Path, metavar="CSV", help="discs found before by `lumbar localize`")
     classifier.add_argument("--config", type=Path, metavar="JSON", help="fields of train.TrainConfig; the rest default")
@@ -197,7 +206,8 @@ def _add_predict(commands) -> None:
         "--weights",
         type=Path,
         metavar="RUN",
-        help="a run folder with classifier/, and localizer/ unless the shipped disc finder is to be used "
+        help="a run folder with classifier/ (one network, or an ensemble.json), and localizer/ unless the shipped disc "
+        "finder is to be used "
         "(default: runs/demo, then Kaggle's data sets)",
     )
     parser.add_argument(
@@ -208,6 +218,7 @@ def _add_predict(commands) -> None:
         help="the submission to write (default: submission.csv)",
     )
     parser.add_argument("--part", choices=("test", "train"), default="test", help="of a competition folder")
+    parser.add_argument("--mirror", action="store_true", help="grade the mirrored study as well; twice the time")
     parser.add_argument("--pictures", type=_count, default=12, metavar="N", help="crop pictures (default: %(default)s)")
     _add_device(parser)
 
@@ -221,12 +232,15 @@ def _add_score(commands) -> None:
         "and the any-severe-spinal term. Lower is better; equal probabilities everywhere give about 1.0.",
         "examples:\n"
         "  lumbar score solution.csv submission.csv\n"
-        "  lumbar score train.csv runs/first/classifier/oof.csv --predicted-only   one fold, not all of train.csv\n\n"
+        "  lumbar score train.csv runs/first/classifier              its out-of-fold predictions, one fold or all\n"
+        "  lumbar score train.csv part.csv --predicted-only          the studies that part.csv names\n\n"
         "SOLUTION is train.csv (study_id and 25 columns of Normal/Mild, Moderate, Severe or empty) or the long form\n"
         "(row_id, normal_mild, moderate, severe, sample_weight). Rows without a label are not scored.",
     )
     parser.add_argument("solution", type=Path, metavar="SOLUTION.csv")
-    parser.add_argument("submission", type=Path, metavar="SUBMISSION.csv")
+    parser.add_argument(
+        "submission", type=Path, metavar="SUBMISSION", help="a CSV file, or the folder of a trained classifier"
+    )
     parser.add_argument(
         "--predicted-only", action="store_true", help="score the studies that SUBMISSION names and leave out the rest"
     )
@@ -259,6 +273,10 @@ def _positive(text: str) -> int:
 
 def _count(text: str) -> int:
     return int(_number(text, int, lambda value: value >= 0, "a whole number, 0 or more"))
+
+
+def _fold(text: str) -> int | str:
+    return text if text == "all" else int(_number(text, int, lambda value: value >= 0, "a fold's number or all"))
 
 
 def _fraction(text: str) -> float:

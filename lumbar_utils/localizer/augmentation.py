@@ -28,7 +28,7 @@ class Augmentation:
     window: int = 3
     canvas: tuple[int, int] = (160, 128)
     rotation_degrees: float = 7.0
-    log_scale: float = 0.12
+    log_scale: float = 0.15
     stretch: float = 0.04
     bend_mm: float = 3.0
     bend_grid_mm: float = 60.0

@@ -1,8 +1,9 @@
 """Pictures and charts of everything that the library handles. Each function returns a matplotlib `Figure`.
 
 `planes` knows where an image lies in the patient, `images` shows series, studies and located discs, `crops` the
-crops, `cohort` the charts of a data set, `localization` the disc finder's quality, `training` the charts of training
-and scoring, `style` how all of it looks.
+crops, `cohort` the charts of a data set, `localization` and `localizer_error` the disc finder's quality, `training` the
+curves of a training, `grading` what was graded well and what not, `worst_cases` the latter with their crops,
+`comparison` scores beside each other, `style` how all of it looks.
 """
 
 from .cohort import (
@@ -14,18 +15,24 @@ from .cohort import (
     show_series_statistics,
     show_slice_order,
 )
+from .comparison import show_ablation, show_scores
 from .crops import crop_plane, show_condition, show_crop_slices, show_crops
+from .grading import show_confusion, show_loss_by_target, show_reliability
 from .images import show_disc_points, show_localizations, show_series, show_study
 from .localization import show_found_discs
+from .localizer_error import show_localizer_error
 from .planes import ImagePlane, draw_plane
 from .style import save
-from .training import show_confusion, show_localizer_error, show_reliability, show_scores, show_training_curves
+from .training import LiveCurves, show_training_curves
+from .worst_cases import show_worst_cases
 
 __all__ = [
     "ImagePlane",
+    "LiveCurves",
     "crop_plane",
     "draw_plane",
     "save",
+    "show_ablation",
     "show_co_occurrence",
     "show_condition",
     "show_confusion",
@@ -37,6 +44,7 @@ __all__ = [
     "show_label_frequencies",
     "show_localizations",
     "show_localizer_error",
+    "show_loss_by_target",
     "show_missing_labels",
     "show_point_places",
     "show_reliability",
@@ -46,4 +54,5 @@ __all__ = [
     "show_slice_order",
     "show_study",
     "show_training_curves",
+    "show_worst_cases",
 ]

@@ -1,0 +1,316 @@
+"""What each part of the classifier brings: a table of trainings on one synthetic cohort, every row beside the first.
+
+    python benchmarks/ablation.py                      all rows, two at a time, a core each
+    python benchmarks/ablation.py --rows source sides  these rows only; those that are finished are read
+    python benchmarks/ablation.py --list
+
+One cohort of 750 phantoms (made once, in runs/benchmark/ablation): 500 to learn from, of which one in five is kept for
+calibration, and 250 unseen ones that every row is scored on, their crops cut around found discs as those of a new
+patient are. Intervals are paired bootstraps over the 250 studies: of the difference to the row that a row is compared
+with. The prior knows the class frequencies only; the oracle is the distribution from which the labels were drawn.
+
+Other people's designs are trained on the same crops by the same loop: see `other_networks.py`, which needs MONAI for
+one of them (pip install monai).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+    os.environ.setdefault(variable, "1")  # a core a row is quicker than all cores for one row after the other
+
+import joblib
+import numpy as np
+import pandas as pd
+import torch
+
+from lumbar_utils import evaluation
+from lumbar_utils.augment import AugmentConfig
+from lumbar_utils.calibration import fit_calibration
+from lumbar_utils.checkpoints import Checkpoint
+from lumbar_utils.classifier import ClassifierConfig, grade
+from lumbar_utils.crop_cache import CropCache, build_crop_cache
+from lumbar_utils.crops import CropSpec
+from lumbar_utils.datasets import CropDataset, study_input
+from lumbar_utils.denoising import denoise_table
+from lumbar_utils.devices import choose_compute, peak_memory
+from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
+from lumbar_utils.localizer import DiscLocalizer, DiscPoints, read_reference
+from lumbar_utils.locating import locate_studies, points_from_table
+from lumbar_utils.metrics import bootstrap_scores, competition_score, weighted_prior
+from lumbar_utils.phantom.cohort import generate_cohort
+from lumbar_utils.runs import load_model, read_json
+from lumbar_utils.study import CompetitionFolder, find_studies
+from lumbar_utils.train import fit
+from lumbar_utils.train_config import TrainConfig
+from lumbar_utils.trainer import Trainer
+from lumbar_utils.workspace import split_studies
+
+COHORT = {"n_studies": 750, "seed": 4714, "test_fraction": 1 / 3}
+SPEC = CropSpec(shapes={SAGITTAL_T2: (8, 48, 48), AXIAL_T2: (8, 48, 48), SAGITTAL_T1: (16, 48, 48)})
+INTERVAL = (2.5, 97.5)
+PLAIN = AugmentConfig(mirror=0.0, shift_mm=0.0, rotation_degrees=0.0, zoom=0.0, contrast=0.0, brightness=0.0, noise=0.0)
+COSTS = ("seconds", "studies_per_second", "memory_gb", "compute")
+
+
+@dataclass(frozen=True)
+class Row:
+    """One training, or something made of trainings that are there.
+
+    Parameters
+    ----------
+    text : str
+        What it is, for the table.
+    against : str
+        The row that it is compared with: the one that it changes in one point.
+    config : TrainConfig, optional
+    network : str
+        Of `other_networks`; empty: ours.
+    denoised : bool
+        Learn from denoised labels; out-of-fold predictions come from two trainings on half of the studies each.
+    members : tuple of str
+        Instead of a training: the mean of these rows.
+    mirror, calibrated : bool
+        What is done with the members' predictions.
+    points : str
+        Crops of the test part: around "found" discs, or around "true" ones.
+    """
+
+    text: str
+    against: str = "source"
+    config: TrainConfig | None = None
+    network: str = ""
+    denoised: bool = False
+    members: tuple[str, ...] = field(default=())
+    mirror: bool = False
+    calibrated: bool = False
+    points: str = "found"
+
+
+def rows(epochs: int) -> dict[str, Row]:
+    """All rows by name, in the table's order."""
+    ours = TrainConfig(epochs=epochs, folds=5, checkpoint_seconds=60, seed=0)
+    plain = replace(ours, augment=PLAIN)
+    source = replace(plain, classifier=ClassifierConfig.source())
+    levels = replace(plain, classifier=ClassifierConfig(split_sides=False))
+    mixing = replace(ours, augment=AugmentConfig(cutmix=0.3, mixup=0.1))
+
+    def network(**changes) -> TrainConfig:
+        return replace(ours, classifier=ClassifierConfig(**changes))
+
+    kept_slices = network(keep_slices=True, slice_pooling="attention")
+    by_slice = {pooling: network(family="2.5d", slice_pooling=pooling) for pooling in ("attention", "recurrent")}
+    best = ("ours", "2.5d attention")
+    return {
+        "source": Row("the source's network: three 3D ResNet18, one layer for all", "", source),
+        "unweighted": Row("source, loss without the weights 1/2/4", "source", replace(source, class_weights=False)),
+        "levels": Row("source + head per level, auxiliary heads, view dropout", "source", levels),
+        "sides": Row("levels + both sides share weights", "levels", plain),
+        "ours": Row("sides + augmentation: our default", "sides", ours),
+        "mixing": Row("ours + cutmix and mixup", "ours", mixing),
+        "two-step": Row("ours, in the end the head alone gets the weights", "ours", replace(ours, head_share=0.25)),
+        "denoised": Row("ours, training labels denoised", "ours", ours, denoised=True),
+        "3d attention": Row("ours, slices kept apart, attention over them", "ours", kept_slices),
+        "2.5d attention": Row("ours, 2.5D ResNet18, attention over slices", "ours", by_slice["attention"]),
+        "2.5d recurrent": Row("ours, 2.5D ResNet18, recurrence over slices", "ours", by_slice["recurrent"]),
+        "mirror": Row("ours, mirrored studies graded too", "ours", members=("ours",), mirror=True),
+        "calibrated": Row("mirror + calibration", "mirror", members=("ours",), mirror=True, calibrated=True),
+        "ensemble": Row("calibrated, mean of 3D and 2.5D", "calibrated", members=best, mirror=True, calibrated=True),
+        "true points": Row("ours, test crops around the true discs", "ours", members=("ours",), points="true"),
+        "other 2.5d": Row("another design: 2.5D ResNet18 with LSTM", "ours", ours, network="recurrent"),
+        "other 3d": Row("another design: MONAI's 3D ResNet50", "ours", ours, network="monai"),
+    }
+
+
+class Data:
+    """The cohort, its crops, and who learns from what."""
+
+    def __init__(self, root: Path):
+        self.folder = CompetitionFolder.open(root)
+        self.labels = self.folder.labels
+        crops = root.parent / f"{root.name}_crops"
+        self.known, self.found, self.true = (CropCache.open(crops / name) for name in ("known", "found", "true"))
+        self.learn, self.kept = split_studies(self.folder)
+        self.test = [s for s in self.folder.study_ids("test") if s in self.found]
+        self.test_codes = evaluation.truth_labels(self.folder, self.test)
+        self.references = evaluation.reference_predictions(self.folder, self.test)
+
+
+def prepare(root: Path, jobs: int) -> Data:
+    """Make the cohort and its crops, or find them."""
+    generate_cohort(root, **COHORT, n_jobs=jobs)
+    folder = CompetitionFolder.open(root)
+    crops = root.parent / f"{root.name}_crops"
+    if not all((crops / name / "manifest.json").is_file() for name in ("known", "found", "true")):
+        train, test = find_studies(root, part="train"), find_studies(root, part="test")
+        kept = set(split_studies(folder)[1])
+        table, _ = points_from_table(folder, [s.study_id for s in train], n_jobs=jobs)
+        new = [s for s in train if s.study_id in kept] + test
+        found, _ = locate_studies(new, DiscLocalizer.shipped())
+        truth = read_reference(root / "truth" / "discs.csv")
+        true = {s.study_id: DiscPoints.from_known(s.study_id, "", truth[s.study_id], source="truth") for s in test}
+        for name, sources, points in (("known", train, table), ("found", new, found), ("true", test, true)):
+            build_crop_cache([s for s in sources if s.study_id in points], points, crops / name, spec=SPEC, n_jobs=jobs)
+    return Data(root)
+
+
+def train_row(name: str, row: Row, data: Data, work: Path, device: str) -> None:
+    """Train a row, and leave its predictions for the kept fifth and the test part in its folder."""
+    folder = work / name.replace(" ", "-")
+    key = json.loads(json.dumps({"config": row.config.to_json(), "network": row.network, "denoised": row.denoised}))
+    note = folder / "row.json"
+    if note.is_file() and read_json(note)["key"] == key:
+        return
+    torch.set_num_threads(1)
+    config, began = replace(row.config, device=device), time.monotonic()
+    options = {"held_out": data.kept, "held_out_crops": data.found, "synthetic_only": True, "progress": False}
+    if row.network:
+        model, cost = train_other(row, config, data, folder)
+    else:
+        if row.denoised:
+            options["training_labels"] = denoised_labels(data, config, folder, options)
+        result = fit(data.known, data.labels, config, folder, **options)
+        manifest = read_json(folder / "manifest.json")
+        cost = {name: manifest[name] for name in COSTS}
+        model, _ = load_model(result.folder)
+    compute = choose_compute(config.device, config.precision)
+    model = model.to(compute.device)
+    predictions = {}
+    for part, cache, ids in (
+        ("kept", data.found, data.kept),
+        ("found", data.found, data.test),
+        ("true", data.true, data.test),
+    ):
+        for mirror in (False, True):
+            graded = grade(model, (study_input(cache[s]) for s in ids), compute, mirror=mirror)
+            predictions[f"{part} mirrored" if mirror else part] = graded
+    np.savez(folder / "predictions.npz", **predictions)
+    cost |= {"minutes": (time.monotonic() - began) / 60, "parameters": sum(p.numel() for p in model.parameters())}
+    note.write_text(json.dumps({"key": key, "cost": cost}))
+    print(f"{name}: {competition_score(data.test_codes, predictions['found'])}, {cost['minutes']:.1f} min", flush=True)
+
+
+def train_other(row: Row, config: TrainConfig, data: Data, folder: Path) -> tuple[torch.nn.Module, dict]:
+    """Another design with our loop: same crops, augmentation, loss, optimiser and number of epochs."""
+    import other_networks
+
+    compute = choose_compute(config.device, config.precision)
+    codes = data.folder.label_codes(data.learn)
+    torch.manual_seed(config.seed)
+    model = other_networks.NETWORKS[row.network](weighted_prior(codes)).to(compute.device)
+    learn = [s for s in data.learn if s in data.known]
+    dataset = CropDataset(data.known, learn, data.folder.label_codes(learn), progress=False)
+    trainer = Trainer(model, dataset, config, compute, spec=SPEC)
+    checkpoint = Checkpoint(folder, {"config": asdict(config), "network": row.network})
+    trainer.restore(checkpoint)
+    trainer.run(checkpoint, lambda: float("nan"), progress=False)
+    checkpoint.remove()
+    speed = trainer.studies / max(trainer.seconds, 1e-9)
+    memory = peak_memory(compute.device) / 1e9
+    cost = {"seconds": trainer.seconds, "studies_per_second": speed, "memory_gb": memory, "compute": str(compute)}
+    folder.mkdir(parents=True, exist_ok=True)
+    return trainer.averaged(), cost
+
+
+def denoised_labels(data: Data, config: TrainConfig, folder: Path, options: dict) -> pd.DataFrame:
+    """The training labels without those that networks which have not seen the study find hardly possible."""
+    tables = []
+    for half in range(2):
+        out = data.learn[half::2]
+        keep = data.labels[~data.labels["study_id"].isin([*data.kept])]
+        own = {**options, "held_out": out, "held_out_crops": data.known}
+        tables.append(
+            pd.read_csv(
+                fit(data.known, keep, config, folder / f"half_{half}", **own).folder / "oof.csv", dtype={"row_id": str}
+            )
+        )
+    own = data.labels[data.labels["study_id"].isin(data.learn)]
+    return denoise_table(own, pd.concat(tables))
+
+
+def predict_row(row: Row, every: dict[str, Row], name: str, data: Data, work: Path) -> np.ndarray | None:
+    """The row's predictions of the test part (n, 25, 3); None where a training is missing."""
+    kept, test = [], []
+    for member in row.members or (name,):
+        path = work / member.replace(" ", "-") / "predictions.npz"
+        if not path.is_file():
+            return None
+        with np.load(path) as stored:
+            mirrored = " mirrored" if row.mirror else ""
+            kept.append(stored[f"kept{mirrored}"])
+            test.append(stored[f"{row.points}{mirrored}"])
+    kept, test = np.mean(kept, axis=0), np.mean(test, axis=0)
+    return fit_calibration(data.folder.label_codes(data.kept), kept).apply(test) if row.calibrated else test
+
+
+def table(every: dict[str, Row], data: Data, work: Path) -> pd.DataFrame:
+    """Scores, differences to the row compared with and their intervals, share of prior to oracle that is closed."""
+    predictions = {name: predict_row(row, every, name, data, work) for name, row in every.items()}
+    predictions = {name: p for name, p in predictions.items() if p is not None}
+    references = {name: data.references[name] for name in ("weighted prior", "oracle")}
+    prior, oracle = (competition_score(data.test_codes, p).total for p in references.values())
+    names = list(predictions)
+    resampled = bootstrap_scores(data.test_codes, *predictions.values(), *references.values(), n=2000)
+    lines = []
+    for i, name in enumerate(names):
+        row, score = every[name], competition_score(data.test_codes, predictions[name]).total
+        closed = (resampled[:, -2] - resampled[:, i]) / (resampled[:, -2] - resampled[:, -1])
+        line = {"name": name, "what": row.text, "score": score, "closed": (prior - score) / (prior - oracle)}
+        line |= dict(zip(("closed_low", "closed_high"), np.percentile(closed, INTERVAL), strict=True))
+        if row.against in names:
+            delta = resampled[:, i] - resampled[:, names.index(row.against)]
+            line |= {"against": row.against, "difference": score - lines[names.index(row.against)]["score"]}
+            line |= dict(zip(("low", "high"), np.percentile(delta, INTERVAL), strict=True))
+        note = work / name.replace(" ", "-") / "row.json"
+        if not row.members and note.is_file():
+            cost = read_json(note)["cost"]
+            line |= {"minutes": cost["minutes"], "studies_per_second": cost["studies_per_second"]}
+            line |= {"memory_gb": cost["memory_gb"], "parameters_m": cost["parameters"] / 1e6}
+        lines.append(line)
+    for name, p in references.items():
+        lines.append({"name": name, "what": "", "score": competition_score(data.test_codes, p).total})
+    return pd.DataFrame(lines)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", nargs="*", default=[], help="names; default all that are trained")
+    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--jobs", type=int, default=2, help="rows at a time")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--cohort", type=Path, default=ROOT / "runs" / "benchmark" / "ablation")
+    parser.add_argument("--out", type=Path, help="write the table there as CSV")
+    parser.add_argument("--list", action="store_true", help="say what the rows are")
+    args = parser.parse_args()
+    every = rows(args.epochs)
+    if args.list:
+        print("\n".join(f"{name:<16} {row.text}" for name, row in every.items()))
+        return 0
+    unknown = set(args.rows) - set(every)
+    if unknown:
+        parser.error(f"no such rows: {sorted(unknown)}; there are {list(every)}")
+    data = prepare(args.cohort, args.jobs)
+    work = args.cohort.parent / f"ablation_rows_{args.epochs}"
+    trained = [name for name, row in every.items() if row.config and (not args.rows or name in args.rows)]
+    joblib.Parallel(n_jobs=args.jobs, pre_dispatch="n_jobs", batch_size=1)(
+        joblib.delayed(train_row)(name, every[name], data, work, args.device) for name in trained
+    )
+    result = table(every, data, work)
+    with pd.option_context("display.width", 250, "display.max_columns", 20, "display.max_colwidth", 60):
+        print(result.round(4).to_string(index=False))
+    if args.out:
+        result.to_csv(args.out, index=False, float_format="%.5g")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

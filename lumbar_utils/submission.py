@@ -1,0 +1,147 @@
+"""The grades of a study, and the `submission.csv` of many with a log of everything that was missing or replaced."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from .errors import DataError
+from .labels import CONDITIONS, LEVELS, N_LEVELS, N_SEVERITIES, N_TARGETS, PROBABILITY_COLUMNS, VIEWS, split_row_id
+from .localizer import DiscPoints
+from .metrics import EPSILON, prediction_table
+from .runs import write_table
+
+logger = logging.getLogger(__name__)
+
+SYNTHETIC_WARNING = "trained on synthetic phantoms only: these grades mean nothing for patients"
+
+
+@dataclass(frozen=True, eq=False)
+class StudyPrediction:
+    """The grades of one study.
+
+    Attributes
+    ----------
+    study_id : str
+    probabilities : ndarray of float64, shape (25, 3)
+        In the order of `labels.TARGETS` and `labels.SEVERITIES`; rows sum to one.
+    discs : DiscPoints or None
+        Where the discs were found; None when they were not.
+    missing_views : tuple of str
+        Views of which nothing could be used; the network's learned stand-in took their place.
+    problems : tuple of str
+        What went wrong or was left out, in words.
+    fallback : bool
+        True when the class prior stands in for a prediction.
+    synthetic_only : bool
+        True when the network has seen nothing but synthetic phantoms.
+    """
+
+    study_id: str
+    probabilities: np.ndarray
+    discs: DiscPoints | None = None
+    missing_views: tuple[str, ...] = ()
+    problems: tuple[str, ...] = ()
+    fallback: bool = False
+    synthetic_only: bool = False
+
+    def __post_init__(self):
+        p = np.asarray(self.probabilities, dtype=np.float64)
+        if p.shape != (N_TARGETS, N_SEVERITIES) or not np.isfinite(p).all() or (p < 0).any():
+            raise DataError(
+                f"study {self.study_id}: probabilities must be finite, not negative and of shape "
+                f"({N_TARGETS}, {N_SEVERITIES}), got shape {p.shape}"
+            )
+        if not np.allclose(p.sum(axis=-1), 1, atol=1e-6):
+            raise DataError(f"study {self.study_id}: probabilities must sum to one, got {p.sum(axis=-1)}")
+        object.__setattr__(self, "probabilities", p)
+
+    def table(self) -> pd.DataFrame:
+        """Probability of moderate or severe, conditions by levels."""
+        worse = 1 - self.probabilities[:, 0].reshape(len(CONDITIONS), N_LEVELS)
+        return pd.DataFrame(worse, index=list(CONDITIONS), columns=list(LEVELS))
+
+    def _repr_html_(self) -> str:
+        notes = [SYNTHETIC_WARNING] if self.synthetic_only else []
+        notes += ["class prior instead of a prediction"] if self.fallback else []
+        notes += [f"missing: {view}" for view in self.missing_views] + list(self.problems)
+        listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
+        table = self.table().style.format("{:.2f}").background_gradient(cmap="OrRd", vmin=0, vmax=1).to_html()
+        return f"<b>study {escape(self.study_id)}</b>, probability of moderate or severe{table}<ul>{listed}</ul>"
+
+
+def write_submission(
+    predictions: Iterable[StudyPrediction],
+    path: Path | str,
+    sample: pd.DataFrame | None = None,
+    *,
+    fallback: np.ndarray | None = None,
+) -> Path:
+    """Write `submission.csv` and its log, both atomically.
+
+    Parameters
+    ----------
+    predictions : iterable of StudyPrediction
+    path : path-like
+        The log goes beside it, as `<name>_log.csv`: study_id, fallback, missing_views, problems, synthetic_only.
+    sample : DataFrame, optional
+        The sample submission. Its rows are kept and filled in when it names all predicted studies; rows of studies
+        without a prediction get `fallback`. A sample that does not name every study (Kaggle's public one names
+        one) gives its column order only. Without a sample: studies as given, targets in `TARGETS` order.
+    fallback : ndarray, shape (25, 3), optional
+        For rows that the sample names and no prediction covers; default uniform.
+
+    Raises
+    ------
+    DataError
+        When a study is predicted twice or the sample has other columns.
+    """
+    predictions, path = list(predictions), Path(path)
+    ids = [p.study_id for p in predictions]
+    if len(set(ids)) != len(ids):
+        raise DataError(f"study {next(s for s in ids if ids.count(s) > 1)!r} is predicted more than once")
+    values = np.clip([p.probabilities for p in predictions], EPSILON, None).reshape(-1, N_TARGETS, N_SEVERITIES)
+    values = values / values.sum(axis=-1, keepdims=True)
+    table = prediction_table(ids, values)
+    filled: list[str] = []
+    if sample is not None:
+        table, filled = _in_sample_order(table, sample, ids, fallback)
+    write_table(path, table)
+    log = pd.DataFrame(
+        {
+            "study_id": [*ids, *filled],
+            "fallback": [*(p.fallback for p in predictions), *(True for _ in filled)],
+            "missing_views": [*("; ".join(p.missing_views) for p in predictions), *("; ".join(VIEWS) for _ in filled)],
+            "problems": [*("; ".join(p.problems) for p in predictions), *("not predicted" for _ in filled)],
+            "synthetic_only": [*(p.synthetic_only for p in predictions), *(False for _ in filled)],
+        }
+    )
+    write_table(path.with_name(f"{path.stem}_log.csv"), log)
+    if any(p.synthetic_only for p in predictions):
+        logger.warning("%s: %s", path, SYNTHETIC_WARNING)
+    return path
+
+
+def _in_sample_order(
+    table: pd.DataFrame, sample: pd.DataFrame, ids: Sequence[str], fallback: np.ndarray | None
+) -> tuple[pd.DataFrame, list[str]]:
+    if set(sample.columns) != {"row_id", *PROBABILITY_COLUMNS}:
+        raise DataError(f"the sample submission has the columns {list(sample.columns)}, expected those of a submission")
+    wanted = sample["row_id"].astype(str)
+    known = set(table["row_id"])
+    if not known <= set(wanted):
+        return table[list(sample.columns)], []
+    indexed = table.set_index("row_id").reindex(wanted)
+    constant = np.full((N_TARGETS, N_SEVERITIES), 1 / N_SEVERITIES) if fallback is None else np.asarray(fallback)
+    filled = []
+    for row_id in wanted[~wanted.isin(known)]:
+        study_id, target = split_row_id(row_id)
+        indexed.loc[row_id, list(PROBABILITY_COLUMNS)] = constant[target]
+        filled.append(study_id)
+    return indexed.reset_index()[list(sample.columns)], list(dict.fromkeys(filled))
