@@ -1,6 +1,6 @@
 """How good and how quick the shipped disc finder is, on phantoms that it has never seen and on real series if given.
 
-    python benchmarks/disc_finder.py                          cohorts in runs/benchmark, about six minutes on two cores
+    python benchmarks/disc_finder.py                          cohorts in runs/benchmark, about ten minutes on two cores
     python benchmarks/disc_finder.py --real ../shared/real_mri
 
 Three cohorts of unseen seeds: profile rsna, profile demo, and people, contrasts and artefacts far beyond reality. Every
@@ -29,7 +29,7 @@ from lumbar_utils.study import find_studies, load_study
 
 COHORTS = {
     "rsna": {"n_studies": 40, "seed": 4711, "profile": "rsna"},
-    "randomised": {"n_studies": 80, "seed": 4712, "randomise": True},
+    "randomised": {"n_studies": 200, "seed": 4712, "randomise": True},
     "demo": {"n_studies": 80, "seed": 4713},
 }
 TOLD = (

@@ -32,6 +32,7 @@ from .labels import MISSING, N_TARGETS, encode_severities
 from .metrics import Score, competition_score, prediction_table, read_predictions, uniform, weighted_prior
 from .processes import Processes, join_processes
 from .runs import (
+    CONFIG,
     HISTORY,
     MANIFEST,
     OOF,
@@ -130,6 +131,8 @@ def fit(
         identity = {"config": config.to_json(), "studies": part.digest(), "crops": content}
         run = _Run(Path(run_folder), config, part, identity, synthetic_only, processes)
         finished = run.finished() if resume else None
+        if not processes.same(float(finished is None)):
+            raise DataError(f"{run_folder}: only some processes find a finished run there; they must share it")
         return finished or run.train(cache, grading, resume=resume, on_epoch=on_epoch, progress=progress)
 
 
@@ -229,11 +232,13 @@ class _Run:
         scores = _scores(part, probabilities, prior)
         history = pd.DataFrame(trainer.history)
         if processes.first:
-            # Both together and only now: an older run's weights must never stand beside this run's configuration.
+            # Only now: until here an older run in this folder could be used. Its configuration goes before its weights,
+            # so that one run's weights never stand beside another's configuration, wherever this is cut off.
+            for name in (MANIFEST, CONFIG, ENSEMBLE):
+                (self.folder / name).unlink(missing_ok=True)
+            save_weights(result_model, self.folder / WEIGHTS)
             stored = RunConfig(config.classifier, spec, prior, config.to_json(), synthetic_only=self.synthetic_only)
             stored.save(self.folder)
-            (self.folder / ENSEMBLE).unlink(missing_ok=True)
-            save_weights(result_model, self.folder / WEIGHTS)
             write_table(self.folder / HISTORY, history)
             write_table(self.folder / OOF, prediction_table(part.out, probabilities))
             speed = (trainer.studies - before[1]) * processes.count / max(trainer.seconds - before[0], 1e-9)
@@ -338,11 +343,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--found", type=Path, help="crops to grade held-out studies on (default: CROPS)")
     parser.add_argument("--synthetic", action="store_true", help="all studies are synthetic phantoms")
     args = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
     config = TrainConfig.from_json(read_json(args.config) if args.config else {}, args.config or "")
     labels = pd.read_csv(args.labels, dtype={"study_id": str})
     found = CropCache.open(args.found) if args.found else None
     with join_processes(config.device) as processes:
+        logging.basicConfig(level=logging.INFO if processes.first else logging.ERROR, format="%(message)s")
         train = fit_folds if args.all_folds else fit
         result = train(
             CropCache.open(args.crops), labels, config, args.run, held_out_crops=found, synthetic_only=args.synthetic

@@ -158,6 +158,7 @@ class Trainer:
         """Begin a step of the training, see `TrainConfig.steps`: its own loss, and an optimiser of what it teaches."""
         config, model, step = self.config, self.model, self.config.steps[stage]
         self.stage = stage
+        model.zero_grad(set_to_none=True)  # what is frozen now must not count in the norm that clips the rest
         if step.head_only:  # on the averaged encoders, which stay as they are from now on
             model.load_state_dict(self.average.module.state_dict())
             model.encoders.requires_grad_(False)
@@ -223,7 +224,8 @@ class Trainer:
             num_workers=self.config.workers,
             generator=torch.Generator(),
             pin_memory=self.compute.device.type == "cuda",
-            persistent_workers=self.config.workers > 0,
+            # Not kept from epoch to epoch: new workers draw by the epoch's seed, kept ones by what they drew before.
+            persistent_workers=False,
         )
 
     def _seed(self, loader: DataLoader) -> None:

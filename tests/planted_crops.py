@@ -60,6 +60,8 @@ def planted_cohort(n: int, seed: int = 0, missing: float = 0.02) -> tuple[dict[s
 
 QUIET = AugmentConfig(shift_mm=0.0, rotation_degrees=0.0, zoom=0.0)
 SMALL = ClassifierConfig(encoder="resnet10t", width=64, view_dropout=0.0)
+FAST = ClassifierConfig(encoder="test_resnet", family="2.5d", width=64, view_dropout=0.0)
+"""One of 40 times fewer weights, for tests that are not about the network."""
 
 
 def tiny_config(**values) -> TrainConfig:

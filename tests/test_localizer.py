@@ -464,6 +464,7 @@ def test_a_study_uses_t2_first_and_t1_when_there_is_no_t2(localizer):
     wide = FakeSeries((render(CHAIN, n=13),), series_id="wide")
     t1 = FakeSeries((render(CHAIN, n=15),), series_id="t1", view=SAGITTAL_T1)
     assert localizer.locate(FakeStudy((t1, t2, wide))).series_id in ("wide", "t2")
+    assert localizer.locate(FakeStudy((t1, t2))).series_id == "t2"
     assert localizer.locate(FakeStudy((t1,))).series_id == "t1"
     with pytest.raises(LumbarError, match="study 7: no sagittal series"):
         localizer.locate(FakeStudy())
@@ -774,3 +775,29 @@ def test_a_study_that_was_not_found_counts_as_wrong():
     assert numbers["within_5mm"] == 0.5
     assert numbers["studies_not_found"] == 1
     assert isinstance(frame, pd.DataFrame)
+
+
+def located(points, confidence, series_id, flags=("",) * 5):
+    return DiscPoints("7", series_id, np.asarray(points, dtype=float), np.full(5, confidence), flags)
+
+
+def test_points_of_two_series_are_averaged_where_they_name_the_chain_alike_and_doubted_where_not():
+    from lumbar_utils.localizer.finder import T1_WEIGHT, _agreed
+
+    chain = np.stack([np.zeros(5), np.zeros(5), -35.0 * np.arange(5)], axis=-1)
+    t2 = located(chain, 0.9, "t2", ("", "", "", "", "doubtful"))
+    near = _agreed("7", [(t2, 1.0), (located(chain + np.array([3, 0, 0]), 0.9, "t1"), T1_WEIGHT)])
+    assert near.series_id == "t2"
+    np.testing.assert_allclose(near.points, chain + np.array([3 * T1_WEIGHT / (1 + T1_WEIGHT), 0, 0]))
+    np.testing.assert_allclose(near.confidence, 0.9)
+    assert near.flags == ("",) * 5, "what both see is no longer in doubt"
+
+    shifted = located(chain - np.array([0, 0, 35]), 0.6, "t1")
+    apart = _agreed("7", [(t2, 1.0), (shifted, T1_WEIGHT)])
+    np.testing.assert_allclose(apart.points, chain)
+    np.testing.assert_allclose(apart.confidence, 0.9 * 0.9 / 1.5)
+    assert set(apart.flags) == {"doubtful"}
+
+    surer = located(chain - np.array([0, 0, 35]), 0.95, "t1")
+    unsure = located(chain, 0.3, "t2")
+    assert _agreed("7", [(unsure, 1.0), (surer, T1_WEIGHT)]).series_id == "t1"

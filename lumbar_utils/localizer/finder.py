@@ -37,6 +37,10 @@ DOUBTFUL_BELOW = 0.8
 """Points of less confidence are marked."""
 FIRST_LEAD = 0.15
 """By so much must the mean confidence on a later series exceed that on the first, which is the one that shows most."""
+T1_WEIGHT = 0.5
+"""Of points on T1 beside those on T2: people mark the canal on T2, and between the two scans a patient may move."""
+SAME_CHAIN_MM = 12.0
+"""Two chains whose points lie nearer in the median have the same names; discs are 25 to 45 mm apart."""
 
 
 @dataclass(frozen=True)
@@ -116,38 +120,38 @@ class DiscLocalizer:
         return self.networks[0].config
 
     def locate(self, study: Study) -> DiscPoints:
-        """Points of a study: on its sagittal T2 (the series with the largest coverage), on T1 when there is no T2.
+        """Points of a study, from its sagittal T2 and its sagittal T1: of each the series with the largest coverage.
 
-        When a point on one series is marked, the study's other sagittal series are asked too and the most
-        confident answer is taken; `DiscPoints.series_id` says which series it is.
+        Where both show the same chain, its points are their mean in the patient, T1 counting `T1_WEIGHT`; where
+        they name it otherwise, the more confident one is taken, and is the less sure of itself. While a point on one
+        series is marked, the study's other series of that view are asked too. `DiscPoints.series_id` is the series
+        that decided.
 
         Raises
         ------
         LocalizationError
             When the study has no sagittal series, or no chain of discs is found on any of them.
         """
-        candidates = [*_widest_first(study.by_view(SAGITTAL_T2)), *_widest_first(study.by_view(SAGITTAL_T1))]
-        if not candidates:
+        candidates = [_widest_first(study.by_view(view)) for view in (SAGITTAL_T2, SAGITTAL_T1)]
+        if not any(candidates):
             views = sorted({series.view or "unknown" for series in study.series})
             raise LocalizationError(
                 f"study {study.study_id}: no sagittal series to find the discs on, it has {views or 'no series'}"
             )
-        results: list[DiscPoints] = []
+        results: list[tuple[DiscPoints, float]] = []
         problems: list[str] = []
-        for series in candidates:
-            try:
-                found = self.locate_series(series)
-            except LocalizationError as error:
-                problems.append(str(error))
-                continue
-            results.append(found)
-            if not found.flagged:
-                break
+        for of_view, weight in zip(candidates, (1.0, T1_WEIGHT), strict=True):
+            for series in of_view:
+                try:
+                    results.append((self.locate_series(series), weight))
+                except LocalizationError as error:
+                    problems.append(str(error))
+                    continue
+                if not results[-1][0].flagged:
+                    break
         if not results:
             raise LocalizationError("; ".join(problems))
-        scores = [result.confidence.mean() - (FIRST_LEAD if i else 0.0) for i, result in enumerate(results)]
-        best = results[int(np.argmax(scores))]
-        return DiscPoints(study.study_id, best.series_id, best.points, best.confidence, best.flags, best.source)
+        return _agreed(study.study_id, results)
 
     def locate_series(self, series: Series) -> DiscPoints:
         """Points found on one sagittal series. Raises `LocalizationError`, naming study and series."""
@@ -263,6 +267,22 @@ def _flags(flags: tuple[str, ...], confidence: np.ndarray) -> tuple[str, ...]:
         ", ".join(word for word in (flag, DOUBTFUL if doubt else "") if word)
         for flag, doubt in zip(flags, doubtful, strict=True)
     )
+
+
+def _agreed(study_id: str, results: Sequence[tuple[DiscPoints, float]]) -> DiscPoints:
+    """One chain from those found on a study's series, each with its weight; the first one has a lead."""
+    scores = [found.confidence.mean() - (FIRST_LEAD if i else 0.0) for i, (found, _) in enumerate(results)]
+    best = results[int(np.argmax(scores))][0]
+    distance = [np.median(np.linalg.norm(found.points - best.points, axis=1)) for found, _ in results]
+    same = [pair for pair, apart in zip(results, distance, strict=True) if apart < SAME_CHAIN_MM]
+    share = np.array([weight * (found.confidence + 1e-3) for found, weight in same])[..., None]
+    points = (share * [found.points for found, _ in same]).sum(axis=0) / share.sum(axis=0)
+    # Chains with other names exclude each other: what the others claim is lost to this one.
+    sure = [float(found.confidence.mean()) for found, _ in results]
+    agreeing = sum(c for c, apart in zip(sure, distance, strict=True) if apart < SAME_CHAIN_MM) / max(sum(sure), 1e-9)
+    confidence = np.max([found.confidence for found, _ in same], axis=0) * agreeing
+    placed = tuple(", ".join(w for w in flag.split(", ") if w != DOUBTFUL) for flag in best.flags)
+    return DiscPoints(study_id, best.series_id, points, confidence, _flags(placed, confidence), best.source)
 
 
 def _networks(config: LocalizerConfig, state: dict[str, torch.Tensor]) -> list[SliceUNet]:

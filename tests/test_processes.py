@@ -1,0 +1,96 @@
+"""One training in two processes, as `accelerate launch` starts them for two GPUs; here on the CPU."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from crops_on_disk import PYTHON, finish, kill_at_first_checkpoint, training, write_training_data
+from planted_crops import FAST, planted_cohort, tiny_config
+
+from lumbar_utils.metrics import read_predictions
+from lumbar_utils.predict import Predictor
+from lumbar_utils.processes import Processes
+from lumbar_utils.trainer import SharedBatches
+
+# `--multi_gpu` is what makes accelerate start the processes where it counts fewer GPUs; the training is on the CPU.
+LAUNCHER = (*PYTHON, "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")
+needs_accelerate = pytest.mark.skipif(
+    importlib.util.find_spec("accelerate") is None, reason="accelerate is not installed (pip install accelerate)"
+)
+
+
+def launched(data, run):
+    return training(data, run, launcher=(*LAUNCHER, "-m"))
+
+
+@pytest.fixture(scope="module")
+def cohort():
+    return planted_cohort(21, seed=1)
+
+
+@pytest.fixture(scope="module")
+def data(cohort, tmp_path_factory):
+    config = tiny_config(classifier=FAST, epochs=4, folds=3, head_share=0.5, checkpoint_seconds=0.0)
+    return write_training_data(tmp_path_factory.mktemp("data"), *cohort, config)
+
+
+@pytest.fixture(scope="module")
+def together(data):
+    """A run folder that two processes made, and what they printed."""
+    return data / "together", finish(launched(data, data / "together"))
+
+
+def manifest(run):
+    return json.loads((run / "manifest.json").read_text())
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_processes_share_the_batches_that_one_alone_would_see(count):
+    def batches(rank, count):
+        sampler = SharedBatches(23, 5, Processes(rank, count))
+        sampler.seed(7)
+        return list(sampler)
+
+    alone = batches(0, 1)
+    assert [len(batch) for batch in alone] == [5] * 4 and len({i for batch in alone for i in batch}) == 20
+    parts = [batches(rank, count) for rank in range(count)]
+    for number, batch in enumerate(alone):
+        shared = [i for part in parts for i in part[number]]
+        assert sorted(shared) == sorted(batch), "every study of the batch once, in one of the processes"
+        assert all(part[number] for part in parts)
+
+
+@needs_accelerate
+def test_two_processes_see_as_many_studies_and_only_the_first_one_writes_and_talks(data, together):
+    run, printed = together
+    finish(training(data, data / "alone"))
+    pair, alone = manifest(run), manifest(data / "alone")
+    assert (pair["processes"], alone["processes"]) == (2, 1)
+    for name in ("steps", "studies", "train_studies", "held_out_studies"):
+        assert pair[name] == alone[name], name
+    assert {p.name for p in run.iterdir()} == {p.name for p in (data / "alone").iterdir()}
+    assert printed.count("model  ") == 1 and printed.count("epoch 4: loss") == 1
+    assert pair["scores"]["weighted_prior"] == alone["scores"]["weighted_prior"]
+
+
+@needs_accelerate
+def test_gathered_predictions_are_those_of_one_process_with_the_same_weights(cohort, together):
+    run, _ = together
+    crops, _ = cohort
+    ids = manifest(run)["held_out_studies"]
+    assert len(ids) % 2 == 1, "one process must have a study more to grade than the other"
+    alone = Predictor(run, "cpu", precision="float32").predict_crops(crops[s] for s in ids)
+    gathered = read_predictions(pd.read_csv(run / "oof.csv", dtype={"row_id": str}), ids)
+    assert np.allclose(gathered, alone, atol=1e-6)
+
+
+@needs_accelerate
+def test_two_processes_that_are_killed_go_on_to_the_same_result(data, together):
+    run, cut = together[0], data / "cut"
+    kill_at_first_checkpoint(launched(data, cut), cut)
+    assert "going on after epoch" in finish(launched(data, cut))
+    first, again = (read_predictions(pd.read_csv(r / "oof.csv"), manifest(run)["held_out_studies"]) for r in (run, cut))
+    assert np.allclose(first, again, atol=1e-4)
+    assert len(pd.read_csv(cut / "history.csv")) == 4
