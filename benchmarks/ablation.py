@@ -16,11 +16,13 @@ one of them (pip install monai).
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import sys
-import time
-from dataclasses import asdict, dataclass, field, replace
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -28,7 +30,6 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
     os.environ.setdefault(variable, "1")  # a core a row is quicker than all cores for one row after the other
 
-import joblib
 import numpy as np
 import pandas as pd
 import torch
@@ -45,10 +46,11 @@ from lumbar_utils.denoising import denoise_table
 from lumbar_utils.devices import choose_compute, peak_memory
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.localizer import DiscLocalizer, DiscPoints, read_reference
+from lumbar_utils.localizer.finder import SHIPPED_WEIGHTS
 from lumbar_utils.locating import locate_studies, points_from_table
 from lumbar_utils.metrics import bootstrap_scores, competition_score, weighted_prior
 from lumbar_utils.phantom.cohort import generate_cohort
-from lumbar_utils.runs import load_model, read_json
+from lumbar_utils.runs import atomically, load_model, read_json, write_json
 from lumbar_utils.study import CompetitionFolder, find_studies
 from lumbar_utils.train import fit
 from lumbar_utils.train_config import TrainConfig
@@ -59,6 +61,8 @@ COHORT = {"n_studies": 750, "seed": 4714, "test_fraction": 1 / 3}
 SPEC = CropSpec(shapes={SAGITTAL_T2: (8, 48, 48), AXIAL_T2: (8, 48, 48), SAGITTAL_T1: (16, 48, 48)})
 INTERVAL = (2.5, 97.5)
 PLAIN = AugmentConfig(mirror=0.0, shift_mm=0.0, rotation_degrees=0.0, zoom=0.0, contrast=0.0, brightness=0.0, noise=0.0)
+CROPS = ("known", "found", "true")
+REFERENCES = ("weighted prior", "oracle")
 COSTS = ("seconds", "studies_per_second", "memory_gb", "compute")
 
 
@@ -137,20 +141,32 @@ class Data:
     def __init__(self, root: Path):
         self.folder = CompetitionFolder.open(root)
         self.labels = self.folder.labels
-        crops = root.parent / f"{root.name}_crops"
-        self.known, self.found, self.true = (CropCache.open(crops / name) for name in ("known", "found", "true"))
-        self.learn, self.kept = split_studies(self.folder)
+        crops = crops_of(root)
+        self.known, self.found, self.true = (CropCache.open(crops / name) for name in CROPS)
+        learn, self.kept = split_studies(self.folder)
+        self.learn = [s for s in learn if s in self.known]
         self.test = [s for s in self.folder.study_ids("test") if s in self.found]
         self.test_codes = evaluation.truth_labels(self.folder, self.test)
         self.references = evaluation.reference_predictions(self.folder, self.test)
+        parts = [self.known.digest(self.learn), self.found.digest([*self.kept, *self.test])]
+        parts += [self.true.digest(self.test), self.labels.to_csv()]
+        self.digest = hashlib.sha256("".join(parts).encode()).hexdigest()
+
+
+def crops_of(root: Path) -> Path:
+    """Where the crops of a cohort lie."""
+    return root.parent / f"{root.name}_crops"
 
 
 def prepare(root: Path, jobs: int) -> Data:
-    """Make the cohort and its crops, or find them."""
+    """Make the cohort and its crops, or find them; cut them anew when the crops' shape or the disc finder changes."""
     generate_cohort(root, **COHORT, n_jobs=jobs)
-    folder = CompetitionFolder.open(root)
-    crops = root.parent / f"{root.name}_crops"
-    if not all((crops / name / "manifest.json").is_file() for name in ("known", "found", "true")):
+    crops, folder = crops_of(root), CompetitionFolder.open(root)
+    package = ROOT / "lumbar_utils"
+    code = b"".join(path.read_bytes() for path in sorted((package / "localizer").glob("*.py")))
+    made = {"spec": SPEC.to_json(), "finder": hashlib.sha256(SHIPPED_WEIGHTS.read_bytes() + code).hexdigest()}
+    note = crops / "made.json"
+    if not note.is_file() or read_json(note) != json.loads(json.dumps(made)):
         train, test = find_studies(root, part="train"), find_studies(root, part="test")
         kept = set(split_studies(folder)[1])
         table, _ = points_from_table(folder, [s.study_id for s in train], n_jobs=jobs)
@@ -158,45 +174,70 @@ def prepare(root: Path, jobs: int) -> Data:
         found, _ = locate_studies(new, DiscLocalizer.shipped())
         truth = read_reference(root / "truth" / "discs.csv")
         true = {s.study_id: DiscPoints.from_known(s.study_id, "", truth[s.study_id], source="truth") for s in test}
-        for name, sources, points in (("known", train, table), ("found", new, found), ("true", test, true)):
+        for name, sources, points in zip(CROPS, (train, new, test), (table, found, true), strict=True):
             build_crop_cache([s for s in sources if s.study_id in points], points, crops / name, spec=SPEC, n_jobs=jobs)
+        write_json(note, made)
     return Data(root)
 
 
-def train_row(name: str, row: Row, data: Data, work: Path, device: str) -> None:
+def folder_of(name: str, work: Path) -> Path:
+    """The folder of a row."""
+    return work / name.replace(" ", "-")
+
+
+def key_of(row: Row, data: Data) -> dict:
+    """All that a trained row depends on, but for the library's own code."""
+    key = {"config": row.config.to_json(), "network": row.network, "denoised": row.denoised, "data": data.digest}
+    if row.network:
+        key["code"] = hashlib.sha256((ROOT / "benchmarks" / "other_networks.py").read_bytes()).hexdigest()
+    return json.loads(json.dumps(key))
+
+
+def finished(name: str, row: Row, data: Data, work: Path) -> bool:
+    """Whether a trained row's predictions are there."""
+    note = folder_of(name, work) / "row.json"
+    return note.is_file() and read_json(note)["key"] == key_of(row, data)
+
+
+def train_row(name: str, row: Row, root: Path, work: Path, device: str) -> None:
     """Train a row, and leave its predictions for the kept fifth and the test part in its folder."""
-    folder = work / name.replace(" ", "-")
-    key = json.loads(json.dumps({"config": row.config.to_json(), "network": row.network, "denoised": row.denoised}))
-    note = folder / "row.json"
-    if note.is_file() and read_json(note)["key"] == key:
+    data, folder = Data(root), folder_of(name, work)
+    if finished(name, row, data, work):
         return
     torch.set_num_threads(1)
-    config, began = replace(row.config, device=device), time.monotonic()
-    options = {"held_out": data.kept, "held_out_crops": data.found, "synthetic_only": True, "progress": False}
+    (folder / "row.json").unlink(missing_ok=True)
+    config = replace(row.config, device=device)
     if row.network:
         model, cost = train_other(row, config, data, folder)
     else:
+        options = {"held_out_crops": data.found, "synthetic_only": True, "progress": False}
+        seconds = 0.0
         if row.denoised:
-            options["training_labels"] = denoised_labels(data, config, folder, options)
-        result = fit(data.known, data.labels, config, folder, **options)
+            options["training_labels"], seconds = denoised_labels(data, config, folder)
+        fit(data.known, data.labels, config, folder, held_out=data.kept, **options)
+        model, _ = load_model(folder)
         manifest = read_json(folder / "manifest.json")
-        cost = {name: manifest[name] for name in COSTS}
-        model, _ = load_model(result.folder)
+        cost = {name: manifest[name] for name in COSTS} | {"seconds": manifest["seconds"] + seconds}
     compute = choose_compute(config.device, config.precision)
     model = model.to(compute.device)
     predictions = {}
-    for part, cache, ids in (
-        ("kept", data.found, data.kept),
-        ("found", data.found, data.test),
-        ("true", data.true, data.test),
+    for part, cache, ids in zip(
+        ("kept", "found", "true"), (data.found, data.found, data.true), (data.kept, data.test, data.test), strict=True
     ):
-        for mirror in (False, True):
+        for suffix, mirror in (("", False), (" mirrored", True)):
             graded = grade(model, (study_input(cache[s]) for s in ids), compute, mirror=mirror)
-            predictions[f"{part} mirrored" if mirror else part] = graded
-    np.savez(folder / "predictions.npz", **predictions)
-    cost |= {"minutes": (time.monotonic() - began) / 60, "parameters": sum(p.numel() for p in model.parameters())}
-    note.write_text(json.dumps({"key": key, "cost": cost}))
-    print(f"{name}: {competition_score(data.test_codes, predictions['found'])}, {cost['minutes']:.1f} min", flush=True)
+            predictions[part + suffix] = graded
+    cost["parameters"] = sum(p.numel() for p in model.parameters())
+
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as file:
+            np.savez(file, **predictions)
+
+    atomically(folder / "predictions.npz", save)
+    write_json(folder / "row.json", {"key": key_of(row, data), "cost": cost})
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    score = competition_score(data.test_codes, predictions["found"])
+    print(f"{name}: {score}, {cost['seconds'] / 60:.1f} min", flush=True)
 
 
 def train_other(row: Row, config: TrainConfig, data: Data, folder: Path) -> tuple[torch.nn.Module, dict]:
@@ -207,44 +248,36 @@ def train_other(row: Row, config: TrainConfig, data: Data, folder: Path) -> tupl
     codes = data.folder.label_codes(data.learn)
     torch.manual_seed(config.seed)
     model = other_networks.NETWORKS[row.network](weighted_prior(codes)).to(compute.device)
-    learn = [s for s in data.learn if s in data.known]
-    dataset = CropDataset(data.known, learn, data.folder.label_codes(learn), progress=False)
+    dataset = CropDataset(data.known, data.learn, codes, progress=False)
     trainer = Trainer(model, dataset, config, compute, spec=SPEC)
-    checkpoint = Checkpoint(folder, {"config": asdict(config), "network": row.network})
+    checkpoint = Checkpoint(folder, key_of(row, data))
     trainer.restore(checkpoint)
     trainer.run(checkpoint, lambda: float("nan"), progress=False)
-    checkpoint.remove()
-    speed = trainer.studies / max(trainer.seconds, 1e-9)
-    memory = peak_memory(compute.device) / 1e9
+    trainer.save(checkpoint)  # until the predictions are there
+    speed, memory = trainer.studies / max(trainer.seconds, 1e-9), peak_memory(compute.device) / 1e9
     cost = {"seconds": trainer.seconds, "studies_per_second": speed, "memory_gb": memory, "compute": str(compute)}
-    folder.mkdir(parents=True, exist_ok=True)
     return trainer.averaged(), cost
 
 
-def denoised_labels(data: Data, config: TrainConfig, folder: Path, options: dict) -> pd.DataFrame:
-    """The training labels without those that networks which have not seen the study find hardly possible."""
-    tables = []
-    for half in range(2):
-        out = data.learn[half::2]
-        keep = data.labels[~data.labels["study_id"].isin([*data.kept])]
-        own = {**options, "held_out": out, "held_out_crops": data.known}
-        tables.append(
-            pd.read_csv(
-                fit(data.known, keep, config, folder / f"half_{half}", **own).folder / "oof.csv", dtype={"row_id": str}
-            )
-        )
+def denoised_labels(data: Data, config: TrainConfig, folder: Path) -> tuple[pd.DataFrame, float]:
+    """The training labels without those that networks which have not seen the study find hardly possible; seconds."""
     own = data.labels[data.labels["study_id"].isin(data.learn)]
-    return denoise_table(own, pd.concat(tables))
+    tables, seconds = [], 0.0
+    for half in range(2):
+        options = {"held_out": data.learn[half::2], "synthetic_only": True, "progress": False}
+        result = fit(data.known, own, config, folder / f"half_{half}", **options)
+        tables.append(pd.read_csv(result.folder / "oof.csv", dtype={"row_id": str}))
+        seconds += result.seconds
+    return denoise_table(own, pd.concat(tables)), seconds
 
 
-def predict_row(row: Row, every: dict[str, Row], name: str, data: Data, work: Path) -> np.ndarray | None:
-    """The row's predictions of the test part (n, 25, 3); None where a training is missing."""
-    kept, test = [], []
+def predict_row(name: str, every: dict[str, Row], data: Data, work: Path) -> np.ndarray | None:
+    """A row's predictions of the test part (n, 25, 3); None where a training is missing."""
+    row, kept, test = every[name], [], []
     for member in row.members or (name,):
-        path = work / member.replace(" ", "-") / "predictions.npz"
-        if not path.is_file():
+        if not finished(member, every[member], data, work):
             return None
-        with np.load(path) as stored:
+        with np.load(folder_of(member, work) / "predictions.npz") as stored:
             mirrored = " mirrored" if row.mirror else ""
             kept.append(stored[f"kept{mirrored}"])
             test.append(stored[f"{row.points}{mirrored}"])
@@ -254,30 +287,29 @@ def predict_row(row: Row, every: dict[str, Row], name: str, data: Data, work: Pa
 
 def table(every: dict[str, Row], data: Data, work: Path) -> pd.DataFrame:
     """Scores, differences to the row compared with and their intervals, share of prior to oracle that is closed."""
-    predictions = {name: predict_row(row, every, name, data, work) for name, row in every.items()}
+    predictions = {name: predict_row(name, every, data, work) for name in every}
     predictions = {name: p for name, p in predictions.items() if p is not None}
-    references = {name: data.references[name] for name in ("weighted prior", "oracle")}
+    references = {name: data.references[name] for name in REFERENCES}
     prior, oracle = (competition_score(data.test_codes, p).total for p in references.values())
     names = list(predictions)
+    scores = {name: competition_score(data.test_codes, p).total for name, p in predictions.items()}
     resampled = bootstrap_scores(data.test_codes, *predictions.values(), *references.values(), n=2000)
     lines = []
     for i, name in enumerate(names):
-        row, score = every[name], competition_score(data.test_codes, predictions[name]).total
+        row = every[name]
         closed = (resampled[:, -2] - resampled[:, i]) / (resampled[:, -2] - resampled[:, -1])
-        line = {"name": name, "what": row.text, "score": score, "closed": (prior - score) / (prior - oracle)}
+        line = {"name": name, "score": scores[name], "closed": (prior - scores[name]) / (prior - oracle)}
         line |= dict(zip(("closed_low", "closed_high"), np.percentile(closed, INTERVAL), strict=True))
         if row.against in names:
             delta = resampled[:, i] - resampled[:, names.index(row.against)]
-            line |= {"against": row.against, "difference": score - lines[names.index(row.against)]["score"]}
+            line |= {"against": row.against, "difference": scores[name] - scores[row.against]}
             line |= dict(zip(("low", "high"), np.percentile(delta, INTERVAL), strict=True))
-        note = work / name.replace(" ", "-") / "row.json"
-        if not row.members and note.is_file():
-            cost = read_json(note)["cost"]
-            line |= {"minutes": cost["minutes"], "studies_per_second": cost["studies_per_second"]}
+        if not row.members:
+            cost = read_json(folder_of(name, work) / "row.json")["cost"]
+            line |= {"minutes": cost["seconds"] / 60, "studies_per_second": cost["studies_per_second"]}
             line |= {"memory_gb": cost["memory_gb"], "parameters_m": cost["parameters"] / 1e6}
-        lines.append(line)
-    for name, p in references.items():
-        lines.append({"name": name, "what": "", "score": competition_score(data.test_codes, p).total})
+        lines.append(line | {"what": row.text})
+    lines += [{"name": name, "score": score} for name, score in zip(REFERENCES, (prior, oracle), strict=True)]
     return pd.DataFrame(lines)
 
 
@@ -285,7 +317,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="*", default=[], help="names; default all that are trained")
     parser.add_argument("--epochs", type=int, default=10)
-    parser.add_argument("--jobs", type=int, default=2, help="rows at a time")
+    parser.add_argument("--jobs", type=int, default=2, help="rows at a time; on a GPU one (default: 2)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--cohort", type=Path, default=ROOT / "runs" / "benchmark" / "ablation")
     parser.add_argument("--out", type=Path, help="write the table there as CSV")
@@ -301,15 +333,20 @@ def main() -> int:
     data = prepare(args.cohort, args.jobs)
     work = args.cohort.parent / f"ablation_rows_{args.epochs}"
     trained = [name for name, row in every.items() if row.config and (not args.rows or name in args.rows)]
-    joblib.Parallel(n_jobs=args.jobs, pre_dispatch="n_jobs", batch_size=1)(
-        joblib.delayed(train_row)(name, every[name], data, work, args.device) for name in trained
-    )
+    failed = False
+    # A process a row, so that each one's largest memory is its own; one that fails costs only itself.
+    with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
+        jobs = {name: pool.submit(train_row, name, every[name], args.cohort, work, args.device) for name in trained}
+        for name, job in jobs.items():
+            if job.exception() is not None:
+                failed = True
+                print(f"{name}: {job.exception()}", file=sys.stderr)
     result = table(every, data, work)
     with pd.option_context("display.width", 250, "display.max_columns", 20, "display.max_colwidth", 60):
         print(result.round(4).to_string(index=False))
     if args.out:
         result.to_csv(args.out, index=False, float_format="%.5g")
-    return 0
+    return int(failed)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pandas as pd
@@ -23,6 +24,7 @@ sys.path.insert(0, str(ROOT))
 from lumbar_utils.labels import SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.localizer import DiscLocalizer, evaluate_points, read_reference
 from lumbar_utils.localizer.evaluation import calibration_error, summary
+from lumbar_utils.localizer.images import LocalizationError
 from lumbar_utils.locating import locate_folders
 from lumbar_utils.phantom.cohort import generate_cohort
 from lumbar_utils.study import find_studies, load_study
@@ -77,7 +79,8 @@ def measure(root: Path, finder: DiscLocalizer) -> tuple[dict[str, pd.DataFrame],
             study = load_study(source)
             points = truth[study.study_id]
             asked["study"][study.study_id] = points
-            found["study"][study.study_id] = finder.locate(study)
+            with suppress(LocalizationError):  # what is not found counts as not found
+                found["study"][study.study_id] = finder.locate(study)
             for series in study.series:
                 if series.view not in (SAGITTAL_T1, SAGITTAL_T2):
                     continue
@@ -86,9 +89,10 @@ def measure(root: Path, finder: DiscLocalizer) -> tuple[dict[str, pd.DataFrame],
                 name = f"{study.study_id} {series.series_id}"
                 began = time.perf_counter()
                 alone = load_study(find_studies(root / f"{part}_images" / study.study_id / series.series_id)[0])
-                located = finder.locate_series(alone.series[0])
+                asked[kind][name] = points
+                with suppress(LocalizationError):
+                    found[kind][name] = finder.locate_series(alone.series[0])
                 seconds.append(time.perf_counter() - began)
-                asked[kind][name], found[kind][name] = points, located
     return {kind: evaluate_points(found[kind], asked[kind]) for kind in found if asked[kind]}, pd.Series(seconds)
 
 

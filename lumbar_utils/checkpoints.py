@@ -72,6 +72,8 @@ class Checkpoint:
             tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
         metadata = {"identity": self.identity, "state": json.dumps(state)}
+        for half in self.path.parent.glob(f".{self.path.name}.*"):  # of a run that was killed while it wrote this
+            half.unlink(missing_ok=True)
         atomically(self.path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
     def read(self) -> SavedState | None:

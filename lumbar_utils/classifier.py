@@ -11,7 +11,7 @@ Slices go on the encoders' last axis. A view that is missing has a learned stand
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from itertools import islice
 
@@ -180,14 +180,6 @@ class LumbarClassifier(nn.Module):
             for i, view in enumerate(VIEWS[: len(self.auxiliary)])
         }
         return {"logits": logits, "aux": aux}
-
-    def encoder_parameters(self) -> Iterator[nn.Parameter]:
-        """Parameters of the three encoders, their pooling over slices included."""
-        return self.encoders.parameters()
-
-    def head_parameters(self) -> Iterator[nn.Parameter]:
-        """All other parameters: head, auxiliary heads, stand-ins and biases."""
-        return (p for name, p in self.named_parameters() if not name.startswith("encoders."))
 
     def _sides(self, view: str) -> int:
         return 2 if self.config.sides and view in SPLIT_VIEWS else 1

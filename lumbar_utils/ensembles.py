@@ -130,10 +130,14 @@ def member_folders(path: Path | str) -> list[Path]:
 
 
 def run_of(path: Path | str) -> Path:
-    """The run that a classifier belongs to, where its crops and its disc finder lie: the folder above.
+    """The run that a classifier belongs to, where its crops and its disc finder lie.
 
-    For one member of an ensemble, such as `RUN/classifier/fold_0`, that is the folder above the ensemble.
+    The nearest folder that holds `localizer/`, from the classifier's own to the second above it; where none does, the
+    folder above the classifier, or above the ensemble that it is a member of.
     """
     path = Path(path)
     folder = path.parent if path.is_file() else path
+    for near in (folder, folder.parent, folder.parent.parent):
+        if (near / "localizer").is_dir():
+            return near
     return folder.parent.parent if (folder.parent / ENSEMBLE).is_file() else folder.parent

@@ -45,6 +45,19 @@ def localizer_origin(localizer: DiscLocalizer, folder: Path | str | None = None)
     return f"disc finder: {where} (trained on {', then '.join(teachers)})"
 
 
+def warn_of_studies_learnt_from(localizer: DiscLocalizer, judged: Sequence[str]) -> None:
+    """Say so when a disc finder has learnt from studies that are now to be judged."""
+    seen = set(localizer.made.get("studies", ())) & set(judged)
+    if seen:
+        logger.warning(
+            "the disc finder has learnt from %d of the %d studies that are to be judged, so their crops, and the score "
+            "on them, are better than they would be on new studies: train it with the same fold and seed, or use the "
+            "one that ships with the library",
+            len(seen),
+            len(judged),
+        )
+
+
 def doubtful_words(found: Mapping[str, DiscPoints]) -> str:
     """A line about the studies whose naming is doubtful, the first ones by id; empty when there are none."""
     ids = doubtful_studies(found)

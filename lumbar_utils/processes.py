@@ -2,7 +2,8 @@
 
 The processes are started from outside (`accelerate launch`, `torchrun`), which tell each of them its number through
 the environment; here they find each other with torch.distributed. In a single process everything below is trivial, so
-the same code runs in a notebook.
+the same code runs in a notebook. On a machine without GPUs, `accelerate launch` starts several processes only with
+`--multi_gpu`; they then compute on the CPU.
 """
 
 from __future__ import annotations
@@ -64,6 +65,14 @@ class Processes:
         distributed.broadcast(box, src=0)
         return float(box)
 
+    def mean(self, value: float) -> float:
+        """The mean of all processes' numbers, in every process; not finite when any of them is not."""
+        if self.count == 1:
+            return value
+        box = torch.tensor(value, dtype=torch.float64)
+        distributed.all_reduce(box)
+        return float(box) / self.count
+
     def same(self, value: float) -> bool:
         """Whether all processes hold the same number."""
         if self.count == 1:
@@ -89,7 +98,7 @@ def join_processes(device: str = "auto") -> Iterator[Processes]:
     Raises
     ------
     DataError
-        When this machine has fewer GPUs than processes.
+        When this machine has fewer GPUs than processes, or the device is a single GPU.
     """
     count = int(os.environ.get("WORLD_SIZE", "1"))
     if count == 1:
@@ -99,6 +108,8 @@ def join_processes(device: str = "auto") -> Iterator[Processes]:
     if distributed.is_initialized():  # by whoever called, who will also end it
         yield processes
         return
+    if device.startswith("cuda:"):
+        raise DataError(f"{count} processes cannot all run on {device!r}: say cuda or auto, and each takes its own GPU")
     backend = "gloo"
     if not device.startswith("cpu") and torch.cuda.is_available():
         if processes.local_rank >= torch.cuda.device_count():

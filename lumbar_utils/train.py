@@ -2,7 +2,7 @@
 
 The loss is the competition's metric plus auxiliary heads per view. A run that was killed resumes from its last
 checkpoint (`trainer`). The held-out studies are graded with the averaged weights for the record; nothing is chosen by
-them. On several GPUs: `accelerate launch --num_processes 2 -m lumbar_utils.train CROPS LABELS RUN`.
+them. On several GPUs: `accelerate launch --multi_gpu --num_processes 2 -m lumbar_utils.train CROPS LABELS RUN`.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def fit(
         if training_labels is not None:
             part = part.relabelled(training_labels)
         content = _digest(cache, part.train), _digest(grading, part.out)
-        identity = {"config": config.to_json(), "studies": part.digest(), "crops": content}
+        identity = {"config": config.identity(), "studies": part.digest(), "crops": content}
         run = _Run(Path(run_folder), config, part, identity, synthetic_only, processes)
         finished = run.finished() if resume else None
         if not processes.same(float(finished is None)):
@@ -172,18 +172,20 @@ class _Run:
 
     def finished(self) -> RunResult | None:
         """The result on disk, if it is of the same configuration, studies and labels."""
+        if not (self.folder / WEIGHTS).is_file():
+            return None
         try:
             manifest = read_json(self.folder / MANIFEST)
             if manifest.get("identity") != Checkpoint(self.folder, self.identity).identity:
                 return None
             probabilities = read_predictions(pd.read_csv(self.folder / OOF, dtype={"row_id": str}), self.part.out)
             history = pd.read_csv(self.folder / HISTORY)
-            prior = RunConfig.load(self.folder).prior
-        except (DataError, OSError):
+            prior, seconds = RunConfig.load(self.folder).prior, float(manifest["seconds"])
+        except (DataError, OSError, KeyError, ValueError):  # pandas' own errors are ValueErrors
             return None
         logger.info("%s is finished: nothing to train", self.folder)
         scores = _scores(self.part, probabilities, prior)
-        return RunResult(self.folder, history, tuple(self.part.out), probabilities, scores, manifest["seconds"])
+        return RunResult(self.folder, history, tuple(self.part.out), probabilities, scores, seconds)
 
     def train(
         self,
@@ -217,8 +219,11 @@ class _Run:
             trainer.restore(checkpoint)
 
         def graded(network: LumbarClassifier) -> np.ndarray:
-            own = grade(network, held, compute, batch_size=config.batch_size)
-            return processes.gather(own, len(part.out))
+            p = processes.gather(grade(network, held, compute, batch_size=config.batch_size), len(part.out))
+            overflown = ~np.isfinite(p).all(axis=(1, 2))  # half precision can; that must not cost the training
+            if overflown.any():
+                logger.warning("%d held-out studies got no finite number, the prior stands in", overflown.sum())
+            return np.where(overflown[:, None, None], prior, p)
 
         def evaluate() -> float:
             return competition_score(part.out_labels, graded(trainer.averaged())).total if part.out else float("nan")
@@ -288,7 +293,8 @@ def _digest(crops: Mapping[str, StudyCrops], study_ids: Sequence[str]) -> str:
     """Changes with the content of any of these studies' crops."""
     if isinstance(crops, CropCache):
         return crops.digest(study_ids)
-    arrays = (image for study_id in study_ids for image in crops[study_id].images.values())
+    items = [crops[study_id] for study_id in study_ids]
+    arrays = (array for item in items for part in (item.images, item.covered) for array in part.values())
     return hashlib.sha256(b"".join(hashlib.sha256(np.ascontiguousarray(a)).digest() for a in arrays)).hexdigest()
 
 

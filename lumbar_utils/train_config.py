@@ -12,6 +12,9 @@ from .classifier import ClassifierConfig
 from .errors import DataError
 from .runs import strict
 
+HOW_ONLY = ("device", "in_memory", "compile", "checkpoint_seconds", "evaluate_every")
+"""Fields of `TrainConfig` that a run may be continued with other values of."""
+
 
 @dataclass(frozen=True)
 class TrainingStep:
@@ -112,6 +115,13 @@ class TrainConfig:
     def from_json(cls, values: Mapping, where: Path | str = "training configuration") -> TrainConfig:
         """The inverse of `to_json`; keys may be left out, unknown ones raise `DataError`."""
         return strict(cls, values, where)
+
+    def identity(self) -> dict:
+        """What decides the result, JSON-ready: without settings that only decide how it is reached."""
+        values = self.to_json()
+        # Albumentations' draws depend on the number of workers; nothing else does.
+        means = (*HOW_ONLY, *(() if self.augment.appearance else ("workers",)))
+        return {name: value for name, value in values.items() if name not in means}
 
     @property
     def steps(self) -> tuple[TrainingStep, ...]:

@@ -34,6 +34,9 @@ from .train_config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
+MOST_OVERFLOWS = 20
+"""Steps without a finite loss, one after the other, that a float16 training may have."""
+
 
 class Trainer:
     """The loop: network, averaged weights, optimiser and where they stand.
@@ -66,6 +69,7 @@ class Trainer:
                 encoder.compile()
         self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.scales_gradients)
         self.epoch, self.step, self.seconds, self.studies = 0, 0, 0.0, 0
+        self.overflown = 0
         self.history: list[dict] = []
         self._begin(0)
 
@@ -109,7 +113,7 @@ class Trainer:
             self.history.append(
                 {
                     "epoch": self.epoch,
-                    "loss": float(np.mean(losses)),
+                    "loss": float(np.nanmean(np.where(np.isfinite(losses), losses, np.nan))),
                     "learning_rate": self.optimizer.param_groups[0]["lr"],
                     "seconds": round(self.seconds, 2),
                     "held_out_score": evaluate() if due else float("nan"),
@@ -123,6 +127,8 @@ class Trainer:
                 self.save(checkpoint)
                 saved = time.monotonic()
         bar.close()
+        if self.epoch < config.epochs:
+            logger.info("the time was over after %d of %d epochs", self.epoch, config.epochs)
 
     def averaged(self) -> torch.nn.Module:
         """The network with the averaged weights, the same in every process."""
@@ -198,14 +204,17 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        self.average.update_parameters(self.model)
         self.step += 1
         self.studies += len(labels)
-        value = float(loss.detach())
-        if not math.isfinite(value):
+        value = self.processes.mean(float(loss.detach()))
+        # float16 overflows now and then; its scaler leaves such a step out and goes on with a smaller scale.
+        self.overflown = 0 if math.isfinite(value) else self.overflown + 1
+        if self.overflown > (MOST_OVERFLOWS if self.scaler.is_enabled() else 0):
             raise DataError(
                 f"the loss became {value} in step {self.step}; lower learning_rate or set precision to float32"
             )
+        if not self.overflown:
+            self.average.update_parameters(self.model)
         return value
 
     def _loss(self, logits: torch.Tensor, mixed: Mixed) -> torch.Tensor:

@@ -55,14 +55,6 @@ def test_the_source_network_is_one_call_away(batch):
     assert model.head.linear.weight.shape == (75, 5 * 3 * 512)
 
 
-def test_parameters_are_the_encoders_or_the_heads():
-    model = LumbarClassifier(ClassifierConfig(encoder=SMALL, family="2.5d", slice_pooling="attention"))
-    encoders, heads = ({id(p) for p in ps} for ps in (model.encoder_parameters(), model.head_parameters()))
-    assert not encoders & heads and encoders | heads == {id(p) for p in model.parameters()}
-    outside = (model.bias, model.auxiliary_bias, model.stand_ins, model.head.readout.canal.weight)
-    assert {id(p) for p in outside} <= heads and id(model.encoders[2].pooling.score.weight) in encoders
-
-
 def test_an_untrained_network_predicts_the_prior(batch):
     prior = np.random.default_rng(0).dirichlet([5, 2, 1], size=25)
     model = LumbarClassifier(ClassifierConfig(encoder=SMALL), prior).eval()

@@ -299,6 +299,47 @@ def test_localize_and_crops_write_what_the_next_step_reads(cohort, trained_run, 
 
 
 @pytest.mark.slow
+def test_folds_learn_from_marked_points_and_are_graded_on_found_ones(cohort, tmp_path, capsys):
+    from lumbar_utils.crop_cache import CropCache
+    from lumbar_utils.localizer import read_points
+    from lumbar_utils.locating import points_from_table
+    from lumbar_utils.study import CompetitionFolder
+    from lumbar_utils.workspace import split_studies
+
+    folder, run = CompetitionFolder.open(cohort), tmp_path / "run"
+    ids = list(folder.labels["study_id"])
+    network = {"encoder": "test_resnet", "family": "2.5d", "width": 16}
+    config = tmp_path / "folds.json"
+    config.write_text(json.dumps({"folds": 2, "epochs": 1, "batch_size": 2, "classifier": network}))
+    quiet = ("--config", config, "--jobs", 1, "--device", "cpu", "--no-progress")
+    train = [str(a) for a in ("train", "classifier", cohort, "--run", run, *quiet)]
+
+    assert "fold must lie" in fails(capsys, *train, "--fold", 7)
+    single = tmp_path / "single.json"
+    single.write_text('{"folds": 1}')
+    assert "number of folds" in fails(capsys, *train, "--config", single, "--fold", "all")
+    assert not run.exists(), "what cannot be is refused before the work"
+    assert main([*train, "--fold", "all"]) == 0
+    printed = capsys.readouterr().out
+    assert f"{len(ids)} out-of-fold predictions" in printed and "calibrated" in printed
+    manifest = json.loads((run / "classifier" / "manifest.json").read_text())
+    held_out = [split_studies(folder, fold, folds=2)[1] for fold in (0, 1)]
+    assert manifest["folds"] == {"fold_0": held_out[0], "fold_1": held_out[1]} and manifest["synthetic_only"]
+    marked, found = points_from_table(folder, ids, n_jobs=1)[0], read_points(run / "crops_found" / "points.csv")
+    learnt, graded = (CropCache.open(run / name) for name in ("crops", "crops_found"))
+    for study_id in ids:
+        assert np.allclose(learnt[study_id].points.points, marked[study_id].points, atol=0.01)
+        assert np.allclose(graded[study_id].points.points, found[study_id].points, atol=0.01)
+        assert not np.allclose(found[study_id].points, marked[study_id].points, atol=0.01)
+
+    assert main([*train, "--fold", "1"]) == 0
+    assert set(CropCache.open(run / "crops").study_ids) == set(held_out[0])
+    assert CropCache.open(run / "crops_found").study_ids == tuple(held_out[1])
+    oof = pd.read_csv(run / "classifier" / "oof.csv", dtype=str)
+    assert oof["row_id"].tolist() == row_ids(held_out[1])
+
+
+@pytest.mark.slow
 def test_a_finder_can_be_trained_from_scratch(cohort, tmp_path):
     quiet = ("--run", tmp_path, "--seed", 1, "--jobs", 1, "--device", "cpu", "--no-progress")
     done = lumbar("train", "localizer", cohort, *quiet, "--steps", 1, "--from-scratch")
@@ -376,9 +417,9 @@ def test_a_finder_that_has_seen_the_held_out_studies_is_used_with_a_warning(tmp_
     shipped.made["studies"] = ["1", "2"]
     folder = shipped.save(tmp_path / "localizer")
     assert inputs.discs_of([], points=None, localizer=folder, held_out=["3"], progress=False) == {}
-    assert "held out" not in caplog.text
+    assert "to be judged" not in caplog.text
     inputs.discs_of([], points=None, localizer=folder, held_out=["2", "3"], progress=False)
-    assert "learnt from 1 of the 2 studies that are held out" in caplog.text
+    assert "learnt from 1 of the 2 studies that are to be judged" in caplog.text
 
 
 def test_the_dataset_to_upload_runs_without_anything_installed(tmp_path):

@@ -204,3 +204,6 @@ def test_the_run_of_a_fold_is_that_of_its_ensemble(tmp_path):
     assert run_of(folder) == tmp_path / "run"
     path = Ensemble((Member("fold_0"),)).save(folder)
     assert run_of(folder) == run_of(path) == run_of(folder / "fold_0") == tmp_path / "run"
+    for near in (folder, tmp_path / "run"):  # the list of several runs may lie in the run folder itself
+        (near / "localizer").mkdir()
+    assert run_of(tmp_path / "run") == tmp_path / "run" and run_of(folder / "fold_0") == folder

@@ -210,6 +210,23 @@ def test_fitted_loss_does_not_depend_on_the_batching(cohort):
     assert np.mean(batches) == pytest.approx(float(loss(logits, codes)), abs=1e-6)
 
 
+def test_a_mixed_batch_counts_every_label_by_its_share(cohort):
+    labels, p = cohort
+    labels[labels == MISSING] = 0
+    loss = CompetitionLoss.fitted(labels)
+    logits, own, partner = torch.log(torch.as_tensor(p[:4])), torch.as_tensor(labels[:4]), torch.as_tensor(labels[4:8])
+    share = torch.tensor([1.0, 0.7, 0.5, 0.1], dtype=torch.float64)
+
+    def alone(i, codes):
+        return float(loss(logits[i : i + 1], codes[i : i + 1]))
+
+    by_hand = sum(s * alone(i, own) + (1 - s) * alone(i, partner) for i, s in enumerate(share.tolist())) / 4
+    mixed = loss(logits.repeat(2, 1, 1), torch.cat([own, partner]), torch.cat([share, 1 - share]))
+    assert float(mixed) == pytest.approx(by_hand, abs=1e-6)
+    whole = loss(logits.repeat(2, 1, 1), torch.cat([own, partner]), torch.cat([torch.ones(4), torch.zeros(4)]))
+    assert float(whole) == pytest.approx(float(loss(logits, own)), abs=1e-6)
+
+
 def test_loss_is_stable_and_masked():
     logits = torch.zeros(2, 25, 3)
     logits[0, :, 0] = 1e4

@@ -145,10 +145,11 @@ def test_an_ablation_shows_scores_differences_and_how_much_of_the_gap_is_closed(
         {
             "name": ["plain", "+ mixing"],
             "score": [0.6, 0.5],
+            "against": [np.nan, "plain"],
             "difference": [np.nan, -0.1],
             "low": [np.nan, -0.15],
             "high": [np.nan, -0.05],
-            "minutes": [3.0, 4.0],
+            "minutes": [np.nan, 4.0],
         }
     )
     for theme in ("light", "dark"):

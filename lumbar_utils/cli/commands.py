@@ -160,9 +160,11 @@ def _train_classifier(args: argparse.Namespace) -> None:
     config = replace(config, **{name: value for name, value in changes.items() if value is not None})
     if folder.labels is None:
         raise DataError(f"{folder.root} has no train.csv, so there is nothing to learn from")
-    held_out = list(folder.labels["study_id"]) if every else []
-    if config.folds > 1 and not every:
+    held_out = []
+    if every or config.folds > 1:  # folds that cannot be are refused here, before the work
         held_out = split_studies(folder, config.fold, folds=config.folds, seed=config.seed)[1]
+    if every:
+        held_out = list(folder.labels["study_id"])
     cache, found = _training_crops(folder, held_out, every, args)
     options = {"held_out_crops": found, "synthetic_only": folder.is_synthetic, "progress": args.progress}
     if every:

@@ -84,19 +84,6 @@ def open_localizer(folder: Path | None) -> DiscLocalizer:
     return localizer
 
 
-def _warn_of_studies_learnt_from(localizer: DiscLocalizer, folder: Path | None, held_out: Sequence[str]) -> None:
-    """Say so when a disc finder has learnt from studies that are now held out."""
-    seen = set(localizer.made.get("studies", ())) & set(held_out)
-    if seen:
-        logger.warning(
-            "the disc finder in %s has learnt from %d of the %d studies that are held out here, so their crops, and "
-            "the score on them, are better than they would be on new studies: train it with the same --fold and --seed",
-            folder,
-            len(seen),
-            len(held_out),
-        )
-
-
 def discs_of(
     sources: Sequence[StudySource],
     *,
@@ -110,12 +97,12 @@ def discs_of(
     A finder that has learnt from studies of `held_out` is used, with a warning.
     """
     from ..localizer import read_points
-    from ..locating import doubtful_words, locate_studies
+    from ..locating import doubtful_words, locate_studies, warn_of_studies_learnt_from
 
     if points is not None:
         return read_points(points)
     finder = open_localizer(localizer)
-    _warn_of_studies_learnt_from(finder, localizer, held_out)
+    warn_of_studies_learnt_from(finder, held_out)
     found = locate_studies(sources, finder, progress=progress)[0]
     if doubtful_words(found):
         print(f"  {doubtful_words(found)}")

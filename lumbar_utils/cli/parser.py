@@ -166,7 +166,7 @@ def _add_train(commands) -> None:
         "  lumbar train classifier data --run runs/first --config my.json --epochs 20\n"
         "  lumbar train classifier data --run runs/first --fold all\n"
         "on several GPUs, once the crops are there:\n"
-        "  accelerate launch --num_processes 2 -m lumbar_utils.train runs/first/crops data/train.csv \\\n"
+        "  accelerate launch --multi_gpu --num_processes 2 -m lumbar_utils.train runs/first/crops data/train.csv \\\n"
         "      runs/first/classifier --found runs/first/crops_found",
     )
     for sub in (localizer, classifier):

@@ -67,18 +67,19 @@ def show_ablation(
     title: str = "What each part brings",
     synthetic: bool = False,
 ) -> Figure:
-    """Configurations below each other: their scores, and how far each is from the first row; lower is better.
+    """Configurations below each other: their scores, and how far each is from the one it changes; lower is better.
 
     Parameters
     ----------
     table : DataFrame
-        Columns name, score, difference, low, high (difference to the first row's score and its interval, nan in the
-        first row) and minutes (of training). Rows are drawn in their order.
+        Columns name, score, against, difference, low, high (the row that it is compared with, the difference of the
+        scores and its interval; nan where there is none) and minutes (of training; nan where nothing was trained). Rows
+        are drawn in their order.
     references : mapping name -> score, optional
         Level lines. With `weighted prior` and `oracle` among them, the share of the distance between these two that
         each row closes is written beside its score.
     """
-    absent = [c for c in ("name", "score", "difference", "low", "high", "minutes") if c not in table]
+    absent = [c for c in ("name", "score", "against", "difference", "low", "high", "minutes") if c not in table]
     if absent or not len(table):
         raise DataError(f"the table lacks {absent or 'rows'}, it has the columns {list(table.columns)}")
     references, rows = dict(references or {}), np.arange(len(table))
@@ -105,12 +106,13 @@ def show_ablation(
     for row, (mean, low, high) in enumerate(table[["difference", "low", "high"]].to_numpy(dtype=float)):
         shade = FAMILY_COLORS[1] if high < 0 else FAMILY_COLORS[2] if low > 0 else color("muted")
         right.plot([low, high], [row, row], color=shade, lw=2.2, solid_capstyle="round")
-        right.plot(0.0 if row == 0 else mean, row, "o", ms=6, color=shade)
-    right.set_xlabel("difference to the first row, with its interval")
-    right.set_yticks(rows, [""] * len(rows))
+        right.plot(mean, row, "o", ms=6, color=shade)
+    right.set_xlabel("difference to the row named, with its interval")
+    right.set_yticks(rows, [name if isinstance(name, str) else "" for name in table["against"]])
     right.text(1.14, 1.02, "minutes", transform=right.transAxes, ha="right", fontsize=7.5, color=color("muted"))
     for row, minutes in zip(rows, table["minutes"], strict=True):
-        right.text(1.14, row, f"{minutes:.1f}", transform=right.get_yaxis_transform(), ha="right", va="center")
+        said = f"{minutes:.1f}" if np.isfinite(minutes) else ""
+        right.text(1.14, row, said, transform=right.get_yaxis_transform(), ha="right", va="center")
     for panel in (left, right):
         panel.margins(x=0.08)
         panel.set_ylim(len(rows) - 0.5, -0.5)

@@ -40,7 +40,7 @@ MONTAGE_ROWS = (
     (SAGITTAL_T1, FORAMEN_OFFSET_MM, "Sagittal T1\nleft foramen"),
 )
 """What the montage shows of each level: view, mm from the canal along the crop's first axis, name."""
-_CONDITION_PANELS = {
+CONDITION_PANELS = {
     0: ((SAGITTAL_T2, 0.0), (AXIAL_T2, 0.0)),
     1: ((SAGITTAL_T1, FORAMEN_OFFSET_MM), (AXIAL_T2, 0.0)),
     2: ((SAGITTAL_T1, -FORAMEN_OFFSET_MM), (AXIAL_T2, 0.0)),
@@ -79,7 +79,7 @@ def show_crops(
         for i, (view, offset, name) in enumerate(rows):
             for level in range(N_LEVELS):
                 scale = 20 if level == 0 else None
-                _draw_crop(axes[i][level], crops, view, level, offset, scale_mm=scale)
+                draw_crop(axes[i][level], crops, view, level, offset, scale_mm=scale)
             _row_name(figure, axes[i][0], name)
         _level_names(figure, axes[0])
         if with_strip:
@@ -109,7 +109,7 @@ def show_crop_slices(
         for level in range(N_LEVELS):
             for n, offset in enumerate(offsets):
                 panel, first = axes[level][n], level == 0 and n == 0
-                _draw_crop(panel, crops, view, level, offset, letters=first, scale_mm=20 if first else None)
+                draw_crop(panel, crops, view, level, offset, letters=first, scale_mm=20 if first else None)
                 if level == 0:
                     box, name = panel.get_position(), _offset_name(view, offset)
                     x = (box.x0 + box.x1) / 2
@@ -140,14 +140,14 @@ def show_condition(
     """One condition across the five levels, in the views in which it is read, with prediction and label."""
     index = CONDITIONS.index(condition) if isinstance(condition, str) else int(condition)
     probabilities, labels = _checked(probabilities, labels)
-    panels = _CONDITION_PANELS[index]
+    panels = CONDITION_PANELS[index]
     with mpl.rc_context(theme("dark")):
         figure, axes = justified_panels(
             [[1.0] * N_LEVELS] * len(panels), width=width, left=0.9, row_gaps=[0.42, *[0.0] * (len(panels) - 1)]
         )
         for row, (view, offset) in zip(axes, panels, strict=True):
             for level in range(N_LEVELS):
-                _draw_crop(row[level], crops, view, level, offset, scale_mm=20 if level == 0 else None)
+                draw_crop(row[level], crops, view, level, offset, scale_mm=20 if level == 0 else None)
             _row_name(figure, row[0], view.replace("/STIR", "") + (f"\n{offset:+g} mm" if offset else ""))
         for level, panel in enumerate(axes[0]):
             target, box, words = target_index(index, level), panel.get_position(), []
@@ -176,7 +176,7 @@ def crop_plane(crops: StudyCrops, view: str, level: int, offset_mm: float = 0.0)
     return ImagePlane.from_grid(crops.images[view][level], grid, index, crops.covered[view][level])
 
 
-def _draw_crop(panel: Axes, crops: StudyCrops, view, level, offset, *, letters=True, scale_mm=None) -> None:
+def draw_crop(panel: Axes, crops: StudyCrops, view, level, offset, *, letters=True, scale_mm=None) -> None:
     if crops.sources[view][level] is None:
         draw_absent(panel, "not in the scan" if crops.covered[view].any() else "no series")
         return

@@ -13,7 +13,7 @@ from matplotlib.patches import Patch
 
 from ..errors import DataError
 from ..labels import CONDITIONS, LEVELS, PROBABILITY_COLUMNS, SEVERITIES, level_title
-from .crops import _CONDITION_PANELS, _draw_crop
+from .crops import CONDITION_PANELS, draw_crop
 from .style import CONDITION_NAMES, LEVEL_COLORS, SEVERITY_COLORS, color, finish, new_figure, say, theme
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ def _draw_case(figure: Figure, crops: StudyCrops, case, x: float, y: float) -> N
     width, height = figure.get_size_inches()
     condition, level = CONDITIONS.index(case.condition), LEVELS.index(case.level)
     severity = SEVERITIES.index(case.label)
-    for n, (view, offset) in enumerate(_CONDITION_PANELS[condition]):
+    for n, (view, offset) in enumerate(CONDITION_PANELS[condition]):
         box = (x + n * PANEL_INCHES, y - PANEL_INCHES, PANEL_INCHES - 0.03, PANEL_INCHES)
         panel = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
-        _draw_crop(panel, crops, view, level, offset, scale_mm=20 if n == 0 else None)
+        draw_crop(panel, crops, view, level, offset, scale_mm=20 if n == 0 else None)
     heading = f"{CONDITION_NAMES[condition]}  {level_title(case.level)}"
     words = {"va": "bottom", "fontsize": 9, "fontweight": "bold"}
     figure.text(x / width, (y + 0.21) / height, heading, color=LEVEL_COLORS[level], **words)
