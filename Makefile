@@ -4,7 +4,7 @@
 #   make run DATA=/path/to/folder the same on a folder with the competition's files, results in runs/<its name>
 #   make test                     all tests
 #   make kaggle RUN=runs/demo     pack library, timm-3d and weights into dist/kaggle, to upload as a data set
-#   make weights                  remake the disc finder that ships with the library, about 50 minutes on two cores
+#   make weights                  remake the disc finder that ships with the library, about an hour on two cores
 #   make lint | format | images | notebooks | clean
 #
 # PYTHON=/path/to/python picks the interpreter (3.11 or 3.12), VENV=folder the environment's place, JOBS=n the number
