@@ -29,10 +29,10 @@ from .labels import (
     level_title,
 )
 from .metrics import (
-    EPSILON,
     FAMILY_TARGETS,
     Score,
     competition_score,
+    log_losses,
     read_predictions,
     uniform,
     weighted_prior,
@@ -250,12 +250,8 @@ def _weights(labels: np.ndarray) -> np.ndarray:
 
 
 def _weighted_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Weight times -ln p of the label, (n, 25), 0 where absent; clipped and normalised as the metric does."""
-    known = labels != MISSING
-    clipped = np.clip(np.where(known[..., None], probabilities, 1.0), EPSILON, 1 - EPSILON)
-    clipped = clipped / clipped.sum(axis=-1, keepdims=True)
-    p_true = np.take_along_axis(clipped, np.where(known, labels, 0)[..., None], axis=-1)[..., 0]
-    return -np.log(p_true) * _weights(labels)
+    """Weight times -ln p of the label, (n, 25), 0 where absent."""
+    return log_losses(labels, probabilities) * _weights(labels)
 
 
 def _equally_uncertain(p: np.ndarray, bins: int) -> list[np.ndarray]:

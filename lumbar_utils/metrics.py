@@ -273,12 +273,21 @@ class CompetitionLoss:
         return (loss * share).sum() / (rows.clamp(min=1e-6) * self.mean_weights[term])
 
 
-def _score(labels: np.ndarray, weights: np.ndarray, probabilities: np.ndarray) -> Score:
+def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """-ln p of each label, float64 (n, 25), 0 where absent; clipped and normalised as the metric does.
+
+    Labels int (n, 25), -1 = not labelled; probabilities (n, 25, 3), which may be anything where there is no label.
+    """
     known = labels != MISSING
     clipped = np.clip(np.where(known[..., None], probabilities, 1.0), EPSILON, 1 - EPSILON)
     clipped = clipped / clipped.sum(axis=-1, keepdims=True)
     p_true = np.take_along_axis(clipped, np.where(known, labels, 0)[..., None].astype(np.intp), axis=-1)[..., 0]
-    loss = -np.log(p_true) * np.where(known, weights, 0.0)
+    return np.where(known, -np.log(p_true), 0.0)
+
+
+def _score(labels: np.ndarray, weights: np.ndarray, probabilities: np.ndarray) -> Score:
+    known = labels != MISSING
+    loss = log_losses(labels, probabilities) * np.where(known, weights, 0.0)
     terms = [_mean(loss[:, t].sum(), weights[:, t][known[:, t]].sum()) for t in FAMILY_TARGETS.values()]
 
     spinal = FAMILY_TARGETS["spinal"]
