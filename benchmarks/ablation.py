@@ -315,8 +315,8 @@ def table(every: dict[str, Row], data: Data, work: Path) -> pd.DataFrame:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="*", default=[], help="names; default all that are trained")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--rows", nargs="*", default=[], help="names, in the order to train them; default all")
+    parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--jobs", type=int, default=2, help="rows at a time; on a GPU one (default: 2)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--cohort", type=Path, default=ROOT / "runs" / "benchmark" / "ablation")
@@ -332,7 +332,7 @@ def main() -> int:
         parser.error(f"no such rows: {sorted(unknown)}; there are {list(every)}")
     data = prepare(args.cohort, args.jobs)
     work = args.cohort.parent / f"ablation_rows_{args.epochs}"
-    trained = [name for name, row in every.items() if row.config and (not args.rows or name in args.rows)]
+    trained = [name for name in args.rows or every if every[name].config]
     failed = False
     # A process a row, so that each one's largest memory is its own; one that fails costs only itself.
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:

@@ -52,7 +52,10 @@ class SlicesThenLSTM(nn.Module):
 
 
 class MonaiResNet50(nn.Module):
-    """MONAI's 3D ResNet50 as it comes, slices on the first axis."""
+    """MONAI's 3D ResNet50 with the stem's stride of 2 that timm-3d has too; slices on the first axis.
+
+    As MONAI has it, with a stride of 1, a step takes four times as long.
+    """
 
     features = 2048
 
@@ -60,7 +63,7 @@ class MonaiResNet50(nn.Module):
         super().__init__()
         from monai.networks.nets import resnet50
 
-        self.network = resnet50(spatial_dims=3, n_input_channels=1, feed_forward=False)
+        self.network = resnet50(spatial_dims=3, n_input_channels=1, conv1_t_stride=2, feed_forward=False)
         self.network.to(memory_format=torch.channels_last_3d)
 
     def forward(self, stack: torch.Tensor) -> torch.Tensor:
