@@ -39,6 +39,7 @@ LAYERS = (
     ("ensembles",),
     ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation"),
     ("predict", "submission"),
+    ("evidence", "structured_report"),
     ("views",),
     ("kaggle",),
     ("workspace",),
