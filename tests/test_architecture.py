@@ -35,6 +35,7 @@ LAYERS = (
     ("metrics",),
     ("calibration", "denoising"),
     ("evaluation",),
+    ("agreement", "strata", "graded"),
     ("runs",),
     ("ensembles",),
     ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation"),
