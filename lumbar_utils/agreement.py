@@ -140,6 +140,18 @@ def agreement_table(
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
+def agreement_words(table: pd.DataFrame) -> pd.DataFrame:
+    """A table of `agreement_table` for reading: groups and predictions down, measures across, "0.74 (0.60 to 0.84)"."""
+    said = [
+        f"{row.value:.2f} ({row.low:.2f} to {row.high:.2f})" if np.isfinite(row.value) else ""
+        for row in table.itertuples()
+    ]
+    wide = table.assign(said=said).pivot_table(
+        index=["group", "prediction"], columns="measure", values="said", aggfunc="first", sort=False
+    )
+    return wide.rename_axis(index=[None, None], columns=None)
+
+
 def kappa_of(confusion: np.ndarray, weights: str | None) -> np.ndarray:
     """Kappa of confusion matrices (..., K, K), labels by rows, nan if undefined; `weights` as for scikit-learn."""
     size = confusion.shape[-1]

@@ -86,6 +86,8 @@ class Evidence:
         empty where the source lacks them. Identifies the patient.
     images : tuple of SourceImage
         All of one StudyInstanceUID come first.
+    acquisitions : dict series_id -> dict
+        How each series was acquired, as in `dicom.Series.header`.
     problems : tuple of str
         Files that are left out, and why.
     """
@@ -93,6 +95,7 @@ class Evidence:
     study_id: str
     identity: Dataset = field(repr=False)
     images: tuple[SourceImage, ...] = field(repr=False)
+    acquisitions: dict[str, dict] = field(default_factory=dict, repr=False)
     problems: tuple[str, ...] = ()
 
     def frame_of_reference(self, series_id: str) -> str:
@@ -132,6 +135,7 @@ def read_evidence(source: StudySource) -> Evidence:
     """
     images: list[SourceImage] = []
     headers: list[Dataset] = []
+    acquisitions: dict[str, dict] = {}
     problems: list[str] = []
     for series_id, view, paths in _series_of(source):
         series_images, series_headers = [], []
@@ -142,7 +146,10 @@ def read_evidence(source: StudySource) -> Evidence:
                 series_headers.append(dataset)
             except DicomError as error:
                 problems.append(f"{path.name}: {error.problem}")
-        view = view or _view_of(series_images, series_headers)
+        if not series_images:
+            continue
+        acquisitions[series_id] = acquisition(series_headers[0])
+        view = view or _view_of(series_images, acquisitions[series_id], text(series_headers[0], "SeriesDescription"))
         if view:
             images += [SourceImage(**{**vars(image), "view": view}) for image in series_images]
             headers += series_headers
@@ -152,7 +159,7 @@ def read_evidence(source: StudySource) -> Evidence:
     main_study = Counter(image.study_uid for image in images).most_common(1)[0][0]
     order = sorted(range(len(images)), key=lambda i: images[i].study_uid != main_study)
     identity = _identity(headers[order[0]])
-    return Evidence(source.study_id, identity, tuple(images[i] for i in order), tuple(problems))
+    return Evidence(source.study_id, identity, tuple(images[i] for i in order), acquisitions, tuple(problems))
 
 
 def _distance(frame: SliceGeometry, point: np.ndarray) -> float:
@@ -197,9 +204,8 @@ def _source_image(dataset: Dataset, path: Path, series_id: str) -> SourceImage:
     )
 
 
-def _view_of(images: list[SourceImage], headers: list[Dataset]) -> str:
-    planes = [plane_of(frame) for image in images for frame in image.frames]
-    return recognise(planes, acquisition(headers[0]), text(headers[0], "SeriesDescription"))[0] if images else ""
+def _view_of(images: list[SourceImage], header: dict, description: str) -> str:
+    return recognise([plane_of(frame) for image in images for frame in image.frames], header, description)[0]
 
 
 def _identity(header: Dataset) -> Dataset:

@@ -22,7 +22,7 @@ LAYERS = (
     ("labels",),
     ("geometry",),
     ("dicom_pixels", "dicom_headers", "recognition", "dicom"),
-    ("coordinates", "competition", "study"),
+    ("coordinates", "competition", "study", "evidence"),
     ("phantom",),
     ("eda",),
     ("devices",),
@@ -40,7 +40,7 @@ LAYERS = (
     ("ensembles",),
     ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation"),
     ("predict", "submission"),
-    ("evidence", "structured_report"),
+    ("structured_report",),
     ("views",),
     ("kaggle",),
     ("workspace",),
@@ -172,9 +172,9 @@ def source(cell: dict) -> str:
     return "".join(cell["source"])
 
 
-def test_there_are_five_notebooks():
+def test_there_are_six_notebooks():
     names = ["01_eda", "02_localization", "03_roi_extraction", "04_train_classifier", "05_kaggle_inference"]
-    assert [path.stem for path in NOTEBOOKS] == names
+    assert [path.stem for path in NOTEBOOKS] == [*names, "06_error_analysis"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=relative)
