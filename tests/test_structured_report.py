@@ -180,6 +180,17 @@ def test_dciodvfy_finds_no_error_and_would_find_one(written, tmp_path):
     assert dciodvfy(tmp_path / "broken.dcm")
 
 
+def test_an_archive_finds_patient_and_study_as_in_the_images(phantom, written):
+    """dcentvfy compares the patient and the study of files that are to be of one study."""
+    if shutil.which("dcentvfy") is None:
+        pytest.skip("dcentvfy is not installed (Debian: apt install dicom3tools)")
+    source, _ = phantom
+    images = [str(next((source.path / series_id).glob("*.dcm"))) for series_id, _ in source.listed]
+    said = subprocess.run(["dcentvfy", str(written), *images], capture_output=True, text=True, check=False)
+    assert "Error" not in said.stdout + said.stderr
+    assert pydicom.dcmread(written).StudyInstanceUID == pydicom.dcmread(images[0]).StudyInstanceUID
+
+
 def test_a_study_without_a_view_says_so(cohort, phantom, tmp_path):
     source, prediction = phantom
     kept = tuple(series_id for series_id, view in source.listed if view == SAGITTAL_T2)
