@@ -273,6 +273,22 @@ def test_files_that_cannot_be_referred_to_are_left_out_and_named(tmp_path):
     assert {i.view for i in read_evidence(find_studies(tmp_path / "axial")[0]).images} == {AXIAL_T2}
 
 
+def test_images_of_another_study_in_the_same_folder_are_evidence_but_lend_no_identity(tmp_path):
+    common = {"shape": (48, 40), "EchoTime": 100.0, "RepetitionTime": 3000.0}
+    write_series(tmp_path / "7" / "1", offsets=(0, 4), study_uid="1.2.1", series_uid="1.2.1.1", PatientID="A", **common)
+    write_series(tmp_path / "7" / "2", study_uid="1.2.2", series_uid="1.2.2.1", PatientID="B", **common)
+    source = StudySource("7", tmp_path / "7", in_competition=True)
+    files, failures = write_structured_reports([prediction_of(source, POINTS, "2")], [source], tmp_path / "sr")
+    assert not failures and dciodvfy(files["7"]) == []
+    report = pydicom.dcmread(files["7"])
+    assert (report.StudyInstanceUID, report.PatientID) == ("1.2.2", "B")  # that of most images
+    counted = [
+        sum(len(series.ReferencedSOPSequence) for series in study[0].ReferencedSeriesSequence)
+        for study in (report.CurrentRequestedProcedureEvidenceSequence, report.PertinentOtherEvidenceSequence)
+    ]
+    assert counted == [5, 2]
+
+
 def test_what_is_no_prediction_is_refused(phantom, tmp_path):
     source, prediction = phantom
     prior = StudyPrediction(source.study_id, prediction.probabilities, fallback=True)
