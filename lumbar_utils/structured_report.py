@@ -33,10 +33,8 @@ from .errors import DataError, DicomError, LumbarError, MissingPackageError
 from .evidence import Evidence, SourceImage, read_evidence
 from .labels import (
     AXIAL_T2,
-    CONDITIONS,
     LEVELS,
     N_LEVELS,
-    PROBABILITY_COLUMNS,
     SAGITTAL_T1,
     SAGITTAL_T2,
     TARGETS,
@@ -329,6 +327,3 @@ def _evidence_headers(evidence: Evidence) -> Sequence[Dataset]:
         header.SOPClassUID, header.SOPInstanceUID = image.sop_class_uid, image.sop_instance_uid
         headers.append(header)
     return headers
-
-
-assert len(PROBABILITY_CODES) == len(PROBABILITY_COLUMNS) and len(FINDING_CODES) == len(CONDITIONS)
