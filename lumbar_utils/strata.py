@@ -55,7 +55,7 @@ CONFIDENCE_EDGES = (0.0, 0.9, 0.97, 0.99, 1.0)
 def loss_by_stratum(
     labels: np.ndarray,
     probabilities: np.ndarray,
-    strata: pd.Series | Sequence | np.ndarray,
+    strata: pd.Series | pd.DataFrame | Sequence | np.ndarray,
     reference: np.ndarray | None = None,
     *,
     trait: str = "",
@@ -68,9 +68,9 @@ def loss_by_stratum(
     ----------
     labels, probabilities : arrays (n_studies, 25) and (n_studies, 25, 3)
         Labels -1 where not labelled.
-    strata : array (n_studies,), (n_studies, 5) or (n_studies, 25)
-        What a study, a level of it or a target of it belongs to; "" and nan belong nowhere. Ordered categories keep
-        their order, others come as they first appear.
+    strata : Series, DataFrame or array, (n_studies,), (n_studies, 5) or (n_studies, 25)
+        What a study, a level of it or a target of it belongs to; "" and nan belong nowhere. Categories keep their
+        order, others come as they first appear.
     reference : array (n_studies, 25, 3), optional
         Predictions to compare with on the same labels, such as `GradedStudies.best_known`.
     trait : str
@@ -85,9 +85,9 @@ def loss_by_stratum(
         the paired interval. nan where one of the three families has no label.
     """
     labels, probabilities = checked_grades(labels, probabilities)
-    order = list(strata.cat.categories) if isinstance(strata, pd.Series) and strata.dtype == "category" else None
     places = _spread(np.asarray(strata, dtype=object), labels)
-    order = [one for one in dict.fromkeys(places.ravel()) if one != ""] if order is None else order
+    present = [one for one in dict.fromkeys(places.ravel()) if one != ""]
+    order = [one for one in _categories(strata) if one in present] or present
     weights = np.where(labels == MISSING, 0.0, np.asarray(SEVERITY_WEIGHTS)[labels])
     losses = [weights * log_losses(labels, p) for p in (probabilities, reference) if p is not None]
     counts = resample_counts(len(labels), n, seed)
@@ -106,7 +106,7 @@ def loss_by_stratum(
 def loss_by_traits(
     labels: np.ndarray,
     probabilities: np.ndarray,
-    traits: Mapping[str, pd.Series | np.ndarray],
+    traits: Mapping[str, pd.Series | pd.DataFrame | np.ndarray],
     reference: np.ndarray | None = None,
     *,
     n: int = 1000,
@@ -129,14 +129,28 @@ def level_strata(n_studies: int) -> np.ndarray:
 
 def confidence_strata(
     found: Mapping[str, DiscPoints], study_ids: Sequence[str], edges: Sequence[float] = CONFIDENCE_EDGES
-) -> np.ndarray:
-    """The disc finder's confidence at each level as a stratum, (n_studies, 5); "" where a study has no points."""
-    words = np.array([f"{low:g} to {high:g}" for low, high in itertools.pairwise(edges)], dtype=object)
-    strata = np.full((len(study_ids), N_LEVELS), "", dtype=object)
+) -> pd.DataFrame:
+    """The disc finder's confidence at each level as a stratum, (n_studies, 5); nan where a study has no points."""
+    words = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(edges)]
+    values = np.array([found[s].confidence if s in found else [np.nan] * N_LEVELS for s in study_ids])
+    codes = np.where(np.isnan(values), -1, np.digitize(values, edges[1:-1]))
+    dtype = pd.CategoricalDtype(words, ordered=True)
+    return pd.DataFrame({level: pd.Categorical.from_codes(codes[:, i], dtype=dtype) for i, level in enumerate(LEVELS)})
+
+
+def error_strata(
+    found: Mapping[str, DiscPoints], reference: Mapping[str, np.ndarray], study_ids: Sequence[str], *, parts: int = 3
+) -> pd.DataFrame:
+    """How far the found point of each level lies from the reference, in mm, in parts of equal size, (n_studies, 5).
+
+    reference: LPS mm (5, 3) by study id, as `locating.reference_points` gives them; nan where either is not known.
+    """
+    values = np.full((len(study_ids), N_LEVELS), np.nan)
     for row, study_id in enumerate(study_ids):
-        if study_id in found:
-            strata[row] = words[np.digitize(found[study_id].confidence, edges[1:-1])]
-    return strata
+        if study_id in found and study_id in reference:
+            values[row] = np.linalg.norm(found[study_id].points - reference[study_id], axis=1)
+    flat = number_strata(pd.Series(values.ravel()), parts)
+    return pd.DataFrame({level: flat.iloc[i::N_LEVELS].array for i, level in enumerate(LEVELS)})
 
 
 def scanner_table(sources: Sequence[StudySource]) -> pd.DataFrame:
@@ -224,6 +238,12 @@ def number_strata(values: pd.Series, parts: int = 3) -> pd.Series:
         codes = np.digitize(values, edges[1:-1])
     named = [words[code] if known else None for code, known in zip(codes, values.notna(), strict=True)]
     return pd.Series(pd.Categorical(named, categories=list(dict.fromkeys(words)), ordered=True), index=values.index)
+
+
+def _categories(strata: object) -> list[str]:
+    """The categories of a categorical Series, or of a DataFrame's first column; none of anything else."""
+    column = strata.iloc[:, 0] if isinstance(strata, pd.DataFrame) else strata
+    return list(column.cat.categories) if isinstance(getattr(column, "dtype", None), pd.CategoricalDtype) else []
 
 
 def _spread(strata: np.ndarray, labels: np.ndarray) -> np.ndarray:

@@ -80,12 +80,20 @@ def test_numbers_become_strata_of_equal_size_in_their_order():
     assert strata.number_strata(pd.Series([np.nan, None])).isna().all()
 
 
-def test_confidence_lies_in_its_stratum_and_studies_without_points_in_none():
+def test_confidence_and_error_of_the_finder_are_strata_of_levels(graded):
+    labels, p = graded
     points = np.stack([np.zeros(5), np.zeros(5), -30.0 * np.arange(5)], axis=1)
-    found = {"a": DiscPoints("a", "1", points, [0.2, 0.95, 0.98, 0.995, 1.0])}
+    found = {"a": DiscPoints("a", "1", points, [0.995, 0.95, 0.98, 0.2, 1.0])}
     table = strata.confidence_strata(found, ["b", "a"])
-    assert (table[0] == "").all()
-    assert list(table[1]) == ["0 to 0.9", "0.9 to 0.97", "0.97 to 0.99", "0.99 to 1", "0.99 to 1"]
+    assert table.loc[0].isna().all()
+    assert list(table.loc[1]) == ["0.99 to 1", "0.9 to 0.97", "0.97 to 0.99", "0 to 0.9", "0.99 to 1"]
+    losses = strata.loss_by_stratum(labels[:2], p[:2], table, n=5)
+    assert list(losses["stratum"]) == ["0 to 0.9", "0.9 to 0.97", "0.97 to 0.99", "0.99 to 1"]  # in their order
+    reference = {"a": points + np.array([[3, 0, 0], [1, 0, 0], [2, 0, 0], [5, 0, 0], [np.nan] * 3])}
+    errors = strata.error_strata(found, reference, ["a", "b"])
+    assert list(errors.loc[0][:4]) == ["3", "1", "2", "5"] and errors.loc[0].isna().sum() == 1
+    assert errors.loc[1].isna().all()
+    assert list(strata.loss_by_stratum(labels[:2], p[:2], errors, n=5)["stratum"]) == ["1", "2", "3", "5"]
 
 
 def test_headers_tell_what_the_pixels_files_tell(cohort):
