@@ -7,11 +7,13 @@ import pandas as pd
 import pytest
 from figures import text_of
 from matplotlib import pyplot
+from planted_crops import planted_cohort
 
 from lumbar_utils import views
 from lumbar_utils.agreement import MEASURES, agreement_table, agreement_words
 from lumbar_utils.errors import DataError
-from lumbar_utils.labels import N_TARGETS
+from lumbar_utils.evaluation import worst_cases
+from lumbar_utils.labels import N_TARGETS, encode_severities
 from lumbar_utils.strata import level_strata, loss_by_traits
 
 
@@ -53,6 +55,14 @@ def test_strata_are_drawn_beside_their_reference(graded, tmp_path):
     assert len(views.show_strata(loss_by_traits(labels, p, traits, n=20)).axes) == 1
     nothing = views.show_strata(table.iloc[:0])
     assert "nothing to tell apart" in text_of(nothing) and nothing.axes  # without axes a notebook shows no figure
+
+
+def test_own_errors_are_not_called_what_cost_the_score():
+    crops, labels = planted_cohort(3, seed=1)
+    p = np.full((3, N_TARGETS, 3), [0.9, 0.05, 0.05])
+    cases = worst_cases(encode_severities(labels), p, list(labels["study_id"]), 2)
+    said = text_of(views.show_own_errors(crops, cases, synthetic=True))
+    assert "Most wrong, whatever the label" in said and "What cost the score most" not in said and "synthetic" in said
 
 
 def test_other_tables_are_refused():

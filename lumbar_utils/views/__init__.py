@@ -17,7 +17,7 @@ from .cohort import (
 )
 from .comparison import show_ablation, show_scores
 from .crops import crop_plane, show_condition, show_crop_slices, show_crops
-from .error_analysis import show_agreement, show_strata
+from .error_analysis import show_agreement, show_own_errors, show_strata
 from .grading import show_confusion, show_loss_by_target, show_reliability
 from .images import show_disc_points, show_localizations, show_series, show_study
 from .localization import show_found_discs
@@ -48,6 +48,7 @@ __all__ = [
     "show_localizer_error",
     "show_loss_by_target",
     "show_missing_labels",
+    "show_own_errors",
     "show_point_places",
     "show_reliability",
     "show_scores",

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -12,6 +15,10 @@ from ..agreement import AREAS, KAPPAS, MEASURES
 from ..errors import DataError
 from ..labels import CONDITIONS, condition_title
 from .style import CONDITION_NAMES, FAMILY_COLORS, color, finish, new_figure, say, themed
+from .worst_cases import show_worst_cases
+
+if TYPE_CHECKING:
+    from ..crops import StudyCrops
 
 PREDICTION_COLORS = (FAMILY_COLORS[0], FAMILY_COLORS[2], FAMILY_COLORS[1], "#4c9fe0")
 SHORT_NAMES = dict(zip(map(condition_title, CONDITIONS), CONDITION_NAMES, strict=True))
@@ -102,6 +109,15 @@ def show_strata(
         panel.set_axisbelow(True)
     left.set_xlim(left=0)
     return finish(figure, title=title, synthetic=synthetic)
+
+
+def show_own_errors(cache: Mapping[str, StudyCrops], cases: pd.DataFrame, **options) -> Figure:
+    """Cases of `GradedStudies.own_errors` as `show_worst_cases` draws cases, whose options it takes."""
+    figure = show_worst_cases(cache, cases, **options)
+    for text in figure.texts:
+        if text.get_text() == "What cost the score most":
+            text.set_text("Most wrong, whatever the label")
+    return figure
 
 
 def _draw_interval(panel: Axes, row: pd.DataFrame, at: float, shade: str) -> None:
