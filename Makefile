@@ -1,6 +1,6 @@
 # The two commands: `make run` and `make test`. Both make the environment in .venv when it is not there yet.
 #
-#   make run                      synthetic demo cohort, notebooks 01 to 05, results in runs/demo
+#   make run                      synthetic demo cohort, notebooks 01 to 06, results in runs/demo
 #   make run DATA=/path/to/folder the same on a folder with the competition's files, results in runs/<its name>
 #   make test                     all tests
 #   make kaggle RUN=runs/demo     pack library, timm-3d and weights into dist/kaggle, to upload as a data set
@@ -29,7 +29,7 @@ TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 help:  ## this list
 	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
 
-run: $(STAMP)  ## data, notebooks 01 to 05, results in runs/ (DATA=folder: on real data)
+run: $(STAMP)  ## data, notebooks 01 to 06, results in runs/ (DATA=folder: on real data)
 	@$(PY) tools/run_notebooks.py --data "$(DATA)" --run "$(RUN)"
 
 test: $(STAMP)  ## all tests

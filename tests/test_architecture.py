@@ -22,7 +22,7 @@ LAYERS = (
     ("labels",),
     ("geometry",),
     ("dicom_pixels", "dicom_headers", "recognition", "dicom"),
-    ("coordinates", "competition", "study"),
+    ("coordinates", "competition", "study", "evidence"),
     ("phantom",),
     ("eda",),
     ("devices",),
@@ -35,10 +35,12 @@ LAYERS = (
     ("metrics",),
     ("calibration", "denoising"),
     ("evaluation",),
+    ("agreement", "strata", "graded"),
     ("runs",),
     ("ensembles",),
     ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation"),
     ("predict", "submission"),
+    ("structured_report",),
     ("views",),
     ("kaggle",),
     ("workspace",),
@@ -170,9 +172,9 @@ def source(cell: dict) -> str:
     return "".join(cell["source"])
 
 
-def test_there_are_five_notebooks():
+def test_there_are_six_notebooks():
     names = ["01_eda", "02_localization", "03_roi_extraction", "04_train_classifier", "05_kaggle_inference"]
-    assert [path.stem for path in NOTEBOOKS] == names
+    assert [path.stem for path in NOTEBOOKS] == [*names, "06_error_analysis"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=relative)

@@ -220,6 +220,13 @@ def _add_predict(commands) -> None:
     parser.add_argument("--part", choices=("test", "train"), default="test", help="of a competition folder")
     parser.add_argument("--mirror", action="store_true", help="grade the mirrored study as well; twice the time")
     parser.add_argument("--pictures", type=_count, default=12, metavar="N", help="crop pictures (default: %(default)s)")
+    parser.add_argument(
+        "--sr",
+        type=Path,
+        metavar="DIR",
+        help="also write a DICOM structured report per study into DIR; it carries the images' patient and study, names "
+        "and ids included, so that an archive can file it (needs highdicom)",
+    )
     _add_device(parser)
 
 
