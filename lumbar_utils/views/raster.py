@@ -179,18 +179,6 @@ def crop_image(
     DataError
         When there is an activation without a condition.
     """
-    return np.asarray(
-        _crop_raster(crops, view, level, offset_mm, index, activation, condition, size, letters, scale_mm)
-    )
-
-
-def crop_png(crops: StudyCrops, view: str, level: int, **options) -> bytes:
-    """`crop_image` as a PNG file's bytes in at most 256 colours; options as there."""
-    return palette_png(Image.fromarray(crop_image(crops, view, level, **options)))
-
-
-def _crop_raster(crops, view, level, slice_of, activation, condition, size, letters, scale_mm) -> Image.Image:
-    offset_mm, index = slice_of
     if activation is not None and condition is None:
         raise DataError("an activation is drawn for one condition: give `condition`")
     if activation is not None and index is None and offset_mm == 0:
@@ -198,13 +186,17 @@ def _crop_raster(crops, view, level, slice_of, activation, condition, size, lett
     index = nearest_index(crops, view, offset_mm) if index is None else index
     raster = Raster(crop_plane(crops, view, level, index=index), (size, size), CROP_WINDOW)
     if not crops.covered[view][level].any():
-        middle = np.array(raster.image.size) / 2
-        raster.text(middle, "not in the scan", LETTER_COLOR, anchor="mm")
-        return raster.image
+        raster.text(np.array(raster.image.size) / 2, "not in the scan", LETTER_COLOR, anchor="mm")
+        return np.asarray(raster.image)
     if activation is not None:
         raster.heat(activation.scaled(view, condition, level)[index])
     if letters:
         raster.letters()
     if scale_mm:
         raster.scale_bar(scale_mm)
-    return raster.image
+    return np.asarray(raster.image)
+
+
+def crop_png(crops: StudyCrops, view: str, level: int, **options) -> bytes:
+    """`crop_image` as a PNG file's bytes in at most 256 colours; options as there."""
+    return palette_png(Image.fromarray(crop_image(crops, view, level, **options)))

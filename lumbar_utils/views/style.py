@@ -35,6 +35,8 @@ FAMILY_COLORS = ("#8f7cf0", "#2fb3a3", "#e8833a")
 CONDITION_NAMES = tuple(condition_title(c).rsplit(" ", 1)[0].replace("Neural ", "") for c in CONDITIONS)
 """`Spinal Canal`, `Left Foraminal`, ...: what fits beside a small panel."""
 
+EXACT_COLORS = 80
+"""Of an image that is reduced to 256 colours: so many, those of grounds, bars and words, stay as they are."""
 LARGEST_TINT = 3
 """A pixel whose red, green and blue differ by no more is grey."""
 _COLORS = {
@@ -127,21 +129,23 @@ class Picture(Figure):
 
 
 def palette_png(image: Image.Image) -> bytes:
-    """An image as a PNG file's bytes in at most 256 colours: 64 greys, and whatever else is in it."""
+    """An image as a PNG file's bytes in at most 256 colours: 64 greys, the commonest others, and what fits the rest."""
     pixels = np.asarray(image.convert("RGB"))
     tinted = np.ptp(pixels, axis=-1) > LARGEST_TINT
     codes = pixels[..., 0] // 4
     palette = np.repeat((np.arange(64) * 255 // 63).astype(np.uint8)[:, None], 3, axis=1)
     if tinted.any():
-        colors, which = np.unique(pixels[tinted], axis=0, return_inverse=True)
-        if len(colors) > 256 - 64:  # each colour counts once, so that words keep theirs beside large areas
-            few = Image.fromarray(colors[None]).quantize(256 - 64, method=Image.Quantize.MEDIANCUT)
-            own = np.asarray(few.getpalette(), dtype=np.uint8).reshape(-1, 3)
-            which = np.asarray(few)[0][which.ravel()]
-        else:
-            own = colors
-        palette = np.concatenate([palette, own])
-        codes[tinted] = 64 + which.ravel()
+        colors, which, counts = np.unique(pixels[tinted], axis=0, return_inverse=True, return_counts=True)
+        place = np.empty(len(colors), dtype=np.uint8)
+        order = np.argsort(-counts)
+        exact, rest = order[:EXACT_COLORS], order[EXACT_COLORS:]
+        place[exact] = np.arange(len(exact))
+        palette = np.concatenate([palette, colors[exact]])
+        if len(rest):
+            few = Image.fromarray(colors[rest][None]).quantize(192 - EXACT_COLORS, method=Image.Quantize.MEDIANCUT)
+            place[rest] = len(exact) + np.asarray(few)[0]
+            palette = np.concatenate([palette, np.asarray(few.getpalette(), dtype=np.uint8).reshape(-1, 3)])
+        codes[tinted] = 64 + place[which.ravel()]
     coded = Image.fromarray(codes, mode="P")
     coded.putpalette(palette.tobytes())
     buffer = io.BytesIO()
