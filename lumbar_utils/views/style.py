@@ -135,7 +135,9 @@ def palette_png(image: Image.Image) -> bytes:
     codes = pixels[..., 0] // 4
     palette = np.repeat((np.arange(64) * 255 // 63).astype(np.uint8)[:, None], 3, axis=1)
     if tinted.any():
-        colors, which, counts = np.unique(pixels[tinted], axis=0, return_inverse=True, return_counts=True)
+        packed = pixels[tinted].astype(np.int32) @ (65536, 256, 1)
+        packed, which, counts = np.unique(packed, return_inverse=True, return_counts=True)
+        colors = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=-1).astype(np.uint8)
         place = np.empty(len(colors), dtype=np.uint8)
         order = np.argsort(-counts)
         exact, rest = order[:EXACT_COLORS], order[EXACT_COLORS:]
@@ -145,7 +147,7 @@ def palette_png(image: Image.Image) -> bytes:
             few = Image.fromarray(colors[rest][None]).quantize(192 - EXACT_COLORS, method=Image.Quantize.MEDIANCUT)
             place[rest] = len(exact) + np.asarray(few)[0]
             palette = np.concatenate([palette, np.asarray(few.getpalette(), dtype=np.uint8).reshape(-1, 3)])
-        codes[tinted] = 64 + place[which.ravel()]
+        codes[tinted] = 64 + place[which]
     coded = Image.fromarray(codes, mode="P")
     coded.putpalette(palette.tobytes())
     buffer = io.BytesIO()
