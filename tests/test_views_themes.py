@@ -13,12 +13,15 @@ from figures import text_of
 from matplotlib.colors import to_rgb
 from PIL import Image
 from planted_crops import planted_study, study_crops
+from test_views import CANAL, scan
 
 from lumbar_utils import views
 from lumbar_utils.activation import StudyActivation
 from lumbar_utils.crops import CropSpec
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, N_TARGETS, SAGITTAL_T2, VIEWS
+from lumbar_utils.localizer import DiscPoints
+from lumbar_utils.study import Study
 from lumbar_utils.views.grade_strip import DARK_INK
 from lumbar_utils.views.style import SEVERITY_COLORS, Picture, palette_png
 
@@ -156,3 +159,13 @@ def test_a_scale_bar_stands_in_every_row_though_its_first_level_is_not_there():
     figure = views.show_crops(study_crops("7", images, covered))
     assert text_of(figure).count("20 mm") == 4
     assert text_of(figure).count("not in the scan") == 2
+
+
+def test_a_level_that_no_axial_slice_reaches_is_said_to_be_absent():
+    study = Study("7", (scan(SAGITTAL_T2), scan(AXIAL_T2, series_id="1")))
+    near = views.show_study(study, discs=DiscPoints("7", "0", CANAL, np.ones(5), source="truth"))
+    far = np.array(CANAL)
+    far[0, 2] = 105  # the axial slices end at 80
+    figure = views.show_study(study, discs=DiscPoints("7", "0", far, np.ones(5), source="truth"))
+    assert "L1/L2\nnot in this study" in text_of(figure) and "L1/L2\nnot in this study" not in text_of(near)
+    assert figure.get_size_inches()[0] * figure.dpi <= WIDEST

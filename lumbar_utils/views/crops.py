@@ -81,7 +81,7 @@ def show_crops(
 
 @pictured
 def show_crop_slices(
-    crops: StudyCrops, view: str, *, limit: int = 8, synthetic: bool = False, width: float = 11.0
+    crops: StudyCrops, view: str, *, limit: int = 8, synthetic: bool = False, width: float = 9.0
 ) -> Figure:
     """All slices of one view, a row for each level; at most `limit` slices, evenly chosen.
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 DISC_LINE_MM = 42.0
 """From the middle of the canal to the front of the disc: half a canal and a disc's depth, with a little to spare."""
+FAR_MM = 10.0
+"""An axial slice farther from a disc's point shows another place; slices lie up to 6 mm apart."""
 FORAMEN_OFFSET_MM = 17.0
 """From the midline to a foramen: in the competition's T1 series left and right lie 7 slices of 4.5 mm apart."""
 
@@ -37,7 +39,7 @@ def show_series(series: Series, *, columns: int = 6, limit: int = 24, synthetic:
     planes = [slice_plane(series.stacks[s], i) for s, i in places]
     window = grey_window(planes[len(planes) // 2].image)
     rows = [list(range(start, min(start + columns, len(planes)))) for start in range(0, len(planes), columns)]
-    tallest = 10.0 / sum(planes[i].aspect for i in rows[0])
+    tallest = 9.0 / sum(planes[i].aspect for i in rows[0])
     figure, axes = justified_panels([[planes[i].aspect for i in row] for row in rows], largest=tallest)
     for row, line in zip(rows, axes, strict=True):
         for i, panel in zip(row, line, strict=True):
@@ -83,6 +85,7 @@ def show_study(
         _nearest_plane(series_of[SAGITTAL_T1], side[name], f) for name, f in (("right", 0.27), ("left", 0.73))
     )
     axial = [_nearest_plane(series_of[AXIAL_T2], recess[i : i + 1], (i + 0.5) / 5) for i in range(len(LEVELS))]
+    axial = [None if _far(plane, recess[i]) else plane for i, plane in enumerate(axial)]
     upper = [middle, right, left]
     figure, axes = justified_panels(
         [[p.aspect if p else 0.8 for p in upper], [p.aspect if p else 1.0 for p in axial]], largest=4.4
@@ -198,6 +201,11 @@ def _nearest_plane(series: Sequence[Series], points: np.ndarray, fraction: float
             if cost < best_cost:
                 best, best_cost = (stack, index), cost
     return slice_plane(*best)
+
+
+def _far(plane: ImagePlane | None, point: np.ndarray) -> bool:
+    """Whether a slice is too far from a known point to show it: a series that ends above the level."""
+    return plane is not None and bool(np.isfinite(point).all()) and abs(float(plane.project(point)[1])) > FAR_MM
 
 
 def plane_coordinate(stack: Stack, index: int) -> float:

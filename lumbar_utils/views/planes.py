@@ -140,7 +140,7 @@ def grey_window(images: np.ndarray, low: float = 1.0, high: float = 99.2) -> tup
 def justified_panels(
     rows: Sequence[Sequence[float]],
     *,
-    width: float = 10.0,
+    width: float = 9.0,
     left: float = 0.08,
     header: float = 0.34,
     gap: float = 0.05,
