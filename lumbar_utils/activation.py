@@ -199,46 +199,61 @@ def _explain_one(model, crops, targets, severity, method, layers) -> StudyActiva
     inputs = batch_of([study_input(crops)])
     device = next(model.parameters()).device
     images = {view: image.to(device) for view, image in inputs["images"].items()}
-    present = inputs["present"][0].numpy()
+    present = inputs["present"].to(device)
+    maps = {view: np.zeros((N_TARGETS, *crops.spec.shapes[view]), dtype=np.float32) for view in VIEWS}
+    scores = np.zeros(N_TARGETS)
     was_training = model.training
     model.eval()
     try:
-        chosen = {i: _chosen_layers(model, i, crops, layers) for i in range(len(VIEWS)) if present[i].any()}
-        taps: dict[tuple[int, int], torch.Tensor] = {}
-
-        def keep(key):
-            return lambda module, inputs, output: taps.__setitem__(key, output)
-
-        hooks = [
-            (model.encoders[i].get_submodule(layer.name), keep((i, n)))
-            for i, found in chosen.items()
-            for n, layer in enumerate(found)
-        ]
-        # The weights need no gradient here: the graph starts at the images, and at the first layer that is asked for.
-        images = {view: image.requires_grad_() for view, image in images.items()}
-        with _hooked(hooks), torch.enable_grad():
-            logits = model(images, inputs["present"].to(device))["logits"][0]
-        scores = _scores(logits, severity)
-        maps = {view: np.zeros((N_TARGETS, *crops.spec.shapes[view]), dtype=np.float32) for view in VIEWS}
-        keys = list(taps)
-        for target in targets:
-            gradients = torch.autograd.grad(scores[target], [taps[k] for k in keys], retain_graph=True)
-            level = target % N_LEVELS
-            parts: dict[int, list[np.ndarray]] = {}
-            for key, gradient in zip(keys, gradients, strict=True):
-                i, n = key
-                if not present[i, level]:
+        chosen = {i: _chosen_layers(model, i, crops, layers) for i in range(len(VIEWS)) if present[0, i].any()}
+        with torch.no_grad():
+            known = [model._encode(i, images[view], present[:, i]) for i, view in enumerate(VIEWS)]
+        for level in sorted({target % N_LEVELS for target in targets}):
+            taps, logits = _logits_with_taps(model, images, present, known, chosen, level)
+            wanted = [target for target in targets if target % N_LEVELS == level]
+            found = _scores(logits, severity)
+            for target in wanted:
+                scores[target] = float(found[target].detach())
+                if not taps:
                     continue
-                product = _products(taps[key].detach(), gradient, method)
-                stacks = _stacks_of_level(model, i, product, present[i], level)
-                parts.setdefault(i, []).append(_placed(stacks, chosen[i][n], VIEWS[i], crops, model))
-            for i, found in parts.items():
-                maps[VIEWS[i]][target] = _fused(found) * crops.covered[VIEWS[i]][level]
+                gradients = torch.autograd.grad(found[target], list(taps.values()), retain_graph=True)
+                parts: dict[int, list[np.ndarray]] = {}
+                for ((i, n), features), gradient in zip(taps.items(), gradients, strict=True):
+                    stacks = _stacks(_products(features.detach(), gradient, method), model, i)
+                    parts.setdefault(i, []).append(_placed(stacks, chosen[i][n], i, crops, model))
+                for i, maps_of_layers in parts.items():
+                    maps[VIEWS[i]][target] = _fused(maps_of_layers) * crops.covered[VIEWS[i]][level]
     finally:
         model.train(was_training)
-    kept = np.zeros(N_TARGETS)
-    kept[list(targets)] = scores.detach().double().cpu().numpy()[list(targets)]
-    return StudyActivation(crops.study_id, maps, kept)
+    return StudyActivation(crops.study_id, maps, scores)
+
+
+def _logits_with_taps(model, images, present, known, chosen, level) -> tuple[dict, torch.Tensor]:
+    """Logits (25, 3) whose graph holds one level only, and that level's features by (view, number of the layer).
+
+    What the other levels' crops look like is a constant for the maps of this one, so it is not computed again.
+    """
+    taps: dict[tuple[int, int], torch.Tensor] = {}
+
+    def keep(key):
+        return lambda module, inputs, output: taps.__setitem__(key, output)
+
+    here = torch.zeros(N_LEVELS, dtype=torch.bool, device=present.device)
+    here[level] = True
+    features = []
+    for i, view in enumerate(VIEWS):
+        only = present[:, i] & here
+        if not only.any():
+            features.append(known[i])
+            continue
+        hooks = [(model.encoders[i].get_submodule(layer.name), keep((i, n))) for n, layer in enumerate(chosen[i])]
+        # The weights' own gradients are never asked for; the graph has to start at the images, weights frozen or not.
+        with _hooked(hooks), torch.enable_grad():
+            encoded = model._encode(i, images[view].requires_grad_(), only)
+        features.append(torch.where(only[..., None, None], encoded, known[i]))
+    with torch.enable_grad():
+        logits = model.head(features).float() + model.bias
+    return taps, logits[0]
 
 
 def _members(source, crops: StudyCrops) -> list[tuple[LumbarClassifier, float]]:
@@ -282,28 +297,25 @@ def _products(features: torch.Tensor, gradient: torch.Tensor, method: str) -> to
     return (features * gradient).sum(dim=1).clamp(min=0).float()
 
 
-def _stacks_of_level(model, i: int, product: torch.Tensor, present: np.ndarray, level: int) -> np.ndarray:
-    """Maps of one level's stacks (sides, h, w, d) out of those of all present levels' (N, h, w, d) or (N * D, h, w)."""
-    sides = _sides(model, VIEWS[i])
-    n = int(present.sum()) * sides
-    if product.ndim == 3:  # a 2D network's: slices in the batch
-        product = product.unflatten(0, (n, -1)).movedim(1, -1)
-    rank = int(present[:level].sum())
-    return product[rank * sides : (rank + 1) * sides].cpu().numpy()
+def _stacks(product: torch.Tensor, model: LumbarClassifier, i: int) -> np.ndarray:
+    """One level's maps (sides, h, w, d), of a 3D network's or of a 2D one's, which has the slices in the batch."""
+    if product.ndim == 3:
+        product = product.unflatten(0, (_sides(model, VIEWS[i]), -1)).movedim(1, -1)
+    return product.cpu().numpy()
 
 
-def _placed(stacks: np.ndarray, layer: FeatureLayer, view: str, crops: StudyCrops, model) -> np.ndarray:
+def _placed(stacks: np.ndarray, layer: FeatureLayer, i: int, crops: StudyCrops, model) -> np.ndarray:
     """Maps (sides, h, w, d) of one level on the crop's voxels (D, H, W), halves put back where they were cut out."""
+    view = VIEWS[i]
     shape = _input_shape(model, view, crops)
     fine = [_spread(stack, layer.centers, shape).transpose(2, 0, 1) for stack in stacks]
     if len(fine) == 1:
         return fine[0]
-    axis = LATERAL_AXIS[view]
     whole = np.zeros(crops.spec.shapes[view], dtype=np.float32)
-    right, left = (np.moveaxis(half, axis, 0) for half in (fine[0], np.flip(fine[1], axis)))
-    target = np.moveaxis(whole, axis, 0)
-    target[: len(right)] += right
-    target[len(target) - len(left) :] += left
+    across = np.moveaxis(whole, LATERAL_AXIS[view], 0)
+    right, left = (np.moveaxis(half, LATERAL_AXIS[view], 0) for half in fine)
+    across[: len(right)] += right
+    across[len(across) - len(left) :] += left[::-1]
     return whole
 
 
