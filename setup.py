@@ -24,6 +24,7 @@ CORE = [
     "albumentations==2.0.8",  # the last release under the MIT licence
     "tqdm>=4.66",
     "matplotlib>=3.8",
+    "pillow>=10.1",
 ]
 EXTRAS = {
     "decoders": ["python-gdcm>=3.0.24", "pylibjpeg>=2.0", "pylibjpeg-openjpeg>=2.4"],
