@@ -42,6 +42,7 @@ LAYERS = (
     ("views",),
     ("kaggle",),
     ("workspace",),
+    ("doctor",),
     ("cli",),
     ("__main__",),
 )

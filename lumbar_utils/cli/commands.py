@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from . import inputs
+from . import inputs, machine
 
 if TYPE_CHECKING:
     from ..crop_cache import CropCache
@@ -303,4 +303,6 @@ COMMANDS = {
     "train": train,
     "predict": predict,
     "score": score,
+    "doctor": machine.doctor,
+    "kaggle": machine.kaggle,
 }
