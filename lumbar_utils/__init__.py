@@ -30,6 +30,7 @@ _PUBLIC = {
     "train_config": ("TrainConfig",),
     "train": ("fit",),
     "cross_validation": ("fit_folds",),
+    "launching": ("launch_training",),
     "predict": ("Predictor", "StudyPrediction", "write_submission"),
     "kaggle": ("describe_machine", "find_competition_folder", "prepare_session"),
     "doctor": ("examine",),

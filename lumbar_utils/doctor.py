@@ -237,7 +237,9 @@ def _time() -> Finding:
 
 
 def _seen(path: Path) -> str:
-    """Relative inside and beside the current folder, so that no machine's folders are shown."""
+    """Relative inside and beside the current folder, so that no machine's folders are shown; Kaggle's in full."""
+    if KAGGLE_INPUT in path.parents:
+        return str(path)
     relative = os.path.relpath(path)
     return relative if len(relative) < len(str(Path(path).absolute())) else str(path)
 

@@ -37,7 +37,7 @@ LAYERS = (
     ("evaluation",),
     ("runs",),
     ("ensembles",),
-    ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation"),
+    ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation", "launching"),
     ("predict", "submission"),
     ("views",),
     ("kaggle",),

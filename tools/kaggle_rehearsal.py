@@ -1,11 +1,11 @@
 """Notebook 05 on a made-up Kaggle, offline: what a submission will meet there, tried here.
 
-A data set is built as `lumbar kaggle build` builds it and laid out as Kaggle lays it out: every folder zipped by the
-`kaggle` package (where it is installed) and unpacked again, read-only, beside a competition folder whose test part
-consists of phantoms that no training has seen. The Python that runs there has the packages of this one without those
-that Kaggle lacks, and without this clone. In namespaces of its own, with that tree mounted at /kaggle and no network,
-the notebook of the kernel folder is executed as it is, from its first cell to its last. Then its submission is checked:
-rows, order, finite, sums, columns, and, where its weights are worth it, its score against the weighted prior.
+A data set is built as `lumbar kaggle build` builds it and laid out as Kaggle lays it out, every folder zipped and
+unpacked again, read-only, beside a competition folder whose test part consists of phantoms that no training has seen.
+The Python that runs there has the packages of this one without those that Kaggle lacks, and without this clone. In
+namespaces of its own, with that tree mounted at /kaggle and no network, the notebook of the kernel folder is executed
+as it is, from its first cell to its last. Then its submission is checked: rows, order, finite, sums, columns, and,
+where its weights are worth it, its score against the weighted prior.
 
     python tools/kaggle_rehearsal.py --run runs/demo
     python tools/kaggle_rehearsal.py --run runs/demo --mount plain --sample one --studies 4
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -96,19 +95,10 @@ def upload_and_mount(dataset: Path, place: Path) -> None:
     archives.mkdir()
     for entry in sorted(dataset.iterdir()):
         if entry.is_dir():
-            shutil.unpack_archive(_zipped(entry, archives), place / entry.name)
+            shutil.unpack_archive(shutil.make_archive(str(archives / entry.name), "zip", entry), place / entry.name)
         elif entry.name != "dataset-metadata.json":
             shutil.copy2(entry, place)
     shutil.rmtree(archives)
-
-
-def _zipped(folder: Path, out: Path) -> str:
-    if importlib.util.find_spec("kaggle") is None:
-        return shutil.make_archive(str(out / folder.name), "zip", folder)
-    from kaggle.api.kaggle_api_extended import DEFAULT_IGNORE_PATTERNS, DirectoryArchive
-
-    with DirectoryArchive(str(folder), "zip", ignore_patterns=DEFAULT_IGNORE_PATTERNS) as archive:
-        return shutil.copy2(archive.path, out)
 
 
 def hidden_test(made: Path, competition: Path, n_studies: int, seed: int, *, sample: str) -> Path:

@@ -93,7 +93,7 @@ def _pack_installed(package: str, out: Path, python: str) -> str:
         return f"installed here for {', '.join(tags) or 'an unknown Python'}, which does not fit Python {python}"
     name, version = package.replace("-", "_"), found.version
     wheel, record = out / f"{name}-{version}-{fitting[0]}.whl", []
-    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
         for file in found.files:
             if ".." in file.parts or file.suffix == ".pyc" or (".dist-info" in str(file) and file.name in NOT_PACKED):
                 continue
