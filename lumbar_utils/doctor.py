@@ -179,9 +179,8 @@ def _devices(machine: Machine) -> list[Finding]:
 
 def _disk(machine: Machine) -> Finding:
     scarce = machine.free_disk_gb < SMALLEST_DISK_GB
-    return Finding(
-        "machine", machine.sizes + ("; too little to go on" if scarce else ""), "problem" if scarce else "ok"
-    )
+    text = f"{machine.sizes}; too little disk to go on" if scarce else machine.sizes
+    return Finding("machine", text, "problem" if scarce else "ok")
 
 
 def _decoders() -> list[Finding]:
