@@ -27,7 +27,7 @@ from .train_config import TrainConfig
 logger = logging.getLogger(__name__)
 
 LAST_LINES = 12
-"""Of what a failed training printed, in the error's message."""
+"""Of what a failed training printed, in the error's message where it gave no reason."""
 
 
 def launch_training(
@@ -102,11 +102,15 @@ def _run(command: list[str]) -> None:
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(dict.fromkeys(paths)), "PYTHONUNBUFFERED": "1"}
     logger.info("starting %s", " ".join(command))
     last: deque[str] = deque(maxlen=LAST_LINES)
+    errors: list[str] = []
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
         for line in process.stdout or ():
             last.append(line.rstrip())
+            errors += [last[-1]] if last[-1].startswith("error: ") else []
             print(last[-1], flush=True)
     if process.returncode != 0:
-        raise DataError(f"the training ended with {process.returncode}: {' / '.join(last)}")
+        # What the training itself says; the launcher's own report of it, which comes last, does not help.
+        words = errors[0].removeprefix("error: ") if errors else " / ".join(last)
+        raise DataError(f"the training ended with {process.returncode}: {words}")

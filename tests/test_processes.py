@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -9,6 +10,7 @@ import pytest
 from crops_on_disk import PYTHON, finish, kill_at_first_checkpoint, training, write_training_data
 from planted_crops import FAST, planted_cohort, tiny_config
 
+from lumbar_utils import launching
 from lumbar_utils.crop_cache import CropCache
 from lumbar_utils.errors import DataError
 from lumbar_utils.launching import launch_training
@@ -103,8 +105,19 @@ def test_a_training_started_from_a_notebook_is_read_by_the_cell_after_it(data, t
     before = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
     assert list(fit(cache, labels, config, tmp_path / "run", **options).study_ids) == held_out
     assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
-    with pytest.raises(DataError, match=r"the training ended with 1: .*absent"):
-        launch_training(cache, data / "absent.csv", config, tmp_path / "other", n_processes=2)
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("print('going'); sys.exit('error: no crops\\nreport')", "ended with 1: no crops$"),
+        ("print('going'); sys.exit(7)", "ended with 7: going$"),
+    ],
+)
+def test_a_training_that_fails_says_why(code, words, capsys):
+    with pytest.raises(DataError, match=words):
+        launching._run([sys.executable, "-c", f"import sys; {code}"])
+    assert "going" in capsys.readouterr().out
 
 
 @needs_accelerate
