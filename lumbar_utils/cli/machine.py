@@ -89,7 +89,7 @@ def kaggle(args: argparse.Namespace) -> None:
         print(f"  NOT packed: {package} ({reason}); files that need it cannot be read on Kaggle")
     if args.owner == "OWNER":
         print("Set your name first: build again with --owner NAME.")
-    print("To push (kaggle 1.8 or newer, with your token):")
+    print("To push (pip install kaggle, and your token):")
     print(f"  kaggle datasets create -p {dataset} --dir-mode zip")
     print(f'  kaggle datasets version -p {dataset} --dir-mode zip -m "what is new"     from the second time on')
     for folder in kernels:

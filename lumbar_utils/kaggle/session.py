@@ -38,13 +38,22 @@ def prepare_session(library: Path | str | None = None) -> tuple[str, ...]:
     Returns
     -------
     tuple of str
-        One line for each wheel that was installed, or could not be and why.
+        A line for what was installed, if anything was, and one for each wheel that could not be, and why.
     """
     library = Path(library) if library is not None else library_folder()
     _show_to_children(library)
-    lines = tuple(_install(wheel) for wheel in sorted((library / WHEELS).glob("*.whl")) if not _is_there(wheel))
+    installed, lines = [], []
+    for wheel in sorted((library / WHEELS).glob("*.whl")):
+        if _is_there(wheel):
+            continue
+        name = " ".join(_name_and_version(wheel))
+        problem = _install(wheel)
+        if problem:
+            lines.append(f"{name} could not be installed from {wheel.parent}: {problem}")
+        else:
+            installed.append(name)
     importlib.invalidate_caches()
-    return lines
+    return ((f"installed {', '.join(installed)}",) if installed else ()) + tuple(lines)
 
 
 def _show_to_children(library: Path) -> None:
@@ -68,11 +77,8 @@ def _is_there(wheel: Path) -> bool:
 
 
 def _install(wheel: Path) -> str:
+    """Why pip could not, "" when it could."""
     command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--quiet"]
     command += ["--disable-pip-version-check", "--root-user-action=ignore", str(wheel)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
-    name, version = _name_and_version(wheel)
-    if done.returncode == 0:
-        return f"installed {name} {version} from {wheel.parent}"
-    words = " ".join(done.stderr.split()[:40]) or f"pip ended with {done.returncode}"
-    return f"{name} {version} could not be installed from {wheel.parent}: {words}"
+    return "" if done.returncode == 0 else " ".join(done.stderr.split()[:40]) or f"pip ended with {done.returncode}"
