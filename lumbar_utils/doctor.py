@@ -6,13 +6,11 @@ A *problem* keeps things from working; a *warning* says what will be slower, or 
 
 from __future__ import annotations
 
-import importlib
 import math
 import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 
 from . import __version__
@@ -33,8 +31,12 @@ TESTED = {
     "albumentations": ("2.0.8",),
 }
 """Versions in requirements.txt and, where they differ, in requirements-kaggle.txt (a test compares)."""
-DECODERS = {"python-gdcm": ("gdcm", "JPEG lossless, JPEG-LS"), "pylibjpeg-openjpeg": ("openjpeg", "JPEG 2000")}
-"""Package -> (module, what it decodes). Uncompressed and RLE files need none."""
+DECODERS = {
+    "JPEG lossless": ("1.2.840.10008.1.2.4.70", "python-gdcm"),
+    "JPEG-LS": ("1.2.840.10008.1.2.4.80", "python-gdcm"),
+    "JPEG 2000": ("1.2.840.10008.1.2.4.90", "pylibjpeg-openjpeg"),
+}
+"""Compression -> (transfer syntax, package that decodes it). Uncompressed and RLE files need none."""
 SMALLEST_DISK_GB = 1.0
 SHORT_OF_TIME_H = 1.0
 
@@ -124,7 +126,7 @@ def examine(
         _versions(machine.versions),
         *_devices(machine),
         _disk(machine),
-        *_decoders(),
+        _decoders(),
         _data(data, run),
         *_weights(folder, weights),
         _time(),
@@ -183,16 +185,18 @@ def _disk(machine: Machine) -> Finding:
     return Finding("machine", text, "problem" if scarce else "ok")
 
 
-def _decoders() -> list[Finding]:
-    there, absent = [], []
-    for package, (module, formats) in DECODERS.items():
-        try:
-            importlib.import_module(module)
-            there.append(f"{formats}: {package} {metadata.version(package)}")
-        except (ImportError, metadata.PackageNotFoundError) as error:
-            broken = "" if isinstance(error, ModuleNotFoundError) else f" ({error})"
-            absent.append(f"no {package}{broken}: {formats} files cannot be read")
-    return [Finding("decoders", "; ".join([*there, *absent]), "warning" if absent else "ok")]
+def _decoders() -> Finding:
+    """What pydicom can decode now: it looks for its plugins once, when it is imported."""
+    from pydicom.pixels import get_decoder
+
+    words, absent = [], []
+    for name, (syntax, package) in DECODERS.items():
+        plugins = get_decoder(syntax).available_plugins
+        words.append(f"{name}: {', '.join(plugins) if plugins else 'none'}")
+        absent += [] if plugins else [package]
+    if absent:
+        words.append(f"such files cannot be read; pip install {' '.join(dict.fromkeys(absent))}, and start anew")
+    return Finding("decoders", "; ".join(words), "warning" if absent else "ok")
 
 
 def _data(data: str | Path, run: str | Path) -> Finding:

@@ -118,6 +118,7 @@ def test_the_attached_library_completes_itself_offline_and_child_processes_find_
     code = (
         "import importlib.util as u, subprocess, sys; assert u.find_spec('timm_3d') is None\n"
         "sys.path.append(sys.argv[1]); import lumbar_utils as lu; print(*lu.prepare_session(), sep='\\n')\n"
+        "assert 'pydicom' not in sys.modules\n"
         "print('again:', *lu.prepare_session())\n"
         "child = 'import gdcm, openjpeg, importlib.util as u; '\n"
         'child += \'print(*(u.find_spec(name).origin for name in ("lumbar_utils", "timm_3d")))\'\n'

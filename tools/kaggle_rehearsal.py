@@ -84,7 +84,7 @@ def rehearse(scratch: Path, args: argparse.Namespace) -> None:
     python = image(scratch / "image")
     inside = run_in_namespaces(scratch, python)
     print(inside["report"])
-    check_surroundings(inside, place, isolated=inside["isolated"])
+    check_surroundings(inside, place, lacking, isolated=inside["isolated"])
     check_submission(kaggle / "working" / "submission.csv", competition, truth, score=not args.no_score)
 
 
@@ -293,7 +293,7 @@ def _has_route() -> bool:
     return True
 
 
-def check_surroundings(inside: dict, place: Path, *, isolated: bool) -> None:
+def check_surroundings(inside: dict, place: Path, lacking: dict[str, str], *, isolated: bool) -> None:
     """The library came from the mount, timm-3d from its wheel, and nothing else could have helped."""
     mounted = f"/kaggle/{place.relative_to(place.parents[len(place.parts) - place.parts.index('input') - 1])}"
     where = mounted if isolated else str(place)
@@ -306,6 +306,8 @@ def check_surroundings(inside: dict, place: Path, *, isolated: bool) -> None:
         _demand(not inside["reachable"], "the network is not cut: there is a route to the outside")
         _demand(inside["read_only"], "/kaggle/input can be written to")
         print(CUT)
+    # pydicom looks for decoders once: it must not have been imported before the wheels were there.
+    _demand("! decoders" not in inside["report"] or bool(lacking), f"decoders are absent:\n{inside['report']}")
     print(f"library: {inside['library']}")
 
 

@@ -4,6 +4,9 @@ processes find it.
 The data set holds the package `lumbar_utils/` and a folder `wheels/` with what Kaggle's image lacks. The library is
 imported from where it is mounted (read-only); the wheels are installed by pip without an index, each for itself, so
 that a decoder whose wheel does not fit the image's Python costs no more than that decoder.
+
+Call `prepare_session` before anything imports pydicom, which looks for decoders once, when it is imported. This module
+and what it is imported with (`lumbar_utils`, `lumbar_utils.kaggle`) do not.
 """
 
 from __future__ import annotations
@@ -53,6 +56,8 @@ def prepare_session(library: Path | str | None = None) -> tuple[str, ...]:
         else:
             installed.append(name)
     importlib.invalidate_caches()
+    if installed and "pydicom" in sys.modules:
+        lines.append("decoders that were just installed could not be told to pydicom, it was imported before: restart")
     return ((f"installed {', '.join(installed)}",) if installed else ()) + tuple(lines)
 
 
