@@ -85,7 +85,9 @@ def rehearse(scratch: Path, args: argparse.Namespace) -> None:
     inside = run_in_namespaces(scratch, python)
     print(inside["report"])
     check_surroundings(inside, place, lacking, isolated=inside["isolated"])
-    check_submission(kaggle / "working" / "submission.csv", competition, truth, score=not args.no_score)
+    check_submission(
+        kaggle / "working" / "submission.csv", competition, truth, place / "classifier", score=not args.no_score
+    )
 
 
 def upload_and_mount(dataset: Path, place: Path) -> None:
@@ -311,13 +313,14 @@ def check_surroundings(inside: dict, place: Path, lacking: dict[str, str], *, is
     print(f"library: {inside['library']}")
 
 
-def check_submission(path: Path, competition: Path, truth: Path, *, score: bool) -> None:
+def check_submission(path: Path, competition: Path, truth: Path, weights: Path, *, score: bool) -> None:
     """Columns, rows, their order, finite numbers, sums of one; and whether it beats knowing nothing of the patient."""
     import numpy as np
     import pandas as pd
 
     from lumbar_utils.labels import PROBABILITY_COLUMNS, encode_severities, row_ids
-    from lumbar_utils.metrics import competition_score, read_predictions, weighted_prior
+    from lumbar_utils.metrics import competition_score, read_predictions
+    from lumbar_utils.predict import Predictor
 
     _demand(path.is_file(), f"there is no {path.name} in /kaggle/working")
     table = pd.read_csv(path, dtype={"row_id": str})
@@ -336,9 +339,11 @@ def check_submission(path: Path, competition: Path, truth: Path, *, score: bool)
     labels = pd.read_csv(truth, dtype={"study_id": str}).set_index("study_id").loc[ids]
     codes = encode_severities(labels)
     own = competition_score(codes, read_predictions(table, ids)).total
-    # The prior of the studies' own labels: the best constant there is, harder to beat than that of a training part.
-    known = competition_score(codes, np.tile(weighted_prior(codes), (len(ids), 1, 1))).total
-    print(f"score on {len(ids)} synthetic studies: {own:.4f}; their own weighted prior {known:.4f} (lower is better)")
+    prior = Predictor(weights, "cpu").prior
+    known = competition_score(codes, np.tile(prior, (len(ids), 1, 1))).total
+    print(
+        f"score on {len(ids)} synthetic studies: {own:.4f}; weighted prior of the training {known:.4f} (lower is better)"
+    )
     _demand(own < known or not score, "the submission is worse than the weighted prior")
 
 
