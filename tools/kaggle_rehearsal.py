@@ -342,7 +342,7 @@ def check_submission(path: Path, competition: Path, truth: Path, weights: Path, 
     prior = Predictor(weights, "cpu").prior
     known = competition_score(codes, np.tile(prior, (len(ids), 1, 1))).total
     print(
-        f"score on {len(ids)} synthetic studies: {own:.4f}; weighted prior of the training {known:.4f} (lower is better)"
+        f"score on {len(ids)} synthetic studies: {own:.4f}; the training's weighted prior {known:.4f}; lower is better"
     )
     _demand(own < known or not score, "the submission is worse than the weighted prior")
 

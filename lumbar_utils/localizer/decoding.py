@@ -256,8 +256,8 @@ def _with_suggestions(
                 for i in range(1, parts):
                     suggest(a + (b - a) * i / parts)
     edges = [(a, b) for a in sure for b in sure if b[1] > a[1] and 22 < np.linalg.norm(b - a) < 48]
-    # All links but the two that are seen may lie beyond the image. The shortest way first, from the outermost pairs: a
-    # pair further off, or whichever of equal ones happens to be listed first, must not take the place of a better guess.
+    # All links but the two that are seen may lie beyond the image. The shortest way first: a pair further off, or
+    # whichever of equal peaks happens to be listed first, must not take the place of a better guess.
     for i in range(1, links - 1):
         for a, b in edges:
             suggest(a - i * (b - a))
