@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from . import inputs, structured_reports
+from . import inputs, machine, structured_reports
 
 if TYPE_CHECKING:
     from ..crop_cache import CropCache
@@ -305,4 +305,6 @@ COMMANDS = {
     "train": train,
     "predict": predict,
     "score": score,
+    "doctor": machine.doctor,
+    "kaggle": machine.kaggle,
 }
