@@ -21,6 +21,7 @@ LAYERS = (
     ("errors",),
     ("labels",),
     ("geometry",),
+    ("inline_images",),
     ("dicom_pixels", "dicom_headers", "recognition", "dicom"),
     ("coordinates", "competition", "study"),
     ("phantom",),
@@ -40,6 +41,7 @@ LAYERS = (
     ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation"),
     ("predict", "submission"),
     ("views",),
+    ("report",),
     ("kaggle",),
     ("workspace",),
     ("cli",),
@@ -135,7 +137,7 @@ def test_third_party_imports_are_declared():
     """Whatever the library imports stands in setup.py."""
     declared = (ROOT / "setup.py").read_text("utf-8").lower()
     package = {"sklearn": "scikit-learn", "cv2": "albumentations", "timm_3d": "timm-3d", "gdcm": "python-gdcm"}
-    package |= {"openjpeg": "pylibjpeg-openjpeg", "IPython": "ipykernel"}
+    package |= {"openjpeg": "pylibjpeg-openjpeg", "IPython": "ipykernel", "PIL": "pillow"}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []

@@ -197,7 +197,8 @@ def _add_predict(commands) -> None:
         f"files is graded as far as it goes, and a log says what was missing.\n{WARNING}",
         "examples:\n"
         "  lumbar predict data --weights runs/first --out submission.csv      the test part of a competition folder\n"
-        "  lumbar predict scans --weights runs/first --out grades.csv         any tree of DICOM files\n\n"
+        "  lumbar predict scans --weights runs/first --out grades.csv         any tree of DICOM files\n"
+        "  lumbar predict data --weights runs/first --report reports          then open reports/index.html\n\n"
         "beside submission.csv it writes submission_log.csv (study, what was wrong or missing) and\n"
         "submission_crops/ (a picture of the crops of the first studies).",
     )
@@ -220,6 +221,9 @@ def _add_predict(commands) -> None:
     parser.add_argument("--part", choices=("test", "train"), default="test", help="of a competition folder")
     parser.add_argument("--mirror", action="store_true", help="grade the mirrored study as well; twice the time")
     parser.add_argument("--pictures", type=_count, default=12, metavar="N", help="crop pictures (default: %(default)s)")
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="an HTML page and a JSON file for every study, and an index.html"
+    )
     _add_device(parser)
 
 
