@@ -149,10 +149,11 @@ def report_folder(path: Path) -> ReportFolder:
 
 def graded_by(predictor: Predictor, run: Path) -> dict:
     """What a report says about the networks that graded; folders by their names, since a path may name a person."""
+    from ..ensembles import run_of
     from ..locating import localizer_origin
 
-    beside = run.parent / "localizer"
-    finder = localizer_origin(predictor.localizer, Path("of the run") if beside.is_dir() else None)
+    folder = localizer_folder(None, run=run_of(run))
+    finder = localizer_origin(predictor.localizer, folder and Path(folder.parent.name, folder.name))
     return {
         "name": run.parent.name if run.name == "classifier" else run.name,
         "networks": len(predictor.models),

@@ -137,7 +137,7 @@ class ReportFolder:
         rows = [] if crops is None else panels(crops, study, maps)
         page = study_page(report, located, rows, index="../index.html")
         path = self.folder / "studies" / f"{file_name(prediction.study_id)}.html"
-        atomically(path, lambda temporary: temporary.write_text(page, "utf-8"))
+        _write_page(path, page)
         write_json(path.with_suffix(".json"), report)
         self.failures.pop(prediction.study_id, None)
         self.written += 1
@@ -158,7 +158,7 @@ class ReportFolder:
                 logger.warning("left out of the index: %s", error)
         index = self.folder / "index.html"
         page = index_page(entries, self.failures)
-        atomically(index, lambda temporary: temporary.write_text(page, "utf-8"))
+        _write_page(index, page)
         values = {"schema": f"{SCHEMA}-index", "schema_version": SCHEMA_VERSION, "studies": entries}
         write_json(index.with_suffix(".json"), {**values, "failures": self.failures})
         return index
@@ -166,6 +166,11 @@ class ReportFolder:
     def _failed(self, study_id: str, error: Exception) -> None:
         self.failures[study_id] = f"{type(error).__name__}: {error}"
         logger.warning("study %s: no report: %s", study_id, error)
+
+
+def _write_page(path: Path, page: str) -> None:
+    content = page.encode("utf-8", "replace")  # a folder's name can hold bytes that are no text
+    atomically(path, lambda temporary: temporary.write_bytes(content))
 
 
 def _read_again(

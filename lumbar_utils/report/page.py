@@ -65,9 +65,10 @@ def _worst_grade(report: Mapping, level: str) -> str:
 
 def percent(p: float) -> str:
     """A probability as a whole percentage that never says 0 or 100 of what is neither."""
-    if 0 < p < 0.005:
+    whole = f"{100 * p:.0f}"
+    if whole == "0" and p > 0:
         return "<1"
-    return ">99" if 0.995 <= p < 1 else f"{100 * p:.0f}"
+    return ">99" if whole == "100" and p < 1 else whole
 
 
 @cache
