@@ -21,7 +21,7 @@ LAYERS = (
     ("errors",),
     ("labels",),
     ("geometry",),
-    ("inline_images",),
+    ("inline_html",),
     ("dicom_pixels", "dicom_headers", "recognition", "dicom"),
     ("coordinates", "competition", "study"),
     ("phantom",),

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..geometry import ANTERIOR, OrientedGrid, sample_stack
-from ..inline_images import data_uri, resize, to_grey
+from ..inline_html import data_uri, resize, to_grey
 from ..labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, level_title
 from ..views.images import DISC_LINE_MM, FORAMEN_OFFSET_MM, localized_plane
 from ..views.planes import ImagePlane, grey_window

@@ -1,4 +1,7 @@
-"""Grey images as text: `data:` URIs that a page or a notebook shows without any file beside it."""
+"""What objects show of themselves in a notebook: escaped tables and notes, and grey images as `data:` URIs.
+
+Colours are mixed into whatever the notebook's own are, so that light and dark themes can both be read.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,64 @@ import io
 from collections.abc import Sequence
 
 import numpy as np
+from markupsafe import Markup, escape
 
 from .geometry import OrientedGrid, StackGeometry, anatomical_axes, sample_stack
 
 WINDOW_PERCENTILES = (1.0, 99.5)
 THUMBNAIL_PIXELS = 144
+
+_LINE = "border-bottom:1px solid rgba(127,127,127,.35)"
+_CELL = f"text-align:left;vertical-align:top;padding:2px 14px 2px 0;{_LINE}"
+_BOX = "display:flex;flex-wrap:wrap;gap:8px 20px;align-items:flex-start;font-variant-numeric:tabular-nums"
+
+
+def card(
+    title: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence],
+    *,
+    about: str = "",
+    notes: Sequence[str] = (),
+    pictures: Sequence[tuple[str, str]] = (),
+) -> str:
+    """One object as HTML: pictures beside a titled table with notes below it.
+
+    Parameters
+    ----------
+    title, about : str
+        In bold, and behind it.
+    head : sequence of str
+    rows : sequence of sequences
+        The first cell of each names the row. Everything is escaped, but for `markupsafe.Markup`.
+    notes : sequence of str
+    pictures : sequence of (data URI, text for who cannot see it)
+    """
+    images = Markup("").join(
+        Markup('<img src="{}" alt="{}" style="border-radius:4px">').format(uri, words) for uri, words in pictures
+    )
+    heads = _cells("th", head, 'scope="col" ')
+    lines = [_cells("th", row[:1], 'scope="row" ') + _cells("td", row[1:]) for row in rows]
+    body = Markup("").join(Markup("<tr>{}</tr>").format(line) for line in lines)
+    listed = Markup("").join(Markup("<li>{}</li>").format(note) for note in notes)
+    ending = Markup('<ul style="margin:6px 0;padding-left:18px">{}</ul>').format(listed) if notes else ""
+    return str(
+        Markup('<div style="{}">{}<div><b>{}</b> {}<table style="{}"><tr>{}</tr>{}</table>{}</div></div>').format(
+            _BOX, images, title, about, "border-collapse:collapse;margin:4px 0", heads, body, ending
+        )
+    )
+
+
+def tinted(words: str, share: str, title: str = "") -> Markup:
+    """Words on a colour "r,g,b" mixed into the notebook's own, with a text for the mouse."""
+    return Markup('<span style="background:rgba({},.3);padding:1px 5px;border-radius:3px" title="{}">{}</span>').format(
+        share, title, words
+    )
+
+
+def _cells(tag: str, cells: Sequence, attributes: str = "") -> Markup:
+    pieces = (f'<{tag} {attributes}style="{_CELL}">{escape(cell)}</{tag}>' for cell in cells)
+    return Markup("".join(pieces))
 
 
 def data_uri(image: np.ndarray, *, quality: int = 82) -> str:
