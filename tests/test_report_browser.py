@@ -213,14 +213,16 @@ def test_an_index_of_a_hundred_studies_opens_within_a_second(page, index):
 def test_every_column_sorts_both_ways(page, index):
     path, planted = index
     browser = page(path)
-    any_severe = {study_id: p.probabilities[:, 2].max() for study_id, p in planted.items()}
-    assert _shown(browser) == sorted(any_severe, key=lambda s: -any_severe[s])  # as it opens
+    any_severe = {s: -1 if p.fallback else p.probabilities[:, 2].max() for s, p in planted.items()}
+    graded = [s for s in planted if not planted[s].fallback]
+    opened = _shown(browser)  # the worst first, those without a grade last
+    assert opened[: len(graded)] == sorted(graded, key=lambda s: -any_severe[s]) and len(opened) == N_STUDIES
     keys = {
         "id": int,
         "any": any_severe.get,
-        "canal": lambda s: planted[s].probabilities[:5, 2].max(),
-        "severe": lambda s: (planted[s].probabilities.argmax(1) == 2).sum(),
-        "moderate": lambda s: (planted[s].probabilities.argmax(1) == 1).sum(),
+        "canal": lambda s: -1 if planted[s].fallback else planted[s].probabilities[:5, 2].max(),
+        "severe": lambda s: -1 if planted[s].fallback else (planted[s].probabilities.argmax(1) == 2).sum(),
+        "moderate": lambda s: -1 if planted[s].fallback else (planted[s].probabilities.argmax(1) == 1).sum(),
         "disc": lambda s: -1 if planted[s].discs is None else planted[s].discs.confidence.min(),
         "flags": lambda s: 2 * planted[s].fallback + bool(planted[s].missing_views),
     }
@@ -249,7 +251,8 @@ def test_filters_leave_what_fits(page, index):
     browser.find_element(By.ID, "find").send_keys("7")
     assert set(_shown(browser)) == {s for s in planted if "7" in s}
     _set(browser, "least", "60")
-    fits = {s for s in planted if "7" in s and planted[s].probabilities[:, 2].max() >= 0.6}
+    severe = {s for s in planted if not planted[s].fallback and planted[s].probabilities[:, 2].max() >= 0.6}
+    fits = {s for s in severe if "7" in s}
     assert set(_shown(browser)) == fits and 0 < len(fits) < N_STUDIES
     assert count.text == f"{len(fits)} of {N_STUDIES} studies" and count.get_attribute("aria-live") == "polite"
     browser.find_element(By.CSS_SELECTOR, "button[type=reset]").click()

@@ -45,7 +45,7 @@ def study_page(
 
 
 def index_page(entries: Sequence[Mapping], failures: Mapping[str, str] | None = None) -> str:
-    """The page over many studies, the most severe first.
+    """The page over many studies, the most severe first, those that could not be graded last.
 
     Parameters
     ----------
@@ -54,7 +54,7 @@ def index_page(entries: Sequence[Mapping], failures: Mapping[str, str] | None = 
     failures : mapping study id -> reason
         Studies whose report could not be written.
     """
-    ranked = sorted(entries, key=lambda e: (-e["summary"]["any_severe"], e["study_id"]))
+    ranked = sorted(entries, key=lambda e: (e["fallback"], -e["summary"]["any_severe"], e["study_id"]))
     return _render("index.html", entries=ranked, failures=dict(failures or {}), script=_asset("index.js"))
 
 

@@ -37,7 +37,7 @@
     for (const row of rows) {
       const named = row.dataset.named.split(" ").filter(Boolean);
       const fits = row.dataset.id.toLowerCase().includes(part)
-        && Number(row.dataset.any) >= threshold
+        && (threshold === 0 || Number(row.dataset.any) >= threshold)
         && (wanted === "" || (wanted === "none" ? !named.length : wanted === "some" ? named.length : named.includes(wanted)));
       row.hidden = !fits;
       shown += fits ? 1 : 0;
