@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 from datetime import UTC, datetime
 from html.parser import HTMLParser
 from importlib import resources
@@ -236,6 +237,19 @@ def test_a_failure_costs_only_its_own_report(located, tmp_path, monkeypatch):
     index = Elements(reports.finish().read_text("utf-8"))
     assert "cannot be drawn" in index.text and len([a for a in index.all("tr") if "data-id" in a]) == 2
     assert sorted(reports.failures) == ["bad"] and reports.written == 2
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_many_studies_are_reported_as_their_predictions_come(located, tmp_path, monkeypatch, n_jobs):
+    monkeypatch.setattr(folder_module, "STUDIES_A_PROCESS", 1)
+    source, _, _, prediction = located
+    gone = replace(source, path=source.path.with_name("not there"), study_id="gone")
+    reports = ReportFolder(tmp_path)
+    predictions = (StudyPrediction("gone", grades()), prediction, StudyPrediction("y" * 300, grades()))
+    reports.add_all([gone, source, gone], iter(predictions), n_jobs=n_jobs, progress=False)
+    assert reports.written == 3 and not reports.failures
+    text = (tmp_path / "studies" / f"{source.study_id}.html").read_text("utf-8")
+    assert "data:image" in text and "data:image" not in (tmp_path / "studies" / "gone.html").read_text("utf-8")
 
 
 def test_the_index_holds_earlier_runs_and_leaves_out_what_is_no_report(tmp_path, caplog):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from . import inputs
+from . import inputs, reports
 
 if TYPE_CHECKING:
     from ..crop_cache import CropCache
@@ -207,7 +207,7 @@ def predict(args: argparse.Namespace) -> None:
     """`lumbar predict`: DICOM to submission, with a log and pictures of the crops beside it."""
     path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
     inputs.table_to_write(args.out)
-    reports = args.report and inputs.report_folder(args.report)
+    reports.check(args.report)
     from ..ensembles import run_of
     from ..locating import doubtful_words
     from ..predict import SYNTHETIC_WARNING, Predictor, write_submission
@@ -221,13 +221,7 @@ def predict(args: argparse.Namespace) -> None:
         raise DataError(f"{path} names no study of the {args.part} part")
     folder = CompetitionFolder.open(path) if is_competition_folder(path) else None
     sample = folder.sample_submission if folder is not None and args.part == "test" else None
-    predictions = []
-    if reports:
-        reports.model = inputs.graded_by(predictor, run)
-    for source, prediction in zip(sources, predictor.predict_studies(sources, progress=args.progress), strict=True):
-        predictions.append(prediction)
-        if reports:
-            reports.add(source, prediction, predictor.spec)
+    predictions = list(predictor.predict_studies(sources, progress=args.progress))
     write_submission(predictions, args.out, sample, fallback=predictor.prior)
 
     log = args.out.with_name(f"{args.out.stem}_log.csv")
@@ -238,8 +232,8 @@ def predict(args: argparse.Namespace) -> None:
     doubtful = doubtful_words({p.study_id: p.discs for p in predictions if p.discs is not None})
     if doubtful:
         print(f"  {doubtful}")
-    if reports:
-        print(f"  {reports.written} reports, {len(reports.failures)} failed; open {reports.finish()}")
+    jobs = inputs.jobs(args.jobs)
+    reports.write(args.report, predictions, sources, predictor, run, n_jobs=jobs, progress=args.progress)
     pictures = args.out.with_name(f"{args.out.stem}_crops")
     synthetic = folder is not None and folder.is_synthetic
     located = [pair for pair in zip(sources, predictions, strict=True) if pair[1].discs is not None]

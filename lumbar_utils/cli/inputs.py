@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from ..localizer import DiscLocalizer, DiscPoints
-    from ..predict import Predictor
-    from ..report import ReportFolder
     from ..study import CompetitionFolder, StudySource
 
 logger = logging.getLogger(__name__)
@@ -138,29 +136,6 @@ def predictions(path: Path) -> tuple[pd.DataFrame, Mapping[str, Mapping[str, flo
         raise DataError(f"{path} is a folder without {OOF}; expected a CSV file or the folder of a trained classifier")
     scores = read_json(folder / MANIFEST).get("scores", {}) if (folder / MANIFEST).is_file() else {}
     return read_csv(folder / OOF), {name: scores[name] for name in ("calibrated", "weighted_prior") if name in scores}
-
-
-def report_folder(path: Path) -> ReportFolder:
-    """The folder of reports, made now; raises `DataError` when it cannot be, before anything is graded."""
-    from ..report import ReportFolder
-
-    return ReportFolder(path)
-
-
-def graded_by(predictor: Predictor, run: Path) -> dict:
-    """What a report says about the networks that graded; folders by their names, since a path may name a person."""
-    from ..ensembles import run_of
-    from ..locating import localizer_origin
-
-    folder = localizer_folder(None, run=run_of(run))
-    finder = localizer_origin(predictor.localizer, folder and Path(folder.parent.name, folder.name))
-    return {
-        "name": run.parent.name if run.name == "classifier" else run.name,
-        "networks": len(predictor.models),
-        "mirrored": predictor.mirror,
-        "calibrated": predictor.calibration is not None,
-        "disc_finder": finder.removeprefix("disc finder: "),
-    }
 
 
 def table_to_write(path: Path) -> Path:

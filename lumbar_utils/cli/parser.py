@@ -225,6 +225,7 @@ def _add_predict(commands) -> None:
         "--report", type=Path, metavar="DIR", help="an HTML page and a JSON file for every study, and an index.html"
     )
     _add_device(parser)
+    _add_jobs(parser)
 
 
 def _add_score(commands) -> None:

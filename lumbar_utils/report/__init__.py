@@ -2,8 +2,7 @@
 index over many studies.
 
     folder = ReportFolder("reports")
-    for source, prediction in zip(sources, predictor.predict_studies(sources)):
-        folder.add(source, prediction, predictor.spec)
+    folder.add_all(sources, predictor.predict_studies(sources), predictor.spec)
     folder.finish()
 
 `content` says what is in a report and documents its JSON, `pictures` makes its images, `page` the HTML from

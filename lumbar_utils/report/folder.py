@@ -9,18 +9,21 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from joblib import Parallel, delayed
+from tqdm.auto import tqdm
 
 from ..competition import SYNTHETIC_MARK
 from ..crops import extract_crops
-from ..errors import DataError
+from ..errors import DataError, LumbarError
 from ..runs import atomically, read_json, write_json
 from ..study import load_study
-from .content import SCHEMA, SCHEMA_VERSION, describe
+from .content import SCHEMA, SCHEMA_VERSION, describe, without_paths
 from .page import index_page, study_page
 from .pictures import overview, panels
 
@@ -34,6 +37,8 @@ logger = logging.getLogger(__name__)
 PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 """Names that Windows gives to devices."""
+STUDIES_A_PROCESS = 8
+"""A process takes seconds to start, a report less than one."""
 SUMMARY_KEYS = (
     "study_id",
     "created",
@@ -88,13 +93,49 @@ class ReportFolder:
 
         A study that cannot be read or cropped still gets its page, without pictures.
         """
-        try:
-            study, crops = _read_again(source, prediction, spec)
-            synthetic = self.synthetic or _in_synthetic_cohort(source.path)
-            return self.write(prediction, study, crops, synthetic=synthetic, private_paths=_private(source.path))
-        except Exception as error:  # the grades are written; a report that fails must not look like their failure
-            self._failed(prediction.study_id, error)
-            return None
+        return self._note(*_attempt(self._bare(), source, prediction, spec))
+
+    def add_all(
+        self,
+        sources: Iterable[StudySource],
+        predictions: Iterable[StudyPrediction],
+        spec: CropSpec | None = None,
+        *,
+        n_jobs: int = 1,
+        progress: bool = True,
+    ) -> None:
+        """`add` for many studies and their predictions in the same order, in processes where they are worth it.
+
+        Both may be generators: reports are then written as the predictions come, and memory stays flat.
+        """
+        pairs = zip(sources, predictions, strict=True)
+        total = len(sources) if isinstance(sources, Sequence) else None
+        if total is not None:
+            n_jobs = max(1, min(n_jobs, total // STUDIES_A_PROCESS))
+        bare = self._bare()
+        work = (delayed(_attempt)(bare, source, prediction, spec) for source, prediction in pairs)
+        done = Parallel(n_jobs=n_jobs, return_as="generator")(work)
+        for study_id, result in tqdm(done, desc="reports", unit="study", total=total, disable=not progress):
+            self._note(study_id, result)
+
+    def _bare(self) -> ReportFolder:
+        """Itself without what it has noted, to be sent to another process."""
+        other = copy(self)
+        other.failures, other.written = {}, 0
+        return other
+
+    def _note(self, study_id: str, ending: Path | str) -> Path | None:
+        """Note how an attempt ended: with a path, or with words about what went wrong."""
+        if isinstance(ending, Path):
+            self._written(study_id)
+            return ending
+        self.failures[study_id] = ending
+        logger.warning("study %s: no report: %s", study_id, ending)
+        return None
+
+    def _written(self, study_id: str) -> None:
+        self.failures.pop(study_id, None)
+        self.written += 1
 
     def write(
         self,
@@ -139,8 +180,7 @@ class ReportFolder:
         path = self.folder / "studies" / f"{file_name(prediction.study_id)}.html"
         _write_page(path, page)
         write_json(path.with_suffix(".json"), report)
-        self.failures.pop(prediction.study_id, None)
-        self.written += 1
+        self._written(prediction.study_id)
         return path
 
     def finish(self) -> Path:
@@ -163,9 +203,20 @@ class ReportFolder:
         write_json(index.with_suffix(".json"), {**values, "failures": self.failures})
         return index
 
-    def _failed(self, study_id: str, error: Exception) -> None:
-        self.failures[study_id] = f"{type(error).__name__}: {error}"
-        logger.warning("study %s: no report: %s", study_id, error)
+
+def _attempt(
+    reports: ReportFolder, source: StudySource, prediction: StudyPrediction, spec: CropSpec | None
+) -> tuple[str, Path | str]:
+    """The study's id and its page, or what went wrong in words."""
+    private = _private(source.path)
+    try:
+        study, crops = _read_again(source, prediction, spec)
+        synthetic = reports.synthetic or _in_synthetic_cohort(source.path)
+        path = reports.write(prediction, study, crops, synthetic=synthetic, private_paths=private)
+        return prediction.study_id, path
+    except Exception as error:  # the grades are written; a report that fails must not look like their failure
+        words = str(error) if isinstance(error, LumbarError) else f"{type(error).__name__}: {error}"
+        return prediction.study_id, without_paths(words, private)
 
 
 def _write_page(path: Path, page: str) -> None:
