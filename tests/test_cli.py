@@ -284,6 +284,8 @@ def test_the_whole_road_on_a_cohort(cohort, trained_run, tmp_path):
     np.testing.assert_allclose(reported, graded[list(PROBABILITY_COLUMNS)].to_numpy(float), atol=1e-6)
     assert report["synthetic"] == {"weights": True, "study": True} and report["model"]["name"] == trained_run.name
     assert str(tmp_path) not in json.dumps(report) and str(trained_run) not in json.dumps(report)
+    done = lumbar("predict", cohort, "--out", out, "--weights", trained_run, "--report", out)  # a file, refused at once
+    assert done.returncode == 1 and "reports cannot be written there" in done.stderr
 
     done = lumbar("score", cohort / "truth" / "labels.csv", out)
     assert done.returncode == 1 and "lacks" in done.stderr  # only the test part was predicted
