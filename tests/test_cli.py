@@ -263,8 +263,9 @@ def test_both_networks_hold_out_the_same_studies(cohort, trained_run, monkeypatc
 
 @pytest.mark.slow
 def test_the_whole_road_on_a_cohort(cohort, trained_run, tmp_path):
-    out = tmp_path / "submission.csv"
-    done = lumbar("predict", cohort, "--weights", trained_run, "--out", out, "--pictures", 1, "--no-progress")
+    out, reports = tmp_path / "submission.csv", tmp_path / "reports"
+    options = ("--weights", trained_run, "--pictures", 1, "--no-progress", "--report", reports)
+    done = lumbar("predict", cohort, "--out", out, *options)
     assert done.returncode == 0, done.stderr
     test_ids = pd.read_csv(cohort / "test_series_descriptions.csv", dtype=str)["study_id"].unique()
     submission = pd.read_csv(out, dtype={"row_id": str})
@@ -274,6 +275,15 @@ def test_the_whole_road_on_a_cohort(cohort, trained_run, tmp_path):
     assert list(log["study_id"]) == list(test_ids)
     assert f"{len(test_ids)} studies" in done.stdout and "submission_log.csv" in done.stdout
     assert f"disc finder: {trained_run / 'localizer'}" in done.stdout  # the run's own, not the shipped one
+    assert f"{len(test_ids)} reports, 0 failed" in done.stdout and (reports / "index.html").is_file()
+    report = json.loads((reports / "studies" / f"{test_ids[0]}.json").read_text())
+    graded = submission.set_index("row_id").loc[f"{test_ids[0]}_spinal_canal_stenosis_l1_l2"]
+    reported = list(report["grades"][0]["probabilities"].values())
+    np.testing.assert_allclose(reported, graded[list(PROBABILITY_COLUMNS)].to_numpy(float), atol=1e-6)
+    assert report["synthetic"] == {"weights": True, "study": True} and report["model"]["name"] == trained_run.name
+    assert str(tmp_path) not in json.dumps(report) and str(trained_run) not in json.dumps(report)
+    done = lumbar("predict", cohort, "--out", out, "--weights", trained_run, "--report", out)  # a file, refused at once
+    assert done.returncode == 1 and "reports cannot be written there" in done.stderr
 
     done = lumbar("score", cohort / "truth" / "labels.csv", out)
     assert done.returncode == 1 and "lacks" in done.stderr  # only the test part was predicted

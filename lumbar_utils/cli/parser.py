@@ -200,7 +200,8 @@ def _add_predict(commands) -> None:
         f"files is graded as far as it goes, and a log says what was missing.\n{WARNING}",
         "examples:\n"
         "  lumbar predict data --weights runs/first --out submission.csv      the test part of a competition folder\n"
-        "  lumbar predict scans --weights runs/first --out grades.csv         any tree of DICOM files\n\n"
+        "  lumbar predict scans --weights runs/first --out grades.csv         any tree of DICOM files\n"
+        "  lumbar predict data --weights runs/first --report reports          then open reports/index.html\n\n"
         "beside submission.csv it writes submission_log.csv (study, what was wrong or missing) and\n"
         "submission_crops/ (a picture of the crops of the first studies).",
     )
@@ -230,7 +231,11 @@ def _add_predict(commands) -> None:
         help="also write a DICOM structured report per study into DIR; it carries the images' patient and study, names "
         "and ids included, so that an archive can file it (needs highdicom)",
     )
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="an HTML page and a JSON file for every study, and an index.html"
+    )
     _add_device(parser)
+    _add_jobs(parser)
 
 
 def _add_score(commands) -> None:
