@@ -13,13 +13,12 @@ import logging
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
-from contextlib import closing
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
 import joblib
-from joblib.parallel import get_active_backend
+from joblib.parallel import ParallelBackendBase, get_active_backend
 
 logger = logging.getLogger(__name__)
 
@@ -86,38 +85,50 @@ def run_jobs(
     result
         What the function returned, or a `JobFailure` when it raised or its process died.
     """
-    n_jobs = _workers(n_jobs)
+    backend, n_jobs = _backend(n_jobs, threads)
     workers = max(1, joblib.effective_n_jobs(n_jobs))
     options: dict[str, Any] = {"n_jobs": n_jobs, "batch_size": 1, "prefer": "threads" if threads else None}
-    options["return_as"] = "generator" if ordered else "generator_unordered"
+    if backend.supports_return_generator:  # ray's gives all results of a window at once
+        options["return_as"] = "generator" if ordered else "generator_unordered"
     options["timeout"] = patience if workers > 1 else None
     numbered = enumerate(tasks)
     while window := list(islice(numbered, WINDOW * workers)):
         yield from _run_window(function, window, options)
 
 
+def stays_here(n_jobs: int, *, threads: bool = False) -> bool:
+    """Whether `run_jobs` would do the work in this process, so that large arguments need not travel."""
+    backend, n_jobs = _backend(n_jobs, threads)
+    return getattr(backend, "uses_threads", False) or joblib.effective_n_jobs(n_jobs) == 1
+
+
 def _run_window(function: Callable, window: list[tuple[int, tuple]], options: dict) -> Iterator[tuple[int, Any]]:
     waiting = dict(window)
     try:
         jobs = (joblib.delayed(_attempt)(function, index, task) for index, task in window)
-        with closing(joblib.Parallel(**options)(jobs)) as results:
-            for index, result in results:
-                del waiting[index]
-                yield index, result
+        for index, result in _results(jobs, options):
+            del waiting[index]
+            yield index, result
     except Exception as error:
         if not _worker_died(error):
             raise
-        logger.warning(
-            "a worker process died or is silent; the %d jobs that it may have held run one by one", len(waiting)
-        )
+        logger.warning("a worker process died or is silent; %d jobs are tried again one by one", len(waiting))
     for index, task in waiting.items():  # in their order, each alone: who dies now is the culprit
         try:
-            with closing(joblib.Parallel(**options)([joblib.delayed(_attempt)(function, index, task)])) as results:
-                yield from results
+            yield from _results([joblib.delayed(_attempt)(function, index, task)], options)
         except Exception as error:
             if not _worker_died(error):
                 raise
             yield index, JobFailure(WORKER_DIED)
+
+
+def _results(jobs: Iterable, options: dict) -> Iterator[tuple[int, Any]]:
+    results = joblib.Parallel(**options)(jobs)
+    try:
+        yield from results
+    finally:
+        if hasattr(results, "close"):  # ends what is under way when the caller wants no more
+            results.close()
 
 
 def _attempt(function: Callable, index: int, task: tuple) -> tuple[int, Any]:
@@ -133,9 +144,9 @@ def _worker_died(error: Exception) -> bool:
     return type(error).__name__ in ("KilledWorker", "WorkerCrashedError")  # of dask and of ray, which need not be there
 
 
-def _workers(n_jobs: int) -> int:
-    """The number of jobs to ask joblib for: that of the user's configuration, if there is one."""
-    backend, chosen = get_active_backend()
+def _backend(n_jobs: int, threads: bool) -> tuple[ParallelBackendBase, int]:
+    """The backend in use, and the number of jobs to ask it for: that of the user's configuration, if there is one."""
+    backend, chosen = get_active_backend(prefer="threads" if threads else None)
     if chosen is not None:
-        return chosen
-    return n_jobs if type(backend).__module__.startswith("joblib._parallel_backends") else -1
+        return backend, chosen
+    return backend, n_jobs if type(backend).__module__.startswith("joblib._parallel_backends") else -1
