@@ -201,13 +201,14 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cohort", type=Path, default=ROOT / "runs" / "benchmark" / "throughput", help="made there")
     parser.add_argument("--studies", type=int, default=24)
+    parser.add_argument("--first", type=int, help="measure only so many of them")
     parser.add_argument("--cores", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--device", default="cpu", help="of the classifier")
     parser.add_argument("--weights", type=Path, help="a trained classifier, to measure whole predictions as well")
     parser.add_argument("--csv", type=Path, help="write the table there, too")
     args = parser.parse_args()
     generate_cohort(args.cohort, n_studies=args.studies, seed=SEED, profile="rsna", progress=sys.stderr.isatty())
-    sources = [source.absolute() for source in find_studies(args.cohort)]
+    sources = [source.absolute() for source in find_studies(args.cohort)][: args.first]
     truth = read_reference(args.cohort / "truth" / "discs.csv", point="canal")
     points = {s: DiscPoints(s, "", p, np.ones(5), source="truth") for s, p in truth.items()}
     files = sum(files_of(source, plain=False) for source in sources)

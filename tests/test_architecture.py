@@ -29,6 +29,7 @@ LAYERS = (
     ("devices",),
     ("localizer",),
     ("locating",),
+    ("box_sampling",),
     ("crops", "crop_cache"),
     ("augment", "mixing"),
     ("datasets",),
