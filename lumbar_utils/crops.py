@@ -20,6 +20,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from .box_sampling import sample_box
 from .dicom import Series, Stack
 from .errors import DataError
 from .geometry import (
@@ -28,7 +29,6 @@ from .geometry import (
     POSTERIOR,
     OrientedGrid,
     anatomical_axes,
-    sample_stack,
     voxels_covered,
 )
 from .inline_html import card, data_uri, to_grey
@@ -291,9 +291,7 @@ def _crop_view(
         chosen, index, grid, angle = best
         stack = chosen.stacks[index]
         axes[level] = grid.axes
-        values[level], covered[level] = sample_stack(
-            stack.pixels, stack.geometry, grid.points(), resolution=float(min(grid.spacing[1:]))
-        )
+        values[level], covered[level] = sample_box(stack.pixels, stack.geometry, grid)
         if not covered[level].any():  # a sliver of the box that falls between the samples of a coarse grid
             continue
         inside = np.abs(stack.geometry.offsets - grid.center @ stack.geometry.normal) <= grid.extent[0] / 2

@@ -19,6 +19,7 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # From the bottom to the top. A module imports from its own line and from lines above it, never from below.
 LAYERS = (
     ("errors",),
+    ("jobs",),
     ("labels",),
     ("geometry",),
     ("inline_html",),
@@ -29,6 +30,7 @@ LAYERS = (
     ("devices",),
     ("localizer",),
     ("locating",),
+    ("box_sampling",),
     ("crops", "crop_cache"),
     ("augment", "mixing"),
     ("datasets",),

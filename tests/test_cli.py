@@ -376,7 +376,7 @@ def test_doubtful_studies_are_counted_and_named(tmp_path, monkeypatch, capsys):
     from lumbar_utils.cli import inputs
     from lumbar_utils.localizer import DiscPoints
 
-    def located(sources, localizer, *, progress):
+    def located(sources, localizer, *, n_jobs, progress):
         points = np.arange(15.0).reshape(5, 3)
         return {s: DiscPoints(s, "1", points, np.ones(5), ("doubtful",) * 5) for s in sources}, {}
 

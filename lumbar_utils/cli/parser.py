@@ -112,6 +112,7 @@ def _add_localize(commands) -> None:
     _add_path(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="the table to write")
     _add_localizer_weights(parser)
+    _add_jobs(parser)
 
 
 def _add_crops(commands) -> None:
