@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from .crops import FORMAT_VERSION, CropSpec, StudyCrops, extract_crops
 from .errors import DataError
+from .jobs import JobFailure, run_jobs
 from .localizer import DiscPoints
 from .study import StudySource, load_study
 
@@ -100,7 +100,8 @@ def build_crop_cache(
     folder : path-like
         Created when absent.
     n_jobs : int
-        Worker processes of joblib; a user's `joblib.parallel_config` is respected.
+        Worker processes, unless a user's `joblib.parallel_config` says otherwise; see `jobs.run_jobs`. A worker reads
+        the study and writes the file, so on a cluster both folders must lie where all machines see them.
 
     Returns
     -------
@@ -108,13 +109,16 @@ def build_crop_cache(
     """
     folder, spec = Path(folder), spec or CropSpec()
     folder.mkdir(parents=True, exist_ok=True)
-    tasks = [(source, points.get(source.study_id)) for source in sources]
-    results = Parallel(n_jobs=n_jobs, return_as="generator_unordered")(
-        delayed(_crop_to_file)(source, discs, spec, _crop_file(folder, source.study_id)) for source, discs in tasks
+    place = folder.absolute()
+    tasks = (
+        (source.absolute(), points.get(source.study_id), spec, _crop_file(place, source.study_id)) for source in sources
     )
     outcome = {}
-    for study_id, state in tqdm(results, total=len(tasks), desc="crops", unit="study", disable=not progress):
-        outcome[study_id] = state
+    with tqdm(total=len(sources), desc="crops", unit="study", disable=not progress) as bar:
+        for index, state in run_jobs(_crop_to_file, tasks, n_jobs=n_jobs):
+            failed = isinstance(state, JobFailure)
+            outcome[sources[index].study_id] = f"failed: {state.reason}" if failed else state
+            bar.update()
     made = tuple(s.study_id for s in sources if not outcome[s.study_id].startswith("failed"))
     failures = {s.study_id: outcome[s.study_id] for s in sources if outcome[s.study_id].startswith("failed")}
     reused = sum(state == "reused" for state in outcome.values())
@@ -132,16 +136,13 @@ def _crop_file(folder: Path, study_id: str) -> Path:
     return folder / f"{study_id}.npz"
 
 
-def _crop_to_file(source: StudySource, discs: DiscPoints | None, spec: CropSpec, path: Path) -> tuple[str, str]:
-    try:
-        if discs is None:
-            return source.study_id, "failed: no disc points"
-        if path.exists() and _up_to_date(path, discs, spec):
-            return source.study_id, "reused"
-        extract_crops(load_study(source), discs, spec).save(path)
-        return source.study_id, "made"
-    except Exception as error:  # whatever is odd about one study must not cost the others their crops
-        return source.study_id, f"failed: {str(error) or type(error).__name__}"
+def _crop_to_file(source: StudySource, discs: DiscPoints | None, spec: CropSpec, path: Path) -> str:
+    if discs is None:
+        raise DataError("no disc points")
+    if path.exists() and _up_to_date(path, discs, spec):
+        return "reused"
+    extract_crops(load_study(source), discs, spec).save(path)
+    return "made"
 
 
 def _up_to_date(path: Path, discs: DiscPoints, spec: CropSpec) -> bool:

@@ -6,19 +6,21 @@ A study that fails costs only itself: the reason comes back beside the results.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from . import __version__
 from .errors import DataError
+from .jobs import JobFailure, run_jobs, stays_here
 from .labels import CONDITIONS
 from .localizer import DiscLocalizer, DiscPoints
 from .localizer.evaluation import doubtful_studies, read_reference
-from .localizer.samples import STUDIES_A_JOB
+from .localizer.finder import SHIPPED_WEIGHTS
 from .study import CompetitionFolder, StudySource, find_studies, load_study
 
 logger = logging.getLogger(__name__)
@@ -68,37 +70,109 @@ def doubtful_words(found: Mapping[str, DiscPoints]) -> str:
     return f"the naming of the levels is doubtful in {studies}, look at them: {named}"
 
 
+@dataclass(frozen=True)
+class LocalizerFiles:
+    """A disc finder by its files, to be sent to workers: a few paths instead of its tensors.
+
+    Each process reads the files once, and again only when they have changed. The finder that ships with the library
+    is that of the worker's own copy, wherever it is installed.
+    """
+
+    weights: Path | None
+    note: Path | None
+    device: str
+    state: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, localizer: DiscLocalizer) -> LocalizerFiles | DiscLocalizer:
+        """The files that it was read from; the finder itself where it was made in this session, or is not ours."""
+        files = getattr(localizer, "files", None)
+        if files is None:
+            return localizer
+        if files[0] == SHIPPED_WEIGHTS:
+            return cls(None, None, str(localizer.device))
+        weights, note = (file.absolute() for file in files)
+        state = tuple(value for file in (weights, note) for value in (file.stat().st_mtime_ns, file.stat().st_size))
+        return cls(weights, note, str(localizer.device), state)
+
+    def open(self) -> DiscLocalizer:
+        """The finder, kept for the next call in this process."""
+        return _opened(self)
+
+
+@lru_cache(maxsize=1)
+def _opened(files: LocalizerFiles) -> DiscLocalizer:
+    if files.weights is None:
+        return DiscLocalizer.shipped(device=files.device)
+    return DiscLocalizer.read(files.weights, files.note, device=files.device)
+
+
 def locate_studies(
-    sources: Sequence[StudySource], localizer: DiscLocalizer, *, progress: bool = True
+    sources: Sequence[StudySource], localizer: DiscLocalizer, *, n_jobs: int = 1, progress: bool = True
 ) -> tuple[dict[str, DiscPoints], dict[str, str]]:
-    """Points and failures, each by study id."""
-    found: dict[str, DiscPoints] = {}
-    failures: dict[str, str] = {}
-    for source in tqdm(sources, desc="locating discs", unit="study", disable=not progress):
-        try:
-            found[source.study_id] = localizer.locate(load_study(source))
-        except Exception as error:  # whatever is odd about one study must not stop the others
-            failures[source.study_id] = str(error) or type(error).__name__
-    _log(failures)
-    return found, failures
+    """Points and failures, each by study id.
+
+    `n_jobs` worker processes read and locate, unless a user's `joblib.parallel_config` says otherwise; see
+    `jobs.run_jobs`. They are threads of this process where the finder works on a GPU.
+    """
+    tasks = ((source.absolute(),) for source in sources)
+    return _locate(_locate_source, tasks, [s.study_id for s in sources], localizer, n_jobs=n_jobs, progress=progress)
 
 
 def locate_folders(
-    folders: Mapping[str, Path], localizer: DiscLocalizer, *, progress: bool = True
+    folders: Mapping[str, Path], localizer: DiscLocalizer, *, n_jobs: int = 1, progress: bool = True
 ) -> tuple[dict[str, DiscPoints], dict[str, str]]:
-    """Points and failures by the names given, each folder being one study or one series of DICOM files."""
-    found: dict[str, DiscPoints] = {}
-    failures: dict[str, str] = {}
-    for name, folder in tqdm(folders.items(), desc="locating discs", unit="study", disable=not progress):
-        try:
-            sources = find_studies(folder, progress=False)
-            if len(sources) != 1:
-                raise DataError(f"{folder}: expected one study, found {len(sources)}")
-            found[name] = localizer.locate(load_study(sources[0]))
-        except Exception as error:
-            failures[name] = str(error) or type(error).__name__
-    _log(failures)
+    """Points and failures by the names given, each folder being one study or one series of DICOM files.
+
+    `n_jobs` as in `locate_studies`.
+    """
+    tasks = ((Path(folder).absolute(),) for folder in folders.values())
+    return _locate(_locate_folder, tasks, list(folders), localizer, n_jobs=n_jobs, progress=progress)
+
+
+def _locate(
+    function: Callable,
+    tasks: Iterable[tuple],
+    names: Sequence[str],
+    localizer: DiscLocalizer,
+    *,
+    n_jobs: int,
+    progress: bool,
+) -> tuple[dict[str, DiscPoints], dict[str, str]]:
+    n_jobs = n_jobs if len(names) > 1 else 1  # a process takes seconds to start
+    threads = getattr(localizer, "device", None) is not None and localizer.device.type != "cpu"
+    # In this process the finder at hand is used; elsewhere it is named by its files.
+    sent = localizer if stays_here(n_jobs, threads=threads) else LocalizerFiles.of(localizer)
+    tasks = ((*task, sent) for task in tasks)
+    return _sorted(run_jobs(function, tasks, n_jobs=n_jobs, threads=threads), names, "locating discs", progress)
+
+
+def _sorted(
+    results: Iterator[tuple[int, DiscPoints | JobFailure]], names: Sequence[str], title: str, progress: bool
+) -> tuple[dict[str, DiscPoints], dict[str, str]]:
+    """Points and failures by name, in the order of the names, of jobs that end in any order."""
+    outcome: dict[int, DiscPoints | JobFailure] = {}
+    with tqdm(total=len(names), desc=title, unit="study", disable=not progress) as bar:
+        for index, result in results:
+            outcome[index] = result
+            bar.update()
+    found = {names[i]: outcome[i] for i in sorted(outcome) if isinstance(outcome[i], DiscPoints)}
+    failures = {names[i]: outcome[i].reason for i in sorted(outcome) if isinstance(outcome[i], JobFailure)}
+    for study_id, reason in failures.items():
+        logger.warning("study %s: no disc points: %s", study_id, reason)
     return found, failures
+
+
+def _locate_source(source: StudySource, localizer: DiscLocalizer | LocalizerFiles) -> DiscPoints:
+    finder = localizer.open() if isinstance(localizer, LocalizerFiles) else localizer
+    return finder.locate(load_study(source))
+
+
+def _locate_folder(folder: Path, localizer: DiscLocalizer | LocalizerFiles) -> DiscPoints:
+    sources = find_studies(folder, progress=False)
+    if len(sources) != 1:
+        raise DataError(f"{folder}: expected one study, found {len(sources)}")
+    return _locate_source(sources[0], localizer)
 
 
 def points_from_table(
@@ -107,20 +181,19 @@ def points_from_table(
     """Canal points of the cleaned `train_label_coordinates.csv`, and failures, each by study id.
 
     Missing levels are filled from their neighbours and flagged; a study with fewer than two points is a failure.
+    `n_jobs` as in `locate_studies`.
     """
-    folder.clean_coordinates()  # once here, and not once in every worker
-    # The folder's tables travel with every job, so a job is a handful of studies.
-    parts = [study_ids[i : i + STUDIES_A_JOB] for i in range(0, len(study_ids), STUDIES_A_JOB)]
-    work = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_part_from_table)(folder, part) for part in parts)
-    found: dict[str, DiscPoints] = {}
-    failures: dict[str, str] = {}
-    with tqdm(total=len(study_ids), desc="points", unit="study", disable=not progress) as bar:
-        for part, results in zip(parts, work, strict=True):
-            for study_id, result in zip(part, results, strict=True):
-                (found if isinstance(result, DiscPoints) else failures)[study_id] = result
-            bar.update(len(part))
-    _log(failures)
-    return found, failures
+    if folder.coordinates is None:
+        raise DataError(f"{folder.root} has no train_label_coordinates.csv")
+    root, coordinates, series = Path(folder.root).absolute(), folder.coordinates, folder.series_table
+    points_of = dict(list(coordinates.groupby("study_id")))
+    series_of = dict(list(series[series["part"] == "train"].groupby("study_id")))
+    # A study's own rows travel, not the tables. Cleaning looks at one study at a time, so it can be done there.
+    tasks = (
+        (CompetitionFolder(root, None, points_of.get(s, coordinates[:0]), series_of.get(s, series[:0]), None), s)
+        for s in study_ids
+    )
+    return _sorted(run_jobs(_from_table, tasks, n_jobs=n_jobs), study_ids, "points", progress)
 
 
 def reference_points(
@@ -139,25 +212,12 @@ def reference_points(
     return {s: np.where(filled[s][:, None], np.nan, discs.points) for s, discs in found.items()}
 
 
-def _part_from_table(folder: CompetitionFolder, study_ids: Sequence[str]) -> list[DiscPoints | str]:
-    return [_from_table(folder, study_id) for study_id in study_ids]
-
-
-def _from_table(folder: CompetitionFolder, study_id: str) -> DiscPoints | str:
-    try:
-        rows = folder.clean_coordinates()[0]
-        canal = (rows["study_id"] == study_id) & (rows["condition"] == CONDITIONS[0])
-        series_ids = list(dict.fromkeys(rows.loc[canal, "series_id"]))
-        if not series_ids:
-            return "the table holds no canal point of this study"
-        study = folder.load_study(study_id, part="train", series_ids=series_ids)
-        points = folder.canal_points(study_id, study)
-        series_id = study.series[0].series_id if study.series else ""
-        return DiscPoints.from_known(study_id, series_id, points, source="table")
-    except Exception as error:
-        return str(error) or type(error).__name__
-
-
-def _log(failures: dict[str, str]) -> None:
-    for study_id, reason in failures.items():
-        logger.warning("study %s: no disc points: %s", study_id, reason)
+def _from_table(folder: CompetitionFolder, study_id: str) -> DiscPoints:
+    rows = folder.clean_coordinates()[0]
+    series_ids = list(dict.fromkeys(rows.loc[rows["condition"] == CONDITIONS[0], "series_id"]))
+    if not series_ids:
+        raise DataError("the table holds no canal point of this study")
+    study = folder.load_study(study_id, part="train", series_ids=series_ids)
+    points = folder.canal_points(study_id, study)
+    series_id = study.series[0].series_id if study.series else ""
+    return DiscPoints.from_known(study_id, series_id, points, source="table")

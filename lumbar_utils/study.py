@@ -11,7 +11,7 @@ import os
 import re
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .competition import PARTS, CompetitionFolder, is_competition_folder, load_listed_study
@@ -51,6 +51,11 @@ class StudySource:
     listed: tuple[tuple[str, str], ...] | None = None
     series_ids: tuple[str, ...] | None = None
     problems: tuple[str, ...] = ()
+
+    def absolute(self) -> StudySource:
+        """The same, for a process that works in another folder."""
+        series = tuple((name, tuple(file.absolute() for file in files)) for name, files in self.series)
+        return replace(self, path=self.path.absolute(), series=series)
 
 
 def find_studies(path: Path | str, *, part: str | None = None, progress: bool = False) -> list[StudySource]:

@@ -19,15 +19,18 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 # From the bottom to the top. A module imports from its own line and from lines above it, never from below.
 LAYERS = (
     ("errors",),
+    ("jobs",),
     ("labels",),
     ("geometry",),
+    ("inline_html",),
     ("dicom_pixels", "dicom_headers", "recognition", "dicom"),
-    ("coordinates", "competition", "study"),
+    ("coordinates", "competition", "study", "evidence"),
     ("phantom",),
     ("eda",),
     ("devices",),
     ("localizer",),
     ("locating",),
+    ("box_sampling",),
     ("crops", "crop_cache"),
     ("augment", "mixing"),
     ("datasets",),
@@ -35,14 +38,18 @@ LAYERS = (
     ("metrics",),
     ("calibration", "denoising"),
     ("evaluation",),
+    ("agreement", "strata", "graded"),
     ("runs",),
     ("ensembles",),
-    ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation"),
+    ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation", "launching"),
     ("predict", "submission"),
+    ("structured_report",),
     ("activation",),
     ("views",),
+    ("report",),
     ("kaggle",),
     ("workspace",),
+    ("doctor",),
     ("cli",),
     ("__main__",),
 )
@@ -171,9 +178,9 @@ def source(cell: dict) -> str:
     return "".join(cell["source"])
 
 
-def test_there_are_five_notebooks():
+def test_there_are_six_notebooks():
     names = ["01_eda", "02_localization", "03_roi_extraction", "04_train_classifier", "05_kaggle_inference"]
-    assert [path.stem for path in NOTEBOOKS] == names
+    assert [path.stem for path in NOTEBOOKS] == [*names, "06_error_analysis"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=relative)

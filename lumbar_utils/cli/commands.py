@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from . import inputs
+from . import inputs, machine, reports, structured_reports
 
 if TYPE_CHECKING:
     from ..crop_cache import CropCache
@@ -63,7 +63,7 @@ def localize(args: argparse.Namespace) -> None:
 
     localizer = inputs.open_localizer(folder)
     sources = find_studies(path, progress=args.progress)
-    found, failed = locate_studies(sources, localizer, progress=args.progress)
+    found, failed = locate_studies(sources, localizer, n_jobs=inputs.jobs(args.jobs), progress=args.progress)
     if not found:
         raise DataError(f"the discs were found in none of {len(sources)} studies; {next(iter(failed.values()))}")
     write_points(args.out, found.values())
@@ -81,8 +81,9 @@ def crops(args: argparse.Namespace) -> None:
     path = inputs.data_path(args.path)
     localizer = None if args.points is not None else inputs.localizer_folder(args.weights)
     sources = find_studies(path, progress=args.progress)
-    discs = inputs.discs_of(sources, points=args.points, localizer=localizer, progress=args.progress)
-    cache = build_crop_cache(sources, discs, args.out, n_jobs=inputs.jobs(args.jobs), progress=args.progress)
+    jobs = inputs.jobs(args.jobs)
+    discs = inputs.discs_of(sources, points=args.points, localizer=localizer, n_jobs=jobs, progress=args.progress)
+    cache = build_crop_cache(sources, discs, args.out, n_jobs=jobs, progress=args.progress)
     if not len(cache):
         raise DataError(f"no study could be cropped; {next(iter(cache.failures.values()), 'there is none')}")
     print(f"crops of {len(cache)} studies in {args.out}, {len(cache.failures)} failed")
@@ -133,7 +134,7 @@ def _print_errors(
     if not reference:
         return
     sources = [source for source in inputs.studies_of(folder, "train") if source.study_id in reference]
-    found, _ = locate_studies(sources, localizer, progress=progress)
+    found, _ = locate_studies(sources, localizer, n_jobs=jobs, progress=progress)
     print(f"on {len(reference)} studies that it was not trained on:")
     for name, value in summary(evaluate_points(found, reference)).items():
         print(f"  {name:<28} {value:.4g}")
@@ -194,7 +195,8 @@ def _training_crops(
         known = points_from_table(folder, ids, n_jobs=jobs, progress=args.progress)[0]
     localizer = inputs.localizer_folder(None, run=args.run)
     wanted = [source for source in sources if source.study_id not in known or source.study_id in set(held_out)]
-    discs = inputs.discs_of(wanted, points=args.points, localizer=localizer, held_out=held_out, progress=args.progress)
+    options = {"held_out": held_out, "n_jobs": jobs, "progress": args.progress}
+    discs = inputs.discs_of(wanted, points=args.points, localizer=localizer, **options)
     if args.points is None:
         write_points(args.run / "crops_found" / "points.csv", discs.values())
     graded = [source for source in sources if source.study_id in set(held_out)]
@@ -207,6 +209,8 @@ def predict(args: argparse.Namespace) -> None:
     """`lumbar predict`: DICOM to submission, with a log and pictures of the crops beside it."""
     path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
     inputs.table_to_write(args.out)
+    structured_reports.check(args.sr)
+    reports.check(args.report)
     from ..ensembles import run_of
     from ..locating import doubtful_words
     from ..predict import SYNTHETIC_WARNING, Predictor, write_submission
@@ -231,6 +235,9 @@ def predict(args: argparse.Namespace) -> None:
     doubtful = doubtful_words({p.study_id: p.discs for p in predictions if p.discs is not None})
     if doubtful:
         print(f"  {doubtful}")
+    structured_reports.write(args.sr, predictions, sources, network=f"run {run_of(run).resolve().name}")
+    jobs = inputs.jobs(args.jobs)
+    reports.write(args.report, predictions, sources, predictor, run, n_jobs=jobs, progress=args.progress)
     pictures = args.out.with_name(f"{args.out.stem}_crops")
     synthetic = folder is not None and folder.is_synthetic
     located = [pair for pair in zip(sources, predictions, strict=True) if pair[1].discs is not None]
@@ -303,4 +310,6 @@ COMMANDS = {
     "train": train,
     "predict": predict,
     "score": score,
+    "doctor": machine.doctor,
+    "kaggle": machine.kaggle,
 }

@@ -90,6 +90,7 @@ def discs_of(
     points: Path | None,
     localizer: Path | None,
     held_out: Sequence[str] = (),
+    n_jobs: int = 1,
     progress: bool,
 ) -> Mapping[str, DiscPoints]:
     """The discs of studies, from a table that `lumbar localize` wrote, or found now by the finder in that folder.
@@ -103,7 +104,7 @@ def discs_of(
         return read_points(points)
     finder = open_localizer(localizer)
     warn_of_studies_learnt_from(finder, held_out)
-    found = locate_studies(sources, finder, progress=progress)[0]
+    found = locate_studies(sources, finder, n_jobs=n_jobs, progress=progress)[0]
     if doubtful_words(found):
         print(f"  {doubtful_words(found)}")
     return found

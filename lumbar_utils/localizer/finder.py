@@ -113,6 +113,8 @@ class DiscLocalizer:
         self.made = dict(made or {})
         self.history: list[dict[str, float]] = []
         """Of the training that made it, in this session: member, step, loss, learning_rate, seconds."""
+        self.files: tuple[Path, Path] | None = None
+        """Tensors and JSON that it was read from; None when it was made in this session."""
 
     @property
     def config(self) -> LocalizerConfig:
@@ -253,9 +255,11 @@ class DiscLocalizer:
             config = LocalizerConfig.from_dict(read["config"])
             networks = _networks(config, load_file(weights))
             decoding = Decoding(**read["decoding"])
-            return cls(networks, device=device, decoding=decoding, made=read["made"])
+            finder = cls(networks, device=device, decoding=decoding, made=read["made"])
         except (KeyError, ValueError, TypeError, RuntimeError, OSError, SafetensorError) as error:
             raise DataError(f"{weights.parent}: these are not weights of this localizer: {error}") from error
+        finder.files = (weights, note)
+        return finder
 
 
 def _flags(flags: tuple[str, ...], confidence: np.ndarray) -> tuple[str, ...]:

@@ -211,6 +211,7 @@ def say(text: str) -> Figure:
     """A figure that only says why there is nothing to see."""
     figure = new_figure(8, 0.5)
     figure.text(0.012, 0.5, text, va="center", fontsize=10, color=color("muted"))
+    figure.add_axes((0, 0, 1, 1)).set_axis_off()  # a notebook shows no figure without axes
     return figure
 
 

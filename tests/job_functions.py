@@ -1,0 +1,27 @@
+"""Functions that jobs call in the tests: workers import them from here."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+
+
+def process_of(number: int) -> tuple[int, int]:
+    """The number and the id of the process that was asked."""
+    return number, os.getpid()
+
+
+def odd(number: int) -> int:
+    """Fails at 3, and takes its process with it at 6."""
+    if number == 3:
+        raise ValueError("three")
+    if number == 6:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return number
+
+
+def sleep(seconds: float) -> float:
+    """The seconds, after so many of them."""
+    time.sleep(seconds)
+    return seconds
