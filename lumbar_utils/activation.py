@@ -6,7 +6,8 @@ and a linear head these numbers add up to the score; averaging the gradient firs
 others 2017, ICCV), can point at places that the network does not use.
 
 The last layer of a thin stack's encoder is of no use: 8 slices of 48 x 48 pixels leave 2 x 2 x 1 places in a 3D
-ResNet18. So maps are taken further down, see `LAYERS`, where the features still know where they are. How far such a map
+ResNet18. So maps are taken further down, see `LAYERS`, where the features still know where they are. The price is that
+such features follow brightness: part of every map is the image's own, also with random weights. How far such a map
 can be trusted is measured on phantoms by `benchmarks/activation_sanity.py`, with the sanity check of Adebayo and others
 (2018, NeurIPS): the same network with random weights must not find the narrowing.
 
@@ -35,8 +36,9 @@ if TYPE_CHECKING:
     from .predict import Predictor
 
 METHODS = ("hirescam", "layercam", "gradcam")
-LAYERS = (6,)
-"""Default layers: of those with at least so many places along both axes of a slice, the last one."""
+LAYERS = (12,)
+"""Default: the last layer with at least 12 places along a slice's longer side, which is one in 6 mm. Half
+as fine, a small network's maps found the foramen half as often and told slices apart less; averaging both lay between."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -130,8 +132,8 @@ def explain(
         Features times gradient; features times the positive part of the gradient (LayerCAM, Jiang and others 2021);
         features times the gradient's mean over the positions (Grad-CAM).
     layers : sequence of int
-        For each number the last layer with at least so many places along both axes of a slice (the one with most
-        places where none has so many). Maps of several layers are scaled to the same mass and averaged.
+        For each number the last layer with at least so many places along the longer side of a slice (the one with
+        most places where none has so many). Maps of several layers are scaled to the same mass and averaged.
 
     Raises
     ------
@@ -272,7 +274,7 @@ def _chosen_layers(model, i: int, crops: StudyCrops, layers: Sequence[int]) -> l
     found = feature_layers(model.encoders[i], _input_shape(model, VIEWS[i], crops))
     chosen = []
     for places in layers:
-        fine = [layer for layer in found if min(map(len, layer.centers[:2])) >= places]
+        fine = [layer for layer in found if max(map(len, layer.centers[:2])) >= places]
         layer = fine[-1] if fine else found[0]
         if layer not in chosen:
             chosen.append(layer)
