@@ -23,7 +23,7 @@ LAYERS = (
     ("geometry",),
     ("inline_html",),
     ("dicom_pixels", "dicom_headers", "recognition", "dicom"),
-    ("coordinates", "competition", "study"),
+    ("coordinates", "competition", "study", "evidence"),
     ("phantom",),
     ("eda",),
     ("devices",),
@@ -36,14 +36,18 @@ LAYERS = (
     ("metrics",),
     ("calibration", "denoising"),
     ("evaluation",),
+    ("agreement", "strata", "graded"),
     ("runs",),
     ("ensembles",),
-    ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation"),
+    ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation", "launching"),
     ("predict", "submission"),
+    ("structured_report",),
+    ("activation",),
     ("views",),
     ("report",),
     ("kaggle",),
     ("workspace",),
+    ("doctor",),
     ("cli",),
     ("__main__",),
 )
@@ -172,9 +176,9 @@ def source(cell: dict) -> str:
     return "".join(cell["source"])
 
 
-def test_there_are_five_notebooks():
+def test_there_are_six_notebooks():
     names = ["01_eda", "02_localization", "03_roi_extraction", "04_train_classifier", "05_kaggle_inference"]
-    assert [path.stem for path in NOTEBOOKS] == names
+    assert [path.stem for path in NOTEBOOKS] == [*names, "06_error_analysis"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=relative)

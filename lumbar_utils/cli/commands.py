@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from . import inputs, reports
+from . import inputs, machine, reports, structured_reports
 
 if TYPE_CHECKING:
     from ..crop_cache import CropCache
@@ -208,6 +208,7 @@ def predict(args: argparse.Namespace) -> None:
     path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
     inputs.table_to_write(args.out)
     reports.check(args.report)
+    structured_reports.check(args.sr)
     from ..ensembles import run_of
     from ..locating import doubtful_words
     from ..predict import SYNTHETIC_WARNING, Predictor, write_submission
@@ -234,6 +235,7 @@ def predict(args: argparse.Namespace) -> None:
         print(f"  {doubtful}")
     jobs = inputs.jobs(args.jobs)
     reports.write(args.report, predictions, sources, predictor, run, n_jobs=jobs, progress=args.progress)
+    structured_reports.write(args.sr, predictions, sources, network=f"run {run_of(run).resolve().name}")
     pictures = args.out.with_name(f"{args.out.stem}_crops")
     synthetic = folder is not None and folder.is_synthetic
     located = [pair for pair in zip(sources, predictions, strict=True) if pair[1].discs is not None]
@@ -306,4 +308,6 @@ COMMANDS = {
     "train": train,
     "predict": predict,
     "score": score,
+    "doctor": machine.doctor,
+    "kaggle": machine.kaggle,
 }
