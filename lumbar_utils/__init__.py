@@ -31,6 +31,7 @@ _PUBLIC = {
     "train": ("fit",),
     "cross_validation": ("fit_folds",),
     "predict": ("Predictor", "StudyPrediction", "write_submission"),
+    "inference": ("run_inference",),
     "kaggle": ("describe_machine", "find_competition_folder"),
 }
 _MODULES = (*_PUBLIC, "phantom", "datasets", "errors", "geometry", "labels", "views")

@@ -38,7 +38,7 @@ LAYERS = (
     ("runs",),
     ("ensembles",),
     ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation"),
-    ("predict", "submission"),
+    ("problems", "budget", "preparing", "grading", "journal", "predict", "submission", "inference"),
     ("views",),
     ("kaggle",),
     ("workspace",),
