@@ -21,10 +21,10 @@ HOURS = 9.0
 """What a Kaggle submission may take."""
 RESERVE_SHARE = 0.03
 """Share of the budget that is kept for writing, and for what the forecast cannot know: 16 minutes of 9 hours."""
-SLOWEST_OF_MEDIAN = 4.0
+SLOWEST_OF_MEDIAN = 3.0
 """A batch counts in the forecast with at most this many times the median: one study that hung for minutes is time that
 is gone, but says little about the studies to come."""
-BATCHES_REMEMBERED = 16
+BATCHES_REMEMBERED = 32
 EARLIEST = 0.2
 """Share of the budget in which nothing is given up on the word of the first batch alone: it has loaded networks and
 started processes, and is no measure of the others."""

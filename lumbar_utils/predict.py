@@ -280,9 +280,9 @@ class Predictor:
     ) -> StudyPrediction:
         """What a study gets that cannot be graded: the training part's weighted class prior."""
         records = tuple(p if isinstance(p, Problem) else Problem("note", p, study_id) for p in problems)
-        for record in records:
-            level = logging.DEBUG if record.code == "out_of_time" else logging.WARNING  # the run says it once
-            logger.log(level, "study %s: %s; the class prior is used", study_id, record)
+        late = any(record.code == "out_of_time" for record in records)  # the run as a whole says that, once
+        said = "; ".join(map(str, records))
+        logger.log(logging.DEBUG if late else logging.WARNING, "study %s: %s; the class prior is used", study_id, said)
         return StudyPrediction(
             study_id,
             self.prior,
