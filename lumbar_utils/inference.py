@@ -133,7 +133,8 @@ def run_inference(
             logger.info(text)
         guard = None
         if hours is not None:
-            guard = TimeGuard(hours * 3600, len(todo), shares=predictor.shares, mirror=predictor.mirror, started=began)
+            options = {"shares": predictor.shares, "mirror": predictor.mirror, "started": began}
+            guard = TimeGuard(hours * 3600, len(todo), clock=time.monotonic, **options)
         graded = predictor.predict_studies(
             todo, n_jobs=n_jobs, guard=guard, study_seconds=study_seconds, progress=progress
         )

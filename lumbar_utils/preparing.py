@@ -13,6 +13,7 @@ can be interrupted, and the run goes on without the study while its thread lives
 from __future__ import annotations
 
 import logging
+import multiprocessing
 import pickle
 import signal
 import threading
@@ -46,7 +47,9 @@ T = TypeVar("T")
 STUDY_SECONDS = 300.0
 """A study takes 1 to 5 seconds; one of 720 that takes all of this costs a Kaggle run one hundredth of its time."""
 GRACE_SECONDS = 30.0
-"""After a study's time is over, until its process is ended: a starting process has libraries to load."""
+"""After a study's time is over, until its process is ended."""
+START_SECONDS = 120.0
+"""More time for the first study of new processes, which have libraries to load."""
 DOUBTFUL_NAMES = "the naming of the disc levels is doubtful: all of them may be off by one"
 
 
@@ -262,6 +265,7 @@ class _Crew:
     study_seconds: float | None
     time_left: Callable[[], float]
     any_came_back: bool = False
+    started_anew: bool = True
 
     def start(self, sources: list[StudySource]) -> _Window:
         if not sources or self.time_left() <= 0:
@@ -282,26 +286,30 @@ class _Crew:
         while len(ready) < len(sources):
             source = sources[len(ready)]
             if self.time_left() <= 0:
-                window.stop()
+                self._end(window)
                 return ready + [_out_of_time(source) for source in sources[len(ready) :]]
             try:
                 if window.parallel is not None:
-                    window.parallel.timeout = self._longest(GRACE_SECONDS)
+                    window.parallel.timeout = self._longest(GRACE_SECONDS + START_SECONDS * self.started_anew)
                 ready.append(next(window.results))
-                self.any_came_back = True
+                self.any_came_back, self.started_anew = True, False
                 continue
-            except TimeoutError:
-                window.stop()
+            except (TimeoutError, multiprocessing.TimeoutError):
+                self._end(window)
                 if self.time_left() <= 0:
                     continue
                 text = f"given up after {self.study_seconds:.0f} s; its process was ended"
                 ready.append(_lost(source, "study_timeout", text))
             except Exception as error:  # a process died, or could not be started
-                window.stop()
+                self._end(window)
                 ready += self._without_neighbours(sources[len(ready) :], error, alone)
                 return ready
             window = self.start(sources[len(ready) :])
         return ready
+
+    def _end(self, window: _Window) -> None:
+        window.stop()
+        self.started_anew = True
 
     def _longest(self, grace: float = 0.0) -> float | None:
         """Seconds that a study may take from now on, None for any number; in this process asked before each study."""

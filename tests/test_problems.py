@@ -98,8 +98,9 @@ def test_a_series_that_the_finder_stumbles_over_costs_only_itself(tmp_path):
 
 
 def test_a_series_that_cannot_be_cropped_costs_its_view(tmp_path, monkeypatch):
-    import lumbar_utils.preparing as preparing
     from broken_studies import SPEC, MiddleFinder
+
+    import lumbar_utils.preparing as preparing
 
     for name in ("t2", "t1"):
         write_series(tmp_path / "7" / name, shape=(120, 100))
