@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 
 CLOCKS_FAULT = {"out_of_time", "study_timeout", "worker_lost"}
 """Codes that may be gone in another run: such predictions are not kept in the journal."""
+FEWEST_FOR_PROCESSES = 6
+"""Studies for which starting processes is worth while: each loads libraries for as long as it reads three studies."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +106,9 @@ def run_inference(
         The whole budget; None for no limit.
     started : float, optional
         When the budget began, by `time.monotonic()`; default now.
-    n_jobs, study_seconds
+    n_jobs : int, optional
+        See `Predictor.predict_studies`; a handful of studies is read in this process.
+    study_seconds : float, optional
         See `Predictor.predict_studies`.
 
     Raises
@@ -119,7 +123,8 @@ def run_inference(
     if twice is not None:
         raise DataError(f"study {twice!r} is named twice among the studies to grade")
     check_sample(sample)
-    began = time.monotonic() if started is None else started
+    called = time.monotonic()
+    began = called if started is None else started
     identity = hashlib.sha256(f"{predictor.digest()} {code_digest()}".encode()).hexdigest()
     journal = Journal(path.with_name(f"{path.stem}_journal.jsonl"), identity)
     try:
@@ -135,6 +140,7 @@ def run_inference(
         if hours is not None:
             options = {"shares": predictor.shares, "mirror": predictor.mirror, "started": began}
             guard = TimeGuard(hours * 3600, len(todo), clock=time.monotonic, **options)
+        n_jobs = n_jobs if len(todo) >= FEWEST_FOR_PROCESSES else None
         graded = predictor.predict_studies(
             todo, n_jobs=n_jobs, guard=guard, study_seconds=study_seconds, progress=progress
         )
@@ -145,11 +151,14 @@ def run_inference(
         predictions = tuple(p for p in (known[study_id] for study_id in ids) if p is not None)
         steps = tuple(guard.steps) if guard is not None else ()
         events += [event for step in steps for event in _events(step, todo)]
+        if predictor.lost_device:
+            events.append(Problem("device_lost", f"{predictor.lost_device}; the run went on without it"))
         if journal.broken:
             events.append(Problem("journal_failed", f"the journal could not be kept: {journal.broken}"))
         seconds = time.monotonic() - began
         budget = None if hours is None else hours * 3600
-        events.append(Problem("finished", _summary(predictions, seconds, budget, len(todo))))
+        each = (time.monotonic() - called) / max(len(todo), 1)
+        events.append(Problem("finished", _summary(predictions, seconds, budget, each)))
         for event in events:
             log = logger.info if event.code in ("resumed", "finished") else logger.warning
             log("%s", event.message)
@@ -181,11 +190,11 @@ def _events(step: Step, todo: Sequence[StudySource]) -> list[Problem]:
     return found
 
 
-def _summary(predictions: Sequence[StudyPrediction], seconds: float, budget: float | None, new: int) -> str:
+def _summary(predictions: Sequence[StudyPrediction], seconds: float, budget: float | None, each: float) -> str:
     prior = sum(p.fallback for p in predictions)
-    rate = f", {seconds / new:.2f} s each" if new else ""
     allowed = "" if budget is None else f" of {_duration(budget)} allowed"
-    return f"{len(predictions)} studies, {prior} of them by the class prior; took {_duration(seconds)}{allowed}{rate}"
+    graded = f"{len(predictions)} studies, {prior} of them by the class prior"
+    return f"{graded}; took {_duration(seconds)}{allowed}, {each:.2f} s a study"
 
 
 def _duration(seconds: float) -> str:

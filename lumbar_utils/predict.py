@@ -85,6 +85,8 @@ class Predictor:
         Weighted mean of the members' class priors.
     synthetic_only : bool
         True when any member has seen nothing but synthetic phantoms.
+    lost_device : str
+        Which GPU failed on the way, and how; "" while all is well.
 
     Raises
     ------
@@ -117,7 +119,7 @@ class Predictor:
         self._localizer, self.mirror, self.batch_size = localizer, mirror, batch_size
         beside = run_of(run) / "localizer"
         self._own_localizer = beside if (beside / "model.safetensors").is_file() else None
-        self._run = Path(run)
+        self._run, self.lost_device = Path(run), ""
         if self.synthetic_only:
             logger.warning("%s: %s", run, SYNTHETIC_WARNING)
 
@@ -313,6 +315,9 @@ class Predictor:
                     yield from self._grade_prepared([item], plan)
                 return
             item = prepared[0]
+            if self._moves_to_cpu(item, plan, error):
+                yield from self._grade_prepared(prepared, plan)
+                return
             problem = Problem("not_graded", f"cannot be graded: {words(error)}", item.study_id)
             yield self.prior_prediction(item.study_id, *item.problems, problem, discs=item.discs)
             return
@@ -339,6 +344,21 @@ class Predictor:
                 synthetic_only=self.synthetic_only,
                 records=problems,
             )
+
+    def _moves_to_cpu(self, item: Prepared, plan: Plan, error: Exception) -> bool:
+        """Whether a study that failed on a GPU can be graded on the CPU; the GPU is then to blame, and used no more."""
+        given = self.networks
+        if all(compute.device.type == "cpu" for compute in given.computes):
+            return False
+        try:  # read again, since nothing can be copied from a GPU that has failed
+            self.networks = Networks([load_model(folder)[0] for folder in self._folders], choose_devices("cpu"))
+            self._opinions([item.crops], plan)
+        except Exception:
+            self.networks = given
+            return False
+        self.lost_device = f"{given.computes[0].device} failed ({words(error)})"
+        logger.warning("%s; going on with the CPU", self.lost_device)
+        return True
 
 
 def _of_spec(item: StudyCrops | Sequence[StudyCrops], spec: CropSpec) -> StudyCrops:

@@ -49,7 +49,7 @@ STUDY_SECONDS = 300.0
 GRACE_SECONDS = 30.0
 """After a study's time is over, until its process is ended."""
 START_SECONDS = 120.0
-"""More time for the first study of new processes, which have libraries to load."""
+"""More time for the first window of new processes, which have libraries to load."""
 DOUBTFUL_NAMES = "the naming of the disc levels is doubtful: all of them may be off by one"
 
 
@@ -292,7 +292,7 @@ class _Crew:
                 if window.parallel is not None:
                     window.parallel.timeout = self._longest(GRACE_SECONDS + START_SECONDS * self.started_anew)
                 ready.append(next(window.results))
-                self.any_came_back, self.started_anew = True, False
+                self.any_came_back = True
                 continue
             except (TimeoutError, multiprocessing.TimeoutError):
                 self._end(window)
@@ -305,6 +305,7 @@ class _Crew:
                 ready += self._without_neighbours(sources[len(ready) :], error, alone)
                 return ready
             window = self.start(sources[len(ready) :])
+        self.started_anew = False  # a whole window came back: by now all processes have loaded what they need
         return ready
 
     def _end(self, window: _Window) -> None:

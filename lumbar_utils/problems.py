@@ -49,6 +49,7 @@ CODES = {
     "mirror_dropped": ("run", "the studies as they are, without their mirror images"),
     "network_dropped": ("run", "the networks of more weight"),
     "time_ran_out": ("run", PRIOR),
+    "device_lost": ("run", "the CPU"),
     "resumed": ("run", "the predictions that an earlier, unfinished run left"),
     "journal_failed": ("run", "memory alone: if this run is killed, it starts anew"),
     "finished": ("run", ""),

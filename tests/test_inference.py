@@ -14,10 +14,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from broken_studies import BROKEN, LOST, SPEC, MiddleFinder, with_broken_copies, write_run
 
 import lumbar_utils.inference as inference_module
 import lumbar_utils.preparing as preparing
+from lumbar_utils.cli import main
+from lumbar_utils.devices import Compute
 from lumbar_utils.errors import DataError
 from lumbar_utils.inference import run_inference
 from lumbar_utils.journal import Journal
@@ -95,6 +98,32 @@ def test_two_devices_share_the_studies(cohort, run):
     assert asked.count(0) == 3 * 2 * 2 and asked.count(1) == 3 * 2
     with pytest.raises(DataError, match="no device"):
         predictor(run, ",")
+
+
+class BrokenGpu:
+    """Networks on a GPU that has failed for good."""
+
+    computes = (Compute(torch.device("cuda"), torch.float32, "a test"),)
+    seconds = np.full(3, np.nan)
+
+    def __init__(self, networks):
+        self.empty = networks.opinions
+
+    def opinions(self, inputs, inputs_of, plan, batch_size):
+        if not inputs:
+            return self.empty(inputs, inputs_of, plan, batch_size)
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+def test_a_gpu_that_fails_is_replaced_by_the_cpu(cohort, run, tmp_path):
+    sources, given = find_studies(cohort, part="test"), predictor(run)
+    expected = run_inference(given, sources, tmp_path / "s.csv", progress=False)
+    given.networks = BrokenGpu(given.networks)
+    done = run_inference(given, sources, tmp_path / "s.csv", progress=False)
+    assert [event.code for event in done.events] == ["device_lost", "finished"]
+    assert "illegal memory access" in str(done)
+    for one, other in zip(done.predictions, expected.predictions, strict=True):
+        assert not one.fallback and np.allclose(one.probabilities, other.probabilities, atol=0.02)  # CPU in bfloat16
 
 
 class Clock:
@@ -175,7 +204,7 @@ def slowly(self, *arguments, note=journal.Journal.note):
 
 journal.Journal.note = slowly
 given = predictor(Path({run!r}), batch_size=1)
-print(run_inference(given, find_studies({data!r}), {out!r}, progress=False))
+print(run_inference(given, find_studies({data!r}), {out!r}, n_jobs=2, progress=False))
 """
 
 
@@ -304,8 +333,24 @@ def test_what_cannot_work_is_refused_before_the_work(cohort, run, tmp_path, monk
 def test_the_sample_decides_the_rows(cohort, run, tmp_path):
     sources = find_studies(cohort, part="test")
     sample = CompetitionFolder.open(cohort).sample_submission
-    done = run_inference(predictor(run), sources[:1], tmp_path / "s.csv", sample=sample, n_jobs=2, progress=False)
+    done = run_inference(predictor(run), sources[:1], tmp_path / "s.csv", sample=sample, progress=False)
     complete(done.path, [source.study_id for source in sources])
     (absent,) = [record for record in records_of(done) if record["code"] == "not_predicted"]
     assert absent["study_id"] == sources[1].study_id and absent["used"] == CODES["not_predicted"][1]
     assert done.predictions[0].missing_views == () and set(VIEWS) == set(SPEC.shapes)
+
+
+def test_the_command_line_says_what_was_given_up(cohort, run, tmp_path, capsys):
+    options = ["--weights", run.parent, "--out", tmp_path / "s.csv", "--pictures", 0, "--jobs", 1, "--no-progress"]
+    command = [str(part) for part in ("predict", cohort, *options, "--mirror")]
+    assert main([*command, "--hours", "1"]) == 0
+    text = capsys.readouterr().out
+    assert "2 studies graded" in text and "0 got the class prior" in text and "of 60 min allowed" in text
+    ids = [source.study_id for source in find_studies(cohort, part="test")]
+    complete(tmp_path / "s.csv", ids)
+    assert main([*command, "--hours", "1e-6"]) == 0
+    text = capsys.readouterr().out
+    assert "2 got the class prior" in text and "time ran out" in text
+    complete(tmp_path / "s.csv", ids)
+    with pytest.raises(SystemExit):
+        main([*command, "--hours", "-1"])

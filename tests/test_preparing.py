@@ -117,10 +117,11 @@ def test_a_study_that_hangs_is_given_up(sources, alone, n_jobs):
 
 
 def test_a_process_that_cannot_be_interrupted_is_ended(sources, alone, monkeypatch):
-    monkeypatch.setattr(preparing, "GRACE_SECONDS", 5.0)
-    items, _ = prepared(sources[:4], {1: "hangs in C"}, n_jobs=2, study_seconds=2.0)
-    assert codes(items) == [[], ["study_timeout"], [], []]
-    assert same([items[0], *items[2:]], [alone[0], *alone[2:4]])
+    monkeypatch.setattr(preparing, "GRACE_SECONDS", 2.0)
+    items, _ = prepared(sources[:4], {2: "hangs in C"}, n_jobs=2, window=2, study_seconds=8.0)
+    assert codes(items) == [[], [], ["study_timeout"], []]
+    assert "process was ended" in str(items[2].problems[0])
+    assert same([*items[:2], items[3]], [*alone[:2], alone[3]])
 
 
 def test_a_study_that_kills_its_process_costs_only_itself(sources, alone):
