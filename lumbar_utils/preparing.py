@@ -298,13 +298,16 @@ class _Crew:
                 self._end(window)
                 if self.time_left() <= 0:
                     continue
-                text = f"given up after {self.study_seconds:.0f} s; its process was ended"
-                ready.append(_lost(source, "study_timeout", text))
+                if self.study_seconds is not None:
+                    text = f"given up after {self.study_seconds:.0f} s; its process was ended"
+                    ready.append(_lost(source, "study_timeout", text))
             except Exception as error:  # a process died, or could not be started
                 self._end(window)
-                ready += self._without_neighbours(sources[len(ready) :], error, alone)
-                return ready
+                if alone:
+                    return [_lost(source, "worker_lost", f"its process was lost: {words(error)}")]
+                return ready + self._without_neighbours(sources[len(ready) :], error)
             window = self.start(sources[len(ready) :])
+        next(window.results, None)  # a generator that is left before its end would end the processes
         self.started_anew = False  # a whole window came back: by now all processes have loaded what they need
         return ready
 
@@ -317,16 +320,16 @@ class _Crew:
         longest = min((self.study_seconds or float("inf")) + grace, self.time_left())
         return longest if np.isfinite(longest) else None
 
-    def _without_neighbours(self, sources: list[StudySource], error: Exception, alone: bool) -> list[Prepared]:
+    def _without_neighbours(self, sources: list[StudySource], error: Exception) -> list[Prepared]:
         """Studies of a window in which a process died, each in a window of its own, so that only one is lost."""
-        if not alone:
-            logger.warning("a worker process was lost (%s); its studies are tried one by one", words(error))
-            return [item for source in sources for item in self.finish(self.start([source]))]
-        if not self.any_came_back:  # not one study has ever come back: the processes are at fault, not the study
-            logger.warning("no worker process works here (%s); going on without them", words(error))
-            self.n_jobs = 1
-            return self.finish(self.start(sources))
-        return [_lost(sources[0], "worker_lost", f"its process was lost: {words(error)}")]
+        logger.warning("a worker process was lost (%s); its studies are tried one by one", words(error))
+        ready = [item for source in sources for item in self.finish(self.start([source]))]
+        if self.any_came_back or len(sources) == 1:
+            return ready
+        # Not one of several studies has ever come back: the processes are at fault, and not all of these studies.
+        logger.warning("no worker process works here; going on without them")
+        self.n_jobs = 1
+        return self.finish(self.start(sources))
 
 
 def _later(parallel: Parallel, calls: Iterable) -> Iterator[Prepared]:

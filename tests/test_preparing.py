@@ -6,7 +6,7 @@ import os
 import signal
 import time
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import joblib
 import pytest
@@ -43,7 +43,7 @@ class Obstinate:
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "is slow":
             time.sleep(0.3)
-        return MiddleFinder().locate(study)
+        return replace(MiddleFinder().locate(study), series_id=f"process {os.getpid()}")
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +81,8 @@ def test_processes_make_the_same_in_the_same_order(sources, alone):
     assert windows == [3, 3, 2]
     assert [item.study_id for item in items] == [source.study_id for source in sources]
     assert same(items, alone)
+    processes = {item.discs.series_id for item in items}
+    assert len(processes) <= 2 and f"process {os.getpid()}" not in processes, "they live as long as the run"
 
 
 @pytest.mark.parametrize("backend", ["threading", "loky"])
