@@ -14,9 +14,11 @@ from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
 import pickle
 import signal
 import threading
+import time
 import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -50,6 +52,8 @@ GRACE_SECONDS = 30.0
 """After a study's time is over, until its process is ended."""
 START_SECONDS = 120.0
 """More time for the first window of new processes, which have libraries to load."""
+PARENT_SECONDS = 2.0
+"""How often a worker looks whether the run that it works for is still there."""
 DOUBTFUL_NAMES = "the naming of the disc levels is doubtful: all of them may be off by one"
 
 
@@ -86,14 +90,14 @@ class Finder:
     _opened: ClassVar[dict[str, Any]] = {}
 
     def __init__(self, localizer: DiscLocalizer):
-        self.key = uuid.uuid4().hex
+        self.key, self.owner = uuid.uuid4().hex, os.getpid()
         self._localizer: DiscLocalizer | None = localizer
         self._pickled: np.ndarray | None = None
 
     def __getstate__(self) -> dict:
         if self._pickled is None:
             self._pickled = np.frombuffer(pickle.dumps(self._localizer), dtype=np.uint8)
-        return {"key": self.key, "_localizer": None, "_pickled": self._pickled}
+        return {"key": self.key, "owner": self.owner, "_localizer": None, "_pickled": self._pickled}
 
     @property
     def localizer(self) -> DiscLocalizer:
@@ -109,6 +113,7 @@ class Finder:
 
 def prepare(source: StudySource, finder: Finder, specs: Sequence[CropSpec], seconds: float | None = None) -> Prepared:
     """Read, locate and crop one study in at most so many seconds; whatever is wrong with it comes back as problems."""
+    _end_with(finder.owner)
     at = ["reading"]
     try:
         with time_limit(seconds):
@@ -175,6 +180,21 @@ def _sparing(study: Study, act: Callable[[Study], T], code: str) -> tuple[T, lis
             text = f"left out: {words(first)}"
             return result, [Problem(code, text, study.study_id, item.series_id) for item in culprits]
     raise first
+
+
+def _end_with(owner: int) -> None:
+    """End this process soon after the run that it works for: joblib's own workers live on when a run is killed."""
+    name = f"ends with process {owner}"
+    own = multiprocessing.current_process().name.startswith("LokyProcess")
+    if not own or any(thread.name == name for thread in threading.enumerate()):
+        return
+
+    def watch() -> None:
+        while os.getppid() == owner:
+            time.sleep(PARENT_SECONDS)
+        os._exit(1)
+
+    threading.Thread(target=watch, name=name, daemon=True).start()
 
 
 @contextmanager

@@ -222,7 +222,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(cohort, run, tmp_path):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
-    process.communicate()
+    process.communicate(timeout=100)  # which waits for the workers too: they end by themselves
     assert not out.exists()
     with open(journal, "ab") as file:
         file.write(b"0123abcd {cut off")
