@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from . import inputs
+from . import inputs, machine, structured_reports
 
 if TYPE_CHECKING:
     from ..crop_cache import CropCache
@@ -209,6 +209,7 @@ def predict(args: argparse.Namespace) -> None:
     started = time.monotonic()
     path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
     inputs.table_to_write(args.out)
+    structured_reports.check(args.sr)
     from ..ensembles import run_of
     from ..inference import run_inference
     from ..locating import doubtful_words
@@ -243,6 +244,7 @@ def predict(args: argparse.Namespace) -> None:
     doubtful = doubtful_words({p.study_id: p.discs for p in predictions if p.discs is not None})
     if doubtful:
         print(f"  {doubtful}")
+    structured_reports.write(args.sr, predictions, sources, network=f"run {run_of(run).resolve().name}")
     pictures = args.out.with_name(f"{args.out.stem}_crops")
     synthetic = folder is not None and folder.is_synthetic
     located = [pair for pair in zip(sources, predictions, strict=True) if pair[1].discs is not None]
@@ -315,4 +317,6 @@ COMMANDS = {
     "train": train,
     "predict": predict,
     "score": score,
+    "doctor": machine.doctor,
+    "kaggle": machine.kaggle,
 }

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import __version__
+from .machine import add_doctor, add_kaggle
 
 WARNING = "Research software. Not a medical device, not for diagnosis."
 
@@ -44,6 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (_add_phantom, _add_localize, _add_crops, _add_train, _add_predict, _add_score):
         add(commands)
+    add_doctor(commands, _command)
+    add_kaggle(commands, _command)
     return parser
 
 
@@ -231,6 +234,13 @@ def _add_predict(commands) -> None:
         help="be done within so many hours (default: %(default)g, as Kaggle allows; 0: take any time)",
     )
     parser.add_argument("--pictures", type=_count, default=12, metavar="N", help="crop pictures (default: %(default)s)")
+    parser.add_argument(
+        "--sr",
+        type=Path,
+        metavar="DIR",
+        help="also write a DICOM structured report per study into DIR; it carries the images' patient and study, names "
+        "and ids included, so that an archive can file it (needs highdicom)",
+    )
     _add_device(parser)
     _add_jobs(parser)
 
