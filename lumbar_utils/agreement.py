@@ -25,7 +25,6 @@ from .labels import (
     N_LEVELS,
     N_SEVERITIES,
     N_TARGETS,
-    SEVERITY_WEIGHTS,
     condition_title,
     level_title,
 )
@@ -40,22 +39,6 @@ MEASURES = (*KAPPAS, *AREAS)
 COLUMNS = ("group", "prediction", "measure", "value", "low", "high", "labels", "positive")
 CHUNK_NUMBERS = 4_000_000
 """Resampled weights that are held at a time, 32 MB."""
-
-
-def plain_frequencies(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities (..., 3) of a network trained on the metric, without the metric's weights 1, 2, 4.
-
-    The weighted log loss is least where a network predicts weight times frequency. Its most probable class is severe
-    as soon as one in five such cases is, which no reader means by "severe".
-    """
-    plain = np.asarray(probabilities, dtype=np.float64) / SEVERITY_WEIGHTS
-    return plain / plain.sum(axis=-1, keepdims=True)
-
-
-def metric_frequencies(probabilities: np.ndarray) -> np.ndarray:
-    """The inverse of `plain_frequencies`: what the metric wants of somebody who knows the frequencies (..., 3)."""
-    weighted = np.asarray(probabilities, dtype=np.float64) * SEVERITY_WEIGHTS
-    return weighted / weighted.sum(axis=-1, keepdims=True)
 
 
 def target_groups(by: str) -> dict[str, np.ndarray]:

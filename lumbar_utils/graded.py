@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .agreement import metric_frequencies, plain_frequencies
 from .errors import DataError
-from .evaluation import reference_predictions, truth_labels
+from .evaluation import oracle_frequencies, truth_labels
 from .labels import (
     CONDITIONS,
     LEVELS,
@@ -27,7 +26,7 @@ from .labels import (
     split_row_id,
     target_index,
 )
-from .metrics import EPSILON, read_predictions
+from .metrics import EPSILON, metric_frequencies, plain_frequencies, read_predictions
 from .study import CompetitionFolder
 
 OUT_OF_FOLD, TEST = "out of fold", "test part"
@@ -156,5 +155,5 @@ def graded_studies(folder: CompetitionFolder, run: Path | str, *, parts: Sequenc
     if not ids:
         looked = ", ".join(str(Path(run) / FILES[part]) for part in parts)
         raise DataError(f"no predictions of studies with known labels: looked for {looked}; run notebooks 04 and 05")
-    oracle = reference_predictions(folder, ids).get("oracle")
+    oracle = oracle_frequencies(folder, ids)
     return GradedStudies(tuple(ids), tuple(of_part), np.concatenate(labels), np.concatenate(probabilities), oracle)

@@ -181,6 +181,22 @@ def uniform() -> np.ndarray:
     return np.full((N_TARGETS, N_SEVERITIES), 1 / N_SEVERITIES)
 
 
+def plain_frequencies(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities (..., 3) of a network trained on the metric, without the metric's weights 1, 2, 4.
+
+    The weighted log loss is least where a network predicts weight times frequency. Its most probable class is severe
+    as soon as one in five such cases is, which no reader means by "severe".
+    """
+    plain = np.asarray(probabilities, dtype=np.float64) / SEVERITY_WEIGHTS
+    return plain / plain.sum(axis=-1, keepdims=True)
+
+
+def metric_frequencies(probabilities: np.ndarray) -> np.ndarray:
+    """The inverse of `plain_frequencies`: what the metric wants of somebody who knows the frequencies (..., 3)."""
+    weighted = np.asarray(probabilities, dtype=np.float64) * SEVERITY_WEIGHTS
+    return weighted / weighted.sum(axis=-1, keepdims=True)
+
+
 def bootstrap_scores(labels: np.ndarray, *predictions: np.ndarray, n: int = 500, seed: int = 0) -> np.ndarray:
     """Total scores of one or more predictions on the same resamples of the studies, shape (n, n_predictions).
 

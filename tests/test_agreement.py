@@ -11,15 +11,13 @@ from lumbar_utils.agreement import (
     agreement_table,
     interval,
     kappa_of,
-    metric_frequencies,
-    plain_frequencies,
     resample_counts,
     target_groups,
     weighted_areas,
 )
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import CONDITIONS, MISSING, N_TARGETS, condition_title
-from lumbar_utils.metrics import competition_score
+from lumbar_utils.metrics import competition_score, metric_frequencies, plain_frequencies
 
 
 def drawn(n_studies: int, seed: int, *, missing: float = 0.05) -> tuple[np.ndarray, np.ndarray]:

@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from lumbar_utils import evaluation
-from lumbar_utils.agreement import metric_frequencies
+from lumbar_utils.metrics import metric_frequencies
 from lumbar_utils.errors import DataError
 from lumbar_utils.graded import OUT_OF_FOLD, TEST, GradedStudies, graded_studies
 from lumbar_utils.labels import CONDITIONS, LEVELS, N_TARGETS, SEVERITIES
