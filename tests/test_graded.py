@@ -7,11 +7,10 @@ import pandas as pd
 import pytest
 
 from lumbar_utils import evaluation
-from lumbar_utils.metrics import metric_frequencies
 from lumbar_utils.errors import DataError
 from lumbar_utils.graded import OUT_OF_FOLD, TEST, GradedStudies, graded_studies
 from lumbar_utils.labels import CONDITIONS, LEVELS, N_TARGETS, SEVERITIES
-from lumbar_utils.metrics import competition_score, prediction_table
+from lumbar_utils.metrics import competition_score, metric_frequencies, prediction_table
 from lumbar_utils.study import CompetitionFolder
 
 
