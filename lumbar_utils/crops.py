@@ -28,7 +28,6 @@ from .geometry import (
     LEFT,
     POSTERIOR,
     OrientedGrid,
-    anatomical_axes,
     voxels_covered,
 )
 from .inline_html import card, data_uri, to_grey
@@ -325,8 +324,22 @@ def _best_stack(
 
 def _grid(stack: Stack, view: str, center: np.ndarray, spec: CropSpec) -> OrientedGrid:
     wanted = VIEW_AXES[view]
-    axes = anatomical_axes(stack.geometry, wanted) if spec.align == "stack" else np.stack(wanted)
+    axes = _axes_of(stack.geometry, wanted) if spec.align == "stack" else np.stack(wanted)
     return OrientedGrid(center, axes, spec.extents[view], spec.shapes[view])
+
+
+def _axes_of(geometry: StackGeometry, wanted: Sequence[np.ndarray]) -> np.ndarray:
+    """The stack's own directions (3, 3), each signed as the wanted one: through the slices, then the two within them.
+
+    The first is always the normal: axial slices along a steep L5/S1 may lie nearer to the coronal plane than to the
+    axial one, and are axial slices still.
+    """
+    column, row = geometry.column_cosine, geometry.row_cosine
+    straight = abs(column @ wanted[1]) + abs(row @ wanted[2])
+    own = (geometry.normal, column, row)
+    if straight < abs(row @ wanted[1]) + abs(column @ wanted[2]):
+        own = (geometry.normal, row, column)
+    return np.stack([v if v @ w >= 0 else -v for v, w in zip(own, wanted, strict=True)])
 
 
 def _normalise(values: np.ndarray, covered: np.ndarray) -> np.ndarray:

@@ -210,3 +210,15 @@ def test_spec_json_round_trip_refuses_unknown_keys():
         CropSpec.from_json({"size": 3})
     with pytest.raises(DataError, match="align"):
         CropSpec(align="scanner")
+
+
+@pytest.mark.parametrize("tilt", [-55, -46, -40, 40, 46, 55])
+def test_slices_of_a_steep_block_stay_the_first_axis(tilt):
+    """Along a steep L5/S1 the slices lie nearer to a coronal plane, and are axial slices still."""
+    level = 4
+    block = stack(AXIAL_T2, asymmetric, tilt=(tilt, 0, 0), n=12, center=CANAL[level])
+    crops = extract_crops(Study("7", (series(AXIAL_T2, block),), ()), discs(), SPEC)
+    axes = crops.grid(AXIAL_T2, level).axes
+    assert axes[0] @ block.geometry.normal == pytest.approx(np.sign(axes[0] @ block.geometry.normal))
+    assert axes[0][2] < 0 and axes[1][1] > 0, "downward through the slices, backward in them"
+    assert crops.covered[AXIAL_T2][level].mean() > 0.95
