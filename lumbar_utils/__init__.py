@@ -32,6 +32,7 @@ _PUBLIC = {
     "cross_validation": ("fit_folds",),
     "launching": ("launch_training",),
     "predict": ("Predictor", "StudyPrediction", "write_submission"),
+    "inference": ("run_inference",),
     "kaggle": ("describe_machine", "find_competition_folder", "prepare_session"),
     "doctor": ("examine",),
 }

@@ -42,7 +42,7 @@ LAYERS = (
     ("runs",),
     ("ensembles",),
     ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation", "launching"),
-    ("predict", "submission"),
+    ("problems", "budget", "preparing", "grading", "journal", "predict", "submission", "inference"),
     ("structured_report",),
     ("activation",),
     ("views",),

@@ -239,7 +239,7 @@ def test_a_failure_costs_only_its_own_report(located, tmp_path, monkeypatch):
     assert sorted(reports.failures) == ["bad"] and reports.written == 2
 
 
-@pytest.mark.parametrize("n_jobs", [1, 2])
+@pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_many_studies_are_reported_as_their_predictions_come(located, tmp_path, monkeypatch, n_jobs):
     monkeypatch.setattr(folder_module, "STUDIES_A_PROCESS", 1)
     source, _, _, prediction = located

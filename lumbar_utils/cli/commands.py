@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -207,13 +208,15 @@ def _training_crops(
 
 def predict(args: argparse.Namespace) -> None:
     """`lumbar predict`: DICOM to submission, with a log and pictures of the crops beside it."""
+    started = time.monotonic()
     path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
     inputs.table_to_write(args.out)
     structured_reports.check(args.sr)
     reports.check(args.report)
     from ..ensembles import run_of
+    from ..inference import run_inference
     from ..locating import doubtful_words
-    from ..predict import SYNTHETIC_WARNING, Predictor, write_submission
+    from ..predict import SYNTHETIC_WARNING, Predictor
     from ..study import CompetitionFolder, find_studies, is_competition_folder
 
     # A classifier goes with the finder that cut its training crops; only where that is absent, with the shipped one.
@@ -224,14 +227,23 @@ def predict(args: argparse.Namespace) -> None:
         raise DataError(f"{path} names no study of the {args.part} part")
     folder = CompetitionFolder.open(path) if is_competition_folder(path) else None
     sample = folder.sample_submission if folder is not None and args.part == "test" else None
-    predictions = list(predictor.predict_studies(sources, progress=args.progress))
-    write_submission(predictions, args.out, sample, fallback=predictor.prior)
-
-    log = args.out.with_name(f"{args.out.stem}_log.csv")
+    done = run_inference(
+        predictor,
+        sources,
+        args.out,
+        sample=sample,
+        hours=args.hours or None,
+        started=started,
+        n_jobs=min(inputs.jobs(args.jobs), len(sources)),
+        progress=args.progress,
+    )
+    predictions = done.predictions
     prior = sum(prediction.fallback for prediction in predictions)
     incomplete = sum(bool(prediction.missing_views) and not prediction.fallback for prediction in predictions)
     print(f"{len(predictions)} studies graded in {args.out}")
-    print(f"  {incomplete} lack a view, {prior} got the class prior instead of a prediction; details in {log}")
+    print(f"  {incomplete} lack a view, {prior} got the class prior instead of a prediction; details in {done.log}")
+    for line in str(done).splitlines():
+        print(f"  {line}")
     doubtful = doubtful_words({p.study_id: p.discs for p in predictions if p.discs is not None})
     if doubtful:
         print(f"  {doubtful}")

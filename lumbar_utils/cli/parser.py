@@ -202,9 +202,13 @@ def _add_predict(commands) -> None:
         "examples:\n"
         "  lumbar predict data --weights runs/first --out submission.csv      the test part of a competition folder\n"
         "  lumbar predict scans --weights runs/first --out grades.csv         any tree of DICOM files\n"
-        "  lumbar predict data --weights runs/first --report reports          then open reports/index.html\n\n"
-        "beside submission.csv it writes submission_log.csv (study, what was wrong or missing) and\n"
-        "submission_crops/ (a picture of the crops of the first studies).",
+        "  lumbar predict data --weights runs/first --report reports          then open reports/index.html\n"
+        "  lumbar predict data --weights runs/first --hours 2 --mirror        whole and in time, whatever happens\n\n"
+        "beside submission.csv it writes submission_log.csv (study, what was wrong or missing), submission_log.jsonl\n"
+        "(the same for programs, with codes) and submission_crops/ (a picture of the crops of the first studies).\n"
+        "a run that was killed goes on where it was when the same command is given again.\n"
+        "when time gets short, mirrored studies are given up first, then networks of an ensemble, least weight first;\n"
+        "what is left when it is over gets the class prior. the log says what was given up, when and why.",
     )
     _add_path(parser)
     parser.add_argument(
@@ -224,6 +228,13 @@ def _add_predict(commands) -> None:
     )
     parser.add_argument("--part", choices=("test", "train"), default="test", help="of a competition folder")
     parser.add_argument("--mirror", action="store_true", help="grade the mirrored study as well; twice the time")
+    parser.add_argument(
+        "--hours",
+        type=_hours,
+        default=9.0,
+        metavar="H",
+        help="be done within so many hours (default: %(default)g, as Kaggle allows; 0: take any time)",
+    )
     parser.add_argument("--pictures", type=_count, default=12, metavar="N", help="crop pictures (default: %(default)s)")
     parser.add_argument(
         "--sr",
@@ -293,6 +304,10 @@ def _count(text: str) -> int:
 
 def _fold(text: str) -> int | str:
     return text if text == "all" else int(_number(text, int, lambda value: value >= 0, "a fold's number or all"))
+
+
+def _hours(text: str) -> float:
+    return _number(text, float, lambda value: 0 <= value < 1e6, "a number of hours, 0 or more")
 
 
 def _fraction(text: str) -> float:
