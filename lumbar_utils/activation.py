@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 
 METHODS = ("hirescam", "layercam", "gradcam")
 LAYERS = (12,)
-"""Default: the last layer with at least 12 places along a slice's longer side, which is one in 6 mm. Half as fine, a
-small network's maps found the foramen half as often and told slices apart less; averaging both lay between."""
+"""Default: the last layer with at least 12 places along a slice's longer side, which is one in 6 mm. Half
+as fine, a small network's maps found the foramen half as often and told slices apart less; both together: between."""
 
 
 @dataclass(frozen=True, eq=False)

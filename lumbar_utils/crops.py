@@ -28,6 +28,7 @@ from .geometry import (
     LEFT,
     POSTERIOR,
     OrientedGrid,
+    StackGeometry,
     voxels_covered,
 )
 from .inline_html import card, data_uri, to_grey
