@@ -1,15 +1,18 @@
 """From crops or a study to 25 x 3 probabilities; a broken study never stops a run.
 
-A study that cannot be read, located or graded gets the weighted class prior of the training part, with a note of
-what went wrong. A network of an ensemble that gives no finite number for a study is left out of that study's mean.
-What was missing or replaced stands in the prediction, and `submission.write_submission` logs it.
+What is broken is left out (`preparing`), and a study of which nothing is left gets the weighted class prior of the
+training part, with a record of what went wrong. A network of an ensemble that gives no finite number for a study is
+left out of that study's mean. A `TimeGuard` makes the run end in time. `inference.run_inference` does a whole run, with
+a journal, and writes the submission and its logs.
 """
 
 from __future__ import annotations
 
+import hashlib
+import json
 import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -17,28 +20,37 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm.auto import tqdm
 
-from .classifier import grade
-from .crops import CropSpec, StudyCrops, extract_crops
+from .budget import Plan, TimeGuard, plans
+from .crops import CropSpec, StudyCrops
 from .datasets import study_input
-from .devices import choose_compute
-from .ensembles import Ensemble, member_folders, run_of
-from .errors import DataError, LumbarError
-from .labels import N_SEVERITIES, N_TARGETS, VIEWS
+from .devices import Compute
+from .ensembles import ENSEMBLE, Ensemble, member_folders, run_of
+from .errors import DataError
+from .grading import Networks, choose_devices
+from .labels import VIEWS
 from .localizer import DiscPoints
-from .localizer.evaluation import names_doubtful
 from .locating import localizer_origin, open_localizer
-from .runs import load_model
-from .study import Study, StudySource, load_study
+from .preparing import (
+    DOUBTFUL_NAMES,
+    STUDY_SECONDS,
+    Finder,
+    Prepared,
+    check_finder_travels,
+    prepare_studies,
+    prepare_study,
+    words,
+)
+from .problems import Problem
+from .runs import CONFIG, WEIGHTS, load_model
+from .study import Study, StudySource
 from .submission import SYNTHETIC_WARNING, StudyPrediction, write_submission
 
 if TYPE_CHECKING:
     from .localizer import DiscLocalizer
 
-__all__ = ["SYNTHETIC_WARNING", "Predictor", "StudyPrediction", "write_submission"]
+__all__ = ["DOUBTFUL_NAMES", "SYNTHETIC_WARNING", "Predictor", "StudyPrediction", "write_submission"]
 
 logger = logging.getLogger(__name__)
-
-DOUBTFUL_NAMES = "the naming of the disc levels is doubtful: all of them may be off by one"
 
 
 class Predictor:
@@ -51,7 +63,10 @@ class Predictor:
     ----------
     run : path-like
         A run folder written by `train.fit`, a folder with `ensemble.json`, or such a JSON file.
-    device, precision : str
+    device : str or sequence of str, optional
+        See `grading.choose_devices`; on several, every one holds all members and batches are dealt out over them.
+        Default: all usable GPUs, else the CPU.
+    precision : str
         See `devices.choose_compute`.
     localizer : DiscLocalizer, optional
         Finds the discs for `predict_study` and `predict_studies`; default: `localizer/` beside the classifier's folder,
@@ -60,7 +75,7 @@ class Predictor:
     mirror : bool
         Average with the prediction for the mirrored study; twice the time.
     batch_size : int
-        Studies at a time.
+        Studies at a time, on each device.
 
     Attributes
     ----------
@@ -70,6 +85,8 @@ class Predictor:
         Weighted mean of the members' class priors.
     synthetic_only : bool
         True when any member has seen nothing but synthetic phantoms.
+    lost_device : str
+        Which GPU failed on the way, and how; "" while all is well.
 
     Raises
     ------
@@ -80,7 +97,7 @@ class Predictor:
     def __init__(
         self,
         run: Path | str,
-        device: str | None = None,
+        device: str | Sequence[str] | None = None,
         *,
         precision: str = "auto",
         localizer: DiscLocalizer | None = None,
@@ -88,10 +105,10 @@ class Predictor:
         batch_size: int = 8,
     ):
         ensemble = Ensemble.load(run)
-        loaded = [load_model(folder) for folder in member_folders(run)]
+        self._folders = member_folders(run)
+        loaded = [load_model(folder) for folder in self._folders]
         configs = [config for _, config in loaded]
-        self.compute = choose_compute(device or "auto", precision)
-        self.models = tuple(model.to(self.compute.device) for model, _ in loaded)
+        self.networks = Networks([model for model, _ in loaded], choose_devices(device, precision))
         self.shares, self.calibration = ensemble.shares, ensemble.calibration
         self.specs: tuple[CropSpec, ...] = ()
         for config in configs:  # a specification cannot be hashed
@@ -102,8 +119,24 @@ class Predictor:
         self._localizer, self.mirror, self.batch_size = localizer, mirror, batch_size
         beside = run_of(run) / "localizer"
         self._own_localizer = beside if (beside / "model.safetensors").is_file() else None
+        self._run, self.lost_device = Path(run), ""
         if self.synthetic_only:
             logger.warning("%s: %s", run, SYNTHETIC_WARNING)
+
+    @property
+    def models(self) -> tuple:
+        """The networks on the first device."""
+        return self.networks.models
+
+    @property
+    def compute(self) -> Compute:
+        """The first device; `networks.computes` names all."""
+        return self.networks.computes[0]
+
+    @property
+    def plan(self) -> Plan:
+        """Everything: all networks, mirrored studies too where `mirror` says so."""
+        return plans(self.shares, self.mirror)[0]
 
     @property
     def spec(self) -> CropSpec:
@@ -118,6 +151,24 @@ class Predictor:
             logger.info(localizer_origin(self._localizer, self._own_localizer))
         return self._localizer
 
+    def digest(self) -> str:
+        """Changes with the weights of any network or of the disc finder, their configurations, the options, and the
+        ensemble's weights: what a prediction depends on beside the study and the code."""
+        digest = hashlib.sha256()
+        for path in [self._run, self._run / ENSEMBLE]:
+            digest.update(path.read_bytes() if path.is_file() else b"-")
+        for folder in self._folders:
+            for name in (CONFIG, WEIGHTS):
+                digest.update((folder / name).read_bytes())
+        finder = self.localizer
+        digest.update(repr((type(finder).__name__, getattr(finder, "config", ""))).encode())
+        digest.update(repr((getattr(finder, "decoding", ""), getattr(finder, "prior", ""))).encode())
+        for network in getattr(finder, "networks", ()):
+            for name, tensor in network.state_dict().items():
+                digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())
+        digest.update(json.dumps([self.mirror, str(self.compute.dtype)]).encode())
+        return digest.hexdigest()
+
     def predict_crops(self, crops: Iterable[StudyCrops | Sequence[StudyCrops]]) -> np.ndarray:
         """Grade studies from their crops: float64 (n, 25, 3), rows summing to one; nan where no network is finite.
 
@@ -125,18 +176,20 @@ class Predictor:
         one of each of `specs`. Read `batch_size` at a time, so a generator keeps memory flat. Raises `DataError` when
         crops of a specification that a network was trained on are not among a study's.
         """
-        return self._mean(self._opinions(crops))
+        return self._mean(self._opinions(crops, self.plan))
 
-    def _opinions(self, crops: Iterable[StudyCrops | Sequence[StudyCrops]]) -> np.ndarray:
-        """Every network's probabilities, float64 (n_members, n_studies, 25, 3)."""
-        batches, remaining = [], iter(crops)
-        while chunk := list(islice(remaining, self.batch_size)):
+    @property
+    def window(self) -> int:
+        """Studies that all devices take together at a time."""
+        return self.batch_size * len(self.networks.computes)
+
+    def _opinions(self, crops: Iterable[StudyCrops | Sequence[StudyCrops]], plan: Plan) -> np.ndarray:
+        """Every network's probabilities, float64 (n_members, n_studies, 25, 3); nan of those that were not asked."""
+        batches, remaining = [self.networks.opinions((), self._spec_of, plan, 1)], iter(crops)
+        while chunk := list(islice(remaining, self.window)):
             inputs = [[study_input(_of_spec(item, spec)) for item in chunk] for spec in self.specs]
-            options = {"batch_size": self.batch_size, "mirror": self.mirror}
-            members = zip(self.models, self._spec_of, strict=True)
-            batches.append(np.stack([grade(model, inputs[i], self.compute, **options) for model, i in members]))
-        empty = np.zeros((len(self.models), 0, N_TARGETS, N_SEVERITIES))
-        return np.concatenate(batches, axis=1) if batches else empty
+            batches.append(self.networks.opinions(inputs, self._spec_of, plan, self.batch_size))
+        return np.concatenate(batches, axis=1)
 
     def _mean(self, opinions: np.ndarray) -> np.ndarray:
         """Calibrated weighted mean of those networks' probabilities that are finite, (n_studies, 25, 3)."""
@@ -156,102 +209,156 @@ class Predictor:
         discs : DiscPoints, optional
             Known canal points; default: found by the localizer.
         """
-        return next(self._grade_prepared([self._prepare(study, discs)]))
+        prepared = prepare_study(study, Finder(self.localizer) if discs is None else None, self.specs, discs)
+        return next(self._grade_prepared([prepared], self.plan))
 
-    def predict_studies(self, sources: Iterable[StudySource], *, progress: bool = True) -> Iterator[StudyPrediction]:
-        """Read and grade many studies, one after the other in batches, in their order; memory stays flat."""
-        waiting: list[_Prepared] = []
-        for source in tqdm(sources, desc="predicting", unit="study", disable=not progress):
-            waiting.append(self._read(source))
-            if len(waiting) == self.batch_size:
-                yield from self._grade_prepared(waiting)
-                waiting = []
-        yield from self._grade_prepared(waiting)
+    def predict_studies(
+        self,
+        sources: Iterable[StudySource],
+        *,
+        n_jobs: int | None = None,
+        guard: TimeGuard | None = None,
+        study_seconds: float | None = STUDY_SECONDS,
+        progress: bool = True,
+    ) -> Iterator[StudyPrediction]:
+        """Read and grade many studies in batches, in their order; memory stays flat.
 
-    def prior_prediction(self, study_id: str, *problems: str, discs: DiscPoints | None = None) -> StudyPrediction:
+        Parameters
+        ----------
+        sources : iterable of StudySource
+        n_jobs : int, optional
+            Processes that read, locate and crop while this one grades. Default: as the user's `joblib.parallel_config`
+            says, which may name any backend, such as dask; else all is done here, one study after the other.
+        guard : TimeGuard, optional
+            Grades with less, and in the end not at all, rather than late; default: no limit.
+        study_seconds : float, optional
+            A study that takes longer is given up; see `preparing` for what can be interrupted.
+
+        Raises `DataError` when there is no disc finder, or it cannot be sent to other processes.
+        """
+        finder = Finder(self.localizer)  # that there is none is no fault of a study
+        if n_jobs not in (None, 1):
+            check_finder_travels(finder)
+        windows = prepare_studies(
+            sources,
+            finder,
+            self.specs,
+            n_jobs=n_jobs,
+            window=self.window,
+            study_seconds=study_seconds,
+            time_left=guard and guard.left,
+        )
+        total = len(sources) if hasattr(sources, "__len__") else None
+        with tqdm(total=total, desc="predicting", unit="study", disable=not progress) as bar:
+            while True:
+                started = time.perf_counter()
+                prepared = next(windows, None)
+                if prepared is None:
+                    return
+                waited = time.perf_counter() - started
+                for prediction in self._grade_in_time(prepared, waited, guard):
+                    bar.update()
+                    yield prediction
+
+    def _grade_in_time(
+        self, prepared: Sequence[Prepared], waited: float, guard: TimeGuard | None
+    ) -> list[StudyPrediction]:
+        """Grade a batch by the guard's plan, or by the prior when there is no time for it."""
+        if guard is None:
+            return list(self._grade_prepared(prepared, self.plan))
+        if any(record.code == "out_of_time" for item in prepared for record in item.problems):
+            guard.give_up()
+        plan = guard.decide(sum(item.gradable for item in prepared))
+        started = time.perf_counter()
+        if plan is None:
+            graded = [self._out_of_time(item) for item in prepared]
+        else:
+            graded = list(self._grade_prepared(prepared, plan))
+        guard.observe(len(prepared), waited, time.perf_counter() - started, self.networks.seconds)
+        return graded
+
+    def prior_prediction(
+        self, study_id: str, *problems: Problem | str, discs: DiscPoints | None = None
+    ) -> StudyPrediction:
         """What a study gets that cannot be graded: the training part's weighted class prior."""
-        for problem in problems:
-            logger.warning("study %s: %s; the class prior is used", study_id, problem)
+        records = tuple(p if isinstance(p, Problem) else Problem("note", p, study_id) for p in problems)
+        late = any(record.code == "out_of_time" for record in records)  # the run as a whole says that, once
+        said = "; ".join(map(str, records))
+        logger.log(logging.DEBUG if late else logging.WARNING, "study %s: %s; the class prior is used", study_id, said)
         return StudyPrediction(
-            study_id, self.prior, discs, tuple(VIEWS), problems, fallback=True, synthetic_only=self.synthetic_only
+            study_id,
+            self.prior,
+            discs,
+            tuple(VIEWS),
+            fallback=True,
+            synthetic_only=self.synthetic_only,
+            records=records,
         )
 
-    def _read(self, source: StudySource) -> _Prepared:
-        try:
-            study = load_study(source)
-        except Exception as error:  # any failure on one study must not stop the run
-            return _Prepared(source.study_id, (f"cannot be read: {_words(error)}",))
-        return self._prepare(study, None)
+    def _out_of_time(self, item: Prepared) -> StudyPrediction:
+        late = (
+            ()
+            if any(record.used.endswith("prior") for record in item.problems)
+            else (Problem("out_of_time", "not graded: the run's time was over", item.study_id),)
+        )
+        return self.prior_prediction(item.study_id, *item.problems, *late, discs=item.discs)
 
-    def _prepare(self, study: Study, discs: DiscPoints | None) -> _Prepared:
-        """Everything that can go wrong before the network."""
-        problems = tuple(study.problems)
-        if discs is None:
-            localizer = self.localizer  # not in the try: that there is none is no fault of the study
-            try:
-                discs = localizer.locate(study)
-            except Exception as error:
-                return _Prepared(study.study_id, (*problems, f"discs not found: {_words(error)}"))
-        if names_doubtful(discs):
-            problems = (*problems, DOUBTFUL_NAMES)
-        try:
-            crops = tuple(extract_crops(study, discs, spec) for spec in self.specs)
-        except Exception as error:
-            return _Prepared(study.study_id, (*problems, f"no crops: {_words(error)}"), discs)
-        found = dict.fromkeys(problem for item in crops for problem in item.problems)
-        return _Prepared(study.study_id, (*problems, *found), discs, crops)
-
-    def _grade_prepared(self, prepared: Sequence[_Prepared]) -> Iterator[StudyPrediction]:
+    def _grade_prepared(self, prepared: Sequence[Prepared], plan: Plan) -> Iterator[StudyPrediction]:
         """Grade those that have crops in one batch, the others by the prior; order is kept."""
         try:
-            opinions = self._opinions(item.crops for item in prepared if item.gradable)
-            graded = zip(self._mean(opinions), (~_finite(opinions)).sum(axis=0), strict=True)
+            opinions = self._opinions((item.crops for item in prepared if item.gradable), plan)
+            silence = (~_finite(opinions[list(plan.members)])).sum(axis=0)
+            graded = zip(self._mean(opinions), silence, strict=True)
         except Exception as error:
             if len(prepared) > 1:  # one study must not cost its neighbours their grades
                 for item in prepared:
-                    yield from self._grade_prepared([item])
+                    yield from self._grade_prepared([item], plan)
                 return
             item = prepared[0]
-            words = f"cannot be graded: {_words(error)}"
-            yield self.prior_prediction(item.study_id, *item.problems, words, discs=item.discs)
+            if self._moves_to_cpu(item, plan, error):
+                yield from self._grade_prepared(prepared, plan)
+                return
+            problem = Problem("not_graded", f"cannot be graded: {words(error)}", item.study_id)
+            yield self.prior_prediction(item.study_id, *item.problems, problem, discs=item.discs)
             return
         for item in prepared:
-            problems = item.problems
+            study_id, problems = item.study_id, item.problems
             if not item.gradable:
-                unseen = ("no view shows any disc",) if item.crops else ()
-                yield self.prior_prediction(item.study_id, *problems, *unseen, discs=item.discs)
+                unseen = (Problem("nothing_shown", "no view shows any disc", study_id),) if item.crops else ()
+                yield self.prior_prediction(study_id, *problems, *unseen, discs=item.discs)
                 continue
             probabilities, silent = next(graded)
-            if silent == len(self.models):  # half precision can overflow
-                words = "the network gave no finite number"
-                yield self.prior_prediction(item.study_id, *problems, words, discs=item.discs)
+            if silent == len(plan.members):  # half precision can overflow
+                problem = Problem("not_graded", "the network gave no finite number", study_id)
+                yield self.prior_prediction(study_id, *problems, problem, discs=item.discs)
                 continue
             if silent:
-                words = f"{silent} of {len(self.models)} networks gave no finite number and were left out"
-                logger.warning("study %s: %s", item.study_id, words)
-                problems = (*problems, words)
+                text = f"{silent} of {len(plan.members)} networks gave no finite number and were left out"
+                logger.warning("study %s: %s", study_id, text)
+                problems = (*problems, Problem("network_not_finite", text, study_id))
             yield StudyPrediction(
-                item.study_id, probabilities, item.discs, item.missing, problems, synthetic_only=self.synthetic_only
+                study_id,
+                probabilities,
+                item.discs,
+                item.missing,
+                synthetic_only=self.synthetic_only,
+                records=problems,
             )
 
-
-@dataclass(frozen=True, eq=False)
-class _Prepared:
-    """A study on its way to the networks; `crops` holds one for each specification, nothing when there are none."""
-
-    study_id: str
-    problems: tuple[str, ...]
-    discs: DiscPoints | None = None
-    crops: tuple[StudyCrops, ...] = ()
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """Views of which no crop of any specification shows anything."""
-        return tuple(view for view in VIEWS if all(view in item.missing for item in self.crops))
-
-    @property
-    def gradable(self) -> bool:
-        return len(self.missing) < len(VIEWS)
+    def _moves_to_cpu(self, item: Prepared, plan: Plan, error: Exception) -> bool:
+        """Whether a study that failed on a GPU can be graded on the CPU; the GPU is then to blame, and used no more."""
+        given = self.networks
+        if all(compute.device.type == "cpu" for compute in given.computes):
+            return False
+        try:  # read again, since nothing can be copied from a GPU that has failed
+            self.networks = Networks([load_model(folder)[0] for folder in self._folders], choose_devices("cpu"))
+            self._opinions([item.crops], plan)
+        except Exception:
+            self.networks = given
+            return False
+        self.lost_device = f"{given.computes[0].device} failed ({words(error)})"
+        logger.warning("%s; going on with the CPU", self.lost_device)
+        return True
 
 
 def _of_spec(item: StudyCrops | Sequence[StudyCrops], spec: CropSpec) -> StudyCrops:
@@ -269,8 +376,3 @@ def _of_spec(item: StudyCrops | Sequence[StudyCrops], spec: CropSpec) -> StudyCr
 def _finite(opinions: np.ndarray) -> np.ndarray:
     """Which network has an answer for which study: bool (n_members, n_studies) of (n_members, n_studies, 25, 3)."""
     return np.isfinite(opinions).all(axis=(2, 3))
-
-
-def _words(error: Exception) -> str:
-    """What an error says; its type where it says nothing (or only a key), as foreign errors do."""
-    return str(error) if isinstance(error, LumbarError) else f"{type(error).__name__}: {error}"

@@ -1,21 +1,39 @@
-"""The grades of a study, and the `submission.csv` of many with a log of everything that was missing or replaced."""
+"""The grades of a study, and the `submission.csv` of many with two logs of everything that was missing or replaced.
+
+`submission_log.csv` has one row a study, for people; `submission_log.jsonl` one record a line, for programs: study,
+series, file, stage, code, message, and what was used instead. See `problems.CODES`.
+"""
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .errors import DataError
-from .labels import CONDITIONS, LEVELS, N_LEVELS, N_SEVERITIES, N_TARGETS, PROBABILITY_COLUMNS, VIEWS, split_row_id
+from .inline_html import card, tinted
+from .labels import (
+    CONDITIONS,
+    LEVELS,
+    N_LEVELS,
+    N_SEVERITIES,
+    N_TARGETS,
+    PROBABILITY_COLUMNS,
+    SEVERITIES,
+    VIEWS,
+    condition_title,
+    level_title,
+    split_row_id,
+)
 from .localizer import DiscPoints
 from .metrics import EPSILON, prediction_table
-from .runs import write_table
+from .problems import Problem
+from .runs import atomically, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -36,11 +54,13 @@ class StudyPrediction:
     missing_views : tuple of str
         Views of which nothing could be used; the network's learned stand-in took their place.
     problems : tuple of str
-        What went wrong or was left out, in words.
+        What went wrong or was left out, in words; default: those of the records.
     fallback : bool
         True when the class prior stands in for a prediction.
     synthetic_only : bool
         True when the network has seen nothing but synthetic phantoms.
+    records : tuple of Problem
+        The same for programs: codes, series and files; default: the words as notes.
     """
 
     study_id: str
@@ -50,6 +70,7 @@ class StudyPrediction:
     problems: tuple[str, ...] = ()
     fallback: bool = False
     synthetic_only: bool = False
+    records: tuple[Problem, ...] = ()
 
     def __post_init__(self):
         p = np.asarray(self.probabilities, dtype=np.float64)
@@ -61,6 +82,9 @@ class StudyPrediction:
         if not np.allclose(p.sum(axis=-1), 1, atol=1e-6):
             raise DataError(f"study {self.study_id}: probabilities must sum to one, got {p.sum(axis=-1)}")
         object.__setattr__(self, "probabilities", p)
+        records = self.records or tuple(Problem("note", words, self.study_id) for words in self.problems)
+        object.__setattr__(self, "records", tuple(records))
+        object.__setattr__(self, "problems", tuple(self.problems) or tuple(map(str, records)))
 
     def table(self) -> pd.DataFrame:
         """Probability of moderate or severe, conditions by levels."""
@@ -71,9 +95,18 @@ class StudyPrediction:
         notes = [SYNTHETIC_WARNING] if self.synthetic_only else []
         notes += ["class prior instead of a prediction"] if self.fallback else []
         notes += [f"missing: {view}" for view in self.missing_views] + list(self.problems)
-        listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
-        table = self.table().style.format("{:.2f}").background_gradient(cmap="OrRd", vmin=0, vmax=1).to_html()
-        return f"<b>study {escape(self.study_id)}</b>, probability of moderate or severe{table}<ul>{listed}</ul>"
+        cells = [self._cell(p) for p in self.probabilities]
+        rows = [(level_title(level), *cells[i::N_LEVELS]) for i, level in enumerate(LEVELS)]
+        head = ("", *(condition_title(condition).replace("Neural ", "") for condition in CONDITIONS))
+        return card(f"study {self.study_id}", head, rows, about="most probable grades", notes=notes)
+
+    @staticmethod
+    def _cell(p: np.ndarray) -> str:
+        """The most probable grade with its probability; all three for the mouse."""
+        best = int(p.argmax())
+        words = f"{SEVERITIES[best]} {p[best]:.0%}"
+        title = ", ".join(f"{name} {value:.1%}" for name, value in zip(SEVERITIES, p, strict=True))
+        return tinted(words, ("127,127,127", "224,161,0", "207,47,58")[best], title) if best else words
 
 
 def write_submission(
@@ -82,25 +115,29 @@ def write_submission(
     sample: pd.DataFrame | None = None,
     *,
     fallback: np.ndarray | None = None,
+    events: Sequence[Problem] = (),
 ) -> Path:
-    """Write `submission.csv` and its log, both atomically.
+    """Write `submission.csv` and its logs, each atomically.
 
     Parameters
     ----------
     predictions : iterable of StudyPrediction
     path : path-like
-        The log goes beside it, as `<name>_log.csv`: study_id, fallback, missing_views, problems, synthetic_only.
+        The logs go beside it: `<name>_log.csv` with study_id, fallback, missing_views, problems, synthetic_only, and
+        `<name>_log.jsonl` with the records of `StudyPrediction.records`.
     sample : DataFrame, optional
         The sample submission. Its rows are kept and filled in when it names all predicted studies; rows of studies
         without a prediction get `fallback`. A sample that does not name every study (Kaggle's public one names
         one) gives its column order only. Without a sample: studies as given, targets in `TARGETS` order.
     fallback : ndarray, shape (25, 3), optional
         For rows that the sample names and no prediction covers; default uniform.
+    events : sequence of Problem
+        What happened to the run as a whole; the first lines of the records.
 
     Raises
     ------
     DataError
-        When a study is predicted twice or the sample has other columns.
+        When a study is predicted twice, the sample has other columns, or a file cannot be written (disk full).
     """
     predictions, path = list(predictions), Path(path)
     ids = [p.study_id for p in predictions]
@@ -123,16 +160,30 @@ def write_submission(
         }
     )
     write_table(path.with_name(f"{path.stem}_log.csv"), log)
+    records = [*events, *(record for p in predictions for record in p.records)]
+    records += [Problem("not_predicted", "named by the sample, but not among the studies", s) for s in filled]
+    write_records(path.with_name(f"{path.stem}_log.jsonl"), records)
     if any(p.synthetic_only for p in predictions):
         logger.warning("%s: %s", path, SYNTHETIC_WARNING)
     return path
 
 
+def write_records(path: Path, records: Iterable[Problem]) -> None:
+    """Write records as JSON lines, atomically."""
+    text = "".join(json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in records)
+    atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+def check_sample(sample: pd.DataFrame | None) -> None:
+    """Raise `DataError` when a sample submission has other columns than a submission."""
+    if sample is not None and set(sample.columns) != {"row_id", *PROBABILITY_COLUMNS}:
+        raise DataError(f"the sample submission has the columns {list(sample.columns)}, expected those of a submission")
+
+
 def _in_sample_order(
     table: pd.DataFrame, sample: pd.DataFrame, ids: Sequence[str], fallback: np.ndarray | None
 ) -> tuple[pd.DataFrame, list[str]]:
-    if set(sample.columns) != {"row_id", *PROBABILITY_COLUMNS}:
-        raise DataError(f"the sample submission has the columns {list(sample.columns)}, expected those of a submission")
+    check_sample(sample)
     wanted = sample["row_id"].astype(str)
     known = set(table["row_id"])
     if not known <= set(wanted):

@@ -12,7 +12,8 @@ import pytest
 import torch
 from planted_crops import SPEC, disc_points, planted_study, study_crops
 
-import lumbar_utils.predict as predict_module
+import lumbar_utils.grading as grading_module
+import lumbar_utils.preparing as preparing_module
 from lumbar_utils.calibration import Calibration
 from lumbar_utils.classifier import ClassifierConfig, LumbarClassifier
 from lumbar_utils.crops import CropSpec
@@ -21,6 +22,7 @@ from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.metrics import FAMILY_TARGETS
 from lumbar_utils.predict import Predictor
+from lumbar_utils.preparing import prepare_study
 from lumbar_utils.runs import RunConfig, save_weights
 from lumbar_utils.study import Study
 
@@ -113,7 +115,7 @@ def test_members_with_other_crops_get_their_own(runs, crops, alone, monkeypatch)
         cut.append(spec)
         return (big if spec == SPEC else small)[int(study.study_id)]
 
-    monkeypatch.setattr(predict_module, "extract_crops", fake_extract)
+    monkeypatch.setattr(preparing_module, "extract_crops", fake_extract)
     three = predictor(listed(runs, "fold_0", "fold_1", "other/fold_0", name="three.json"))
     result = three.predict_study(Study("1", (), ()), disc_points("1"))
     assert cut == [SPEC, SMALL], "cut once per specification, not once per member"
@@ -122,7 +124,7 @@ def test_members_with_other_crops_get_their_own(runs, crops, alone, monkeypatch)
 
 def test_a_network_without_a_finite_answer_does_not_poison_the_mean(runs, crops, alone, monkeypatch):
     big, _ = crops
-    monkeypatch.setattr(predict_module, "extract_crops", lambda study, discs, spec: big[int(study.study_id)])
+    monkeypatch.setattr(preparing_module, "extract_crops", lambda study, discs, spec: big[int(study.study_id)])
     path = listed(runs, ("fold_0", 1), ("broken", 5), ("fold_1", 3), name="one broken.json")
     given = predictor(path)
     p0, p1 = alone["fold_0"], alone["fold_1"]
@@ -139,8 +141,8 @@ def test_a_network_without_a_finite_answer_does_not_poison_the_mean(runs, crops,
 
 def test_an_overflow_in_one_study_costs_that_study_one_voice(runs, crops, alone, monkeypatch):
     big, _ = crops
-    monkeypatch.setattr(predict_module, "extract_crops", lambda study, discs, spec: big[int(study.study_id)])
-    both, grade = predictor(listed(runs, "fold_0", "fold_1", name="overflow.json")), predict_module.grade
+    monkeypatch.setattr(preparing_module, "extract_crops", lambda study, discs, spec: big[int(study.study_id)])
+    both, grade = predictor(listed(runs, "fold_0", "fold_1", name="overflow.json")), grading_module.grade
 
     def overflowing(model, inputs, *arguments, **options):
         p = grade(model, inputs, *arguments, **options)
@@ -148,9 +150,9 @@ def test_an_overflow_in_one_study_costs_that_study_one_voice(runs, crops, alone,
             p[[i for i, item in enumerate(inputs) if item.study_id == "1"], 3] = np.nan
         return p
 
-    monkeypatch.setattr(predict_module, "grade", overflowing)
-    prepared = [both._prepare(Study(str(i), (), ()), disc_points(str(i))) for i in range(3)]
-    results = list(both._grade_prepared(prepared))
+    monkeypatch.setattr(grading_module, "grade", overflowing)
+    prepared = [prepare_study(Study(str(i), (), ()), None, both.specs, disc_points(str(i))) for i in range(3)]
+    results = list(both._grade_prepared(prepared, both.plan))
     assert [bool(r.problems) for r in results] == [False, True, False] and not any(r.fallback for r in results)
     assert np.allclose(results[1].probabilities, alone["fold_1"][1], atol=1e-9)
 

@@ -5,12 +5,14 @@ import pandas as pd
 import pytest
 from planted_crops import SPEC, disc_points, planted_cohort, study_crops, tiny_config
 
-import lumbar_utils.predict as predict_module
+import lumbar_utils.grading as grading_module
+import lumbar_utils.preparing as preparing_module
 from lumbar_utils.crops import CropSpec
 from lumbar_utils.errors import DataError, DicomError
 from lumbar_utils.labels import N_TARGETS, PROBABILITY_COLUMNS, VIEWS, row_ids
 from lumbar_utils.metrics import read_predictions, weighted_prior
 from lumbar_utils.predict import Predictor, StudyPrediction, write_submission
+from lumbar_utils.preparing import Finder, prepare_study
 from lumbar_utils.study import Study
 from lumbar_utils.train import fit
 
@@ -48,7 +50,7 @@ def predictor(run, cohort, monkeypatch):
             return study_crops("empty", crops["1000"].images, covered)
         return crops[study.study_id]
 
-    monkeypatch.setattr(predict_module, "extract_crops", fake_extract)
+    monkeypatch.setattr(preparing_module, "extract_crops", fake_extract)
     return Predictor(run.folder, "cpu", precision="float32", localizer=FixedLocalizer())
 
 
@@ -83,7 +85,7 @@ def test_many_studies_keep_their_order_whatever_breaks(predictor, cohort, monkey
             raise KeyError("an error that nobody foresaw")
         return Study(source.study_id, (), ())
 
-    monkeypatch.setattr(predict_module, "load_study", fake_load)
+    monkeypatch.setattr(preparing_module, "load_study", fake_load)
     predictor.batch_size = 4
     results = list(predictor.predict_studies([Source(s) for s in ids], progress=False))
     assert [r.study_id for r in results] == ids
@@ -96,9 +98,9 @@ def test_a_network_that_overflows_costs_one_study(predictor, cohort, monkeypatch
     crops, _ = cohort
     graded = predictor.predict_crops([crops["1000"], crops["1001"]])
     graded[0, 3] = np.nan
-    monkeypatch.setattr(predict_module, "grade", lambda *_, **__: graded)
-    prepared = [predictor._prepare(Study(s, (), ()), None) for s in ("1000", "1001")]
-    first, second = predictor._grade_prepared(prepared)
+    monkeypatch.setattr(grading_module, "grade", lambda *_, **__: graded)
+    prepared = [prepare_study(Study(s, (), ()), Finder(predictor.localizer), predictor.specs) for s in ("1000", "1001")]
+    first, second = predictor._grade_prepared(prepared, predictor.plan)
     assert first.fallback and "no finite number" in first.problems[-1] and np.isfinite(first.probabilities).all()
     assert not second.fallback and np.allclose(second.probabilities, graded[1])
 
@@ -137,7 +139,11 @@ def test_submission_has_every_row_in_the_samples_order(tmp_path):
     assert np.allclose(p[0], predictions[0].probabilities, atol=1e-8) and np.allclose(p[2], prior, atol=1e-8)
     log = pd.read_csv(tmp_path / "deep" / "submission_log.csv", dtype=str)
     assert log["study_id"].tolist() == ["20", "3", "99"] and log["fallback"].tolist() == ["False", "False", "True"]
-    assert {p.name for p in (tmp_path / "deep").iterdir()} == {"submission.csv", "submission_log.csv"}
+    assert {p.name for p in (tmp_path / "deep").iterdir()} == {
+        "submission.csv",
+        "submission_log.csv",
+        "submission_log.jsonl",
+    }
 
 
 def test_submission_without_a_usable_sample_names_every_study(tmp_path):

@@ -9,13 +9,14 @@ from __future__ import annotations
 import argparse
 import logging
 import re
+import time
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from . import inputs
+from . import inputs, machine, reports, structured_reports
 
 if TYPE_CHECKING:
     from ..crop_cache import CropCache
@@ -207,11 +208,15 @@ def _training_crops(
 
 def predict(args: argparse.Namespace) -> None:
     """`lumbar predict`: DICOM to submission, with a log and pictures of the crops beside it."""
+    started = time.monotonic()
     path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
     inputs.table_to_write(args.out)
+    structured_reports.check(args.sr)
+    reports.check(args.report)
     from ..ensembles import run_of
+    from ..inference import run_inference
     from ..locating import doubtful_words
-    from ..predict import SYNTHETIC_WARNING, Predictor, write_submission
+    from ..predict import SYNTHETIC_WARNING, Predictor
     from ..study import CompetitionFolder, find_studies, is_competition_folder
 
     # A classifier goes with the finder that cut its training crops; only where that is absent, with the shipped one.
@@ -222,17 +227,29 @@ def predict(args: argparse.Namespace) -> None:
         raise DataError(f"{path} names no study of the {args.part} part")
     folder = CompetitionFolder.open(path) if is_competition_folder(path) else None
     sample = folder.sample_submission if folder is not None and args.part == "test" else None
-    predictions = list(predictor.predict_studies(sources, progress=args.progress))
-    write_submission(predictions, args.out, sample, fallback=predictor.prior)
-
-    log = args.out.with_name(f"{args.out.stem}_log.csv")
+    done = run_inference(
+        predictor,
+        sources,
+        args.out,
+        sample=sample,
+        hours=args.hours or None,
+        started=started,
+        n_jobs=min(inputs.jobs(args.jobs), len(sources)),
+        progress=args.progress,
+    )
+    predictions = done.predictions
     prior = sum(prediction.fallback for prediction in predictions)
     incomplete = sum(bool(prediction.missing_views) and not prediction.fallback for prediction in predictions)
     print(f"{len(predictions)} studies graded in {args.out}")
-    print(f"  {incomplete} lack a view, {prior} got the class prior instead of a prediction; details in {log}")
+    print(f"  {incomplete} lack a view, {prior} got the class prior instead of a prediction; details in {done.log}")
+    for line in str(done).splitlines():
+        print(f"  {line}")
     doubtful = doubtful_words({p.study_id: p.discs for p in predictions if p.discs is not None})
     if doubtful:
         print(f"  {doubtful}")
+    structured_reports.write(args.sr, predictions, sources, network=f"run {run_of(run).resolve().name}")
+    jobs = inputs.jobs(args.jobs)
+    reports.write(args.report, predictions, sources, predictor, run, n_jobs=jobs, progress=args.progress)
     pictures = args.out.with_name(f"{args.out.stem}_crops")
     synthetic = folder is not None and folder.is_synthetic
     located = [pair for pair in zip(sources, predictions, strict=True) if pair[1].discs is not None]
@@ -305,4 +322,6 @@ COMMANDS = {
     "train": train,
     "predict": predict,
     "score": score,
+    "doctor": machine.doctor,
+    "kaggle": machine.kaggle,
 }

@@ -1,0 +1,175 @@
+"""Studies prepared in other processes: in order, in time, and whatever happens to a process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from contextlib import suppress
+from dataclasses import dataclass, replace
+
+import joblib
+import pytest
+from broken_studies import SPEC, MiddleFinder
+
+import lumbar_utils.preparing as preparing
+from lumbar_utils.errors import DataError
+from lumbar_utils.preparing import Finder, StudyTimeout, check_finder_travels, prepare_studies, time_limit
+from lumbar_utils.study import StudySource, find_studies
+
+# joblib's processes are ended under way here, and say so in many voices.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:A worker stopped"),
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning"),
+]
+
+
+@dataclass
+class Obstinate:
+    """A disc finder that, with some studies, does what no error can stop; `how` by study id."""
+
+    how: dict[str, str]
+
+    def locate(self, study):
+        what = self.how.get(study.study_id, "")
+        if what == "hangs in Python":
+            while True:
+                with suppress(Exception):  # code that survives everything, as readers of strange files do
+                    time.sleep(0.01)
+        if what == "hangs in C":
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGALRM])
+            time.sleep(600)
+        if what == "dies":
+            os.kill(os.getpid(), signal.SIGKILL)
+        if what == "is slow":
+            time.sleep(0.3)
+        return replace(MiddleFinder().locate(study), series_id=f"process {os.getpid()}")
+
+
+@pytest.fixture(scope="module")
+def sources(cohort) -> list[StudySource]:
+    return find_studies(cohort)
+
+
+def prepared(sources, how=None, **options):
+    """Prepared studies, flat, and the windows' lengths; `how` by index of the study."""
+    how = {sources[i].study_id: what for i, what in (how or {}).items()}
+    windows = list(prepare_studies(sources, Finder(Obstinate(how)), (SPEC,), **options))
+    return [item for window in windows for item in window], [len(window) for window in windows]
+
+
+def codes(items) -> list[list[str]]:
+    """What each lost study was lost to; nothing for those that are fine."""
+    return [[p.code for p in item.problems] if not item.gradable else [] for item in items]
+
+
+@pytest.fixture(scope="module")
+def alone(sources):
+    return prepared(sources)[0]
+
+
+def same(items, others) -> bool:
+    return all(
+        a.study_id == b.study_id
+        and all((a.crops[0].images[v] == b.crops[0].images[v]).all() for v in a.crops[0].images)
+        for a, b in zip(items, others, strict=True)
+    )
+
+
+def test_processes_make_the_same_in_the_same_order(sources, alone):
+    items, windows = prepared(sources, {0: "is slow", 3: "is slow"}, n_jobs=2, window=3)
+    assert windows == [3, 3, 2]
+    assert [item.study_id for item in items] == [source.study_id for source in sources]
+    assert same(items, alone)
+    processes = {item.discs.series_id for item in items}
+    assert len(processes) <= 2 and f"process {os.getpid()}" not in processes, "they live as long as the run"
+
+
+@pytest.mark.parametrize("backend", ["threading", "loky"])
+def test_the_users_own_backend_is_respected(sources, alone, backend):
+    seen = []
+
+    class Noting(joblib.parallel.BACKENDS[backend]):
+        def submit(self, *arguments, **options):
+            seen.append(1)
+            return super().submit(*arguments, **options)
+
+    joblib.register_parallel_backend(f"noting {backend}", Noting)
+    with joblib.parallel_config(f"noting {backend}", n_jobs=2):
+        items, _ = prepared(sources[:3])
+    assert len(seen) == 3 and same(items, alone[:3])
+
+
+def test_dask_works_without_a_change(sources, alone):
+    distributed = pytest.importorskip("distributed")
+    cluster = distributed.LocalCluster(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=None)
+    with cluster, distributed.Client(cluster), joblib.parallel_config("dask"):
+        items, _ = prepared(sources[:3])
+    assert same(items, alone[:3])
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_study_that_hangs_is_given_up(sources, alone, n_jobs):
+    started = time.monotonic()
+    items, _ = prepared(sources[:4], {1: "hangs in Python"}, n_jobs=n_jobs, study_seconds=5.0)
+    assert codes(items) == [[], ["study_timeout"], [], []]
+    assert "while finding the discs" in str(items[1].problems[0])
+    assert same([items[0], *items[2:]], [alone[0], *alone[2:4]])
+    assert time.monotonic() - started < 60
+
+
+def test_a_process_that_cannot_be_interrupted_is_ended(sources, alone, monkeypatch):
+    monkeypatch.setattr(preparing, "GRACE_SECONDS", 2.0)
+    items, _ = prepared(sources[:4], {2: "hangs in C"}, n_jobs=2, window=2, study_seconds=8.0)
+    assert codes(items) == [[], [], ["study_timeout"], []]
+    assert "process was ended" in str(items[2].problems[0])
+    assert same([*items[:2], items[3]], [*alone[:2], alone[3]])
+
+
+def test_a_study_that_kills_its_process_costs_only_itself(sources, alone):
+    items, _ = prepared(sources[:4], {1: "dies"}, n_jobs=2)
+    assert codes(items) == [[], ["worker_lost"], [], []]
+    assert same([items[0], *items[2:]], [alone[0], *alone[2:4]])
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_nothing_is_read_when_the_time_is_over(sources, n_jobs):
+    until = time.monotonic() + (1.0 if n_jobs == 1 else 8.0)
+    left = dict.fromkeys(range(2, 8), "hangs in Python")
+    items, _ = prepared(sources, left, n_jobs=n_jobs, window=2, time_left=lambda: until - time.monotonic())
+    assert time.monotonic() < until + 3
+    assert [item.study_id for item in items] == [source.study_id for source in sources]
+    assert all(code in (["out_of_time"], ["study_timeout"]) for code in codes(items)[2:])
+    assert codes(items)[-1] == ["out_of_time"]
+
+
+def test_leaving_early_ends_what_is_under_way(sources):
+    windows = prepare_studies(sources, Finder(MiddleFinder()), (SPEC,), n_jobs=2, window=2)
+    assert len(next(windows)) == 2
+    windows.close()
+
+
+def test_the_timer_leaves_nothing_behind():
+    handler = signal.getsignal(signal.SIGALRM)
+    with pytest.raises(StudyTimeout), time_limit(0.05):
+        time.sleep(5)
+    with time_limit(0.05):
+        pass
+    time.sleep(0.1)
+    assert signal.getsignal(signal.SIGALRM) == handler and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_timer_of_somebody_else_is_left_alone():
+    signal.setitimer(signal.ITIMER_REAL, 1000)
+    try:
+        with time_limit(0.01):
+            time.sleep(0.05)
+        assert signal.getitimer(signal.ITIMER_REAL)[0] > 900
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+
+
+def test_a_finder_that_cannot_travel_is_refused_before_the_work():
+    check_finder_travels(Finder(MiddleFinder()))
+    with pytest.raises(DataError, match="n_jobs=1"):
+        check_finder_travels(Finder(lambda study: None))
