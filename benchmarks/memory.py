@@ -105,7 +105,7 @@ def measure(name: str, n: int, work: Callable[[], int]) -> tuple[dict, pd.DataFr
     seconds = time.perf_counter() - began
     samples = recorder.stop()
     share = samples[:, 0] / seconds
-    tenths = [samples[(share >= a) & (share < a + 0.1001), 1].max(initial=np.nan) for a in (0.0, 0.1, 0.4, 0.9)]
+    tenths = [samples[(share >= a) & (share < a + 0.1001), 1].max(initial=0) for a in (0.0, 0.1, 0.4, 0.9)]
     late = samples[share >= 0.5]
     slope = np.polyfit(late[:, 0] / seconds * n, late[:, 1], 1)[0] * 1000 if len(late) > 10 else np.nan
     row = {"studies": n, "done": done, "seconds": seconds, "peak MB": samples[:, 1].max()}

@@ -21,7 +21,7 @@ from lumbar_utils.phantom.cohort import generate_cohort
 from lumbar_utils.study import StudySource, find_studies, load_study
 
 SPEC = CropSpec(shapes={SAGITTAL_T2: (4, 12, 12), AXIAL_T2: (4, 12, 12), SAGITTAL_T1: (8, 12, 12)})
-WARM, STUDIES = 10, 50
+WARM, STUDIES, FILES = 10, 50, 4
 
 
 @pytest.fixture(scope="module")
@@ -31,8 +31,9 @@ def study(tmp_path_factory) -> tuple[StudySource, DiscPoints]:
     generate_cohort(root, n_studies=1, seed=31, profile="demo", test_fraction=0.0, n_jobs=1, progress=False)
     (source,) = find_studies(root)
     points = read_reference(root / "truth" / "discs.csv", point="canal")[source.study_id]
-    series = [s for s in load_study(source).series if s.view == SAGITTAL_T2]
-    source = replace(source.absolute(), series_ids=(series[0].series_id,))
+    series_id = next(s.series_id for s in load_study(source).series if s.view == SAGITTAL_T2)
+    files = tuple(sorted((source.path / series_id).absolute().glob("*.dcm")))[:FILES]
+    source = StudySource(source.study_id, source.path.absolute(), ((series_id, files),))
     return source, DiscPoints(source.study_id, "", points, np.ones(5), source="truth")
 
 
