@@ -7,7 +7,8 @@
 One cohort of 750 phantoms (made once, in runs/benchmark/ablation): 500 to learn from, of which one in five is kept for
 calibration, and 250 unseen ones that every row is scored on, their crops cut around found discs as those of a new
 patient are. Intervals are paired bootstraps over the 250 studies: of the difference to the row that a row is compared
-with. The prior knows the class frequencies only; the oracle is the distribution from which the labels were drawn.
+with. The prior knows the class frequencies only; the oracle knows the distribution from which the labels were drawn, and
+answers what the metric rewards most.
 
 Other people's designs are trained on the same crops by the same loop: see `other_networks.py`, which needs MONAI for
 one of them (pip install monai).
@@ -163,15 +164,16 @@ def prepare(root: Path, jobs: int) -> Data:
     generate_cohort(root, **COHORT, n_jobs=jobs)
     crops, folder = crops_of(root), CompetitionFolder.open(root)
     package = ROOT / "lumbar_utils"
-    code = b"".join(path.read_bytes() for path in sorted((package / "localizer").glob("*.py")))
-    made = {"spec": SPEC.to_json(), "finder": hashlib.sha256(SHIPPED_WEIGHTS.read_bytes() + code).hexdigest()}
+    cutting = [package / f"{name}.py" for name in ("crops", "box_sampling", "geometry")]
+    code = b"".join(path.read_bytes() for path in [*sorted((package / "localizer").glob("*.py")), *cutting])
+    made = {"spec": SPEC.to_json(), "code": hashlib.sha256(SHIPPED_WEIGHTS.read_bytes() + code).hexdigest()}
     note = crops / "made.json"
     if not note.is_file() or read_json(note) != json.loads(json.dumps(made)):
         train, test = find_studies(root, part="train"), find_studies(root, part="test")
         kept = set(split_studies(folder)[1])
         table, _ = points_from_table(folder, [s.study_id for s in train], n_jobs=jobs)
         new = [s for s in train if s.study_id in kept] + test
-        found, _ = locate_studies(new, DiscLocalizer.shipped())
+        found, _ = locate_studies(new, DiscLocalizer.shipped(), n_jobs=jobs)
         truth = read_reference(root / "truth" / "discs.csv")
         true = {s.study_id: DiscPoints.from_known(s.study_id, "", truth[s.study_id], source="truth") for s in test}
         for name, sources, points in zip(CROPS, (train, new, test), (table, found, true), strict=True):
