@@ -7,8 +7,8 @@
 One cohort of 750 phantoms (made once, in runs/benchmark/ablation): 500 to learn from, of which one in five is kept for
 calibration, and 250 unseen ones that every row is scored on, their crops cut around found discs as those of a new
 patient are. Intervals are paired bootstraps over the 250 studies: of the difference to the row that a row is compared
-with. The prior knows the class frequencies only; the oracle knows the distribution from which the labels were drawn, and
-answers what the metric rewards most.
+with. The prior knows the class frequencies only; the oracle knows the distribution from which the labels were drawn,
+and answers what the metric rewards most.
 
 Other people's designs are trained on the same crops by the same loop: see `other_networks.py`, which needs MONAI for
 one of them (pip install monai).
