@@ -93,33 +93,40 @@ class ValidFile:
     elements: tuple[Element, ...]
 
 
+def valid_file(name: str, path: Path) -> ValidFile:
+    """A file that reads well, to be damaged."""
+    content = path.read_bytes()
+    return ValidFile(name, content, tuple(_elements(content)))
+
+
 def valid_files(folder: Path) -> list[ValidFile]:
     """One file of every kind, written below `folder`."""
     found: list[ValidFile] = []
 
     def add(name: str, path: Path) -> None:
-        content = path.read_bytes()
-        found.append(ValidFile(name, content, tuple(_elements(content))))
+        found.append(valid_file(name, path))
 
-    tags = {"RescaleSlope": "2", "RescaleIntercept": "-3", "EchoTime": "100", "RepetitionTime": "3500"}
+    uid = {"SOPInstanceUID": "1.2.3.4.5"}  # always the same, so that a seed makes the same files everywhere
+    tags = uid | {"RescaleSlope": "2", "RescaleIntercept": "-3", "EchoTime": "100", "RepetitionTime": "3500"}
     for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian):
         add(syntax.name, write(folder / "plain.dcm", image(**tags), syntax))
-    add("8 bits", write(folder / "8.dcm", image(pixels=np.arange(480).reshape(24, 20) % 256, bits=8)))
-    add("signed 12 bits", write(folder / "12.dcm", image(pixels=np.arange(-240, 240).reshape(24, 20), stored=12)))
-    add("no preamble", write(folder / "bare.dcm", image(), ImplicitVRLittleEndian, meta=False))
+    add("8 bits", write(folder / "8.dcm", image(pixels=np.arange(480).reshape(24, 20) % 256, bits=8, **uid)))
+    signed = np.arange(-240, 240).reshape(24, 20)
+    add("signed 12 bits", write(folder / "12.dcm", image(pixels=signed, stored=12, **uid)))
+    add("no preamble", write(folder / "bare.dcm", image(**uid), ImplicitVRLittleEndian, meta=False))
     rough = np.random.default_rng(0).integers(0, 4095, (32, 24))
     for name, syntax in COMPRESSED.items():
-        path = write(folder / f"{name}.dcm", image(pixels=rough, stored=12))
+        path = write(folder / f"{name}.dcm", image(pixels=rough, stored=12, **uid))
         add(name, recompress(path, syntax))
-    smooth = image(shape=(64, 64))
+    smooth = image(shape=(64, 64), **uid)
     add("jpeg 2000 smooth", recompress(write(folder / "smooth.dcm", smooth), COMPRESSED["jpeg 2000"]))
-    eight = image(pixels=rough % 256, bits=8)
+    eight = image(pixels=rough % 256, bits=8, **uid)
     add("jpeg baseline", recompress(write(folder / "jpeg.dcm", eight), gdcm.TransferSyntax.JPEGBaselineProcess1))
-    frames = enhanced(stack_positions((-8, -20, 30), SAGITTAL, [0, 4, 8]), SAGITTAL)
+    frames = enhanced(stack_positions((-8, -20, 30), SAGITTAL, [0, 4, 8]), SAGITTAL, **uid)
     add("multi-frame", write(folder / "frames.dcm", frames))
     for syntax in (RLELossless, JPEG2000Lossless):
         tilted = turned(AXIAL, 0, 20)
-        dataset = enhanced(stack_positions((-8, -20, 30), tilted, [0, 4]), tilted, shape=(32, 32))
+        dataset = enhanced(stack_positions((-8, -20, 30), tilted, [0, 4]), tilted, shape=(32, 32), **uid)
         many = pydicom.dcmread(write(folder / "many.dcm", dataset))
         many.compress(syntax)
         many.save_as(folder / "many.dcm")

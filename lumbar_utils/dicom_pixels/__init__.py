@@ -12,7 +12,16 @@ decoder_process  what runs there
 """
 
 from .elements import check_image, integer, numbers, text, without_warnings
-from .files import read_dataset
+from .files import read_dataset, words_of
 from .pixels import decode_frames
 
-__all__ = ["check_image", "decode_frames", "integer", "numbers", "read_dataset", "text", "without_warnings"]
+__all__ = [
+    "check_image",
+    "decode_frames",
+    "integer",
+    "numbers",
+    "read_dataset",
+    "text",
+    "without_warnings",
+    "words_of",
+]

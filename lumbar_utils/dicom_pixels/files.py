@@ -22,8 +22,10 @@ LARGEST_FILE = 4 * 2**30
 LARGEST_INFLATED, LARGEST_INFLATION = 64 * 2**20, 50
 """Bytes that a deflated file may always unpack to, and beyond that how many times its own size. Images deflate to a
 half or a third; a file made to fill the memory unpacks to a thousand times its size."""
-MOST_READS = 2**20
-"""Calls of read while one file is parsed, about three an element. An enhanced image of 500 frames takes 90,000."""
+MOST_READS = 300_000
+"""Short reads while one file is parsed, two or three an element. An enhanced image takes about 300 a frame; an item of
+eight bytes takes one, and a thousand bytes of memory."""
+TOO_MANY = "has more elements than any image"
 LONGEST_REASON = 300
 """Characters of another library's message that are passed on; some of them repeat half of the file."""
 
@@ -87,14 +89,21 @@ class _GuardedFile:
         self.seek, self.tell, self.name = file.seek, file.tell, str(path)
 
     def read(self, size: int | None = -1) -> bytes:
-        self._left -= 1
-        if self._left < 0:
-            raise DicomError("has more elements than any image", path=self._path)
         if size is None or size < 0:
             packed = self._file.read()
             self._refuse_bombs(packed)
             return packed
-        return self._file.read(min(size, max(self._size - self._file.tell(), 0)) if size > _PREAMBLE else size)
+        if size > _PREAMBLE:
+            return self._file.read(min(size, max(self._size - self._file.tell(), 0)))
+        self._left -= 1
+        if self.exhausted:
+            raise DicomError(TOO_MANY, path=self._path)
+        return self._file.read(size)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether more was read than any image takes; pydicom raises something of its own then."""
+        return self._left < 0
 
     def _refuse_bombs(self, packed: bytes) -> None:
         limit = max(LARGEST_INFLATED, LARGEST_INFLATION * len(packed))
@@ -138,7 +147,8 @@ def _parse(file: _GuardedFile, path: Path, *, force: bool, stop_before_pixels: b
         except DicomError:
             raise
         except Exception as error:  # a broken file can raise anything from struct.error to RecursionError
-            raise DicomError(f"cannot be parsed as DICOM: {words_of(error)}", path=path) from error
+            reason = TOO_MANY if file.exhausted else f"cannot be parsed as DICOM: {words_of(error)}"
+            raise DicomError(reason, path=path) from error
     if len(dataset) == 0:
         raise DicomError("holds no DICOM elements: cut off, or not a DICOM file", path=path)
     return dataset

@@ -10,6 +10,7 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -150,7 +151,8 @@ class DiscPoints:
 
     def _repr_html_(self) -> str:
         table = self.to_frame().drop(columns=["study_id", "series_id"]).round(2).to_html(index=False)
-        return f"<p>Study {self.study_id}, series {self.series_id}, from {self.source}, LPS mm</p>{table}"
+        where = escape(f"Study {self.study_id}, series {self.series_id}, from {self.source}, LPS mm")
+        return f"<p>{where}</p>{table}"
 
 
 def chain_tangents(points: np.ndarray) -> np.ndarray:
