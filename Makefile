@@ -1,18 +1,21 @@
 # The two commands: `make run` and `make test`. Both make the environment in .venv when it is not there yet.
 #
-#   make run                      synthetic demo cohort, notebooks 01 to 05, results in runs/demo
+#   make run                      synthetic demo cohort, notebooks 01 to 06, results in runs/demo
 #   make run DATA=/path/to/folder the same on a folder with the competition's files, results in runs/<its name>
 #   make test                     all tests
-#   make kaggle RUN=runs/demo     pack library, timm-3d and weights into dist/kaggle, to upload as a data set
+#   make kaggle RUN=runs/demo     dist/kaggle: library, wheels and weights as a data set, notebooks as kernels, to push
+#   make kaggle-rehearsal         notebook 05 on a made-up Kaggle, offline, with that data set alone
+#   make test-kaggle              tests with the versions of Kaggle's image, in .venv-kaggle (Python 3.12)
 #   make weights                  remake the disc finder that ships with the library, about an hour on two cores
 #   make lint | format | images | notebooks | clean
 #
 # PYTHON=/path/to/python picks the interpreter (3.11 or 3.12), VENV=folder the environment's place, JOBS=n the number
-# of test processes, ARGS="-k crops" goes to pytest.
+# of test processes, ARGS="-k crops" goes to pytest, REQUIREMENTS=file what the environment is made of.
 
 SHELL := /bin/bash
 VENV ?= .venv
 PYTHON ?=
+REQUIREMENTS ?= requirements.txt
 DATA ?=
 RUN ?=
 JOBS ?= 2
@@ -24,12 +27,12 @@ STAMP = $(VENV)/.installed
 TEST_ENV = OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint format images notebooks kaggle weights clean environment
+.PHONY: help run test test-kaggle lint format images notebooks kaggle kaggle-rehearsal weights clean environment
 
 help:  ## this list
-	@sed -n 's/^\([a-z]*\):.*## /  make \1\t/p' Makefile
+	@sed -n 's/^\([a-z-]*\):.*## /  make \1\t/p' Makefile
 
-run: $(STAMP)  ## data, notebooks 01 to 05, results in runs/ (DATA=folder: on real data)
+run: $(STAMP)  ## data, notebooks 01 to 06, results in runs/ (DATA=folder: on real data)
 	@$(PY) tools/run_notebooks.py --data "$(DATA)" --run "$(RUN)"
 
 test: $(STAMP)  ## all tests
@@ -47,16 +50,22 @@ images: $(STAMP)  ## the README's pictures, from phantoms
 notebooks: $(STAMP)  ## take the executed notebooks of runs/demo over into notebooks/, ready to commit
 	@$(PY) tools/publish_notebooks.py
 
-kaggle: $(STAMP)  ## the data set to upload: library, timm-3d, weights of RUN (default runs/demo)
-	@$(PY) tools/pack_for_kaggle.py dist/kaggle --run "$(or $(RUN),runs/demo)"
+kaggle: $(STAMP)  ## dist/kaggle: data set and notebooks to push (RUN=runs/demo, OWNER=your name on Kaggle)
+	@$(PY) -m lumbar_utils kaggle build dist/kaggle --run "$(or $(RUN),runs/demo)" --owner "$(or $(OWNER),OWNER)"
+
+kaggle-rehearsal: $(STAMP)  ## notebook 05 on a made-up Kaggle without network, weights of RUN (default runs/demo)
+	@$(PY) tools/kaggle_rehearsal.py --run "$(or $(RUN),runs/demo)" $(ARGS)
+
+test-kaggle:  ## the tests with Kaggle's versions (requirements-kaggle.txt) in .venv-kaggle
+	@$(MAKE) test VENV=.venv-kaggle PYTHON="$(or $(PYTHON),python3.12)" REQUIREMENTS=requirements-kaggle.txt
 
 weights: $(STAMP)  ## the disc finder that ships with the library, from phantoms alone
 	@$(PY) tools/make_localizer.py
 
 environment: $(STAMP)  ## only make .venv
 
-$(STAMP): requirements.txt setup.py
-	@bash tools/make_environment.sh "$(VENV)" "$(PYTHON)"
+$(STAMP): $(REQUIREMENTS) setup.py
+	@bash tools/make_environment.sh "$(VENV)" "$(PYTHON)" "$(REQUIREMENTS)"
 
 clean:  ## remove what was built: environment, caches, runs
 	rm -rf "$(VENV)" runs build dist *.egg-info .pytest_cache .ruff_cache

@@ -24,11 +24,16 @@ CORE = [
     "albumentations==2.0.8",  # the last release under the MIT licence
     "tqdm>=4.66",
     "matplotlib>=3.8",
+    "pillow>=10.3",
+    "jinja2>=3.1",
+    "markupsafe>=2.1",
 ]
 EXTRAS = {
     "decoders": ["python-gdcm>=3.0.24", "pylibjpeg>=2.0", "pylibjpeg-openjpeg>=2.4"],
+    "sr": ["highdicom>=0.26"],
     "notebooks": ["ipywidgets>=8.1", "ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
-    "test": ["pytest>=8.0", "pytest-xdist>=3.5", "filelock>=3.12", "accelerate>=1.10"],
+    "test": ["pytest>=8.0", "pytest-xdist>=3.5", "filelock>=3.12", "accelerate>=1.10", "selenium>=4.20"],
+    "kaggle": ["kaggle>=2.0", "six>=1.16"],
     "dev": ["ruff>=0.9", "pre-commit>=3.7"],
 }
 EXTRAS["all"] = sorted({name for names in EXTRAS.values() for name in names})
@@ -44,7 +49,10 @@ setup(
     license_files=["LICENSE"],
     python_requires=">=3.11",
     packages=find_packages(include=["lumbar_utils", "lumbar_utils.*"]),
-    package_data={"lumbar_utils": ["weights/*.safetensors", "weights/*.json"]},
+    package_data={
+        "lumbar_utils": ["weights/*.safetensors", "weights/*.json"],
+        "lumbar_utils.report": ["templates/*.html", "assets/*", "report.schema.json"],
+    },
     install_requires=CORE,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["lumbar = lumbar_utils.cli:main"]},

@@ -30,8 +30,10 @@ _PUBLIC = {
     "train_config": ("TrainConfig",),
     "train": ("fit",),
     "cross_validation": ("fit_folds",),
+    "launching": ("launch_training",),
     "predict": ("Predictor", "StudyPrediction", "write_submission"),
-    "kaggle": ("describe_machine", "find_competition_folder"),
+    "kaggle": ("describe_machine", "find_competition_folder", "prepare_session"),
+    "doctor": ("examine",),
 }
 _MODULES = (*_PUBLIC, "phantom", "datasets", "errors", "geometry", "labels", "views")
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}

@@ -15,7 +15,6 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from html import escape
 from pathlib import Path
 from zipfile import BadZipFile
 
@@ -32,6 +31,7 @@ from .geometry import (
     sample_stack,
     voxels_covered,
 )
+from .inline_html import card, data_uri, to_grey
 from .labels import AXIAL_T2, LEVELS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, level_title
 from .localizer import DiscPoints
 from .study import Study
@@ -166,12 +166,15 @@ class StudyCrops:
         rows = []
         for i, level in enumerate(LEVELS):
             cells = [f"{self.covered[v][i].mean():.0%}" if self.sources[v][i] else "no scan" for v in VIEWS]
-            rows.append("".join(f"<td>{cell}</td>" for cell in (level_title(level), *cells)))
-        head = "".join(f"<th>{name}</th>" for name in ("", *VIEWS))
-        body = "".join(f"<tr>{row}</tr>" for row in rows)
-        notes = "".join(f"<li>{escape(problem)}</li>" for problem in self.problems)
-        title = f"<b>study {escape(self.study_id)}</b>, share of each crop that the scans cover"
-        return f"{title}<table><tr>{head}</tr>{body}</table><ul>{notes}</ul>"
+            rows.append((level_title(level), *cells))
+        shown = [view for view in (SAGITTAL_T2, AXIAL_T2) if self.covered[view].any()]
+        pictures = []
+        if shown and len({self.spec.shapes[view][1:] for view in shown}) == 1:
+            middle = [np.hstack(self.images[view][:, self.spec.shapes[view][0] // 2]) for view in shown]
+            words = f"middle slices of the five levels: {', '.join(shown)}"
+            pictures.append((data_uri(to_grey(np.vstack(middle), (0.0, 1.05)), quality=70), words))
+        about = "share of each crop that the scans cover"
+        return card(f"study {self.study_id}", ("", *VIEWS), rows, about=about, notes=self.problems, pictures=pictures)
 
     def save(self, path: Path | str) -> Path:
         """Write one `.npz` atomically; nothing in it is pickled."""

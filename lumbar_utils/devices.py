@@ -85,10 +85,45 @@ def _automatic_device() -> tuple[torch.device, str]:
     if not torch.cuda.is_available():
         return torch.device("cpu"), "no GPU is visible to torch"
     device = torch.device("cuda")
-    problem = _problem_with(device)
+    problem = lack_of_code(torch.cuda.get_device_capability(), torch.cuda.get_arch_list()) or _problem_with(device)
     if problem:
         return torch.device("cpu"), f"the GPU {torch.cuda.get_device_name()} cannot compute ({problem})"
     return device, torch.cuda.get_device_name()
+
+
+def lack_of_code(capability: tuple[int, int], built_for: list[str]) -> str:
+    """Why this torch holds no code for a GPU, "" when it does or does not say what it was built for.
+
+    Code for `sm_75` runs on GPUs of the same major number from 7.5 on; `compute_90` is compiled by the driver for any
+    GPU from 9.0 on (CUDA C++ Programming Guide, binary and PTX compatibility).
+
+    Parameters
+    ----------
+    capability : (int, int)
+        Compute capability of the GPU, (6, 0) for a P100.
+    built_for : list of str
+        `torch.cuda.get_arch_list()`.
+    """
+    targets = [(kind, int(number[:-1]), int(number[-1])) for kind, number in map(_architecture, built_for) if number]
+    for kind, major, minor in targets:
+        if kind == "sm" and major == capability[0] and minor <= capability[1]:
+            return ""
+        if kind == "compute" and (major, minor) <= capability:
+            return ""
+    if not targets:
+        return ""
+    oldest = min((major, minor) for _, major, minor in targets)
+    return (
+        f"its compute capability is {capability[0]}.{capability[1]}, and torch {torch.__version__} is built for "
+        f"{oldest[0]}.{oldest[1]} and newer; on Kaggle choose the accelerator GPU T4 x2"
+    )
+
+
+def _architecture(name: str) -> tuple[str, str]:
+    """("sm", "90") of "sm_90" or "sm_90a"; an empty number for what is not understood."""
+    kind, _, number = name.partition("_")
+    digits = number.rstrip("abcdefghijklmnopqrstuvwxyz")
+    return kind, digits if digits.isdecimal() and len(digits) > 1 else ""
 
 
 def _problem_with(device: torch.device) -> str:

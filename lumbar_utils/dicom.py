@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from functools import cached_property
-from html import escape
 from pathlib import Path
 from typing import NamedTuple
 
@@ -34,8 +33,17 @@ from .dicom_headers import (
 )
 from .dicom_pixels import check_image, decode_frames, read_dataset, text, without_warnings, words_of
 from .errors import DataError, DicomError, GeometryError
-from .geometry import DUPLICATE_TOLERANCE_MM, SliceGeometry, StackGeometry, group_into_stacks
-from .labels import VIEWS
+from .geometry import (
+    DUPLICATE_TOLERANCE_MM,
+    INFERIOR,
+    LEFT,
+    POSTERIOR,
+    SliceGeometry,
+    StackGeometry,
+    group_into_stacks,
+)
+from .inline_html import card, stack_thumbnail
+from .labels import AXIAL_T2, VIEWS
 from .recognition import AXIAL, SAGITTAL, main_plane, plane_of, recognise
 
 __all__ = [
@@ -173,12 +181,16 @@ class Study:
         return next((s for s in self.series if s.series_id == str(series_id)), None)
 
     def _repr_html_(self) -> str:
-        rows = [("series", "view", "stacks", "slices", "described as")]
-        rows += [(s.series_id, s.view or "none", len(s.stacks), s.n_slices, s.description) for s in self.series]
-        body = "".join("<tr>" + "".join(f"<td>{escape(str(cell))}</td>" for cell in row) + "</tr>" for row in rows)
+        rows = [(s.series_id, s.view or "none", len(s.stacks), s.n_slices, s.description) for s in self.series]
         problems = [*self.problems, *(f"series {s.series_id}: {p}" for s in self.series for p in s.problems)]
-        notes = "".join(f"<li>{escape(problem)}</li>" for problem in problems)
-        return f"<b>study {escape(self.study_id)}</b><table>{body}</table><ul>{notes}</ul>"
+        pictures = []
+        for view in VIEWS:
+            for series in self.by_view(view)[:1]:
+                axes = (INFERIOR, POSTERIOR, LEFT) if view == AXIAL_T2 else (LEFT, INFERIOR, POSTERIOR)
+                stack = series.stacks[0]
+                pictures.append((stack_thumbnail(stack.pixels, stack.geometry, axes), f"a slice of {view}"))
+        head = ("series", "view", "stacks", "slices", "described as")
+        return card(f"study {self.study_id}", head, rows, notes=problems, pictures=pictures)
 
 
 @without_warnings()

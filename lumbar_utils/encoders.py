@@ -37,10 +37,10 @@ class ThinConv3d(nn.Conv3d):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         n, channels, height, width, depth = x.shape
         kernel, stride, padding = self.kernel_size[2], self.stride[2], self.padding[2]
-        out_depth = (depth + 2 * padding - kernel) // stride + 1
+        out_depth = _out_size(depth, kernel, stride, padding)
         foldable = self.groups == 1 and self.dilation[2] == 1 and depth <= FOLD_LIMIT * kernel and out_depth > 0
         if not foldable or (depth > 1 and x.device.type != "cpu"):
-            return super().forward(x)
+            return super().forward(_widened(x, kernel, stride))[..., :out_depth]
         if depth == 1 and out_depth == 1:
             weight, bias = self.weight[..., padding], self.bias
         else:
@@ -51,8 +51,39 @@ class ThinConv3d(nn.Conv3d):
             bias = None if self.bias is None else self.bias.repeat(out_depth)
         # With channels-last memory neither of the two permutations moves anything.
         folded = x.permute(0, 4, 1, 2, 3).reshape(n, depth * channels, height, width)
+        out_width = (width + 2 * self.padding[1] - self.dilation[1] * (self.kernel_size[1] - 1) - 1) // self.stride[
+            1
+        ] + 1
+        folded = _widened(folded, self.kernel_size[1], self.stride[1])
         result = nn.functional.conv2d(folded, weight, bias, self.stride[:2], self.padding[:2], self.dilation[:2])
-        return result.unflatten(1, (out_depth, -1)).permute(0, 2, 3, 4, 1)
+        return result[..., :out_width].unflatten(1, (out_depth, -1)).permute(0, 2, 3, 4, 1)
+
+
+class NarrowConv2d(nn.Conv2d):
+    """A 2D convolution that is right on narrow images too, see `_widened`."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        kernel, stride, padding, dilation = (v[1] for v in (self.kernel_size, self.stride, self.padding, self.dilation))
+        out_width = _out_size(x.shape[-1], kernel, stride, padding, dilation)
+        return super().forward(_widened(x, kernel, stride))[..., :out_width]
+
+
+def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
+    """Pixels along one axis that a convolution makes of `size`."""
+    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+
+
+def _widened(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
+    """On a CPU: the image with zeros at the end of its last axis, at least as wide as a strided kernel.
+
+    oneDNN 3.13 (in torch 2.15) on CPUs with bfloat16 instructions reads memory that nobody has written where a 3 x 3
+    kernel of stride 2 runs over a last axis of one or two pixels: numbers of any size, or nan, come out and go into
+    the gradients. Half a crop at the end of a ResNet is that narrow. The zeros are what the padding would have been;
+    the caller cuts off the columns that they add.
+    """
+    if x.device.type != "cpu" or stride == 1 or kernel == 1 or x.shape[-1] >= kernel:
+        return x
+    return nn.functional.pad(x, (0, kernel - x.shape[-1]))
 
 
 class ThinMaxPool3d(nn.MaxPool3d):
@@ -120,6 +151,7 @@ def build_encoder(
     if weights is not None:
         _load(network, weights, f"{pretrained}: these weights do not fit the {family} encoder {name!r}")
     if flat:
+        _make_thin(network)
         return SliceEncoder(network, slice_pooling)
     kept = [part for part, stride in zip(("conv1", "maxpool"), depth_strides, strict=True) if stride == 1]
     if keep_slices:
@@ -162,8 +194,11 @@ def _make_thin(network: nn.Module) -> None:
             module.__class__ = ThinAvgPool3d
         if type(module) is nn.MaxPool3d:
             module.__class__ = ThinMaxPool3d
-        if type(module) is nn.Conv3d and module.padding_mode == "zeros" and not isinstance(module.padding, str):
+        plain = getattr(module, "padding_mode", "") == "zeros" and not isinstance(module.padding, str)
+        if type(module) is nn.Conv3d and plain:
             module.__class__ = ThinConv3d
+        if type(module) is nn.Conv2d and plain:
+            module.__class__ = NarrowConv2d
 
 
 @torch.no_grad()

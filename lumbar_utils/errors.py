@@ -43,3 +43,7 @@ class DicomError(LumbarError):
 
 class DataError(LumbarError):
     """A folder or a table that does not have the form it should have."""
+
+
+class MissingPackageError(LumbarError, ImportError):
+    """A package that only an extra brings is not installed; the message names the command that installs it."""

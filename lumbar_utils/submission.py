@@ -5,14 +5,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from .errors import DataError
-from .labels import CONDITIONS, LEVELS, N_LEVELS, N_SEVERITIES, N_TARGETS, PROBABILITY_COLUMNS, VIEWS, split_row_id
+from .inline_html import card, tinted
+from .labels import (
+    CONDITIONS,
+    LEVELS,
+    N_LEVELS,
+    N_SEVERITIES,
+    N_TARGETS,
+    PROBABILITY_COLUMNS,
+    SEVERITIES,
+    VIEWS,
+    condition_title,
+    level_title,
+    split_row_id,
+)
 from .localizer import DiscPoints
 from .metrics import EPSILON, prediction_table
 from .runs import write_table
@@ -71,9 +83,18 @@ class StudyPrediction:
         notes = [SYNTHETIC_WARNING] if self.synthetic_only else []
         notes += ["class prior instead of a prediction"] if self.fallback else []
         notes += [f"missing: {view}" for view in self.missing_views] + list(self.problems)
-        listed = "".join(f"<li>{escape(note)}</li>" for note in notes)
-        table = self.table().style.format("{:.2f}").background_gradient(cmap="OrRd", vmin=0, vmax=1).to_html()
-        return f"<b>study {escape(self.study_id)}</b>, probability of moderate or severe{table}<ul>{listed}</ul>"
+        cells = [self._cell(p) for p in self.probabilities]
+        rows = [(level_title(level), *cells[i::N_LEVELS]) for i, level in enumerate(LEVELS)]
+        head = ("", *(condition_title(condition).replace("Neural ", "") for condition in CONDITIONS))
+        return card(f"study {self.study_id}", head, rows, about="most probable grades", notes=notes)
+
+    @staticmethod
+    def _cell(p: np.ndarray) -> str:
+        """The most probable grade with its probability; all three for the mouse."""
+        best = int(p.argmax())
+        words = f"{SEVERITIES[best]} {p[best]:.0%}"
+        title = ", ".join(f"{name} {value:.1%}" for name, value in zip(SEVERITIES, p, strict=True))
+        return tinted(words, ("127,127,127", "224,161,0", "207,47,58")[best], title) if best else words
 
 
 def write_submission(

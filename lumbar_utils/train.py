@@ -347,8 +347,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--config", type=Path, help="JSON with fields of TrainConfig")
     parser.add_argument("--all-folds", action="store_true", help="one network a fold, in RUN/fold_0 and so on")
     parser.add_argument("--found", type=Path, help="crops to grade held-out studies on (default: CROPS)")
+    parser.add_argument("--held-out", type=Path, help='JSON {"study_ids": [...]} to grade (default: a fold)')
     parser.add_argument("--synthetic", action="store_true", help="all studies are synthetic phantoms")
     args = parser.parse_args(argv)
+    chosen = {} if args.held_out is None else {"held_out": read_json(args.held_out)["study_ids"]}
+    if chosen and args.all_folds:
+        parser.error("--held-out names one fold's studies, --all-folds grades every study")
     config = TrainConfig.from_json(read_json(args.config) if args.config else {}, args.config or "")
     labels = pd.read_csv(args.labels, dtype={"study_id": str})
     found = CropCache.open(args.found) if args.found else None
@@ -356,7 +360,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         logging.basicConfig(level=logging.INFO if processes.first else logging.ERROR, format="%(message)s")
         train = fit_folds if args.all_folds else fit
         result = train(
-            CropCache.open(args.crops), labels, config, args.run, held_out_crops=found, synthetic_only=args.synthetic
+            CropCache.open(args.crops),
+            labels,
+            config,
+            args.run,
+            held_out_crops=found,
+            synthetic_only=args.synthetic,
+            **chosen,
         )
         for name, score in result.scores.items() if processes.first else ():
             print(f"{name:<15} {score}")

@@ -2,12 +2,14 @@
 
 Data: the folder given; else the competition's among Kaggle's mounts; else a synthetic cohort beside the results,
 made on first use. Results: the folder given; else `runs/demo` of the clone, or of the current folder. Disc finder:
-the one of the run in use; else the one that ships with the library (`find_localizer`).
+the one of the run in use; else the one that ships with the library (`find_localizer`). On Kaggle each notebook runs in
+a session of its own, so what earlier ones left in their `runs/demo`, attached as their output, is taken over.
 """
 
 from __future__ import annotations
 
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,6 +24,8 @@ WEIGHTS = (LOCALIZER, "classifier")
 WEIGHTS_FILE, ENSEMBLE_FILE = "model.safetensors", "ensemble.json"
 WEIGHTS_DEPTH = 5
 """`datasets/<owner>/<slug>/runs/demo`."""
+COPIED, LINKED = (LOCALIZER, "classifier"), ("crops", "crops_found")
+"""What is taken over from earlier notebooks: weights as copies, to be trained further; crops, some GB, as links."""
 
 
 @dataclass(frozen=True)
@@ -146,17 +150,49 @@ def open_workspace(
     n_studies, seed : int
         Of the synthetic cohort. One that is there already is used as it is.
     """
-    folder = Path(run) if run else _default_run()
-    folder = _short(folder)
-    found = Path(data) if data else find_competition_folder()
+    folder = run_folder(run)
+    found = find_data(data, run)
     if found is None:
-        found = folder / COHORT
-        if not (found / "train.csv").is_file():
-            from .phantom.cohort import generate_cohort
+        from .phantom.cohort import generate_cohort
 
-            n_jobs = n_jobs or available_cores()
-            generate_cohort(found, n_studies=n_studies, seed=seed, n_jobs=n_jobs, progress=progress)
+        found = folder / COHORT
+        n_jobs = n_jobs or available_cores()
+        generate_cohort(found, n_studies=n_studies, seed=seed, n_jobs=n_jobs, progress=progress)
+    take_over(folder)
     return Workspace(CompetitionFolder.open(_short(found)), folder)
+
+
+def run_folder(run: str | Path = "") -> Path:
+    """Where results go: the folder given, else the default of the module's text."""
+    return _short(Path(run) if run else _default_run())
+
+
+def find_data(data: str | Path = "", run: str | Path = "") -> Path | None:
+    """The data folder that `open_workspace` would use; None where it would make a synthetic cohort first."""
+    if data:
+        return Path(data)
+    cohort = run_folder(run) / COHORT
+    return find_competition_folder() or (cohort if (cohort / "train.csv").is_file() else None)
+
+
+def take_over(run: Path) -> list[Path]:
+    """On Kaggle: what earlier notebooks left in a run folder of that name, attached as their output, is put into this.
+
+    Weights are copied, crops linked; nothing that is there already is replaced. Returns what was taken over.
+    """
+    attached = [p for p in mounted_folders(KAGGLE_INPUT, WEIGHTS_DEPTH) if p.parent.name == "runs"]
+    taken = []
+    for folder in (p for p in attached if p.name == run.resolve().name):
+        for name in (*COPIED, *LINKED):
+            if not (folder / name).is_dir() or (run / name).exists():
+                continue
+            run.mkdir(parents=True, exist_ok=True)
+            if name in COPIED:
+                shutil.copytree(folder / name, run / name, copy_function=shutil.copyfile)
+            else:
+                (run / name).symlink_to(folder / name, target_is_directory=True)
+            taken.append(folder / name)
+    return taken
 
 
 def _default_run() -> Path:

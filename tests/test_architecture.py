@@ -21,8 +21,9 @@ LAYERS = (
     ("errors",),
     ("labels",),
     ("geometry",),
+    ("inline_html",),
     ("dicom_pixels", "dicom_headers", "recognition", "dicom"),
-    ("coordinates", "competition", "study"),
+    ("coordinates", "competition", "study", "evidence"),
     ("phantom",),
     ("eda",),
     ("devices",),
@@ -35,13 +36,18 @@ LAYERS = (
     ("metrics",),
     ("calibration", "denoising"),
     ("evaluation",),
+    ("agreement", "strata", "graded"),
     ("runs",),
     ("ensembles",),
-    ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation"),
+    ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation", "launching"),
     ("predict", "submission"),
+    ("structured_report",),
+    ("activation",),
     ("views",),
+    ("report",),
     ("kaggle",),
     ("workspace",),
+    ("doctor",),
     ("cli",),
     ("__main__",),
 )
@@ -135,7 +141,7 @@ def test_third_party_imports_are_declared():
     """Whatever the library imports stands in setup.py."""
     declared = (ROOT / "setup.py").read_text("utf-8").lower()
     package = {"sklearn": "scikit-learn", "cv2": "albumentations", "timm_3d": "timm-3d", "gdcm": "python-gdcm"}
-    package |= {"openjpeg": "pylibjpeg-openjpeg", "IPython": "ipykernel"}
+    package |= {"openjpeg": "pylibjpeg-openjpeg", "IPython": "ipykernel", "PIL": "pillow"}
     for path in MODULES:
         for node in ast.walk(ast.parse(path.read_text("utf-8"))):
             names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
@@ -170,9 +176,9 @@ def source(cell: dict) -> str:
     return "".join(cell["source"])
 
 
-def test_there_are_five_notebooks():
+def test_there_are_six_notebooks():
     names = ["01_eda", "02_localization", "03_roi_extraction", "04_train_classifier", "05_kaggle_inference"]
-    assert [path.stem for path in NOTEBOOKS] == names
+    assert [path.stem for path in NOTEBOOKS] == [*names, "06_error_analysis"]
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=relative)

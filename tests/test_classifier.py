@@ -137,6 +137,33 @@ def test_thin_convolution_is_exact(depth, stride, kernel):
     assert torch.allclose(thin.weight.grad, plain.weight.grad, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("family", ["3d", "2.5d"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_narrow_halves_are_read_right(family, dtype):
+    """oneDNN reads memory that nobody has written where a strided kernel runs over one or two columns."""
+    torch.manual_seed(0)
+    encoder = build_encoder("resnet18", family=family)
+    if family == "3d":
+        narrow, stack = encoder.layer4[0].conv1, torch.randn(16, 256, 3, 2, 1)
+        wanted = torch.nn.functional.conv3d(stack.double(), narrow.weight.double(), stride=2, padding=1)
+    else:
+        narrow, stack = encoder.network.layer4[0].conv1, torch.randn(16, 256, 3, 2)
+        wanted = torch.nn.functional.conv2d(stack.double(), narrow.weight.double(), stride=2, padding=1)
+    gradient = torch.autograd.grad(wanted.square().sum(), narrow.weight)[0]
+    for _ in range(5):
+        # What is read must not be what happens to lie there: leave memory that is full of nan behind.
+        left = [torch.full((2**size,), float("nan")) for size in range(6, 21) for _ in range(4)]
+        del left
+        with torch.autocast("cpu", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            got = narrow(stack)
+        assert got.shape == wanted.shape
+        np.testing.assert_allclose(
+            got.detach().double(), wanted.detach(), atol=0.03 * float(wanted.detach().abs().max())
+        )
+        own = torch.autograd.grad(got.double().square().sum(), narrow.weight)[0]
+        np.testing.assert_allclose(own, gradient, atol=0.05 * float(gradient.abs().max()))
+
+
 def test_encoders_are_quiet_and_say_what_they_do_not_know(capsys):
     build_encoder(SMALL)
     assert capsys.readouterr().out == ""

@@ -13,16 +13,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lumbar_utils import kaggle
 from lumbar_utils.cli import inputs, main
-from lumbar_utils.ensembles import Ensemble, Member
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import PROBABILITY_COLUMNS, SEVERITIES, TARGETS, decode_severities, row_ids
 from lumbar_utils.localizer import DiscLocalizer
 from lumbar_utils.metrics import competition_score
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("phantom", "localize", "crops", "train", "predict", "score")
+COMMANDS = ("phantom", "localize", "crops", "train", "predict", "score", "doctor", "kaggle")
 
 
 def lumbar(*arguments, cwd=ROOT) -> subprocess.CompletedProcess:
@@ -265,8 +263,9 @@ def test_both_networks_hold_out_the_same_studies(cohort, trained_run, monkeypatc
 
 @pytest.mark.slow
 def test_the_whole_road_on_a_cohort(cohort, trained_run, tmp_path):
-    out = tmp_path / "submission.csv"
-    done = lumbar("predict", cohort, "--weights", trained_run, "--out", out, "--pictures", 1, "--no-progress")
+    out, reports = tmp_path / "submission.csv", tmp_path / "reports"
+    options = ("--weights", trained_run, "--pictures", 1, "--no-progress", "--report", reports)
+    done = lumbar("predict", cohort, "--out", out, *options)
     assert done.returncode == 0, done.stderr
     test_ids = pd.read_csv(cohort / "test_series_descriptions.csv", dtype=str)["study_id"].unique()
     submission = pd.read_csv(out, dtype={"row_id": str})
@@ -276,6 +275,15 @@ def test_the_whole_road_on_a_cohort(cohort, trained_run, tmp_path):
     assert list(log["study_id"]) == list(test_ids)
     assert f"{len(test_ids)} studies" in done.stdout and "submission_log.csv" in done.stdout
     assert f"disc finder: {trained_run / 'localizer'}" in done.stdout  # the run's own, not the shipped one
+    assert f"{len(test_ids)} reports, 0 failed" in done.stdout and (reports / "index.html").is_file()
+    report = json.loads((reports / "studies" / f"{test_ids[0]}.json").read_text())
+    graded = submission.set_index("row_id").loc[f"{test_ids[0]}_spinal_canal_stenosis_l1_l2"]
+    reported = list(report["grades"][0]["probabilities"].values())
+    np.testing.assert_allclose(reported, graded[list(PROBABILITY_COLUMNS)].to_numpy(float), atol=1e-6)
+    assert report["synthetic"] == {"weights": True, "study": True} and report["model"]["name"] == trained_run.name
+    assert str(tmp_path) not in json.dumps(report) and str(trained_run) not in json.dumps(report)
+    done = lumbar("predict", cohort, "--out", out, "--weights", trained_run, "--report", out)  # a file, refused at once
+    assert done.returncode == 1 and "reports cannot be written there" in done.stderr
 
     done = lumbar("score", cohort / "truth" / "labels.csv", out)
     assert done.returncode == 1 and "lacks" in done.stderr  # only the test part was predicted
@@ -394,24 +402,6 @@ def test_real_patients_with_views_missing_get_all_rows_and_a_warning(real_mri, t
     assert "mean nothing" in done.stdout
 
 
-@pytest.mark.parametrize("mount", ["{slug}", "competitions/{slug}", "datasets/somebody/{slug}", "my-copy"])
-def test_the_competition_is_found_in_all_of_kaggles_places(tmp_path, mount):
-    folder = tmp_path / mount.format(slug=kaggle.COMPETITION_SLUG)
-    (folder / "train_images" / "1" / "2").mkdir(parents=True)
-    (folder / "test_series_descriptions.csv").write_text("study_id,series_id,series_description\n")
-    (tmp_path / "another-set").mkdir()
-    assert kaggle.find_competition_folder(tmp_path) == folder
-
-
-def test_the_competitions_own_name_is_preferred_and_absence_is_none(tmp_path):
-    assert kaggle.find_competition_folder(tmp_path) is None
-    assert kaggle.find_competition_folder(tmp_path / "absent") is None
-    for name in ("a-copy", f"competitions/{kaggle.COMPETITION_SLUG}"):
-        (tmp_path / name).mkdir(parents=True)
-        (tmp_path / name / "train_series_descriptions.csv").touch()
-    assert kaggle.find_competition_folder(tmp_path).name == kaggle.COMPETITION_SLUG
-
-
 def test_a_finder_that_has_seen_the_held_out_studies_is_used_with_a_warning(tmp_path, caplog):
     shipped = DiscLocalizer.shipped()
     shipped.made["studies"] = ["1", "2"]
@@ -420,63 +410,3 @@ def test_a_finder_that_has_seen_the_held_out_studies_is_used_with_a_warning(tmp_
     assert "to be judged" not in caplog.text
     inputs.discs_of([], points=None, localizer=folder, held_out=["2", "3"], progress=False)
     assert "learnt from 1 of the 2 studies that are to be judged" in caplog.text
-
-
-def test_the_dataset_to_upload_runs_without_anything_installed(tmp_path):
-    run = tmp_path / "run"
-    with pytest.raises(DataError, match="no weights"):
-        kaggle.build_dataset(tmp_path / "out", run)
-    (run / "classifier").mkdir(parents=True)
-    (run / "classifier" / "model.safetensors").write_text("classifier")
-    own = DiscLocalizer.shipped().save(run / "localizer") / "model.safetensors"
-    out = kaggle.build_dataset(tmp_path / "out", run, owner="somebody")
-    assert (out / "localizer" / "model.safetensors").read_bytes() == own.read_bytes()
-    (own.parent / "config.json").write_text('{"pixel_mm": 2.0}')
-    with pytest.raises(DataError, match="older version"):  # here, and not on a machine without internet
-        kaggle.build_dataset(out, run)
-    own.unlink()  # a run that was not fine-tuned uses the shipped finder
-    kaggle.build_dataset(out, run)  # once more into the same folder
-    assert not (out / "localizer").exists()
-    assert json.loads((out / "dataset-metadata.json").read_text())["id"] == "OWNER/lumbar-utils"
-    assert (out / "classifier" / "model.safetensors").read_text() == "classifier"
-    assert not list(out.rglob("__pycache__"))
-    # Found there, and not where it is installed: the paths of both packages say so.
-    code = "import sys; sys.path.insert(0, sys.argv[1]); import lumbar_utils.encoders as e; m = e._import_timm_3d(); "
-    code += "print(e.__file__, m.__file__, e.build_encoder('resnet10t').num_features); "
-    code += "from lumbar_utils.locating import open_localizer; print(open_localizer().config.trained_on)"
-    done = subprocess.run([sys.executable, "-c", code, out], cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count(str(out)) == 2 and done.stdout.endswith("synthetic\n")
-    with pytest.raises(DataError, match="not empty"):
-        kaggle.build_dataset(run, run)
-
-
-def test_all_members_of_an_ensemble_are_packed_without_checkpoints(tmp_path):
-    classifier = tmp_path / "run" / "classifier"
-    Ensemble((Member("fold_0"), Member("fold_1"))).save(classifier)
-    for fold in ("fold_0", "fold_1"):
-        (classifier / fold).mkdir()
-        for name in ("model.safetensors", "checkpoint.safetensors", "config.json"):
-            (classifier / fold / name).write_text(fold)
-    out = kaggle.build_dataset(tmp_path / "out", tmp_path / "run")
-    packed = sorted(str(path.relative_to(out / "classifier")) for path in (out / "classifier").rglob("*.*"))
-    assert packed == ["ensemble.json", *(f"fold_{i}/{n}" for i in (0, 1) for n in ("config.json", "model.safetensors"))]
-    (classifier / "fold_1" / "model.safetensors").unlink()
-    with pytest.raises(DataError, match=r"no weights in .*fold_1"):
-        kaggle.build_dataset(out, tmp_path / "run")
-
-
-def test_the_submission_is_handed_in_on_kaggle_only(tmp_path, monkeypatch):
-    (tmp_path / "mine.csv").write_text("row_id")
-    monkeypatch.setattr(kaggle, "KAGGLE_WORKING", tmp_path / "absent")
-    assert kaggle.hand_in(tmp_path / "mine.csv") is None
-    monkeypatch.setattr(kaggle, "KAGGLE_WORKING", tmp_path)
-    assert kaggle.hand_in(tmp_path / "mine.csv").read_text() == "row_id"
-    assert kaggle.hand_in(tmp_path / "submission.csv") == tmp_path / "submission.csv"
-
-
-def test_the_machine_is_described_with_reasons(tmp_path):
-    machine = kaggle.describe_machine(tmp_path)
-    assert machine.cores >= 1 and machine.free_disk_gb > 0
-    text = str(machine)
-    assert machine.compute.reason in text and "torch" in text and len(text.splitlines()) == 3

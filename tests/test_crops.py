@@ -1,6 +1,7 @@
 """Crops: a landmark planted in the patient lands where the crop's grid says, however the scan was made."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -187,7 +188,8 @@ def test_a_scan_that_falls_between_coarse_samples_shows_nothing():
 def test_crops_show_themselves():
     short = stack(AXIAL_T2, lambda p: 500 + p[..., 1], n=12, center=(2, 10, CANAL[2, 2]))
     shown = extract_crops(Study("7", (series(AXIAL_T2, short),), ()), discs(), SPEC)._repr_html_()
-    assert "<td>L3/L4</td><td>no scan</td><td>100%</td><td>no scan</td>" in shown
+    cells = re.findall(r">([^<>]+)</t[dh]>", shown)
+    assert cells[cells.index("L3/L4") :][:4] == ["L3/L4", "no scan", "100%", "no scan"]
     assert "Axial T2: no scan shows l1_l2" in shown
 
 

@@ -1,4 +1,4 @@
-"""The five notebooks, executed once at smoke size the way `make run` executes them."""
+"""The six notebooks, executed once at smoke size the way `make run` executes them."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 
 import numpy as np
 import pandas as pd
@@ -9,9 +10,14 @@ import pytest
 from crops_on_disk import PYTHON, finish, kill_at_first_checkpoint, training, write_training_data
 from planted_crops import FAST, planted_cohort, tiny_config
 
+from lumbar_utils import launching
+from lumbar_utils.crop_cache import CropCache
+from lumbar_utils.errors import DataError
+from lumbar_utils.launching import launch_training
 from lumbar_utils.metrics import read_predictions
 from lumbar_utils.predict import Predictor
 from lumbar_utils.processes import Processes
+from lumbar_utils.train import fit
 from lumbar_utils.trainer import SharedBatches
 
 # `--multi_gpu` is what makes accelerate start the processes where it counts fewer GPUs; the training is on the CPU.
@@ -84,6 +90,34 @@ def test_gathered_predictions_are_those_of_one_process_with_the_same_weights(coh
     alone = Predictor(run, "cpu", precision="float32").predict_crops(crops[s] for s in ids)
     gathered = read_predictions(pd.read_csv(run / "oof.csv", dtype={"row_id": str}), ids)
     assert np.allclose(gathered, alone, atol=1e-6)
+
+
+@needs_accelerate
+def test_a_training_started_from_a_notebook_is_read_by_the_cell_after_it(data, tmp_path, capsys):
+    cache, labels = CropCache.open(data / "crops"), pd.read_csv(data / "train.csv", dtype={"study_id": str})
+    config = tiny_config(classifier=FAST, epochs=1)
+    held_out = list(labels["study_id"][:3])
+    options = {"held_out": held_out, "held_out_crops": cache, "synthetic_only": True}
+    assert not launch_training(cache, data / "train.csv", config, tmp_path / "run", **options)  # here is no GPU
+    assert not (tmp_path / "run").exists()
+    assert launch_training(cache, data / "train.csv", config, tmp_path / "run", n_processes=2, **options)
+    assert manifest(tmp_path / "run")["processes"] == 2 and "epoch 1" in capsys.readouterr().out
+    before = (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns
+    assert list(fit(cache, labels, config, tmp_path / "run", **options).study_ids) == held_out
+    assert (tmp_path / "run" / "model.safetensors").stat().st_mtime_ns == before
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("print('going'); sys.exit('error: no crops\\nreport')", "ended with 1: no crops$"),
+        ("print('going'); sys.exit(7)", "ended with 7: going$"),
+    ],
+)
+def test_a_training_that_fails_says_why(code, words, capsys):
+    with pytest.raises(DataError, match=words):
+        launching._run([sys.executable, "-c", f"import sys; {code}"])
+    assert "going" in capsys.readouterr().out
 
 
 @needs_accelerate

@@ -13,7 +13,7 @@ from lumbar_utils.competition import CompetitionFolder
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import N_LEVELS, N_TARGETS, SAGITTAL_T2
 from lumbar_utils.locating import locate_studies, points_from_table, reference_points
-from lumbar_utils.workspace import find_localizer, find_weights, open_workspace
+from lumbar_utils.workspace import find_localizer, find_weights, open_workspace, take_over
 
 
 @pytest.fixture(scope="module")
@@ -101,6 +101,24 @@ def test_weights_that_are_named_outright_may_lie_in_any_folder_but_another_netwo
     assert find_weights("localizer", tmp_path / "my finder") == tmp_path / "my finder"
     with pytest.raises(DataError, match="no weights of a localizer"):
         find_weights("localizer", tmp_path / "classifier")
+
+
+def test_on_kaggle_a_run_takes_over_what_earlier_notebooks_left(tmp_path, monkeypatch):
+    monkeypatch.setattr(workspace, "KAGGLE_INPUT", tmp_path / "input")
+    for place, name in (("lumbar-02", "localizer"), ("notebooks/me/lumbar-03", "crops"), ("lumbar-04", "classifier")):
+        folder = tmp_path / "input" / place / "runs" / "demo" / name
+        folder.mkdir(parents=True)
+        (folder / "model.safetensors").write_text(place)
+        (folder / "model.safetensors").chmod(0o444)
+    (tmp_path / "input" / "lumbar-04" / "runs" / "other" / "crops_found").mkdir(parents=True)
+    run = tmp_path / "working" / "runs" / "demo"
+    (run / "classifier").mkdir(parents=True)  # this session's own is not replaced
+    assert [path.name for path in take_over(run)] == ["localizer", "crops"]
+    assert sorted(path.name for path in run.iterdir()) == ["classifier", "crops", "localizer"]
+    assert (run / "crops").is_symlink() and not list((run / "classifier").iterdir())
+    with (run / "localizer" / "model.safetensors").open("a") as file:  # a copy that can be trained further
+        file.write("!")
+    assert take_over(run) == []
 
 
 def test_series_are_described_in_millimetres_and_words(work):

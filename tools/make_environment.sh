@@ -1,9 +1,10 @@
 #!/usr/bin/env bash
 # Make the virtual environment that `make run` and `make test` use.
-# usage: tools/make_environment.sh VENV [PYTHON]
+# usage: tools/make_environment.sh VENV [PYTHON [REQUIREMENTS]]
 set -euo pipefail
 venv=$1
 wanted=${2:-}
+requirements=${3:-requirements.txt}
 
 fits() {  # Python 3.11 or 3.12 that can make an environment
     command -v "$1" >/dev/null 2>&1 &&
@@ -24,13 +25,13 @@ if [ ! -x "$venv/bin/python" ]; then
     "$python" -m venv "$venv"
 fi
 
-# The copy of requirements.txt inside the environment tells whether anything changed since the last install.
-if ! cmp -s requirements.txt "$venv/requirements.txt"; then
-    echo "Installing requirements.txt into $venv (about 6 GB on Linux, a few minutes the first time)"
+# The copy of the requirements inside the environment tells whether anything changed since the last install.
+if ! cmp -s "$requirements" "$venv/requirements.txt"; then
+    echo "Installing $requirements into $venv (about 6 GB on Linux, a few minutes the first time)"
     # The bars are worth seeing at a terminal and only noise in a log.
     [ -t 1 ] && quiet="" || quiet="-qq"
-    "$venv/bin/python" -m pip install $quiet --disable-pip-version-check -r requirements.txt
-    cp requirements.txt "$venv/requirements.txt"
+    "$venv/bin/python" -m pip install $quiet --disable-pip-version-check -r "$requirements"
+    cp "$requirements" "$venv/requirements.txt"
 fi
 "$venv/bin/python" -m pip install -qq --disable-pip-version-check --no-deps --editable .
 touch "$venv/.installed"

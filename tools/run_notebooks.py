@@ -1,4 +1,4 @@
-"""Execute notebooks 01 to 05 in order on one data folder, and say at the end where to look and how good it was.
+"""Execute notebooks 01 to 06 in order on one data folder, and say at the end where to look and how good it was.
 
 This is what `make run` does. Without data a synthetic demo cohort is made first. Each notebook is executed with
 the parameters of this run set, and kept, executed, in RUN/notebooks. A notebook is not executed again as long as
@@ -202,7 +202,7 @@ def print_ending(data: Path, run: Path, synthetic: bool, seconds: float) -> None
     minutes, rest = divmod(round(seconds), 60)
     print(f"\nDone in {minutes} min {rest} s on {'synthetic data' if synthetic else data}. Look at")
     left = {
-        "notebooks": "the five notebooks, executed",
+        "notebooks": "the six notebooks, executed",
         "figures": "their pictures",
         "submission.csv": "the test part, graded",
         "classifier": "weights, configuration, learning curve, out-of-fold predictions",

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from . import inputs
+from . import inputs, machine, reports, structured_reports
 
 if TYPE_CHECKING:
     from ..crop_cache import CropCache
@@ -206,6 +206,8 @@ def predict(args: argparse.Namespace) -> None:
     """`lumbar predict`: DICOM to submission, with a log and pictures of the crops beside it."""
     path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
     inputs.table_to_write(args.out)
+    structured_reports.check(args.sr)
+    reports.check(args.report)
     from ..ensembles import run_of
     from ..locating import doubtful_words
     from ..predict import SYNTHETIC_WARNING, Predictor, write_submission
@@ -230,6 +232,9 @@ def predict(args: argparse.Namespace) -> None:
     doubtful = doubtful_words({p.study_id: p.discs for p in predictions if p.discs is not None})
     if doubtful:
         print(f"  {doubtful}")
+    structured_reports.write(args.sr, predictions, sources, network=f"run {run_of(run).resolve().name}")
+    jobs = inputs.jobs(args.jobs)
+    reports.write(args.report, predictions, sources, predictor, run, n_jobs=jobs, progress=args.progress)
     pictures = args.out.with_name(f"{args.out.stem}_crops")
     synthetic = folder is not None and folder.is_synthetic
     located = [pair for pair in zip(sources, predictions, strict=True) if pair[1].discs is not None]
@@ -302,4 +307,6 @@ COMMANDS = {
     "train": train,
     "predict": predict,
     "score": score,
+    "doctor": machine.doctor,
+    "kaggle": machine.kaggle,
 }

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import __version__
+from .machine import add_doctor, add_kaggle
 
 WARNING = "Research software. Not a medical device, not for diagnosis."
 
@@ -44,6 +45,8 @@ def build_parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for add in (_add_phantom, _add_localize, _add_crops, _add_train, _add_predict, _add_score):
         add(commands)
+    add_doctor(commands, _command)
+    add_kaggle(commands, _command)
     return parser
 
 
@@ -197,7 +200,8 @@ def _add_predict(commands) -> None:
         f"files is graded as far as it goes, and a log says what was missing.\n{WARNING}",
         "examples:\n"
         "  lumbar predict data --weights runs/first --out submission.csv      the test part of a competition folder\n"
-        "  lumbar predict scans --weights runs/first --out grades.csv         any tree of DICOM files\n\n"
+        "  lumbar predict scans --weights runs/first --out grades.csv         any tree of DICOM files\n"
+        "  lumbar predict data --weights runs/first --report reports          then open reports/index.html\n\n"
         "beside submission.csv it writes submission_log.csv (study, what was wrong or missing) and\n"
         "submission_crops/ (a picture of the crops of the first studies).",
     )
@@ -220,7 +224,18 @@ def _add_predict(commands) -> None:
     parser.add_argument("--part", choices=("test", "train"), default="test", help="of a competition folder")
     parser.add_argument("--mirror", action="store_true", help="grade the mirrored study as well; twice the time")
     parser.add_argument("--pictures", type=_count, default=12, metavar="N", help="crop pictures (default: %(default)s)")
+    parser.add_argument(
+        "--sr",
+        type=Path,
+        metavar="DIR",
+        help="also write a DICOM structured report per study into DIR; it carries the images' patient and study, names "
+        "and ids included, so that an archive can file it (needs highdicom)",
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="an HTML page and a JSON file for every study, and an index.html"
+    )
     _add_device(parser)
+    _add_jobs(parser)
 
 
 def _add_score(commands) -> None:

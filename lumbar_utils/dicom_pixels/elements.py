@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pydicom
 from pydicom.dataset import Dataset
+from pydicom.valuerep import PersonName
 
 from ..errors import DicomError
 
@@ -67,7 +68,7 @@ def text(dataset: Dataset, keyword: str) -> str:
         value = dataset.get(keyword)
         if value is None:
             return ""
-        several = not isinstance(value, (str, bytes)) and hasattr(value, "__iter__")
+        several = not isinstance(value, (str, bytes, PersonName)) and hasattr(value, "__iter__")
         words = " ".join(str(v).strip() for v in islice(value, LONGEST_TEXT)) if several else str(value)
     except Exception:  # pydicom converts lazily and raises whatever the broken value leads to
         return ""

@@ -228,9 +228,9 @@ def _target(
         centres = (np.arange(settings.canvas[axis] // 2) * 2 + 0.5) * config.pixel_mm
         part = np.exp(-0.5 * ((centres[None, :] - points[:, axis : axis + 1]) / config.sigma_mm) ** 2)
         parts.append(part * cell / (np.sqrt(2 * np.pi) * config.sigma_mm))
-    target = along[:, :, None, None] * parts[0][None, :, :, None] * parts[1][None, :, None, :]
-    target *= view[::2, ::2].numpy()
-    mass = target.sum(axis=(0, 2, 3))
-    target /= np.maximum(mass, 1.0)[None, :, None, None]
+    plane = parts[0][:, :, None] * parts[1][:, None, :] * view[::2, ::2].numpy()
+    mass = along.sum(axis=0) * plane.sum(axis=(1, 2))
+    plane /= np.maximum(mass, 1.0)[:, None, None]
+    target = along.astype(np.float32)[:, :, None, None] * plane.astype(np.float32)
     absent = np.clip(1.0 - mass, 0.0, 1.0)
-    return torch.from_numpy(target).float(), torch.from_numpy(absent).float(), torch.from_numpy(known)
+    return torch.from_numpy(target), torch.from_numpy(absent).float(), torch.from_numpy(known)

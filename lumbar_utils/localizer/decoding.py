@@ -256,8 +256,10 @@ def _with_suggestions(
                 for i in range(1, parts):
                     suggest(a + (b - a) * i / parts)
     edges = [(a, b) for a in sure for b in sure if b[1] > a[1] and 22 < np.linalg.norm(b - a) < 48]
-    for a, b in edges:
-        for i in range(1, links - 1):  # all links but the two that are seen may lie beyond the image
+    # All links but the two that are seen may lie beyond the image. The shortest way first: a pair further off, or
+    # whichever of equal peaks happens to be listed first, must not take the place of a better guess.
+    for i in range(1, links - 1):
+        for a, b in edges:
             suggest(a - i * (b - a))
             suggest(b + i * (b - a))
     return np.array(places), np.array([*range(len(centres)), *[-1] * (len(places) - len(centres))])

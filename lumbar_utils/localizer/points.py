@@ -10,7 +10,6 @@ import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,8 @@ import pandas as pd
 
 from ..errors import DataError
 from ..geometry import INFERIOR
-from ..labels import LEVELS, N_LEVELS
+from ..inline_html import card
+from ..labels import LEVELS, N_LEVELS, level_title
 
 DOUBTFUL = "doubtful"
 """The flag of a point that may be wrong; of all five, when the chain may bear the names of its neighbours."""
@@ -150,9 +150,12 @@ class DiscPoints:
         )
 
     def _repr_html_(self) -> str:
-        table = self.to_frame().drop(columns=["study_id", "series_id"]).round(2).to_html(index=False)
-        where = escape(f"Study {self.study_id}, series {self.series_id}, from {self.source}, LPS mm")
-        return f"<p>{where}</p>{table}"
+        rows = [
+            (level_title(level), *(f"{x:.1f}" for x in self.points[i]), f"{self.confidence[i]:.2f}", self.flags[i])
+            for i, level in enumerate(LEVELS)
+        ]
+        about = f"canal points from {self.source}, series {self.series_id or 'unknown'}, LPS mm"
+        return card(f"study {self.study_id}", ("", "x", "y", "z", "confidence", "flag"), rows, about=about)
 
 
 def chain_tangents(points: np.ndarray) -> np.ndarray:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -15,7 +14,7 @@ from ..errors import DataError
 from ..geometry import ANTERIOR
 from ..labels import AXIAL_T2, CONDITIONS, LEVELS, SAGITTAL_T1, SAGITTAL_T2, level_title
 from .planes import ImagePlane, draw_absent, draw_plane, grey_window, justified_panels
-from .style import FAMILY_COLORS, LEVEL_COLORS, finish, outline, say, theme
+from .style import FAMILY_COLORS, LEVEL_COLORS, finish, outline, pictured, say
 
 if TYPE_CHECKING:
     from ..crops import StudyCrops
@@ -25,10 +24,13 @@ if TYPE_CHECKING:
 
 DISC_LINE_MM = 42.0
 """From the middle of the canal to the front of the disc: half a canal and a disc's depth, with a little to spare."""
+FAR_MM = 10.0
+"""An axial slice farther from a disc's point shows another place; slices lie up to 6 mm apart."""
 FORAMEN_OFFSET_MM = 17.0
 """From the midline to a foramen: in the competition's T1 series left and right lie 7 slices of 4.5 mm apart."""
 
 
+@pictured
 def show_series(series: Series, *, columns: int = 6, limit: int = 24, synthetic: bool = False) -> Figure:
     """All slices of a series in anatomical order, largest stack first; at most `limit`, evenly chosen."""
     places = [(s, i) for s, stack in enumerate(series.stacks) for i in range(len(stack))]
@@ -37,19 +39,19 @@ def show_series(series: Series, *, columns: int = 6, limit: int = 24, synthetic:
     planes = [slice_plane(series.stacks[s], i) for s, i in places]
     window = grey_window(planes[len(planes) // 2].image)
     rows = [list(range(start, min(start + columns, len(planes)))) for start in range(0, len(planes), columns)]
-    tallest = 10.0 / sum(planes[i].aspect for i in rows[0])
-    with mpl.rc_context(theme("dark")):
-        figure, axes = justified_panels([[planes[i].aspect for i in row] for row in rows], largest=tallest)
-        for row, line in zip(rows, axes, strict=True):
-            for i, panel in zip(row, line, strict=True):
-                stack, index = places[i]
-                number = series.stacks[stack].instance_numbers[index]
-                draw_plane(panel, planes[i], window=window, caption=f"{number}", scale_mm=50 if i == 0 else None)
-        title = f"{series.view or 'unknown view'}   study {series.study_id}   series {series.series_id}"
-        stacks = f", {len(series.stacks)} stacks" if len(series.stacks) > 1 else ""
-        return finish(figure, title=f"{title}   {series.n_slices} slices{stacks}", synthetic=synthetic)
+    tallest = 9.0 / sum(planes[i].aspect for i in rows[0])
+    figure, axes = justified_panels([[planes[i].aspect for i in row] for row in rows], largest=tallest)
+    for row, line in zip(rows, axes, strict=True):
+        for i, panel in zip(row, line, strict=True):
+            stack, index = places[i]
+            number = series.stacks[stack].instance_numbers[index]
+            draw_plane(panel, planes[i], window=window, caption=f"{number}", scale_mm=50 if i == 0 else None)
+    title = f"{series.view or 'unknown view'}   study {series.study_id}   series {series.series_id}"
+    stacks = f", {len(series.stacks)} stacks" if len(series.stacks) > 1 else ""
+    return finish(figure, title=f"{title}   {series.n_slices} slices{stacks}", synthetic=synthetic)
 
 
+@pictured
 def show_study(
     study: Study,
     *,
@@ -83,29 +85,30 @@ def show_study(
         _nearest_plane(series_of[SAGITTAL_T1], side[name], f) for name, f in (("right", 0.27), ("left", 0.73))
     )
     axial = [_nearest_plane(series_of[AXIAL_T2], recess[i : i + 1], (i + 0.5) / 5) for i in range(len(LEVELS))]
+    axial = [None if _far(plane, recess[i]) else plane for i, plane in enumerate(axial)]
     upper = [middle, right, left]
-    with mpl.rc_context(theme("dark")):
-        figure, axes = justified_panels(
-            [[p.aspect if p else 0.8 for p in upper], [p.aspect if p else 1.0 for p in axial]], largest=4.4
-        )
-        names = ("Sagittal T2\nmidline", "Sagittal T1\nright foramina", "Sagittal T1\nleft foramina")
-        for panel, plane, name in zip(axes[0], upper, names, strict=True):
-            _draw_or_absent(panel, plane, name, scale_mm=50)
-        for i, (panel, plane) in enumerate(zip(axes[1], axial, strict=True)):
-            _draw_or_absent(panel, plane, level_title(LEVELS[i]), LEVEL_COLORS[i], scale_mm=50)
-        for panel, plane in zip([*axes[0], *axes[1]], [*upper, *axial], strict=True):
-            if plane is not None:
-                _mark_table_points(panel, plane, points)
-        if middle is not None:
-            for i, plane in enumerate(axial):
-                cut = middle.cut_by(plane) if plane is not None else None
-                if cut is not None:
-                    axes[0][0].plot(*cut.T, color=LEVEL_COLORS[i], lw=0.8, ls=(0, (4, 3)), alpha=0.8)
-            if discs is not None:
-                mark_discs(axes[0][0], middle, discs, lines=False)
-        return finish(figure, title=f"Study {study.study_id}", synthetic=synthetic)
+    figure, axes = justified_panels(
+        [[p.aspect if p else 0.8 for p in upper], [p.aspect if p else 1.0 for p in axial]], largest=4.4
+    )
+    names = ("Sagittal T2\nmidline", "Sagittal T1\nright foramina", "Sagittal T1\nleft foramina")
+    for panel, plane, name in zip(axes[0], upper, names, strict=True):
+        _draw_or_absent(panel, plane, name, scale_mm=50)
+    for i, (panel, plane) in enumerate(zip(axes[1], axial, strict=True)):
+        _draw_or_absent(panel, plane, level_title(LEVELS[i]), LEVEL_COLORS[i], scale_mm=50)
+    for panel, plane in zip([*axes[0], *axes[1]], [*upper, *axial], strict=True):
+        if plane is not None:
+            _mark_table_points(panel, plane, points)
+    if middle is not None:
+        for i, plane in enumerate(axial):
+            cut = middle.cut_by(plane) if plane is not None else None
+            if cut is not None:
+                axes[0][0].plot(*cut.T, color=LEVEL_COLORS[i], lw=0.8, ls=(0, (4, 3)), alpha=0.8)
+        if discs is not None:
+            mark_discs(axes[0][0], middle, discs, lines=False)
+    return finish(figure, title=f"Study {study.study_id}", synthetic=synthetic)
 
 
+@pictured
 def show_disc_points(
     study: Study,
     discs: DiscPoints,
@@ -125,12 +128,12 @@ def show_disc_points(
         Draws the boxes that were cut out of the sagittal T2 series.
     """
     plane = localized_plane(study, discs)
-    with mpl.rc_context(theme("dark")):
-        figure, axes = justified_panels([[plane.aspect]], width=width, largest=9.0)
-        draw_localized(axes[0][0], plane, discs, truth, crops, scale_mm=50)
-        return finish(figure, title=f"Study {study.study_id}", synthetic=synthetic)
+    figure, axes = justified_panels([[plane.aspect]], width=width, largest=9.0)
+    draw_localized(axes[0][0], plane, discs, truth, crops, scale_mm=50)
+    return finish(figure, title=f"Study {study.study_id}", synthetic=synthetic)
 
 
+@pictured
 def show_localizations(
     studies: Sequence[Study],
     discs: Sequence[DiscPoints],
@@ -148,12 +151,11 @@ def show_localizations(
         return say(f"{title or 'Located discs'}: no study to show")
     planes = [localized_plane(study, item) for study, item in zip(studies, discs, strict=True)]
     rows = [list(range(start, min(start + columns, len(planes)))) for start in range(0, len(planes), columns)]
-    with mpl.rc_context(theme("dark")):
-        figure, axes = justified_panels([[planes[i].aspect for i in row] for row in rows], largest=4.2, width=11.0)
-        for row, line in zip(rows, axes, strict=True):
-            for i, panel in zip(row, line, strict=True):
-                draw_localized(panel, planes[i], discs[i], truths[i], None, caption=studies[i].study_id, small=True)
-        return finish(figure, title=title, synthetic=synthetic)
+    figure, axes = justified_panels([[planes[i].aspect for i in row] for row in rows], largest=4.2, width=11.0)
+    for row, line in zip(rows, axes, strict=True):
+        for i, panel in zip(row, line, strict=True):
+            draw_localized(panel, planes[i], discs[i], truths[i], None, caption=studies[i].study_id, small=True)
+    return finish(figure, title=title, synthetic=synthetic)
 
 
 def slice_plane(stack: Stack, index: int) -> ImagePlane:
@@ -199,6 +201,11 @@ def _nearest_plane(series: Sequence[Series], points: np.ndarray, fraction: float
             if cost < best_cost:
                 best, best_cost = (stack, index), cost
     return slice_plane(*best)
+
+
+def _far(plane: ImagePlane | None, point: np.ndarray) -> bool:
+    """Whether a slice is too far from a known point to show it: a series that ends above the level."""
+    return plane is not None and bool(np.isfinite(point).all()) and abs(float(plane.project(point)[1])) > FAR_MM
 
 
 def plane_coordinate(stack: Stack, index: int) -> float:

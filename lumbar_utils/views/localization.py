@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -14,7 +13,7 @@ from matplotlib.figure import Figure
 from ..errors import DataError
 from ..labels import LEVELS, level_title
 from .images import draw_localized, localized_plane
-from .style import LEVEL_COLORS, color, finish, new_figure, say, theme
+from .style import color, finish, level_ink, new_figure, pictured, say
 
 if TYPE_CHECKING:
     from ..localizer import DiscPoints
@@ -29,6 +28,7 @@ CHART_END_MM = 8.0
 """The error axis ends here; what lies beyond is counted in words, as one shifted spine would squeeze all the rest."""
 
 
+@pictured
 def show_found_discs(
     studies: Sequence[Study],
     discs: Sequence[DiscPoints],
@@ -69,30 +69,29 @@ def show_found_discs(
     cell_width, cell_height = CELL_INCHES
     left = columns * (cell_width + GAP_INCHES) + GAP_INCHES
     width, height = left + CHART_INCHES, HEADER_INCHES + max(rows * (cell_height + GAP_INCHES), 2.6)
-    with mpl.rc_context(theme("dark")):
-        figure = new_figure(width, height)
-        for i, (study, found, truth, caption) in enumerate(zip(studies, discs, truths, captions, strict=True)):
-            x = GAP_INCHES + (i % COLUMNS) * (cell_width + GAP_INCHES)
-            y = height - HEADER_INCHES - (i // COLUMNS + 1) * (cell_height + GAP_INCHES)
-            panel = figure.add_axes((x / width, y / height, cell_width / width, cell_height / height))
-            plane = localized_plane(_series_of(study, found), found)
-            draw_localized(panel, plane, found, truth, None, caption=caption, scale_mm=50, small=True)
-        chart_height = min(height - HEADER_INCHES - 1.55, 3.4)
-        bottom = height - HEADER_INCHES - 0.15 - chart_height
-        panel = figure.add_axes(
-            ((left + 0.55) / width, bottom / height, (CHART_INCHES - 0.75) / width, chart_height / height)
-        )
-        _draw_shares(panel, pooled, limit)
-        figure.text(
-            (left + 0.1) / width,
-            (bottom - 0.58) / height,
-            "\n".join(_in_words(name, table, limit) for name, table in tables.items()),
-            va="top",
-            fontsize=8,
-            linespacing=1.5,
-            color=color("muted"),
-        )
-        return finish(figure, title=title, synthetic=synthetic)
+    figure = new_figure(width, height)
+    for i, (study, found, truth, caption) in enumerate(zip(studies, discs, truths, captions, strict=True)):
+        x = GAP_INCHES + (i % COLUMNS) * (cell_width + GAP_INCHES)
+        y = height - HEADER_INCHES - (i // COLUMNS + 1) * (cell_height + GAP_INCHES)
+        panel = figure.add_axes((x / width, y / height, cell_width / width, cell_height / height))
+        plane = localized_plane(_series_of(study, found), found)
+        draw_localized(panel, plane, found, truth, None, caption=caption, scale_mm=50, small=True)
+    chart_height = min(height - HEADER_INCHES - 1.55, 3.4)
+    bottom = height - HEADER_INCHES - 0.15 - chart_height
+    panel = figure.add_axes(
+        ((left + 0.55) / width, bottom / height, (CHART_INCHES - 0.75) / width, chart_height / height)
+    )
+    _draw_shares(panel, pooled, limit)
+    figure.text(
+        (left + 0.1) / width,
+        (bottom - 0.58) / height,
+        "\n".join(_in_words(name, table, limit) for name, table in tables.items()),
+        va="top",
+        fontsize=8,
+        linespacing=1.5,
+        color=color("muted"),
+    )
+    return finish(figure, title=title, synthetic=synthetic)
 
 
 def _series_of(study: Study, discs: DiscPoints) -> Study:
@@ -103,7 +102,7 @@ def _series_of(study: Study, discs: DiscPoints) -> Study:
 
 def _draw_shares(panel: Axes, errors: pd.DataFrame, limit: float) -> None:
     """Share of each level's points within a distance; a level that was not found never comes within."""
-    for level, shade in zip(LEVELS, LEVEL_COLORS, strict=True):
+    for level, shade in zip(LEVELS, map(level_ink, range(len(LEVELS))), strict=True):
         values = errors.loc[errors["level"] == level, "error_mm"].to_numpy(dtype=float)
         if not len(values):
             continue

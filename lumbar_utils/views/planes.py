@@ -16,7 +16,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from ..geometry import INFERIOR, LEFT, POSTERIOR, OrientedGrid, SliceGeometry
-from .style import color, new_figure, outline
+from .style import new_figure, outline
 
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 OBLIQUE_LETTER = 0.38
@@ -140,7 +140,7 @@ def grey_window(images: np.ndarray, low: float = 1.0, high: float = 99.2) -> tup
 def justified_panels(
     rows: Sequence[Sequence[float]],
     *,
-    width: float = 10.0,
+    width: float = 9.0,
     left: float = 0.08,
     header: float = 0.34,
     gap: float = 0.05,
@@ -260,7 +260,7 @@ def draw_absent(axes: Axes, text: str) -> None:
         text,
         ha="center",
         va="center",
-        color=color("ink"),
+        color="#e6edf3",
         fontsize=8,
         transform=axes.transAxes,
         path_effects=outline(),

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import matplotlib as mpl
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -14,7 +13,17 @@ from matplotlib.patches import Patch
 from ..errors import DataError
 from ..labels import CONDITIONS, LEVELS, PROBABILITY_COLUMNS, SEVERITIES, level_title
 from .crops import CONDITION_PANELS, draw_crop
-from .style import CONDITION_NAMES, LEVEL_COLORS, SEVERITY_COLORS, color, finish, new_figure, say, theme
+from .style import (
+    CONDITION_NAMES,
+    SEVERITY_COLORS,
+    color,
+    finish,
+    level_ink,
+    new_figure,
+    pictured,
+    say,
+    severity_ink,
+)
 
 if TYPE_CHECKING:
     from ..crops import StudyCrops
@@ -28,6 +37,7 @@ TITLE_INCHES = 0.36
 FOOTER_INCHES = 0.2
 
 
+@pictured
 def show_worst_cases(cache: Mapping[str, StudyCrops], cases: pd.DataFrame, *, synthetic: bool = False) -> Figure:
     """Cases three in a row: the two slices in which the condition is read, the label, and what was predicted.
 
@@ -45,16 +55,15 @@ def show_worst_cases(cache: Mapping[str, StudyCrops], cases: pd.DataFrame, *, sy
     columns, rows = min(COLUMNS, len(cases)), -(-len(cases) // COLUMNS)
     cell_width, cell_height = 2 * PANEL_INCHES + GAP_INCHES, WORDS_INCHES + PANEL_INCHES + BAR_INCHES + GAP_INCHES
     width, height = columns * cell_width + GAP_INCHES, TITLE_INCHES + rows * cell_height + FOOTER_INCHES
-    with mpl.rc_context(theme("dark")):
-        figure = new_figure(width, height)
-        for i, case in enumerate(cases.itertuples()):
-            x = GAP_INCHES + (i % COLUMNS) * cell_width
-            y = height - TITLE_INCHES - (i // COLUMNS) * cell_height - WORDS_INCHES
-            _draw_case(figure, cache[case.study_id], case, x, y)
-        keys = [Patch(color=shade, label=name.lower()) for shade, name in zip(SEVERITY_COLORS, SEVERITIES, strict=True)]
-        corner = (GAP_INCHES / width, 0.02)
-        figure.legend(handles=keys, loc="lower left", bbox_to_anchor=corner, ncols=3, borderpad=0, handlelength=1)
-        return finish(figure, title="What cost the score most", synthetic=synthetic)
+    figure = new_figure(width, height)
+    for i, case in enumerate(cases.itertuples()):
+        x = GAP_INCHES + (i % COLUMNS) * cell_width
+        y = height - TITLE_INCHES - (i // COLUMNS) * cell_height - WORDS_INCHES
+        _draw_case(figure, cache[case.study_id], case, x, y)
+    keys = [Patch(color=shade, label=name.lower()) for shade, name in zip(SEVERITY_COLORS, SEVERITIES, strict=True)]
+    corner = (GAP_INCHES / width, 0.02)
+    figure.legend(handles=keys, loc="lower left", bbox_to_anchor=corner, ncols=3, borderpad=0, handlelength=1)
+    return finish(figure, title="What cost the score most", synthetic=synthetic)
 
 
 def _draw_case(figure: Figure, crops: StudyCrops, case, x: float, y: float) -> None:
@@ -68,13 +77,13 @@ def _draw_case(figure: Figure, crops: StudyCrops, case, x: float, y: float) -> N
         draw_crop(panel, crops, view, level, offset, scale_mm=20 if n == 0 else None)
     heading = f"{CONDITION_NAMES[condition]}  {level_title(case.level)}"
     words = {"va": "bottom", "fontsize": 9, "fontweight": "bold"}
-    figure.text(x / width, (y + 0.21) / height, heading, color=LEVEL_COLORS[level], **words)
+    figure.text(x / width, (y + 0.21) / height, heading, color=level_ink(level), **words)
     end = (x + 2 * PANEL_INCHES - 0.03) / width
     figure.text(end, (y + 0.21) / height, f"loss {case.loss:.1f}", ha="right", va="bottom", fontsize=8)
     words = {"va": "bottom", "fontsize": 8}
     figure.text(x / width, (y + 0.04) / height, f"study {case.study_id}", color=color("muted"), **words)
     label = f"label {case.label.lower()}"
-    figure.text(end, (y + 0.04) / height, label, ha="right", color=SEVERITY_COLORS[severity], **words)
+    figure.text(end, (y + 0.04) / height, label, ha="right", color=severity_ink(severity), **words)
     place = (x / width, (y - PANEL_INCHES - BAR_INCHES) / height, end - x / width, (BAR_INCHES - 0.03) / height)
     _draw_prediction(figure.add_axes(place), [getattr(case, name) for name in PROBABILITY_COLUMNS])
 

@@ -1,0 +1,38 @@
+"""`lumbar predict --sr DIR`: the predictions once more, as DICOM structured reports."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import DataError
+
+if TYPE_CHECKING:
+    from ..study import StudySource
+    from ..submission import StudyPrediction
+
+
+def check(folder: Path | None) -> None:
+    """Raise at once, and not after an hour of work, what would keep the reports from being written into `folder`."""
+    if folder is None:
+        return
+    from ..structured_report import require_highdicom
+
+    require_highdicom()
+    if folder.exists() and not folder.is_dir():
+        raise DataError(f"{folder} is a file; --sr names a folder")
+
+
+def write(
+    folder: Path | None, predictions: Sequence[StudyPrediction], sources: Sequence[StudySource], *, network: str
+) -> None:
+    """Write a report a study into `folder` and say how many; nothing where no folder was asked for."""
+    if folder is None:
+        return
+    from ..structured_report import write_structured_reports
+
+    written, refused = write_structured_reports(predictions, sources, folder, network=network)
+    print(f"  {len(written)} structured reports in {folder}; they name the patient as the images do")
+    if refused:
+        print(f"  {len(refused)} studies got none, the first because {next(iter(refused.values()))}")

@@ -1,0 +1,124 @@
+"""What objects show of themselves in a notebook: escaped tables and notes, and grey images as `data:` URIs.
+
+Colours are mixed into whatever the notebook's own are, so that light and dark themes can both be read.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup, escape
+
+from .geometry import OrientedGrid, StackGeometry, anatomical_axes, sample_stack
+
+WINDOW_PERCENTILES = (1.0, 99.5)
+THUMBNAIL_PIXELS = 144
+
+_LINE = "border-bottom:1px solid rgba(127,127,127,.35)"
+_CELL = f"text-align:left;vertical-align:top;padding:2px 14px 2px 0;{_LINE}"
+_BOX = "display:flex;flex-wrap:wrap;gap:8px 20px;align-items:flex-start;font-variant-numeric:tabular-nums"
+
+
+def card(
+    title: str,
+    head: Sequence[str],
+    rows: Sequence[Sequence],
+    *,
+    about: str = "",
+    notes: Sequence[str] = (),
+    pictures: Sequence[tuple[str, str]] = (),
+) -> str:
+    """One object as HTML: pictures beside a titled table with notes below it.
+
+    Parameters
+    ----------
+    title, about : str
+        In bold, and behind it.
+    head : sequence of str
+    rows : sequence of sequences
+        The first cell of each names the row. Everything is escaped, but for `markupsafe.Markup`.
+    notes : sequence of str
+    pictures : sequence of (data URI, text for who cannot see it)
+    """
+    images = Markup("").join(
+        Markup('<img src="{}" alt="{}" style="border-radius:4px">').format(uri, words) for uri, words in pictures
+    )
+    heads = _cells("th", head, 'scope="col" ')
+    lines = [_cells("th", row[:1], 'scope="row" ') + _cells("td", row[1:]) for row in rows]
+    body = Markup("").join(Markup("<tr>{}</tr>").format(line) for line in lines)
+    listed = Markup("").join(Markup("<li>{}</li>").format(note) for note in notes)
+    ending = Markup('<ul style="margin:6px 0;padding-left:18px">{}</ul>').format(listed) if notes else ""
+    return str(
+        Markup('<div style="{}">{}<div><b>{}</b> {}<table style="{}"><tr>{}</tr>{}</table>{}</div></div>').format(
+            _BOX, images, title, about, "border-collapse:collapse;margin:4px 0", heads, body, ending
+        )
+    )
+
+
+def tinted(words: str, share: str, title: str = "") -> Markup:
+    """Words on a colour "r,g,b" mixed into the notebook's own, with a text for the mouse."""
+    return Markup('<span style="background:rgba({},.3);padding:1px 5px;border-radius:3px" title="{}">{}</span>').format(
+        share, title, words
+    )
+
+
+def _cells(tag: str, cells: Sequence, attributes: str = "") -> Markup:
+    pieces = (f'<{tag} {attributes}style="{_CELL}">{escape(cell)}</{tag}>' for cell in cells)
+    return Markup("".join(pieces))
+
+
+def data_uri(image: np.ndarray, *, quality: int = 82) -> str:
+    """An image as a WebP `data:` URI.
+
+    Parameters
+    ----------
+    image : ndarray of uint8, shape (rows, columns), or (rows, columns, 4) with transparency
+    quality : int
+        0 to 100, of the lossy compression.
+    """
+    from PIL import Image
+
+    stream = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(image)).save(stream, "WEBP", quality=quality, method=4)
+    return "data:image/webp;base64," + base64.b64encode(stream.getvalue()).decode("ascii")
+
+
+def to_grey(image: np.ndarray, window: tuple[float, float] | None = None) -> np.ndarray:
+    """Intensities (rows, columns) to uint8; `window` becomes black and white, default: percentiles of the image."""
+    values = np.nan_to_num(np.asarray(image, dtype=np.float32), nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = window or np.percentile(values, WINDOW_PERCENTILES)
+    return np.round(255 * np.clip((values - low) / max(high - low, 1e-6), 0, 1)).astype(np.uint8)
+
+
+def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A uint8 image at (rows, columns) pixels, smoothly; for display only."""
+    from PIL import Image
+
+    return np.asarray(Image.fromarray(np.ascontiguousarray(image)).resize(size[::-1], Image.Resampling.LANCZOS))
+
+
+def stack_thumbnail(
+    pixels: np.ndarray, geometry: StackGeometry, axes: Sequence[np.ndarray], *, largest: int = THUMBNAIL_PIXELS
+) -> str:
+    """The middle slice of a stack as a small `data:` URI, turned for display.
+
+    Parameters
+    ----------
+    pixels : ndarray, shape (n, rows, columns)
+    axes : three vectors of shape (3,)
+        Anatomical directions: through the slice, down the page, to the right of the page.
+    largest : int
+        Pixels of the longer side.
+    """
+    turned = anatomical_axes(geometry, axes)
+    corners = np.array([[0, r, c] for r in (0, geometry.shape[0]) for c in (0, geometry.shape[1])], dtype=float)
+    places = (geometry.voxel_to_world(corners) - geometry.center) @ turned[1:].T
+    extent = np.ptp(places, axis=0)
+    rows, columns = (max(8, round(largest * side / extent.max())) for side in extent)
+    middle = geometry.center + turned[0] * float((geometry[len(geometry) // 2].position - geometry.center) @ turned[0])
+    grid = OrientedGrid(middle, turned, (1.0, *extent), (1, rows, columns))
+    values, _ = sample_stack(pixels, geometry, grid.points(), resolution=float(grid.spacing[1]))
+    return data_uri(to_grey(values[0]), quality=70)

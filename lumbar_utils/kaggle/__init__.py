@@ -1,0 +1,37 @@
+"""Kaggle: where it mounts things, what its machines can do, and what is uploaded to it.
+
+`mounts` finds data and hands in the submission, `machine` says what there is to compute with and how long a session
+still lasts, `session` makes the attached library complete (its wheels, child processes), `dataset`, `wheels` and
+`kernels` build what `lumbar kaggle build` leaves to upload.
+"""
+
+from .dataset import build_dataset
+from .kernels import build_kernels
+from .machine import Machine, available_cores, describe_machine, session_seconds_left
+from .mounts import (
+    COMPETITION_SLUG,
+    KAGGLE_INPUT,
+    KAGGLE_WORKING,
+    find_competition_folder,
+    hand_in,
+    holds_competition_tables,
+    mounted_folders,
+)
+from .session import prepare_session
+
+__all__ = [
+    "COMPETITION_SLUG",
+    "KAGGLE_INPUT",
+    "KAGGLE_WORKING",
+    "Machine",
+    "available_cores",
+    "build_dataset",
+    "build_kernels",
+    "describe_machine",
+    "find_competition_folder",
+    "hand_in",
+    "holds_competition_tables",
+    "mounted_folders",
+    "prepare_session",
+    "session_seconds_left",
+]

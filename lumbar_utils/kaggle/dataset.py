@@ -1,0 +1,110 @@
+"""The data set to upload: library with its shipped weights, wheels, and the weights of a run."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+from ..errors import DataError
+from .session import WHEELS
+from .wheels import KAGGLE_PYTHON, collect_wheels
+
+METADATA, WEIGHTS = "dataset-metadata.json", "model.safetensors"
+SLUG = "lumbar-utils"
+SUBTITLE = "Lumbar spine MRI graded level by level: library, weights, wheels"
+"""Kaggle wants 20 to 80 characters."""
+DESCRIPTION = """\
+The library `lumbar_utils` (MIT licence) with its disc finder, wheels of what Kaggle's image lacks (`wheels/`, each
+under its own licence, named in its metadata), and, where they were packed, the weights of a trained classifier. Attach
+it to a notebook; no internet is needed. Research software: not a medical device, not for diagnosis.
+"""
+
+
+def build_dataset(
+    out: Path | str,
+    run: Path | str | None = None,
+    *,
+    owner: str = "OWNER",
+    slug: str = SLUG,
+    python: str = KAGGLE_PYTHON,
+    offline: bool = False,
+) -> tuple[Path, dict[str, str]]:
+    """Make the folder to upload as a Kaggle data set: library, wheels of what Kaggle's image lacks, weights.
+
+    The disc finder that ships travels inside the library; the one in the run, if there is one, is packed beside the
+    classifier that goes with it, and wins. Of a classifier with several networks all members are packed.
+    Upload it with `kaggle datasets create -p OUT --dir-mode zip`. The notebooks find library and weights in it.
+
+    Parameters
+    ----------
+    out : path-like
+        Folder to make; what an earlier call left there is replaced.
+    run : path-like or None
+        Run folder with `classifier/`, and `localizer/` where the run has a disc finder of its own. None: the library
+        alone, to train on Kaggle.
+    owner, slug : str
+        Of the data set, for `dataset-metadata.json`.
+    python, offline
+        Of the wheels, see `wheels.collect_wheels`.
+
+    Returns
+    -------
+    (Path, dict of str to str)
+        The folder, and the packages that no wheel could be had of, with the reasons.
+
+    Raises
+    ------
+    DataError
+        When the run lacks a classifier or one of its members, its disc finder cannot be read, there is no disc finder
+        at all, no wheel of timm-3d can be had, the slug is not one, or `out` holds something else.
+    """
+    from ..locating import open_localizer
+
+    out = Path(out)
+    if not 6 <= len(slug) <= 50 or slug.strip("-") != slug or not slug.replace("-", "").isalnum():
+        raise DataError(f"a data set's name on Kaggle has 6 to 50 letters, digits and dashes, got {slug!r}")
+    packed = [] if run is None else _weights_of(Path(run))
+    if len(packed) < 2:
+        open_localizer(None)  # read now what will be read there, offline and too late
+    if out.is_dir() and any(out.iterdir()) and not (out / METADATA).is_file():
+        raise DataError(f"{out} is not empty and holds no {METADATA}; give a new folder")
+    out.mkdir(parents=True, exist_ok=True)
+    library = Path(__file__).resolve().parent.parent
+    for name in (
+        library.name,
+        WHEELS,
+        "classifier",
+        "localizer",
+    ):  # an earlier build's must not be taken for this one's
+        shutil.rmtree(out / name, ignore_errors=True)
+    clean = shutil.ignore_patterns("__pycache__", "*.pyc", "checkpoint.safetensors", ".*")
+    for folder in (library, *packed):
+        shutil.copytree(folder, out / folder.name, ignore=clean)
+    lacking = collect_wheels(out / WHEELS, python=python, offline=offline)
+    if "timm-3d" in lacking:
+        raise DataError(f"no wheel of timm-3d, without which nothing can be graded: {lacking['timm-3d']}")
+    about = {
+        "title": slug,
+        "id": f"{owner}/{slug}",
+        "subtitle": SUBTITLE,
+        "description": DESCRIPTION,
+        "licenses": [{"name": "other"}],
+    }
+    (out / METADATA).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+    return out, lacking
+
+
+def _weights_of(run: Path) -> list[Path]:
+    """The folders of a run to pack: `classifier/`, and `localizer/` where it holds weights."""
+    from ..ensembles import member_folders
+    from ..locating import open_localizer
+
+    classifier, localizer = run / "classifier", run / "localizer"
+    lacking = [folder for folder in member_folders(classifier) if not (folder / WEIGHTS).is_file()]
+    if lacking:
+        raise DataError(f"no weights in {lacking[0]}; train first (`make run`)")
+    if not (localizer / WEIGHTS).is_file():
+        return [classifier]
+    open_localizer(localizer)
+    return [classifier, localizer]

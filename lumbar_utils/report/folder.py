@@ -1,0 +1,261 @@
+"""The files of many reports: safe names, whole files, failures that cost only their own study.
+
+DIR/index.html, index.json      over all studies of the folder, also those of earlier runs
+DIR/studies/<study>.html, .json one study
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from copy import copy
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from joblib import Parallel, delayed
+from tqdm.auto import tqdm
+
+from ..competition import SYNTHETIC_MARK
+from ..crops import extract_crops
+from ..errors import DataError, LumbarError
+from ..runs import atomically, read_json, write_json
+from ..study import load_study
+from .content import SCHEMA, SCHEMA_VERSION, describe, without_paths
+from .page import index_page, study_page
+from .pictures import overview, panels
+
+if TYPE_CHECKING:
+    from ..crops import CropSpec, StudyCrops
+    from ..study import Study, StudySource
+    from ..submission import StudyPrediction
+
+logger = logging.getLogger(__name__)
+
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+"""Names that Windows gives to devices."""
+STUDIES_A_PROCESS = 8
+"""A process takes seconds to start, a report less than one."""
+SUMMARY_KEYS = (
+    "study_id",
+    "created",
+    "warnings",
+    "synthetic",
+    "fallback",
+    "summary",
+    "grades",
+    "missing_views",
+    "flags",
+)
+"""What the index keeps of a report."""
+
+
+def file_name(study_id: str) -> str:
+    """A study's id as a file's name without ending, which no id can leave its folder by; different ids differ."""
+    if PLAIN_NAME.fullmatch(study_id) and not RESERVED.fullmatch(study_id) and not study_id.endswith("."):
+        return study_id
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", study_id)[:60].strip("_") or "study"
+    return f"{readable}-{hashlib.sha256(study_id.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+class ReportFolder:
+    """Reports of many studies in one folder, written one by one; nothing of a study is kept but its summary.
+
+    Parameters
+    ----------
+    folder : path-like
+        Made when it is not there. Reports of other studies in it stay, and stand in the index too.
+    model : mapping, optional
+        What graded, for the page: name, networks, mirrored, calibrated, disc_finder.
+    synthetic : bool
+        All studies are phantoms; those in a synthetic cohort's folder are recognised without it.
+
+    Raises
+    ------
+    DataError
+        When the folder is a file or cannot be made.
+    """
+
+    def __init__(self, folder: Path | str, *, model: Mapping | None = None, synthetic: bool = False):
+        self.folder, self.model, self.synthetic = Path(folder), dict(model or {}), synthetic
+        self.failures: dict[str, str] = {}
+        self.written = 0
+        try:
+            (self.folder / "studies").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise DataError(f"{self.folder}: reports cannot be written there ({error})") from error
+
+    def add(self, source: StudySource, prediction: StudyPrediction, spec: CropSpec | None = None) -> Path | None:
+        """Write the report of a study that is read again for its pictures; None, and a warning, when it fails.
+
+        A study that cannot be read or cropped still gets its page, without pictures.
+        """
+        return self._note(*_attempt(self._bare(), source, prediction, spec))
+
+    def add_all(
+        self,
+        sources: Iterable[StudySource],
+        predictions: Iterable[StudyPrediction],
+        spec: CropSpec | None = None,
+        *,
+        n_jobs: int = 1,
+        progress: bool = True,
+    ) -> None:
+        """`add` for many studies and their predictions in the same order, in processes where they are worth it.
+
+        Both may be generators: reports are then written as the predictions come, and memory stays flat.
+        """
+        pairs = zip(sources, predictions, strict=True)
+        total = len(sources) if isinstance(sources, Sequence) else None
+        if total is not None:
+            n_jobs = max(1, min(n_jobs, total // STUDIES_A_PROCESS))
+        bare = self._bare()
+        work = (delayed(_attempt)(bare, source, prediction, spec) for source, prediction in pairs)
+        done = Parallel(n_jobs=n_jobs, return_as="generator")(work)
+        for study_id, result in tqdm(done, desc="reports", unit="study", total=total, disable=not progress):
+            self._note(study_id, result)
+
+    def _bare(self) -> ReportFolder:
+        """Itself without what it has noted, to be sent to another process."""
+        other = copy(self)
+        other.failures, other.written = {}, 0
+        return other
+
+    def _note(self, study_id: str, ending: Path | str) -> Path | None:
+        """Note how an attempt ended: with a path, or with words about what went wrong."""
+        if isinstance(ending, Path):
+            self._written(study_id)
+            return ending
+        self.failures[study_id] = ending
+        logger.warning("study %s: no report: %s", study_id, ending)
+        return None
+
+    def _written(self, study_id: str) -> None:
+        self.failures.pop(study_id, None)
+        self.written += 1
+
+    def write(
+        self,
+        prediction: StudyPrediction,
+        study: Study | None = None,
+        crops: StudyCrops | None = None,
+        *,
+        synthetic: bool | None = None,
+        private_paths: tuple[str, ...] = (),
+        maps: Mapping[str, np.ndarray] | None = None,
+    ) -> Path:
+        """Write the page and the JSON of a study; the page's path.
+
+        Parameters
+        ----------
+        study, crops : optional
+            For the pictures, and what is said about series and crops.
+        synthetic : bool, optional
+            The study is a phantom; default: as the folder was told.
+        private_paths : tuple of str
+            Cut from the words about problems.
+        maps : mapping view -> ndarray, shape (5, D, H, W), optional
+            Where the network looked, 0 to 1, in the shape of `crops.images`.
+
+        Raises
+        ------
+        DataError
+            When a file cannot be written.
+        """
+        synthetic = self.synthetic if synthetic is None else synthetic
+        report = describe(
+            prediction,
+            study=study,
+            crops=crops,
+            synthetic=synthetic,
+            model=self.model,
+            private_paths=private_paths,
+        )
+        located = _overview(study, prediction, crops)
+        rows = [] if crops is None else panels(crops, study, maps)
+        page = study_page(report, located, rows, index="../index.html")
+        path = self.folder / "studies" / f"{file_name(prediction.study_id)}.html"
+        _write_page(path, page)
+        write_json(path.with_suffix(".json"), report)
+        self._written(prediction.study_id)
+        return path
+
+    def finish(self) -> Path:
+        """Write the index over all reports in the folder, as HTML and as JSON; the page's path."""
+        entries = []
+        for path in sorted((self.folder / "studies").glob("*.json")):
+            try:
+                report = read_json(path)
+                if (report.get("schema"), report.get("schema_version")) != (SCHEMA, SCHEMA_VERSION):
+                    raise DataError(f"{path}: not a report of version {SCHEMA_VERSION}")
+                if file_name(report["study_id"]) != path.stem or not path.with_suffix(".html").is_file():
+                    raise DataError(f"{path}: not beside the page of its study")
+                entries.append({**{key: report[key] for key in SUMMARY_KEYS}, "page": f"studies/{path.stem}.html"})
+            except (DataError, KeyError, TypeError) as error:
+                logger.warning("left out of the index: %s", error)
+        index = self.folder / "index.html"
+        page = index_page(entries, self.failures)
+        _write_page(index, page)
+        values = {"schema": f"{SCHEMA}-index", "schema_version": SCHEMA_VERSION, "studies": entries}
+        write_json(index.with_suffix(".json"), {**values, "failures": self.failures})
+        return index
+
+
+def _attempt(
+    reports: ReportFolder, source: StudySource, prediction: StudyPrediction, spec: CropSpec | None
+) -> tuple[str, Path | str]:
+    """The study's id and its page, or what went wrong in words."""
+    private = _private(source.path)
+    try:
+        study, crops = _read_again(source, prediction, spec)
+        synthetic = reports.synthetic or _in_synthetic_cohort(source.path)
+        path = reports.write(prediction, study, crops, synthetic=synthetic, private_paths=private)
+        return prediction.study_id, path
+    except Exception as error:  # the grades are written; a report that fails must not look like their failure
+        words = str(error) if isinstance(error, LumbarError) else f"{type(error).__name__}: {error}"
+        return prediction.study_id, without_paths(words, private)
+
+
+def _write_page(path: Path, page: str) -> None:
+    content = page.encode("utf-8", "replace")  # a folder's name can hold bytes that are no text
+    atomically(path, lambda temporary: temporary.write_bytes(content))
+
+
+def _read_again(
+    source: StudySource, prediction: StudyPrediction, spec: CropSpec | None
+) -> tuple[Study | None, StudyCrops | None]:
+    """The study and its crops as far as they can be had; the reasons stand in the prediction's problems already."""
+    try:
+        study = load_study(source)
+    except Exception as error:
+        logger.info("study %s: no pictures in its report: %s", source.study_id, error)
+        return None, None
+    if prediction.discs is None:
+        return study, None
+    try:
+        return study, extract_crops(study, prediction.discs, spec)
+    except Exception as error:
+        logger.info("study %s: no crops in its report: %s", source.study_id, error)
+        return study, None
+
+
+def _overview(study: Study | None, prediction: StudyPrediction, crops: StudyCrops | None) -> dict | None:
+    if study is None or prediction.discs is None:
+        return None
+    try:
+        return overview(study, prediction.discs, crops)
+    except DataError as error:  # no sagittal series, with points that the caller knew
+        logger.info("study %s: no overview in its report: %s", study.study_id, error)
+        return None
+
+
+def _private(path: Path) -> tuple[str, ...]:
+    """The folders that a study's files lie in, as they may stand in words about them."""
+    return tuple(str(folder) for start in (path, path.absolute()) for folder in (start, *start.parents))
+
+
+def _in_synthetic_cohort(path: Path) -> bool:
+    return any((folder / SYNTHETIC_MARK).is_file() for folder in [*path.absolute().parents][:4])

@@ -1,0 +1,193 @@
+"""The report's pictures: grey images as `data:` URIs, and what is drawn over them in their pixels, for the page's SVG.
+
+Images show the places that were graded, at the scan's own resolution: each panel is one plane of a crop's box, sampled
+anew from the series that the crop came from. Lines, letters and names are drawn by the page, so that they stay sharp
+on paper and can be read aloud.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from ..geometry import ANTERIOR, OrientedGrid, sample_stack
+from ..inline_html import data_uri, resize, to_grey
+from ..labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, level_title
+from ..views.images import DISC_LINE_MM, FORAMEN_OFFSET_MM, localized_plane
+from ..views.planes import ImagePlane, grey_window
+
+if TYPE_CHECKING:
+    from ..crops import StudyCrops
+    from ..localizer import DiscPoints
+    from ..study import Study
+
+SAGITTAL_PIXELS = 720
+"""Longer side of the overview; 60 KB as WebP."""
+PANEL_PIXELS = 208
+"""Side of a crop's panel: 0.34 mm a pixel at 70 mm, finer than any scan."""
+ROWS = (
+    (SAGITTAL_T2, 0.0, "Sagittal T2", "midline"),
+    (AXIAL_T2, 0.0, "Axial T2", "at the disc"),
+    (SAGITTAL_T1, -FORAMEN_OFFSET_MM, "Sagittal T1", "right foramen"),
+    (SAGITTAL_T1, FORAMEN_OFFSET_MM, "Sagittal T1", "left foramen"),
+)
+"""View, mm from the canal along the crop's first axis, name, place."""
+PANEL_WINDOW = (0.0, 1.05)
+MARGIN_MM = (55.0, 75.0, 55.0)
+"""What the overview shows beyond the located points: above and below, in front, behind."""
+SCALE_MM = 50
+
+
+def overview(study: Study, discs: DiscPoints, crops: StudyCrops | None = None) -> dict:
+    """The sagittal slice with the located discs.
+
+    Returns a dict: `uri`, `width`, `height` (pixels of the drawing), `view`, `letters` (edge to letter), `scale`
+    (pixels of `SCALE_MM`), and `levels`: for each level its `point`, the `front` end of its line, the place of its
+    `label`, and `box`, the outline of the sagittal T2 crop (or None), all in pixels.
+
+    Raises `DataError` when the study has no sagittal series.
+    """
+    plane = localized_plane(study, discs)
+    points, _ = plane.project(discs.points)
+    top, left, bottom, right = _frame(plane, points)
+    pixels = plane.image[top:bottom, left:right]
+    window = grey_window(pixels)
+    height_mm, width_mm = (bottom - top) * plane.spacing[0], (right - left) * plane.spacing[1]
+    scale = SAGITTAL_PIXELS / max(height_mm, width_mm)
+    height, width = round(height_mm * scale), round(width_mm * scale)
+    corner = np.array([(left - 0.5) * plane.spacing[1], (top - 0.5) * plane.spacing[0]])
+
+    def place(world: np.ndarray) -> np.ndarray:
+        return np.round((plane.project(world)[0] - corner) * scale, 1)
+
+    tangents = discs.tangents()
+    forward = ANTERIOR - (tangents @ ANTERIOR)[:, None] * tangents
+    forward /= np.linalg.norm(forward, axis=1, keepdims=True)
+    boxes = _outlines(crops)
+    levels = [
+        {
+            "level": level,
+            "title": level_title(level),
+            "point": place(discs.points[i]).tolist(),
+            "front": place(discs.points[i] + DISC_LINE_MM * forward[i]).tolist(),
+            "label": place(discs.points[i] - 11.0 * forward[i]).tolist(),
+            "box": None if boxes[i] is None else place(boxes[i]).tolist(),
+        }
+        for i, level in enumerate(LEVELS)
+    ]
+    return {
+        "uri": data_uri(resize(to_grey(pixels, window), (height, width)), quality=84),
+        "width": width,
+        "height": height,
+        "view": "sagittal T2 or STIR" if study.by_view(SAGITTAL_T2) else "sagittal T1",
+        "letters": plane.letters(),
+        "scale": round(SCALE_MM * scale, 1),
+        "levels": levels,
+    }
+
+
+def panels(crops: StudyCrops, study: Study | None = None, maps: Mapping[str, np.ndarray] | None = None) -> list[dict]:
+    """The crops as rows of panels, in the order of `ROWS`.
+
+    Parameters
+    ----------
+    crops : StudyCrops
+    study : Study, optional
+        Where the crops came from: panels at the scan's resolution; without it those of the crops.
+    maps : mapping view -> ndarray, shape (5, D, H, W), optional
+        Where the network looked, 0 to 1, in the shape of `crops.images`; drawn over the panels.
+
+    Returns
+    -------
+    list of dict
+        `name`, `place`, `letters` (of the first level that is there), `scale` (share of the panel's width that is
+        20 mm), `panels`: 5 of {level, title, uri, map, absent}. `uri` is None where `absent` says why.
+    """
+    rows = []
+    for view, offset, name, place in ROWS:
+        cells, letters = [], {}
+        for i, level in enumerate(LEVELS):
+            cell = {"level": level, "title": level_title(level), "uri": None, "map": None, "absent": ""}
+            if not crops.covered[view][i].any():
+                cell["absent"] = "not in the scan" if crops.covered[view].any() else "no series"
+            else:
+                plane = _sampled(crops, study, view, i, offset)
+                letters = letters or plane.letters()
+                cell["uri"] = data_uri(_hatched(plane), quality=80)
+                if maps is not None and maps.get(view) is not None:
+                    cell["map"] = data_uri(_heat(maps[view][i], _slice_index(crops, view, i, offset)), quality=70)
+            cells.append(cell)
+        share = 20.0 / crops.spec.extents[view][2]
+        rows.append({"name": name, "place": place, "letters": letters, "scale": round(share, 4), "panels": cells})
+    return rows
+
+
+def _frame(plane: ImagePlane, points: np.ndarray) -> tuple[int, int, int, int]:
+    """Rows and columns (top, left, bottom, right) of the part of a plane round points (n, 2) in mm."""
+    rows, columns = plane.image.shape
+    along, front, behind = MARGIN_MM
+    low = points.min(axis=0) - np.array([front, along])
+    high = points.max(axis=0) + np.array([behind, along])
+    left, top = np.floor(low / plane.spacing[::-1]).astype(int)
+    right, bottom = np.ceil(high / plane.spacing[::-1]).astype(int)
+    top, bottom = int(np.clip(top, 0, rows - 1)), int(np.clip(bottom, 1, rows))
+    left, right = int(np.clip(left, 0, columns - 1)), int(np.clip(right, 1, columns))
+    return (top, left, bottom, right) if bottom > top and right > left else (0, 0, rows, columns)
+
+
+def _outlines(crops: StudyCrops | None) -> list[np.ndarray | None]:
+    """Corners (4, 3) of every level's sagittal T2 box, in its middle plane."""
+    outlines: list[np.ndarray | None] = []
+    for i in range(len(LEVELS)):
+        if crops is None or crops.sources[SAGITTAL_T2][i] is None:
+            outlines.append(None)
+            continue
+        grid = crops.grid(SAGITTAL_T2, i)
+        down, right = (0.5 * grid.extent[k] * grid.axes[k] for k in (1, 2))
+        outlines.append(np.stack([grid.center + a * down + b * right for a, b in ((-1, -1), (-1, 1), (1, 1), (1, -1))]))
+    return outlines
+
+
+def _slice_index(crops: StudyCrops, view: str, level: int, offset: float) -> int:
+    grid = crops.grid(view, level)
+    return int(np.clip(np.round(offset / grid.spacing[0] + (grid.shape[0] - 1) / 2), 0, grid.shape[0] - 1))
+
+
+def _sampled(crops: StudyCrops, study: Study | None, view: str, level: int, offset: float) -> ImagePlane:
+    """One plane of a crop's box as a grey image of `PANEL_PIXELS`, intensities as in the crop."""
+    grid, source = crops.grid(view, level), crops.sources[view][level]
+    index = _slice_index(crops, view, level, offset)
+    own = np.asarray(crops.images[view][level][index], dtype=np.float32)
+    shape = (PANEL_PIXELS, round(PANEL_PIXELS * grid.extent[2] / grid.extent[1]))
+    series = study.series_by_id(source.series_id) if study is not None and source is not None else None
+    if series is not None and source.stack < len(series.stacks):
+        stack = series.stacks[source.stack]
+        center = grid.voxel_to_world(np.array([index, (grid.shape[1] - 1) / 2, (grid.shape[2] - 1) / 2]))
+        fine = OrientedGrid(center, grid.axes, (float(grid.spacing[0]), *grid.extent[1:]), (1, *shape))
+        values, covered = sample_stack(stack.pixels, stack.geometry, fine.points())
+        if covered.any():
+            image = to_grey(values[0], grey_window(values))
+            return ImagePlane.from_grid(image[None], fine, 0, covered)
+    image = resize(to_grey(own, PANEL_WINDOW), shape)
+    seen = resize(255 * crops.covered[view][level][index].astype(np.uint8), shape) > 127
+    fine = OrientedGrid(grid.center, grid.axes, grid.extent, (1, *shape))
+    return ImagePlane.from_grid(image[None], fine, 0, seen[None])
+
+
+def _hatched(plane: ImagePlane) -> np.ndarray:
+    """The plane's grey image, with quiet stripes where the scan shows nothing."""
+    image = np.asarray(plane.image).round().astype(np.uint8)
+    if plane.covered is None or plane.covered.all():
+        return image
+    i, j = np.indices(image.shape)
+    return np.where(plane.covered, image, np.where(((i + j) // 6) % 2 == 0, 58, 42)).astype(np.uint8)
+
+
+def _heat(volume: np.ndarray, index: int) -> np.ndarray:
+    """A slice of a map as an amber layer that is the more opaque the larger it is, uint8 (rows, columns, 4)."""
+    heat = np.clip(np.nan_to_num(np.asarray(volume[index], dtype=np.float32)), 0, 1)
+    alpha = resize(np.round(200 * heat).astype(np.uint8), (PANEL_PIXELS, PANEL_PIXELS))
+    color = np.broadcast_to(np.array([255, 176, 32], np.uint8), (*alpha.shape, 3))
+    return np.concatenate([color, alpha[..., None]], axis=-1)

@@ -1,0 +1,236 @@
+"""Activation maps: they lie where they belong on planted truth, for every kind of network, and not by chance.
+
+The sanity test is a forced choice. In axial crops in which canal and both recesses are equally bright, the map of
+each condition has to be warmest at its own place out of three: a trained network must, a random one may not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from planted_crops import FAST, SMALL, SPEC, planted_cohort, planted_study, study_crops
+from torch import nn
+
+from lumbar_utils.activation import explain, feature_layers
+from lumbar_utils.classifier import ClassifierConfig, LumbarClassifier
+from lumbar_utils.crops import CropSpec, StudyCrops
+from lumbar_utils.datasets import batch_of, study_input
+from lumbar_utils.encoders import build_encoder
+from lumbar_utils.errors import DataError
+from lumbar_utils.labels import AXIAL_T2, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, encode_severities, target_index
+from lumbar_utils.slice_encoders import AveragePooling
+
+AXIAL_PLACES = {0: np.s_[:, 2:6, 6:10], 3: np.s_[:, 9:14, 11:15], 4: np.s_[:, 9:14, 1:5]}
+"""Where `planted_study` makes canal, left and right recess bright in an axial crop, by condition."""
+NETWORKS = {
+    "3d": SMALL,
+    "3d, attention": replace(SMALL, slice_pooling="attention", keep_slices=True),
+    "3d, unified": replace(SMALL, head="unified", split_sides=False),
+    "2.5d": FAST,
+    "2.5d, unified, attention": replace(FAST, head="unified", split_sides=False, slice_pooling="attention"),
+    "2.5d, recurrent": replace(FAST, slice_pooling="recurrent"),
+}
+
+
+@pytest.fixture(scope="module")
+def severe() -> list[StudyCrops]:
+    """Studies in which all places are bright."""
+    rng = np.random.default_rng(5)
+    return [planted_study(str(i), np.full(25, 2), rng) for i in range(3)]
+
+
+@pytest.fixture(scope="module")
+def trained() -> LumbarClassifier:
+    """A tiny network that has learnt to read planted crops."""
+    torch.manual_seed(0)
+    model = LumbarClassifier(FAST).train()
+    crops, labels = planted_cohort(64, missing=0)
+    inputs = [study_input(item) for item in crops.values()]
+    grades = torch.as_tensor(encode_severities(labels)).long()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=3e-3)
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(50):
+        chosen = torch.randperm(len(inputs), generator=generator)[:8]
+        batch = batch_of([inputs[i] for i in chosen])
+        output = model(batch["images"], batch["present"])
+        loss = nn.functional.cross_entropy(output["logits"].flatten(0, 1), grades[chosen].flatten())
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    return model.eval()
+
+
+def own_place(model: LumbarClassifier, studies: list[StudyCrops]) -> float:
+    """How often a condition's axial map is warmest at its own place out of three; a third is chance."""
+    hits = []
+    for crops in studies:
+        targets = [target_index(c, level) for c in AXIAL_PLACES for level in range(N_LEVELS)]
+        activation = explain(model, crops, targets=targets)
+        for condition, own in AXIAL_PLACES.items():
+            for level in range(N_LEVELS):
+                values = activation.of(AXIAL_T2, condition, level)
+                warmth = max(values[place].mean() for place in AXIAL_PLACES.values())
+                hits.append(warmth > 0 and values[own].mean() == warmth)
+    return float(np.mean(hits))
+
+
+def test_maps_of_a_trained_network_lie_at_the_condition_and_those_of_random_ones_do_not(trained, severe):
+    found = own_place(trained, severe)
+    by_chance = []
+    for seed in range(4):
+        torch.manual_seed(100 + seed)
+        by_chance.append(own_place(LumbarClassifier(FAST), severe))
+    assert found > 0.9, f"{found:.0%} of the maps lie at their own place"
+    assert np.mean(by_chance) < 0.6, f"random networks: {np.round(by_chance, 2)}, chance is a third"
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_kind_of_network_gives_maps_over_its_crops_and_scores_that_are_its_log_odds(name, severe):
+    torch.manual_seed(0)
+    model = LumbarClassifier(NETWORKS[name])
+    model.train()
+    activation = explain(model, severe[0], targets=[target_index(1, 2)])
+    assert model.training, "left as it was"
+    assert all(p.grad is None for p in model.parameters()), "weights get no gradient"
+    with torch.inference_mode():
+        batch = batch_of([study_input(severe[0])])
+        logits = model.eval()(batch["images"], batch["present"])["logits"][0].double()
+    odds = logits[:, 1:].logsumexp(-1) - logits[:, 0]
+    assert activation.scores[target_index(1, 2)] == pytest.approx(float(odds[target_index(1, 2)]), abs=1e-4)
+    for view in VIEWS:
+        values = activation.of(view, 1, 2)
+        assert values.shape == SPEC.shapes[view] and (values >= 0).all() and np.isfinite(values).all()
+        assert not activation.of(view, 1, 3).any(), "not asked for"
+    left = activation.of(SAGITTAL_T1, "left_neural_foraminal_narrowing", "l3_l4")
+    if NETWORKS[name].sides:  # the left foramen is read from the left half of sagittal T1
+        assert left[8:].any() and not left[:8].any()
+
+
+def test_a_mirrored_study_has_mirrored_maps():
+    """With split sides a left target's map is the mirror image of the right one's on mirrored crops."""
+    torch.manual_seed(0)
+    model = LumbarClassifier(SMALL)
+    rng = np.random.default_rng(0)
+    images = {view: rng.random((5, *SPEC.shapes[view])) for view in VIEWS}
+    covered = {view: np.ones(images[view].shape, bool) for view in VIEWS}
+    covered[SAGITTAL_T2][:] = False  # which is read as a whole
+    mirrored = {AXIAL_T2: images[AXIAL_T2][..., ::-1], SAGITTAL_T1: images[SAGITTAL_T1][:, ::-1]}
+    mirrored[SAGITTAL_T2] = images[SAGITTAL_T2]
+    one = explain(model, study_crops("1", images, covered), targets=[target_index(3, 1)])
+    other = explain(model, study_crops("1", mirrored, covered), targets=[target_index(4, 1)])
+    assert np.allclose(one.of(AXIAL_T2, 3, 1), other.of(AXIAL_T2, 4, 1)[..., ::-1], atol=1e-6)
+    assert np.allclose(one.of(SAGITTAL_T1, 3, 1), other.of(SAGITTAL_T1, 4, 1)[::-1], atol=1e-6)
+    assert one.of(AXIAL_T2, 3, 1).any()
+
+
+class Copy(nn.Module):
+    """An encoder whose features are the image itself at every second pixel of every axis, averaged."""
+
+    num_features = 1
+
+    def __init__(self):
+        super().__init__()
+        self.conv = nn.Conv3d(1, 1, 3, stride=2, padding=1, bias=False)
+        with torch.no_grad():
+            self.conv.weight.zero_()
+            self.conv.weight[0, 0, 1, 1, 1] = 1
+
+    def forward(self, x):
+        return self.conv(x).mean(dim=(2, 3, 4))
+
+
+def test_a_map_lies_where_the_network_looked_to_the_voxel():
+    """One bright voxel, and a network that only passes it on: the map is that voxel, and its sum the score."""
+    model = LumbarClassifier(replace(SMALL, head="unified", split_sides=False, auxiliary=False))
+    model.encoders = nn.ModuleList([Copy() for _ in VIEWS])
+    model.stand_ins = nn.Parameter(torch.zeros(len(VIEWS), 1))
+    model.head.linear = nn.Linear(len(VIEWS) * N_LEVELS, 75)
+    with torch.no_grad():
+        model.head.linear.weight.zero_()
+        model.head.linear.bias.zero_()
+        model.head.linear.weight[target_index(0, 1) * 3 + 2, 1] = 1.0  # a severe canal at L2/L3, by sagittal T2
+        model.bias.zero_()
+    images = {view: np.full((5, *SPEC.shapes[view]), 0.35) for view in VIEWS}  # which becomes 0 for the network
+    images[SAGITTAL_T2][1, 4, 10, 6] = 1.35
+    activation = explain(model, study_crops("1", images), targets=[target_index(0, 1)], severity=2, layers=(2,))
+    values = activation.of(SAGITTAL_T2, 0, 1)
+    assert np.unravel_index(values.argmax(), values.shape) == (4, 10, 6)
+    # The feature is (1.35 - 0.35) / 0.25 = 4 at one of 4 * 8 * 8 places, of which the mean is taken.
+    assert values.max() == pytest.approx(4 / (4 * 8 * 8), rel=1e-2)
+    assert activation.slice_of(SAGITTAL_T2, 0, 1) == 4
+    assert activation.view_shares(0, 1)[SAGITTAL_T2] == pytest.approx(1)
+    assert activation.slice_of(AXIAL_T2, 0, 1) is None
+
+
+def test_layers_know_which_pixels_they_look_at():
+    layers = {layer.name: layer for layer in feature_layers(build_encoder("resnet18"), (64, 64, 8))}
+    assert [len(layer.centers[0]) for layer in layers.values()] == [32, 16, 8, 4, 2]
+    assert layers["layer2"].centers[0].tolist() == list(range(0, 64, 8))
+    assert [len(layer.centers[2]) for layer in layers.values()] == [4, 2, 1, 1, 1]
+    # A patch embedding of 4 x 4 x 4 without padding looks between pixels.
+    patches = nn.Sequential(nn.Conv3d(1, 2, 4, stride=4), nn.ReLU())
+    assert feature_layers(patches, (16, 16, 8))[-1].centers[0].tolist() == [1.5, 5.5, 9.5, 13.5]
+    # Measured: the gradient of one feature with respect to the image is centred there.
+    encoder = build_encoder("resnet18").eval()
+    image = torch.randn(1, 1, 64, 64, 8, requires_grad=True)
+    kept = []
+    encoder.layer1.register_forward_hook(lambda module, inputs, output: kept.append(output))
+    encoder(image)
+    (gradient,) = torch.autograd.grad(kept[0][0, :, 8, 5].square().sum(), image)
+    mass = gradient[0, 0].abs().sum(dim=-1)
+    rows, columns = (float((mass.sum(dim=1 - a) * torch.arange(64)).sum() / mass.sum()) for a in (0, 1))
+    assert (rows, columns) == pytest.approx((layers["layer1"].centers[0][8], layers["layer1"].centers[1][5]), abs=1.0)
+
+
+def test_what_was_not_scanned_has_no_map(severe):
+    covered = {view: np.ones((5, *SPEC.shapes[view]), bool) for view in VIEWS}
+    covered[AXIAL_T2][:] = False
+    covered[SAGITTAL_T1][2] = False
+    covered[SAGITTAL_T2][:, :, :5] = False
+    crops = study_crops("1", severe[0].images, covered)
+    torch.manual_seed(0)
+    activation = explain(LumbarClassifier(FAST), crops)
+    assert not activation.maps[AXIAL_T2].any()
+    assert not activation.of(SAGITTAL_T1, 1, 2).any() and activation.of(SAGITTAL_T1, 1, 3).any()
+    assert not activation.maps[SAGITTAL_T2][:, :, :5].any() and activation.maps[SAGITTAL_T2].any()
+
+
+def test_a_predictor_is_explained_by_the_mean_of_its_networks(severe):
+    class Two:
+        specs = (SPEC,)
+        shares = np.array([0.75, 0.25])
+
+    torch.manual_seed(0)
+    source = Two()
+    source.models = (LumbarClassifier(FAST), LumbarClassifier(FAST))
+    one, other = (explain(model, severe[0], targets=[0]).of(SAGITTAL_T2, 0, 0) for model in source.models)
+    both = explain(source, severe[0], targets=[0]).of(SAGITTAL_T2, 0, 0)
+    assert np.allclose(both, 0.75 * one + 0.25 * other, atol=1e-7)
+    source.specs = (CropSpec(),)
+    with pytest.raises(DataError, match="explain its networks one by one"):
+        explain(source, severe[0])
+
+
+def test_wrong_questions_are_refused(severe):
+    model = LumbarClassifier(FAST)
+    with pytest.raises(DataError, match="method must be one of"):
+        explain(model, severe[0], method="saliency")
+    with pytest.raises(DataError, match="numbers from 0 to 24"):
+        explain(model, severe[0], targets=[25])
+    with pytest.raises(DataError, match="severity must be 0, 1 or 2"):
+        explain(model, severe[0], severity=3)
+
+    class Flat(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(16 * 16 * 8, 4)
+
+        def forward(self, x):
+            return AveragePooling()(self.layer(x.flatten(1))[:, None])
+
+    with pytest.raises(DataError, match="no layer whose features lie in space"):
+        feature_layers(Flat(), (16, 16, 8))
+    assert ClassifierConfig().sides
