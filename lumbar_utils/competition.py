@@ -6,6 +6,7 @@ looked up when that study is loaded, and each file is read once.
 
 from __future__ import annotations
 
+import logging
 import os
 import re
 from collections import defaultdict
@@ -23,6 +24,8 @@ from .coordinates import clean_coordinates
 from .dicom import Series, Study, read_series, scan_headers
 from .errors import DataError, DicomError
 from .labels import CONDITIONS, LEVELS, N_LEVELS, N_TARGETS, VIEWS, encode_severities
+
+logger = logging.getLogger(__name__)
 
 PARTS = ("train", "test")
 SYNTHETIC_MARK = "SYNTHETIC.md"
@@ -223,7 +226,10 @@ class CompetitionFolder:
                 rows = self.series_table["part"] == part
                 ids[part] = list(dict.fromkeys(self.series_table.loc[rows, "study_id"]))
             else:
-                ids[part] = folder_names(self.root / f"{part}_images")
+                names = folder_names(self.root / f"{part}_images")
+                ids[part] = [name for name in names if _ID.fullmatch(name)]
+                for name in sorted(set(names) - set(ids[part])):
+                    logger.warning("folder %r of %s_images has no plain name and is left out", name, part)
         return ids
 
     @cached_property

@@ -18,7 +18,7 @@ from .crops import FORMAT_VERSION, CropSpec, StudyCrops, extract_crops
 from .errors import DataError
 from .jobs import JobFailure, run_jobs
 from .localizer import DiscPoints
-from .study import StudySource, load_study
+from .study import StudySource, load_study, plain_name
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +133,7 @@ def build_crop_cache(
 
 
 def _crop_file(folder: Path, study_id: str) -> Path:
-    return folder / f"{study_id}.npz"
+    return folder / f"{plain_name(study_id)}.npz"  # whatever the id, the file lies in the folder
 
 
 def _crop_to_file(source: StudySource, discs: DiscPoints | None, spec: CropSpec, path: Path) -> str:

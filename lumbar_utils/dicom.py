@@ -25,12 +25,14 @@ from .dicom_headers import (
     frame_geometry,
     frame_rescale,
     functional_groups,
+    identity_of,
     instance_number_of,
     list_files,
     scan_headers,
+    without_identity,
 )
-from .dicom_pixels import check_image, decode_frames, read_dataset, text, without_warnings
-from .errors import DataError, DicomError
+from .dicom_pixels import check_image, decode_frames, read_dataset, text, without_warnings, words_of
+from .errors import DataError, DicomError, GeometryError
 from .geometry import (
     DUPLICATE_TOLERANCE_MM,
     INFERIOR,
@@ -54,11 +56,15 @@ __all__ = [
     "read_slices",
     "recognise_view",
     "scan_headers",
+    "without_identity",
 ]
 
 SCOUT_ANGLE_DEGREES = 40.0
 """Slices of another plane are scouts when turned further than this against every stack of the series' main plane.
 Blocks along neighbouring discs differ by 25 or so; the block along a steep L5/S1 can look coronal and must stay."""
+MOST_SLICES, MOST_PIXELS = 2000, 2**28
+"""Slices, and pixels, of one series that are read: ten times, and thirty times, what the competition's largest has.
+Beyond, a folder of small compressed files could fill any memory, and grouping would take minutes."""
 NAMES_IN_A_NOTE = 5
 """File names spelt out in one note; a dynamic series can hold hundreds of duplicates."""
 
@@ -203,7 +209,7 @@ def read_slices(path: Path | str) -> list[Slice]:
     except DicomError:
         raise
     except Exception as error:  # pydicom converts lazily: any look at a broken element can raise anything
-        raise DicomError(f"cannot be read: {str(error) or type(error).__name__}", path=path) from error
+        raise DicomError(f"cannot be read: {words_of(error)}", path=path) from error
 
 
 def _read_slices(path: Path) -> list[Slice]:
@@ -256,13 +262,19 @@ def read_series(
         When no file can be read.
     """
     paths = list_files(source)
+    if view and view not in VIEWS:
+        raise DataError(f"view {view!r} is not known, expected one of {VIEWS} or ''")
     where = {"path": source if isinstance(source, (str, Path)) else None, "study_id": study_id, "series_id": series_id}
     if not paths:
         raise DicomError("holds no files, expected the DICOM files of one series", **where)
     slices: list[Slice] = []
     names: list[str] = []
     problems: list[str] = []
-    for path in paths:
+    pixels = 0
+    for number, path in enumerate(paths):
+        if len(slices) >= MOST_SLICES or pixels >= MOST_PIXELS:
+            problems.append(f"{len(paths) - number} more files are not read: {len(slices)} slices, {pixels} pixels")
+            break
         try:
             read = read_slices(path)
         except DicomError as error:
@@ -270,11 +282,22 @@ def read_series(
             continue
         if numbered_by_file_name and len(read) == 1 and path.stem.isdecimal():
             read = [read[0]._replace(instance_number=int(path.stem))]
-        slices.extend(read)
+        pixels += sum(item.pixels.size for item in read)
+        slices.extend(read[: MOST_SLICES - len(slices)])
+        read = read[: len(slices) - len(names)]
         names.extend([path.name] * len(read))
     if not slices:
         raise DicomError(f"none of its {len(paths)} files can be read; {problems[0]}", **where)
+    try:
+        return _assemble(slices, names, problems, study_id=study_id, series_id=series_id, view=view)
+    except GeometryError as error:
+        raise DicomError(f"its slices make no stack: {error}", **where) from error
 
+
+def _assemble(
+    slices: list[Slice], names: list[str], problems: list[str], *, study_id: str, series_id: str, view: str
+) -> Series:
+    """The series of slices that were read; `names` are those of their files."""
     geometries = [item.geometry for item in slices]
     groups = [_in_order(geometries, group) for group in group_into_stacks(geometries)]
     doubles = sorted(set(range(len(slices))) - {index for group in groups for index in group})
@@ -290,7 +313,9 @@ def read_series(
         view, note = recognise(planes, header, description)
         problems += [note] if note else []
     stacks = tuple(_stack(slices, names, group) for group in groups)
-    return Series(study_id, series_id, view, stacks, description, header, tuple(problems))
+    identity = identity_of(first)
+    problems = [without_identity(problem, identity) for problem in problems]
+    return Series(study_id, series_id, view, stacks, without_identity(description, identity), header, tuple(problems))
 
 
 def recognise_view(series: Series) -> str:
@@ -321,8 +346,6 @@ def _without_scouts(slices: list[Slice], groups: list[list[int]]) -> tuple[list[
 
 
 def _check_view(view: str, planes: list[str]) -> list[str]:
-    if view not in VIEWS:
-        raise DataError(f"view {view!r} is not known, expected one of {VIEWS} or ''")
     wanted, found = AXIAL if view.startswith("Axial") else SAGITTAL, main_plane(planes)
     return [] if found in ("", wanted) else [f"listed as {view} but its slices are {found}"]
 

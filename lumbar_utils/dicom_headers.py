@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 from tqdm.auto import tqdm
 
-from .dicom_pixels import check_image, integer, numbers, read_dataset, text, without_warnings
+from .dicom_pixels import check_image, integer, numbers, read_dataset, text, without_warnings, words_of
 from .errors import DicomError, GeometryError
 from .geometry import SliceGeometry
 from .recognition import plane_of
@@ -44,8 +45,21 @@ HEADER_TEXTS = (
     "SequenceName",
     "ImageType",
     "PatientPosition",
+    "BodyPartExamined",
 )
-"""What `Series.header` keeps, by DICOM keyword. Nothing else of a header is kept, so nobody's name or date is."""
+"""What `Series.header` keeps, by DICOM keyword. Nothing else of a header is kept, so nobody's name or date is; where
+people have written a name into one of these texts, `without_identity` takes it out."""
+IDENTITY = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientBirthName", "OtherPatientNames", "OtherPatientIDs"),
+    *("AccessionNumber", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName"),
+)
+NOBODY = frozenset({
+    *("anon", "anonym", "anonymous", "anonymized", "anonymised", "deidentified", "removed", "unknown", "none"),
+    *("noname", "name", "patient", "subject", "phantom", "synthetic", "test", "volunteer"),
+})  # fmt: skip
+"""Words of names that are nobody's; a file whose patient is called so has been anonymised."""
+SHORTEST_NAME = 3
+"""Shorter parts of names also occur in ordinary words; a number of a patient is longer too."""
 
 OTHER_FILES = (
     *(".csv", ".txt", ".md", ".json", ".xml", ".html", ".htm", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".tif"),
@@ -54,8 +68,16 @@ OTHER_FILES = (
 )
 """Suffixes of files that lie beside images and are passed over without a word."""
 
+FARTHEST_MM = 1e5
+"""mm from the scanner's centre; a table travels two metres."""
+SPACINGS_MM = (1e-2, 1e2)
+"""mm, smallest and largest distance of pixels that is believed; MR has 0.1 to 5."""
 LARGEST_RESCALE = 1e12
 """Rescale slopes and intercepts beyond, or slopes below its inverse, do not survive in float32."""
+
+MOST_ITEMS = 2**18
+"""Items of all depths in functional groups; an image of 1,000 frames has 20,000 or so."""
+_ITEM = b"\xfe\xff\x00\xe0"
 
 _ENHANCED = {
     "RepetitionTime": ("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
@@ -67,7 +89,8 @@ _ENHANCED = {
 _SCAN_TAGS = [
     "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription", "InstanceNumber", "Rows", "Columns",
     "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing", "ImagePositionPatient",
-    "ImageOrientationPatient", "DirectoryRecordSequence", *HEADER_NUMBERS, *HEADER_TEXTS,
+    "ImageOrientationPatient", "DirectoryRecordSequence", "PatientIdentityRemoved",
+    *HEADER_NUMBERS, *HEADER_TEXTS, *IDENTITY,
 ]  # fmt: skip
 
 
@@ -76,7 +99,7 @@ class FileHeader:
     """What one file says about itself, without its pixels; `problem` is "" for an image that seems readable.
 
     `shape` is (frames, rows, columns), `plane` the anatomical plane or "" (also for multi-frame files), `header`
-    as in `Series.header`.
+    as in `Series.header`. `identity` holds words that name the patient, to keep them out of everything else.
     """
 
     path: Path
@@ -89,6 +112,31 @@ class FileHeader:
     description: str = ""
     header: dict = field(default_factory=dict, repr=False)
     problem: str = ""
+    identity: frozenset[str] = field(default=frozenset(), repr=False)
+
+
+def identity_of(dataset: Dataset) -> frozenset[str]:
+    """Words, in lower case, that name the patient or those who treat her, or number or date her.
+
+    Empty for a file that says that identity was removed, or whose patient's name is nobody's (`NOBODY`): its number is
+    then the pseudonym by which its folder is called too.
+    """
+    name = set(re.findall(r"[^\W_]+", text(dataset, "PatientName").lower()))
+    if text(dataset, "PatientIdentityRemoved").upper() == "YES" or (name and name <= NOBODY):
+        return frozenset()
+    words: set[str] = set()
+    for keyword in IDENTITY:
+        value = text(dataset, keyword).lower()
+        words |= {value} if "ID" in keyword or "Number" in keyword else set()
+        words |= set(re.findall(r"[^\W_]+", value)) if "Name" in keyword or "Date" in keyword else set()
+    return frozenset(word for word in words if len(word) >= SHORTEST_NAME and word not in NOBODY)
+
+
+def without_identity(words: str, identity: Iterable[str]) -> str:
+    """A text in which the words of `identity_of` are starred out, whatever their case."""
+    for word in sorted(identity, key=len, reverse=True):
+        words = re.sub(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", "***", words, flags=re.IGNORECASE)
+    return words
 
 
 def scan_headers(folder: Path | str, *, progress: bool = False) -> list[FileHeader]:
@@ -144,11 +192,15 @@ def _natural(path: Path | str) -> list:
 
 def functional_groups(dataset: Dataset, frames: int, path: Path) -> list[list[Dataset]]:
     """For every frame the places where its attributes are looked up, the most specific first."""
+    for keyword in ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence"):
+        raw = dataset.get_item(keyword)  # not parsed yet: each item of 8 bytes would become a thousand
+        if isinstance(raw, RawDataElement) and (raw.value or b"").count(_ITEM) > MOST_ITEMS:
+            raise DicomError(f"{keyword} has more items than any image", path=path)
     try:
         shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
         per_frame = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
     except Exception as error:
-        raise DicomError(f"its functional groups cannot be read: {error}", path=path) from error
+        raise DicomError(f"its functional groups cannot be read: {words_of(error)}", path=path) from error
     if per_frame and len(per_frame) != frames:
         raise DicomError(f"has {frames} frames but functional groups for {len(per_frame)}", path=path)
     if frames > 1 and not per_frame:
@@ -178,6 +230,10 @@ def frame_geometry(group: list[Dataset], shape: tuple[int, int], path: Path) -> 
         # ImagerPixelSpacing is measured at a detector and differs by the magnification; MR has no use for it.
         hint = "; ImagerPixelSpacing is no substitute" if "ImagerPixelSpacing" in group[-1] else ""
         raise DicomError(f"PixelSpacing is missing, so the image has no size{hint}", path=path)
+    if max(map(abs, position)) > FARTHEST_MM:
+        raise DicomError(f"ImagePositionPatient is {position} mm, which lies in no scanner", path=path)
+    if min(spacing) > 0 and not SPACINGS_MM[0] <= min(spacing) <= max(spacing) <= SPACINGS_MM[1]:
+        raise DicomError(f"PixelSpacing is {spacing}, expected {SPACINGS_MM[0]} to {SPACINGS_MM[1]} mm", path=path)
     try:
         return SliceGeometry(position, orientation[:3], orientation[3:], (spacing[0], spacing[1]), shape)
     except GeometryError as error:
@@ -210,10 +266,11 @@ def instance_number_of(dataset: Dataset, path: Path) -> int:
 def acquisition(dataset: Dataset) -> dict:
     """`HEADER_NUMBERS` as float and `HEADER_TEXTS` as str by keyword, None where missing; see `Series.header`."""
     header: dict[str, float | str | None] = {}
+    identity = identity_of(dataset)
     for keyword in HEADER_NUMBERS:
         header[keyword] = _header_number(dataset, keyword)
     for keyword in HEADER_TEXTS:
-        header[keyword] = text(dataset, keyword) or None
+        header[keyword] = without_identity(text(dataset, keyword), identity) or None
     if "SharedFunctionalGroupsSequence" in dataset:
         groups = [*dataset.get("PerFrameFunctionalGroupsSequence", [])[:1], *dataset.SharedFunctionalGroupsSequence]
         for keyword, (sequence, inner) in _ENHANCED.items():
@@ -254,7 +311,8 @@ def _scan(path: Path) -> FileHeader:
         shape,
         spacing,
         plane,
-        text(dataset, "SeriesDescription"),
+        without_identity(text(dataset, "SeriesDescription"), identity_of(dataset)),
         acquisition(dataset),
         problem,
+        identity_of(dataset),
     )

@@ -218,9 +218,9 @@ def group_into_stacks(slices: Sequence[SliceGeometry]) -> list[list[int]]:
             first = slices[group[0]]
             if (
                 item.shape == first.shape
-                and np.allclose(item.spacing, first.spacing, rtol=1e-3)
                 and item.row_cosine @ first.row_cosine >= limit
                 and item.column_cosine @ first.column_cosine >= limit
+                and np.allclose(item.spacing, first.spacing, rtol=1e-3)
                 and np.abs(first.world_to_pixel(item.position)[0] / first.shape[::-1]).max() <= LARGEST_SHIFT
             ):
                 group.append(index)

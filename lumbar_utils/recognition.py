@@ -35,6 +35,16 @@ T1_LONGEST_TE, T1_LONGEST_TR, T2_SHORTEST_TE, T2_SHORTEST_TR = 35.0, 1300.0, 60.
 
 _SCOUT = re.compile(r"\b(localizer|localiser|loc|scout|survey|3[ -]?plane|three[ -]?plane|scanogram|smartbrain)\b")
 _OTHER = re.compile(r"\b(dwi|adc|diff\w*|mra|angio\w*|myelo\w*|swi|spectro\w*|calib\w*|perf\w*|mip)\b")
+_LUMBAR = re.compile(r"lumb|\b(l ?spine|ls ?spine|lsp|lws|lws|lwk|l ?s|l5|s1|sacr\w*)\b")
+_ELSEWHERE = re.compile(
+    r"\b(c ?spine|cspine|cerv\w*|hws|neck|t ?spine|thora\w*|bws|brain|head|skull|orbit\w*|iac|pituit\w*|knee|shoulder|"
+    r"hip|ankle|foot|wrist|hand|elbow|prostat\w*|breast|mamm\w*|heart|cardi\w*|liver|mrcp)\b"
+)
+_OTHER_TYPES = frozenset({
+    *("LOCALIZER", "ADC", "DIFFUSION", "TRACEW", "FA", "EXP", "PERFUSION", "MIP", "MINIP", "PROJECTION"),
+    *("PHASE", "SUBTRACTION", "VELOCITY", "ANGIO"),
+})  # fmt: skip
+"""Words of ImageType that make an image something else than anatomy in a slice."""
 _WEIGHTING = r"(?<![a-z0-9])(?:s|v|fs|sag|sagittal|ax|axial|tra|tse|fse)?t{}(?![0-9])"  # "sT2W", "SAGT1", not "T12"
 _T1 = re.compile(_WEIGHTING.format(1))
 _T2 = re.compile(_WEIGHTING.format(2) + r"|stir|tirm|merge|medic\b")
@@ -88,6 +98,22 @@ def contrast_by_words(*texts: str | None) -> str:
     return ""
 
 
+def elsewhere(header: Mapping, *texts: str | None) -> str:
+    """The body part that a series says it shows, "" when it is the lumbar spine or nothing is said.
+
+    What people wrote about the series counts more than BodyPartExamined, which is often that of the protocol before;
+    and the lumbar spine counts where both are named.
+    """
+    for words in (*texts, header.get("BodyPartExamined")):
+        words = re.sub(r"[_\W]+", " ", str(words or "").lower())
+        if _LUMBAR.search(words):
+            return ""
+        found = _ELSEWHERE.search(words)
+        if found:
+            return found[0]
+    return ""
+
+
 def recognise(planes: Sequence[str], header: Mapping, description: str) -> tuple[str, str]:
     """The view of a series and what had to be guessed.
 
@@ -103,7 +129,8 @@ def recognise(planes: Sequence[str], header: Mapping, description: str) -> tuple
     Returns
     -------
     view : str
-        One of `labels.VIEWS`, or "" for what is none of them: localizers, coronal slices, axial T1, diffusion.
+        One of `labels.VIEWS`, or "" for what is none of them: localizers, coronal slices, axial T1, diffusion,
+        projections and maps, other parts of the body.
     note : str
         "" or what was guessed or contradictory, for `Series.problems`.
     """
@@ -112,8 +139,11 @@ def recognise(planes: Sequence[str], header: Mapping, description: str) -> tuple
     if plane not in (SAGITTAL, AXIAL) or modality != "MR":
         return "", ""
     words = contrast_by_words(description, header.get("ProtocolName"), header.get("SequenceName"))
-    if words == "other" or "LOCALIZER" in str(header.get("ImageType") or "").upper():
+    if words == "other" or _OTHER_TYPES & set(str(header.get("ImageType") or "").upper().split()):
         return "", ""
+    part = elsewhere(header, description, header.get("ProtocolName"))
+    if part:
+        return "", f"shows {part!r} by its description ({description!r}) or BodyPartExamined, so it is no lumbar view"
     times = contrast_by_times(header)
     note = ""
     if times and words and times != words:

@@ -6,21 +6,35 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
 import re
+import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from .competition import PARTS, CompetitionFolder, is_competition_folder, load_listed_study
-from .dicom import FileHeader, Study, list_files, read_series, scan_headers
+from .dicom import FileHeader, Study, list_files, read_series, scan_headers, without_identity
 from .errors import DataError, DicomError
 
-__all__ = ["CompetitionFolder", "Study", "StudySource", "find_studies", "is_competition_folder", "load_study"]
+__all__ = [
+    "CompetitionFolder",
+    "Study",
+    "StudySource",
+    "find_studies",
+    "is_competition_folder",
+    "load_study",
+    "plain_name",
+]
 
 logger = logging.getLogger(__name__)
+
+LONGEST_NAME = 100
+"""Bytes of an id that comes from a header or a folder; files are named after it, and add up to 60."""
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -72,7 +86,9 @@ def find_studies(path: Path | str, *, part: str | None = None, progress: bool = 
     -------
     list of StudySource
         Without tables grouped by StudyInstanceUID. `study_id` is the folder's name when the study is all there is
-        below one folder, else the StudyInstanceUID; `series_id` is the SeriesInstanceUID.
+        below one folder and the name is not the patient's, else the StudyInstanceUID; `series_id` is the
+        SeriesInstanceUID. All of them are plain names (`plain_name`). What is no MR image is left out, and said in
+        the `problems` of its study or, where a study has nothing else, in the log.
 
     Raises
     ------
@@ -127,8 +143,8 @@ def load_study(source: StudySource | Path | str) -> Study:
             series.append(read_series(files, study_id=source.study_id, series_id=series_id))
         except DicomError as error:
             problems.append(f"series {series_id}: {error.problem}")
-    if not series:
-        raise DicomError(f"no series can be read: {'; '.join(problems)}", path=source.path, study_id=source.study_id)
+    if not series:  # without the path: its folders may be named after the patient, and this goes into logs
+        raise DicomError(f"no series can be read: {'; '.join(problems)}", study_id=source.study_id)
     return Study(source.study_id, tuple(series), tuple(problems))
 
 
@@ -149,23 +165,58 @@ def _competition_sources(root: Path, inside: Sequence[str], part: str | None) ->
     return sources
 
 
+def plain_name(words: str) -> str:
+    """An id that can be a file's name anywhere: letters, digits, blanks, `._-`, at most `LONGEST_NAME` bytes.
+
+    Ids become file names and cells of tables, and a header or a folder's name can hold anything: `../../x`, a device
+    of Windows, a formula, characters that turn the line round. A name that is plain already comes back as it is.
+    """
+    plain = re.sub(r"[^\w.\- ]+", "_", unicodedata.normalize("NFC", words)).lstrip(".- ").rstrip(". ")
+    if _DEVICES.match(plain):
+        plain = f"_{plain}"
+    if len(plain.encode()) > LONGEST_NAME:
+        kept = plain.encode()[: LONGEST_NAME - 9].decode(errors="ignore")
+        plain = f"{kept}-{_fingerprint(words)}"
+    return plain or "study"
+
+
+def _fingerprint(words: str) -> str:
+    return hashlib.sha256(words.encode(errors="replace")).hexdigest()[:8]
+
+
 def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
     """Group headers by study and series; files that are no images join the only series or study of their folder."""
     studies: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    others: dict[tuple[str, str, str], int] = Counter()
     below: dict[Path, set[str]] = defaultdict(set)
     series_in: dict[Path, set[tuple[str, str]]] = defaultdict(set)
+    identity: dict[str, set[str]] = defaultdict(set)
     for header in headers:
         if header.shape[0]:
-            study = header.study_uid or f"study in {header.path.parent}"
+            study = header.study_uid or f"study in {header.path.parent.name}"
             series = header.series_uid or header.path.parent.name
+            identity[study] |= header.identity
+            modality = str(header.header.get("Modality") or "MR").upper()
+            if modality != "MR":
+                others[study, series, modality] += 1
+                continue
             studies[study][series].append(header.path)
             series_in[header.path.parent].add((study, series))
             for folder in header.path.parents:
                 below[folder].add(study)
+    everyone = frozenset().union(*identity.values()) if identity else frozenset()
     if not studies:
         reason = f"; {headers[0].path.name}: {headers[0].problem}" if headers else ""
-        raise DicomError(f"holds no readable DICOM image in {len(headers)} files{reason}", path=path)
+        reason = f": {_modalities(others)}" if others else reason
+        words = f"holds no readable MR image in {len(headers)} files{reason}"
+        raise DicomError(without_identity(words, everyone), path=path)
     problems: dict[str, list[str]] = defaultdict(list)
+    for (study, series, modality), count in others.items():
+        words = f"series {plain_name(series)}: {count} images of modality {modality}, expected MR, left out"
+        if study in studies:
+            problems[study].append(words)
+        else:
+            logger.warning("study %s has no MR image and is left out: %s", plain_name(study), words)
     for header in headers:
         if header.shape[0]:
             continue
@@ -177,41 +228,57 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
         # Neither belongs it to one series; then its study is told, by the UID or by the nearest folder with images.
         near = next((below[folder] for folder in header.path.parents if folder in below), set())
         owners = {header.study_uid} & studies.keys() or {study for study, _ in here} or near
-        if len(owners) == 1 or here:
-            for study in owners:
-                problems[study].append(f"{header.path.name}: {header.problem}")
+        if len(owners) == 1:
+            problems[next(iter(owners))].append(f"{header.path.name}: {header.problem}")
         else:
-            logger.warning("%s is left out: %s", header.path, header.problem)
-    names = {study: _study_name(study, all_series, path, below) for study, all_series in studies.items()}
-    counts = Counter(names.values())
+            words = without_identity(header.path.name, everyone | header.identity)
+            logger.warning("%s belongs to no study and is left out: %s", words, header.problem)
+    names = _unique_names(
+        {study: _study_name(study, all_series, path, below, identity[study]) for study, all_series in studies.items()}
+    )
     return [
         StudySource(
-            names[study] if counts[names[study]] == 1 else _plain_name(study),
+            names[study],
             _common_folder(all_series),
-            tuple((series_id, tuple(list_files(files))) for series_id, files in all_series.items()),
-            problems=tuple(problems[study]),
+            tuple((plain_name(series_id), tuple(list_files(files))) for series_id, files in all_series.items()),
+            problems=tuple(without_identity(problem, identity[study]) for problem in problems[study]),
         )
         for study, all_series in studies.items()
     ]
 
 
-def _study_name(study: str, series: dict[str, list[Path]], path: Path, below: dict[Path, set[str]]) -> str:
-    """The given folder's name when it holds one study, else that of the highest folder with no other, else the UID."""
-    if not path.is_dir():
-        return path.stem
-    if len(below[path]) == 1:
-        return path.name
-    own = _common_folder(series)
-    if len(below[own]) > 1:
-        return _plain_name(study)
-    while len(below[own.parent]) == 1:
-        own = own.parent
-    return own.name
+def _modalities(others: dict[tuple[str, str, str], int]) -> str:
+    found: dict[str, int] = Counter()
+    for (_, _, modality), count in others.items():
+        found[modality] += count
+    return "it holds " + ", ".join(f"{count} of modality {modality}" for modality, count in sorted(found.items()))
 
 
-def _plain_name(uid: str) -> str:
-    """A UID as a study's id. Ids become file names, and a header can hold anything, `../../x` as well."""
-    return re.sub(r"[^A-Za-z0-9._-]+", "_", uid).lstrip(".") or "study"
+def _unique_names(names: dict[str, str]) -> dict[str, str]:
+    """Names of studies by UID, each only once: equal ones become the UID, UIDs that look alike get a fingerprint."""
+    for change in (plain_name, lambda uid: f"{plain_name(uid)}-{_fingerprint(uid)}"):
+        counts = Counter(names.values())
+        names = {uid: name if counts[name] == 1 else change(uid) for uid, name in names.items()}
+    return names
+
+
+def _study_name(
+    study: str, series: dict[str, list[Path]], path: Path, below: dict[Path, set[str]], identity: set[str]
+) -> str:
+    """The given folder's name when it holds one study, else that of the highest folder with no other, else the UID.
+
+    Also the UID when the name holds a word that names the patient: ids go into every table, log and picture.
+    """
+    own = path.with_suffix("")
+    if path.is_dir() and len(below[path]) == 1:
+        own = path
+    elif path.is_dir():
+        own = _common_folder(series)
+        if len(below[own]) > 1:
+            return plain_name(study)
+        while len(below[own.parent]) == 1:
+            own = own.parent
+    return plain_name(study if without_identity(own.name, identity) != own.name else own.name)
 
 
 def _common_folder(series: dict[str, list[Path]]) -> Path:

@@ -426,6 +426,12 @@ SPIN_T2 = {"RepetitionTime": 3500, "EchoTime": 102, "ScanningSequence": "SE"}
         (SAGITTAL, {"SeriesDescription": "SAG DWI b800"} | SPIN_T2, ""),
         (SAGITTAL, {"ImageType": ["ORIGINAL", "PRIMARY", "LOCALIZER"]} | SPIN_T2, ""),
         (SAGITTAL, {"Modality": "CT", "SeriesDescription": "SAG"}, ""),
+        (SAGITTAL, {"ImageType": ["DERIVED", "PRIMARY", "DIFFUSION", "ADC"]} | SPIN_T2, ""),
+        (SAGITTAL, {"ImageType": ["DERIVED", "SECONDARY", "PROJECTION IMAGE", "MIP"]} | SPIN_T2, ""),
+        (SAGITTAL, {"ImageType": ["DERIVED", "PRIMARY", "MPR"]} | SPIN_T2, SAGITTAL_T2),
+        (SAGITTAL, {"BodyPartExamined": "LSPINE"} | SPIN_T2, SAGITTAL_T2),
+        (SAGITTAL, {"BodyPartExamined": "CSPINE", "SeriesDescription": "t2 sag LWS"} | SPIN_T2, SAGITTAL_T2),
+        (SAGITTAL, {"SeriesDescription": "T2 sag thoracolumbar"} | SPIN_T2, SAGITTAL_T2),
     ],
 )
 def test_views_are_recognised_from_orientation_times_and_words(tmp_path, orientation, tags, view):
@@ -445,6 +451,20 @@ def test_times_win_over_words_and_it_is_said(tmp_path):
     series = read_series(write_series(tmp_path, SeriesDescription="SAG T2", **SPIN_T1))
     assert series.view == SAGITTAL_T1
     assert "described as T2 ('SAG T2')" in series.problems[0] and "taken as T1" in series.problems[0]
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        {"SeriesDescription": "T2 sag c-spine"},
+        {"SeriesDescription": "", "BodyPartExamined": "HEAD"},
+        {"SeriesDescription": "t2_tse_sag", "ProtocolName": "HWS"},
+        {"SeriesDescription": "PD TSE SAG KNEE", "BodyPartExamined": "EXTREMITY"},
+    ],
+)
+def test_other_parts_of_the_body_are_no_view_and_it_is_said(tmp_path, tags):
+    series = read_series(write_series(tmp_path, **SPIN_T2, **tags))
+    assert series.view == "" and "no lumbar view" in series.problems[0]
 
 
 def test_scouts_in_a_series_are_left_out_and_noted(tmp_path):

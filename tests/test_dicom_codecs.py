@@ -18,9 +18,9 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lumbar_utils import dicom_pixels
 from lumbar_utils.dicom import read_slices
 from lumbar_utils.dicom_pixels import decode_frames, read_dataset
+from lumbar_utils.dicom_pixels import pixels as dicom_pixels
 from lumbar_utils.errors import DicomError
 
 RAW = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)

@@ -3,12 +3,26 @@
 from __future__ import annotations
 
 import pickle
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from dicom_files import AXIAL, SAGITTAL, brightness, image, turned, write, write_series
+from dicom_files import (
+    AXIAL,
+    CORONAL,
+    SAGITTAL,
+    brightness,
+    enhanced,
+    error_of_brightness,
+    group,
+    image,
+    stack_positions,
+    turned,
+    write,
+    write_series,
+)
 from pydicom.data import get_testdata_file
 
 from lumbar_utils.coordinates import ACTIONS, clean_coordinates
@@ -390,12 +404,117 @@ def test_paths_with_nothing_or_too_much_say_so(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         find_studies(tmp_path / "nowhere")
     (tmp_path / "a.dcm").write_text("text")
-    with pytest.raises(DicomError, match=r"no readable DICOM image in 1 files; a\.dcm: is not a DICOM file"):
+    with pytest.raises(DicomError, match=r"no readable MR image in 1 files; a\.dcm: is not a DICOM file"):
         find_studies(tmp_path)
     write_study(tmp_path / "anna", SERIES)
     write_study(tmp_path / "bert", SERIES)
     with pytest.raises(DataError, match="holds 2 studies, expected one"):
         load_study(tmp_path)
+
+
+TIMES = {
+    SAGITTAL_T1: {"RepetitionTime": 550, "EchoTime": 10, "ScanningSequence": "SE"},
+    SAGITTAL_T2: {"RepetitionTime": 3500, "EchoTime": 102, "ScanningSequence": "SE"},
+    AXIAL_T2: {"RepetitionTime": 4000, "EchoTime": 110, "ScanningSequence": "SE"},
+}
+STIR = {"RepetitionTime": 4000, "EchoTime": 45, "InversionTime": 160, "ScanningSequence": ["SE", "IR"]}
+
+
+def flattened(folder: Path, out: Path, *, seed: int = 0) -> Path:
+    """All files of a tree in one folder, under random names without endings."""
+    rng = np.random.default_rng(seed)
+    out.mkdir(parents=True, exist_ok=True)
+    for path in folder.rglob("*"):
+        if path.is_file():
+            path.rename(out / f"{rng.integers(2**40):x}")
+    return out
+
+
+def test_anybodys_disc_two_patients_in_one_folder_with_everything_a_scanner_sends(tmp_path):
+    """No tables, no endings, no descriptions; scouts, CT, a report, a screenshot, a knee, copies, a DICOMDIR."""
+    tree = tmp_path / "tree"
+    for number, study in enumerate(("1.2.10", "1.2.20")):
+        common = {"study_uid": study, "SeriesDescription": None, "PatientID": f"P{number}"}
+        for view, times in TIMES.items():
+            orientation = AXIAL if view == AXIAL_T2 else SAGITTAL
+            uid = f"{study}.{list(TIMES).index(view)}"
+            write_series(tree / uid, orientation=orientation, series_uid=uid, **times, **common)
+        write_series(tree / "stir", series_uid=f"{study}.5", **STIR, **common)
+        for k, orientation in enumerate((SAGITTAL, AXIAL, CORONAL)):
+            numbers, uid = range(10 * k, 10 * k + 3), f"{study}.6"
+            write_series(
+                tree / uid, orientation=orientation, numbers=numbers, offsets=[0, 9, 18], series_uid=uid, **common
+            )
+        write_series(tree / f"{study}.7", orientation=CORONAL, series_uid=f"{study}.7", **TIMES[SAGITTAL_T2], **common)
+        knee = common | {"SeriesDescription": "PD knee sag", "BodyPartExamined": "KNEE"}
+        write_series(tree / f"{study}.8", series_uid=f"{study}.8", **TIMES[SAGITTAL_T2], **knee)
+        write_series(tree / f"{study}.9", series_uid=f"{study}.9", Modality="CT", **common)
+        copied = tree / f"{study}.0" / "1.dcm"
+        (tree / f"{study} copy").write_bytes(copied.read_bytes())
+        disc = flattened(tree, tmp_path / "disc", seed=number)
+    write(disc / "screen", image(study_uid="1.2.10", series_uid="1.2.10.99", ImagePositionPatient=None))
+    write_series(tmp_path / "other", study_uid="1.2.30", series_uid="1.2.30.1", Modality="CT")
+    flattened(tmp_path / "other", disc, seed=7)
+    for name in ("DICOMDIR", "reportsi.dcm", "rtplan.dcm"):
+        (disc / name.split(".")[0]).write_bytes(Path(get_testdata_file(name, download=False)).read_bytes())
+    (disc / "AUTORUN").write_bytes(b"MZ" + bytes(300))
+    sources = find_studies(disc)
+    assert sorted(source.study_id for source in sources) == ["1.2.10", "1.2.20"], "the CT study is left out"
+    for source in sources:
+        study = load_study(source)
+        views = {series.series_id.removeprefix(f"{study.study_id}."): series.view for series in study.series}
+        expected = {"0": SAGITTAL_T1, "1": SAGITTAL_T2, "2": AXIAL_T2, "5": SAGITTAL_T2, "6": "", "7": "", "8": ""}
+        assert views == expected
+        first = study.series_by_id(f"{study.study_id}.0")
+        assert first.n_slices == 5 and "lies where another slice does (duplicate)" in first.problems[0]
+        assert any("5 images of modality CT, expected MR" in problem for problem in study.problems)
+        assert "knee" in study.series_by_id(f"{study.study_id}.8").problems[0]
+    problems = next(source for source in sources if source.study_id == "1.2.10")
+    assert any("1.2.10.99" in problem and "no place" in problem for problem in load_study(problems).problems)
+
+
+def test_a_folder_without_any_mr_image_says_what_it_holds(tmp_path):
+    write_series(tmp_path, Modality="CT")
+    with pytest.raises(DicomError, match="holds no readable MR image in 5 files: it holds 5 of modality CT"):
+        find_studies(tmp_path)
+
+
+def test_one_series_in_several_folders_is_one_series(tmp_path):
+    write_series(tmp_path / "disc 1", numbers=[1, 2, 3], offsets=[0, 4, 8])
+    write_series(tmp_path / "disc 2" / "more", numbers=[1, 2], offsets=[12, 16])
+    (source,) = find_studies(tmp_path)
+    (series,) = load_study(source).series
+    assert series.n_slices == 5 and series.problems == ()
+
+
+def test_an_enhanced_file_is_a_whole_series_of_a_study(tmp_path):
+    """One file a series: orientation and spacing shared, positions per frame, times in the functional groups."""
+    for number, (orientation, echo) in enumerate([(SAGITTAL, 102.0), (SAGITTAL, 9.0), (AXIAL, 102.0)]):
+        dataset = enhanced(stack_positions((-8, -20, 30), orientation, [8, 0, 4]), orientation, SeriesDescription="")
+        dataset.SeriesInstanceUID = f"1.2.3.{number}"
+        shared = dataset.SharedFunctionalGroupsSequence[0]
+        shared.MREchoSequence = group(EffectiveEchoTime=echo)
+        if echo < 20:
+            shared.MRTimingAndRelatedParametersSequence = group(RepetitionTime=600.0)
+        write(tmp_path / f"IM{number}", dataset)
+    (source,) = find_studies(tmp_path)
+    study = load_study(source)
+    assert [series.view for series in study.series] == [SAGITTAL_T2, SAGITTAL_T1, AXIAL_T2]
+    assert all(len(series.stacks[0]) == 3 and series.problems == () for series in study.series)
+    assert max(error_of_brightness(series.stacks[0]) for series in study.series) <= 0.501
+
+
+def test_real_series_flattened_under_random_names_are_the_same_studies(real_mri, tmp_path):
+    copy = tmp_path / "copy"
+    shutil.copytree(real_mri, copy, ignore=lambda folder, names: [n for n in names if n.endswith((".csv", ".md"))])
+    expected = {}
+    for source in find_studies(real_mri):
+        study = load_study(source)
+        expected[study.series[0].series_id] = (study.series[0].view, study.series[0].n_slices)
+    sources = find_studies(flattened(copy, tmp_path / "flat"))
+    assert len(sources) == 10
+    found = {s.series_id: (s.view, s.n_slices) for source in sources for s in load_study(source).series}
+    assert found == expected
 
 
 def test_real_series_load_as_studies_named_by_case(real_mri):

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import logging
-import re
 import time
 from dataclasses import replace
 from functools import partial
@@ -279,11 +278,11 @@ def _draw_crops(
 
     from .. import views
     from ..crops import extract_crops
-    from ..study import load_study
+    from ..study import load_study, plain_name
 
     drawn = 0
     for source, prediction in located:
-        name = re.sub(r"[^A-Za-z0-9._-]", "_", source.study_id).lstrip(".") or "study"
+        name = plain_name(source.study_id)
         try:
             study = load_study(source)
             crops = extract_crops(study, prediction.discs, spec)
