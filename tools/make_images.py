@@ -1,6 +1,8 @@
-"""Make all pictures of the README from phantoms: `python tools/make_images.py [NAME ...]`.
+"""Make all pictures of the README from phantoms: `python tools/make_images.py [NAME ...]`, without names all.
 
-No file is read but the shipped disc finder's weights; the same command gives the same pictures. Without names: all.
+The gallery (montage, viewer, activation, report) shows the network of `runs/demo`, so `make run` comes before it, and
+the report needs Chromium. The others read no file but the shipped disc finder's weights, and the same command gives
+the same pictures.
 """
 
 from __future__ import annotations
@@ -11,7 +13,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-from pictures import architecture, finder, phantoms
+from matplotlib.figure import Figure
+from pictures import architecture, finder, gallery, phantoms
 
 from lumbar_utils import views
 
@@ -25,6 +28,10 @@ PICTURES = {
     "crops": phantoms.crops,
     "phantom": phantoms.phantom,
     "localizer": finder.localizer,
+    "montage": gallery.montage,
+    "viewer": gallery.viewer,
+    "activation": gallery.activation,
+    "report": gallery.report,
 }
 
 
@@ -33,7 +40,11 @@ def main() -> None:
         if name not in PICTURES:
             sys.exit(f"unknown picture {name!r}, expected some of {', '.join(PICTURES)}")
         path = IMAGES / f"{name}.png"
-        views.save(PICTURES[name](), path, dpi=120)
+        picture = PICTURES[name]()
+        if isinstance(picture, Figure):
+            views.save(picture, path, dpi=120)
+        else:  # a photograph of a browser: 256 colours are enough
+            picture.quantize(256).save(path, optimize=True)
         size = path.stat().st_size
         if size > LARGEST_BYTES:
             sys.exit(f"{path.name} has {size} bytes, more than {LARGEST_BYTES}")
