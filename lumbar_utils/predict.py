@@ -35,7 +35,6 @@ from .preparing import (
     STUDY_SECONDS,
     Finder,
     Prepared,
-    check_finder_travels,
     prepare_studies,
     prepare_study,
     words,
@@ -234,11 +233,9 @@ class Predictor:
         study_seconds : float, optional
             A study that takes longer is given up; see `preparing` for what can be interrupted.
 
-        Raises `DataError` when there is no disc finder, or it cannot be sent to other processes.
+        Raises `DataError` when there is no disc finder. One that cannot be sent to other processes is used in this one.
         """
         finder = Finder(self.localizer)  # that there is none is no fault of a study
-        if n_jobs not in (None, 1):
-            check_finder_travels(finder)
         windows = prepare_studies(
             sources,
             finder,

@@ -15,27 +15,26 @@ from __future__ import annotations
 import logging
 import multiprocessing
 import os
-import pickle
 import signal
 import threading
 import time
-import uuid
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 from joblib import Parallel, delayed
 
 from .crops import CropSpec, StudyCrops, extract_crops
-from .errors import DataError, LumbarError
+from .errors import LumbarError
 from .labels import VIEWS
 from .localizer import DiscPoints
 from .localizer.evaluation import names_doubtful
 from .localizer.images import LocalizationError
+from .locating import LocalizerFiles
 from .problems import Problem, problems_of_crops, problems_of_study
 from .study import Study, StudySource, load_study
 
@@ -81,34 +80,22 @@ class Prepared:
 
 
 class Finder:
-    """A disc finder that travels to other processes once, and not with every study.
+    """A disc finder that travels to other processes: by its files where it has any, which each process reads once.
 
-    joblib keeps the pickled bytes in shared memory, as it does with any large array, and each process unpickles them
-    when it first needs them.
+    One that was made in this session travels whole, with every study; see `locating.LocalizerFiles`.
     """
 
-    _opened: ClassVar[dict[str, Any]] = {}
-
     def __init__(self, localizer: DiscLocalizer):
-        self.key, self.owner = uuid.uuid4().hex, os.getpid()
-        self._localizer: DiscLocalizer | None = localizer
-        self._pickled: np.ndarray | None = None
+        self.owner = os.getpid()
+        self._localizer: DiscLocalizer | LocalizerFiles = localizer
+        self._sent = LocalizerFiles.of(localizer)
 
     def __getstate__(self) -> dict:
-        if self._pickled is None:
-            self._pickled = np.frombuffer(pickle.dumps(self._localizer), dtype=np.uint8)
-        return {"key": self.key, "owner": self.owner, "_localizer": None, "_pickled": self._pickled}
+        return {"owner": self.owner, "_localizer": self._sent, "_sent": self._sent}
 
     @property
     def localizer(self) -> DiscLocalizer:
-        if self._localizer is not None:
-            return self._localizer
-        opened = self._opened.get(self.key)
-        if opened is None:
-            opened = pickle.loads(self._pickled.tobytes())
-            self._opened.clear()  # of an earlier run
-            self._opened[self.key] = opened
-        return opened
+        return self._localizer.open() if isinstance(self._localizer, LocalizerFiles) else self._localizer
 
 
 def prepare(source: StudySource, finder: Finder, specs: Sequence[CropSpec], seconds: float | None = None) -> Prepared:
@@ -367,11 +354,3 @@ def _out_of_time(source: StudySource) -> Prepared:
 def words(error: BaseException) -> str:
     """What an error says; its type where it says nothing (or only a key), as foreign errors do."""
     return str(error) if isinstance(error, LumbarError) else f"{type(error).__name__}: {error}"
-
-
-def check_finder_travels(finder: Finder) -> None:
-    """Raise `DataError` when a disc finder cannot be sent to other processes."""
-    try:
-        finder.__getstate__()
-    except Exception as error:
-        raise DataError(f"this disc finder cannot be sent to other processes ({words(error)}); use n_jobs=1") from error

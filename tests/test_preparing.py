@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from multiprocessing.reduction import ForkingPickler
 
 import joblib
 import pytest
 from broken_studies import SPEC, MiddleFinder
 
 import lumbar_utils.preparing as preparing
-from lumbar_utils.errors import DataError
-from lumbar_utils.preparing import Finder, StudyTimeout, check_finder_travels, prepare_studies, time_limit
+from lumbar_utils.localizer import DiscLocalizer
+from lumbar_utils.preparing import Finder, StudyTimeout, prepare_studies, time_limit
 from lumbar_utils.study import StudySource, find_studies
 
 # joblib's processes are ended under way here, and say so in many voices.
@@ -169,7 +171,23 @@ def test_a_timer_of_somebody_else_is_left_alone():
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def test_a_finder_that_cannot_travel_is_refused_before_the_work():
-    check_finder_travels(Finder(MiddleFinder()))
-    with pytest.raises(DataError, match="n_jobs=1"):
-        check_finder_travels(Finder(lambda study: None))
+def test_a_finder_that_cannot_travel_is_used_in_this_process(sources, alone):
+    class Bound(MiddleFinder):
+        lock = threading.Lock()
+
+        def __reduce__(self):
+            return Bound, (self.lock,)
+
+    windows = prepare_studies(sources[:2], Finder(Bound()), (SPEC,), n_jobs=2, window=2)
+    assert same([item for window in windows for item in window], alone[:2])
+
+
+def test_a_finder_travels_by_its_files_and_is_read_once_a_process(tmp_path):
+    DiscLocalizer.shipped().save(tmp_path)
+    localizer = DiscLocalizer.load(tmp_path)
+    sent = ForkingPickler.dumps(Finder(localizer))
+    assert len(sent) < 5000, "paths, not tensors: dask sends a finder with every study"
+    arrived = [ForkingPickler.loads(sent).localizer for _ in range(2)]
+    assert arrived[0] is arrived[1] is not localizer
+    own, other = (finder.networks[0].state_dict() for finder in (localizer, arrived[0]))
+    assert all((own[name] == other[name]).all() for name in own)
