@@ -106,10 +106,14 @@ def _run(command: list[str]) -> None:
     with subprocess.Popen(
         command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
     ) as process:
-        for line in process.stdout or ():
-            last.append(line.rstrip())
-            errors += [last[-1]] if last[-1].startswith("error: ") else []
-            print(last[-1], flush=True)
+        try:
+            for line in process.stdout or ():
+                last.append(line.rstrip())
+                errors += [last[-1]] if last[-1].startswith("error: ") else []
+                print(last[-1], flush=True)
+        except BaseException:  # a notebook's stop button reaches this process alone
+            process.terminate()
+            raise
     if process.returncode != 0:
         # What the training itself says; the launcher's own report of it, which comes last, does not help.
         words = errors[0].removeprefix("error: ") if errors else " / ".join(last)

@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import sys
+import time
 
 import numpy as np
 import pandas as pd
@@ -118,6 +119,19 @@ def test_a_training_that_fails_says_why(code, words, capsys):
     with pytest.raises(DataError, match=words):
         launching._run([sys.executable, "-c", f"import sys; {code}"])
     assert "going" in capsys.readouterr().out
+
+
+def test_a_training_that_is_interrupted_does_not_go_on(monkeypatch):
+    """A notebook's stop button reaches the kernel alone; processes left behind would hold the GPUs."""
+
+    def interrupted(*words, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(launching, "print", interrupted, raising=False)
+    started = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        launching._run([sys.executable, "-c", "import time; print('going', flush=True); time.sleep(60)"])
+    assert time.monotonic() - started < 50
 
 
 @needs_accelerate
