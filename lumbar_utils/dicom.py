@@ -287,7 +287,8 @@ def read_series(
         read = read[: len(slices) - len(names)]
         names.extend([path.name] * len(read))
     if not slices:
-        raise DicomError(f"none of its {len(paths)} files can be read; {problems[0]}", **where)
+        first = without_identity(problems[0], scan_headers(paths[0])[0].identity)
+        raise DicomError(f"none of its {len(paths)} files can be read; {first}", **where)
     try:
         return _assemble(slices, names, problems, study_id=study_id, series_id=series_id, view=view)
     except GeometryError as error:

@@ -175,9 +175,13 @@ def write_records(path: Path, records: Iterable[Problem]) -> None:
 
 
 def check_sample(sample: pd.DataFrame | None) -> None:
-    """Raise `DataError` when a sample submission has other columns than a submission."""
-    if sample is not None and set(sample.columns) != {"row_id", *PROBABILITY_COLUMNS}:
+    """Raise `DataError` when a sample submission has other columns, or other rows, than a submission."""
+    if sample is None:
+        return
+    if set(sample.columns) != {"row_id", *PROBABILITY_COLUMNS}:
         raise DataError(f"the sample submission has the columns {list(sample.columns)}, expected those of a submission")
+    for row_id in sample["row_id"].astype(str):
+        split_row_id(row_id)
 
 
 def _in_sample_order(

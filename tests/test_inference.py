@@ -325,6 +325,9 @@ def test_what_cannot_work_is_refused_before_the_work(cohort, run, tmp_path, monk
         run_inference(predictor(run), [*sources, sources[0]], tmp_path / "s.csv")
     with pytest.raises(DataError, match="columns"):
         run_inference(predictor(run), sources, tmp_path / "s.csv", sample=pd.DataFrame({"row_id": ["1"]}))
+    strange = CompetitionFolder.open(cohort).sample_submission.replace({"row_id": r"_l1_l2$"}, "_l9", regex=True)
+    with pytest.raises(DataError, match="does not end with a condition and a level"):
+        run_inference(predictor(run), sources, tmp_path / "s.csv", sample=strange)
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="cannot be written"):
         run_inference(predictor(run), sources, tmp_path / "file" / "s.csv")

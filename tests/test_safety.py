@@ -23,6 +23,7 @@ from lumbar_utils.cli import main
 from lumbar_utils.crop_cache import build_crop_cache
 from lumbar_utils.dicom import Series, Study, read_series, scan_headers
 from lumbar_utils.dicom_headers import identity_of, without_identity
+from lumbar_utils.errors import DicomError
 from lumbar_utils.labels import N_TARGETS, VIEWS
 from lumbar_utils.localizer import DiscPoints
 from lumbar_utils.study import StudySource, find_studies, load_study, plain_name
@@ -125,6 +126,14 @@ def test_the_words_of_an_identity_are_starred_out_and_nothing_else():
     assert identity_of(dataset) == frozenset(), "then its number is a pseudonym, and folders are called by it"
     dataset.PatientName, dataset.PatientIdentityRemoved = "Case^Seven", "YES"
     assert identity_of(dataset) == frozenset()
+
+
+def test_a_series_of_which_nothing_can_be_read_does_not_name_the_patient(tmp_path):
+    path = write(tmp_path / "Zebrowska_1.dcm", image(PatientName="Zebrowska^Quirina"))
+    path.write_bytes(path.read_bytes()[:-10])
+    with pytest.raises(DicomError, match=r"none of its 1 files can be read; \*\*\*_1\.dcm: PixelData has") as raised:
+        read_series([path])
+    assert "Zebrowska" not in str(raised.value)
 
 
 def test_a_folder_called_after_the_patient_does_not_name_the_study(tmp_path):
