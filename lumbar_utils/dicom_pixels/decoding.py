@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import numpy as np
 
@@ -61,8 +62,9 @@ class _Helper:
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
+        for pipe in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):  # what is left in the buffer has nowhere to go
+                pipe.close()
 
     def _receive(self) -> tuple[dict, bytes]:
         answer = json.loads(self._process.stdout.readline())
