@@ -84,9 +84,9 @@ def test_own_errors_find_what_the_network_did_and_not_odd_labels():
 
 
 def test_own_errors_name_no_study_without_labels_and_bear_grades_that_nobody_gives():
-    graded = drawn(3)
+    graded = drawn(5)
     graded.labels[0] = -1
     graded.oracle[1, 4], graded.probabilities[1, 4], graded.labels[1, 4] = [1, 0, 0], [0.1, 0.1, 0.8], 0
-    own = graded.own_errors()
-    assert list(own["study_id"]) == ["1", "2"] and own["level"][0] == LEVELS[4] and np.isfinite(own["loss"]).all()
-    assert own["loss"][0] == pytest.approx(-np.log(0.1))
+    own = graded.own_errors().set_index("study_id")
+    assert set(own.index) == {"1", "2", "3", "4"} and np.isfinite(own["loss"]).all()
+    assert own["level"]["1"] == LEVELS[4] and own["loss"]["1"] == pytest.approx(-np.log(0.1), abs=1e-6)
