@@ -129,7 +129,8 @@ def test_a_fold_is_scored_against_the_whole_table(tables, solution, capsys):
     submission = pd.read_csv(folder / "submission.csv", dtype={"row_id": str})
     first = submission["row_id"].str.startswith(tuple("12345"))
     submission[first].to_csv(folder / "fold.csv", index=False)
-    assert "lacks" in fails(capsys, "score", folder / solution, folder / "fold.csv")
+    words = fails(capsys, "score", folder / solution, folder / "fold.csv")
+    assert "lacks" in words and "studies" in words and "--predicted-only" in words
     assert main(["score", str(folder / solution), str(folder / "fold.csv"), "--predicted-only"]) == 0
     fold = capsys.readouterr().out
     table = pd.read_csv(folder / "train.csv", dtype={"study_id": str})
