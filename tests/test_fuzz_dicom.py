@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CASES = 2500
 
 READ_IN_LITTLE_MEMORY = """
-import json, resource, sys, time
+import json, resource, sys, time, zlib  # zlib before gdcm, which brings its own and breaks the one that comes later
 from pathlib import Path
 import gdcm, openjpeg
 sys.path.insert(0, "tests")
