@@ -86,7 +86,7 @@ def test_all_words_can_be_read_on_their_ground(crops, activation, theme):
         assert len(beside) > 5, name
         page = figure.bbox
         for text in figure.texts:
-            place = text.get_window_extent(figure.canvas.get_renderer())
+            place = text.get_window_extent()
             assert page.x0 <= place.x0 and place.x1 <= page.x1, f"{name}: {text.get_text()!r} leaves the figure"
         for text in beside:
             box = text.get_bbox_patch()

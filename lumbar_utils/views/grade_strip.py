@@ -73,7 +73,7 @@ def draw_grades(
     panel.tick_params(length=0, labelsize=7.5)
 
 
-def draw_key(figure: Figure, panel: Axes, with_bars: bool, with_labels: bool, *, extra: str = "") -> None:
+def draw_key(figure: Figure, panel: Axes, with_bars: bool, with_labels: bool) -> None:
     """What the colours, bars and squares mean, below a panel."""
     box, (width, height) = panel.get_position(), figure.get_size_inches()
     x, y = box.x0, box.y0 - 0.17 / height
@@ -84,5 +84,4 @@ def draw_key(figure: Figure, panel: Axes, with_bars: bool, with_labels: bool, *,
     words = ["bars: predicted %, with the metric's weights"] * with_bars
     if with_labels:
         words.append("squares: label (framed: another bar is longest)" if with_bars else "bars: label")
-    words += [extra] if extra else []
     figure.text(x + 0.15 / width, y, "   ".join(words), color=color("muted"), fontsize=7.5, va="center")
