@@ -10,7 +10,8 @@ target whose planted degree is at least `--degree`, and in each view in which th
     lift       the share of the map's mass within `--radius` mm of the planted place (canal, foramen or recess), over
                the share of the map's room that lies there; 1 is chance, that is, mass spread evenly
     hit        how often the map's highest point lies so near; beside it, how often a random point would
-    slice      mm between the slice with most of the mass and the planted place; beside it, of a random slice
+    slice      mm between the slice that the map chooses and the planted place; beside it, of a random slice and of the
+               middle one, which is hard to beat: crops are cut around the place that is looked for
 
 Room is where the map can be: the scanned part of the crop, and only the half of sagittal T1 that a head with split
 sides reads. The same is measured for networks with random weights (`--seeds` of them), and for the trained one with
@@ -159,9 +160,10 @@ def measure(network, crops: StudyCrops, truth: dict, args, options: dict, **name
             # A coarse layer can be warmest in several slices alike: each of its highest points counts its part.
             highest = values >= values.max() * (1 - 1e-6) if total else room
             offsets = (points[:, 0, 0] - place) @ grid.axes[0]  # of each slice, along the crop's first axis
-            mass = values.sum(axis=(1, 2), dtype=np.float64)
-            scanned = np.abs(offsets[room.any(axis=(1, 2))])
-            best = mass >= mass.max() * (1 - 1e-6) if total else room.any(axis=(1, 2))
+            peaks = values.max(axis=(1, 2))
+            shown = room.any(axis=(1, 2))
+            best = (peaks >= peaks.max() * (1 - 1e-6)) if total else shown
+            middle = int(np.flatnonzero(shown).mean())
             rows.append(
                 {
                     **names,
@@ -172,7 +174,8 @@ def measure(network, crops: StudyCrops, truth: dict, args, options: dict, **name
                     "hit": float((highest & own).sum() / highest.sum()),
                     "hit_chance": chance,
                     "slice": float(np.abs(offsets[best]).mean()),
-                    "slice_chance": float(scanned.mean()),
+                    "slice_chance": float(np.abs(offsets[shown]).mean()),
+                    "slice_middle": float(np.abs(offsets[middle])),
                     "empty": float(total == 0),
                 }
             )
@@ -191,7 +194,7 @@ def reach(network, crops: StudyCrops, view: str, condition: int, level: int) -> 
 
 
 def report(rows: pd.DataFrame, args) -> None:
-    numbers = ["lift", "hit", "hit_chance", "slice", "slice_chance", "empty"]
+    numbers = ["lift", "hit", "hit_chance", "slice", "slice_chance", "slice_middle", "empty"]
     rng = np.random.default_rng(0)
     print(
         f"synthetic; {rows['study_id'].nunique()} unseen studies, targets of degree {args.degree:g} and more, "
@@ -213,7 +216,8 @@ def report(rows: pd.DataFrame, args) -> None:
             told.append(f"trained - random {_interval(*gain)}")
             chance = means.loc["trained"][by_chance].mean() if by_chance else 1.0
             print(f"  {name.replace('_', ' '):10s} chance {chance:.2f}   " + "   ".join(told))
-        print(f"  empty maps {means.loc['trained']['empty'].mean():.0%}")
+        middle, empty = means.loc["trained"][["slice_middle", "empty"]].mean()
+        print(f"  middle slice {middle:.2f} mm off, empty maps {empty:.0%}")
 
 
 def _interval(value: float, draws: np.ndarray) -> str:

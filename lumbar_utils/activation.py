@@ -75,11 +75,11 @@ class StudyActivation:
         return mass / max(float(mass.sum()), 1e-12)
 
     def slice_of(self, view: str, condition: int | str, level: int | str) -> int | None:
-        """The slice, along the crop's first axis, in which the map has most mass; None for an empty map."""
-        shares = self.slice_shares(view, condition, level)
-        if not shares.any():
+        """The slice, along the crop's first axis, that holds the map's highest point; None for an empty map."""
+        peaks = self.of(view, condition, level).max(axis=(1, 2))
+        if not peaks.any():
             return None
-        best = np.flatnonzero(shares >= shares.max() * (1 - 1e-6))  # neighbours can share a coarse layer's slice
+        best = np.flatnonzero(peaks >= peaks.max() * (1 - 1e-6))  # neighbours can share a coarse layer's slice
         return int(best[len(best) // 2])
 
     def view_shares(self, condition: int | str, level: int | str) -> dict[str, float]:

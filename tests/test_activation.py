@@ -159,9 +159,8 @@ def test_a_map_lies_where_the_network_looked_to_the_voxel():
         model.bias.zero_()
     images = {view: np.full((5, *SPEC.shapes[view]), 0.35) for view in VIEWS}  # which becomes 0 for the network
     images[SAGITTAL_T2][1, 4, 10, 6] = 1.35
-    activation = explain(
-        model, study_crops("1", images), targets=[target_index(0, 1)], severity=2, method="hirescam", layers=(2,)
-    )
+    question = {"targets": [target_index(0, 1)], "severity": 2}
+    activation = explain(model, study_crops("1", images), **question, method="hirescam", layers=(2,))
     values = activation.of(SAGITTAL_T2, 0, 1)
     assert np.unravel_index(values.argmax(), values.shape) == (4, 10, 6)
     # The feature is (1.35 - 0.35) / 0.25 = 4 at one of 4 * 8 * 8 places, of which the mean is taken.
@@ -169,7 +168,7 @@ def test_a_map_lies_where_the_network_looked_to_the_voxel():
     assert activation.slice_of(SAGITTAL_T2, 0, 1) == 4
     assert activation.view_shares(0, 1)[SAGITTAL_T2] == pytest.approx(1)
     assert activation.slice_of(AXIAL_T2, 0, 1) is None
-    # Integrated gradients share the bright voxel's worth out among the shifts that the stride lets it be seen in.
+    # Integrated gradients see it in the steps whose shift puts it on the grid.
     values = explain(model, study_crops("1", images), **question).of(SAGITTAL_T2, 0, 1)
     assert np.unravel_index(values.argmax(), values.shape) == (4, 10, 6)
 

@@ -166,7 +166,7 @@ def crop_image(
     ----------
     offset_mm, index
         Which slice: the one nearest to so many mm from the canal along the crop's first axis, or by its number. With
-        `activation` and neither of them, the slice in which the map has most mass.
+        `activation` and neither of them, the slice with the map's highest point.
     activation : StudyActivation, optional
         Draws the map of `condition`, which must then be given.
     size : int
