@@ -36,7 +36,7 @@ _PUBLIC = {
     "kaggle": ("describe_machine", "find_competition_folder", "prepare_session"),
     "doctor": ("examine",),
 }
-_MODULES = (*_PUBLIC, "phantom", "datasets", "errors", "geometry", "labels", "views")
+_MODULES = (*_PUBLIC, "activation", "phantom", "datasets", "errors", "geometry", "labels", "views")
 _HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
 __all__ = ["DataError", "DicomError", "GeometryError", "LumbarError", *sorted(_HOME)]

@@ -138,10 +138,10 @@ class StudyCrops:
 
     study_id: str
     spec: CropSpec
-    images: Mapping[str, np.ndarray]
-    covered: Mapping[str, np.ndarray]
-    axes: Mapping[str, np.ndarray]
-    sources: Mapping[str, tuple[CropSource | None, ...]]
+    images: Mapping[str, np.ndarray] = field(repr=False)  # a thousand lines of numbers
+    covered: Mapping[str, np.ndarray] = field(repr=False)
+    axes: Mapping[str, np.ndarray] = field(repr=False)
+    sources: Mapping[str, tuple[CropSource | None, ...]] = field(repr=False)
     points: DiscPoints
     problems: tuple[str, ...] = ()
 

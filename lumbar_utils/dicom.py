@@ -305,7 +305,8 @@ def _assemble(
     groups, scouts = _without_scouts(slices, groups)
     problems += _left_out("scout in another plane than the series", scouts, names)
     first = slices[groups[0][0]].dataset
-    header, description = acquisition(first), text(first, "SeriesDescription")
+    identity = identity_of(first)
+    header, description = acquisition(first, identity), text(first, "SeriesDescription")
     planes = [plane_of(slices[i].geometry) for group in groups for i in group]
     if view:
         problems += _check_view(view, planes)
@@ -313,7 +314,6 @@ def _assemble(
         view, note = recognise(planes, header, description)
         problems += [note] if note else []
     stacks = tuple(_stack(slices, names, group) for group in groups)
-    identity = identity_of(first)
     problems = [without_identity(problem, identity) for problem in problems]
     return Series(study_id, series_id, view, stacks, without_identity(description, identity), header, tuple(problems))
 

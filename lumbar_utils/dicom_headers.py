@@ -263,10 +263,13 @@ def instance_number_of(dataset: Dataset, path: Path) -> int:
         return int(digits[-1]) if digits else -1
 
 
-def acquisition(dataset: Dataset) -> dict:
-    """`HEADER_NUMBERS` as float and `HEADER_TEXTS` as str by keyword, None where missing; see `Series.header`."""
+def acquisition(dataset: Dataset, identity: frozenset[str] | None = None) -> dict:
+    """`HEADER_NUMBERS` as float and `HEADER_TEXTS` as str by keyword, None where missing; see `Series.header`.
+
+    `identity` is the dataset's own, where `identity_of` has been asked already.
+    """
     header: dict[str, float | str | None] = {}
-    identity = identity_of(dataset)
+    identity = identity_of(dataset) if identity is None else identity
     for keyword in HEADER_NUMBERS:
         header[keyword] = _header_number(dataset, keyword)
     for keyword in HEADER_TEXTS:
@@ -303,6 +306,7 @@ def _scan(path: Path) -> FileHeader:
             plane = plane_of(frame_geometry([dataset], shape[1:], path))
     except DicomError as error:
         problem = error.problem
+    identity = identity_of(dataset)
     return FileHeader(
         path,
         text(dataset, "StudyInstanceUID"),
@@ -311,8 +315,8 @@ def _scan(path: Path) -> FileHeader:
         shape,
         spacing,
         plane,
-        without_identity(text(dataset, "SeriesDescription"), identity_of(dataset)),
-        acquisition(dataset),
+        without_identity(text(dataset, "SeriesDescription"), identity),
+        acquisition(dataset, identity),
         problem,
-        identity_of(dataset),
+        identity,
     )

@@ -11,9 +11,11 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from . import __version__
+from .dicom_headers import scan_headers, walk_files
 from .errors import LumbarError
 from .kaggle import KAGGLE_INPUT, Machine, describe_machine, session_seconds_left
 from .kaggle.session import library_folder
@@ -39,6 +41,8 @@ DECODERS = {
 """Compression -> (transfer syntax, package that decodes it). Uncompressed and RLE files need none."""
 SMALLEST_DISK_GB = 1.0
 SHORT_OF_TIME_H = 1.0
+FILES_LOOKED_AT = 200
+"""Files of a folder that is no competition's, until one is an MR image."""
 
 
 @dataclass(frozen=True)
@@ -200,17 +204,31 @@ def _decoders() -> Finding:
 
 
 def _data(data: str | Path, run: str | Path) -> Finding:
-    from .study import CompetitionFolder
+    from .study import CompetitionFolder, is_competition_folder
 
     found = find_data(data, run)
     if found is None:
         return Finding("data", "none found; a synthetic cohort will be made")
     try:
+        if not found.exists():
+            return Finding("data", f"{found} does not exist", "problem")
+        if not is_competition_folder(found) and _holds_mr(found):
+            words = "to be located and graded; training and notebooks need the tables of a competition folder"
+            return Finding("data", f"MR images in {_seen(found)}, {words}", "warning")
         folder = CompetitionFolder.open(found)
         counts = ", ".join(f"{len(folder.study_ids(part))} {part}" for part in ("train", "test"))
     except (LumbarError, OSError) as error:
         return Finding("data", str(error), "problem")
     return Finding("data", f"{'synthetic studies' if folder.is_synthetic else 'studies'} in {_seen(found)}: {counts}")
+
+
+def _holds_mr(path: Path) -> bool:
+    """Whether there are MR images among the first files below a path; a whole archive would take minutes to read."""
+    for file in islice(walk_files(path), FILES_LOOKED_AT):
+        header = scan_headers(file)[0]
+        if header.shape[0] and str(header.header.get("Modality") or "MR").upper() == "MR":
+            return True
+    return False
 
 
 def _weights(run: Path, given: str | Path) -> list[Finding]:

@@ -106,13 +106,15 @@ class GradedStudies:
         """
         if self.oracle is None:
             return None
-        surplus = np.log(self.best_known) - np.log(np.clip(self.probabilities, EPSILON, 1))
+        best, own = (np.log(np.clip(p, EPSILON, 1)) for p in (self.best_known, self.probabilities))
+        surplus = best - own
         cost = (self.oracle * SEVERITY_WEIGHTS * surplus).sum(axis=-1)
-        cost = np.where(self.labels == MISSING, 0.0, cost)
+        cost = np.where(self.labels == MISSING, -np.inf, cost)
         worst = cost.argmax(axis=1)
         largest = cost[np.arange(len(self)), worst]
         rows = []
-        for study in np.argsort(-largest, kind="stable")[:n]:
+        labelled = (self.labels != MISSING).any(axis=1)
+        for study in [i for i in np.argsort(-largest, kind="stable") if labelled[i]][:n]:
             condition, level = divmod(int(worst[study]), N_LEVELS)
             rows.append(
                 {

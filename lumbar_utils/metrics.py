@@ -120,6 +120,14 @@ def score_frames(solution: pd.DataFrame, submission: pd.DataFrame, *, only_submi
         if not kept:
             raise DataError("the submission names none of the solution's studies")
         study_ids, labels, weights = [study_ids[i] for i in kept], labels[kept], weights[kept]
+    elif "row_id" in submission.columns:
+        there = np.isin(row_ids(study_ids), submission["row_id"].astype(str)).reshape(labels.shape)
+        absent = np.flatnonzero((labels != MISSING).any(axis=1) & ~there.any(axis=1))
+        if absent.size:
+            raise DataError(
+                f"the submission lacks {absent.size} of {len(study_ids)} studies, the first is "
+                f"{study_ids[absent[0]]!r}; --predicted-only (from Python: only_submitted=True) leaves them out"
+            )
     probabilities = read_predictions(submission, study_ids, needed=labels != MISSING)
     labels, probabilities = _checked(labels, probabilities, study_ids)
     return _score(labels, weights, probabilities)

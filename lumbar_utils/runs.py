@@ -9,9 +9,11 @@ manifest.json       versions, device, timing, studies, scores beside their refer
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields, is_dataclass
@@ -33,6 +35,9 @@ from .labels import N_SEVERITIES, N_TARGETS
 CONFIG, WEIGHTS, HISTORY, OOF, MANIFEST = "config.json", "model.safetensors", "history.csv", "oof.csv", "manifest.json"
 FORMAT_VERSION = 1
 PACKAGES = ("torch", "timm-3d", "timm", "numpy", "pandas", "pydicom", "scikit-learn", "albumentations")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+"""Names that Windows gives to devices."""
 
 T = TypeVar("T")
 
@@ -171,6 +176,14 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
         raise DataError(f"{path}: the run has no weights; was its training cut off? Run it again") from error
     except (SafetensorError, RuntimeError, OSError) as error:
         raise DataError(f"{path}: these weights cannot be used ({str(error).splitlines()[0]})") from error
+
+
+def file_name(study_id: str) -> str:
+    """A study's id as a file's name without ending, which no id can leave its folder by; different ids differ."""
+    if PLAIN_NAME.fullmatch(study_id) and not RESERVED.fullmatch(study_id) and not study_id.endswith("."):
+        return study_id
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", study_id)[:60].strip("_") or "study"
+    return f"{readable}-{hashlib.sha256(study_id.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def atomically(path: Path, write) -> None:

@@ -17,7 +17,6 @@ from __future__ import annotations
 import importlib.util
 import io
 import logging
-import re
 import uuid
 import warnings
 from collections.abc import Iterable, Sequence
@@ -41,8 +40,9 @@ from .labels import (
     level_title,
 )
 from .localizer.points import write_atomically
+from .runs import file_name
 from .study import StudySource
-from .submission import SYNTHETIC_WARNING, StudyPrediction
+from .submission import SYNTHETIC_WARNING, WEIGHTED_NOTE, StudyPrediction
 
 if TYPE_CHECKING:
     from highdicom.sr import Comprehensive3DSR, MeasurementsAndQualitativeEvaluations
@@ -131,7 +131,7 @@ def structured_report(
 def write_structured_reports(
     predictions: Iterable[StudyPrediction], sources: Iterable[StudySource], folder: Path | str, *, network: str = ""
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Write one report a study, `<study id>.dcm`; what cannot be reported is logged and left out.
+    """Write one report a study, named by `runs.file_name`; what cannot be reported is logged and left out.
 
     Predictions and sources come in the same order. Returns files and reasons, each by study id. Raises
     `MissingPackageError` when highdicom is not installed, `DataError` when the folder is a file.
@@ -148,9 +148,9 @@ def write_structured_reports(
             report = structured_report(prediction, source, network=network)
             content = io.BytesIO()
             report.save_as(content, enforce_file_format=True)
-            name = re.sub(r"[^A-Za-z0-9._-]", "_", prediction.study_id).lstrip(".") or "study"
-            write_atomically(folder / f"{name}.dcm", content.getvalue())
-            written[prediction.study_id] = folder / f"{name}.dcm"
+            path = folder / f"{file_name(prediction.study_id)}.dcm"
+            write_atomically(path, content.getvalue())
+            written[prediction.study_id] = path
         except Exception as error:  # one study's header must not cost the others their reports
             failures[prediction.study_id] = str(error) or type(error).__name__
             logger.warning("study %s: no structured report: %s", prediction.study_id, error)
@@ -293,7 +293,7 @@ def _disc_points(prediction: StudyPrediction, evidence: Evidence, algorithm) -> 
 
 def comments(prediction: StudyPrediction) -> list[str]:
     """What a reader of the report has to know beside the numbers, one sentence or list each."""
-    said = [RESEARCH_USE, "Probabilities weigh severe grades up, as the RSNA 2024 metric does."]
+    said = [RESEARCH_USE, WEIGHTED_NOTE]
     said += [f"The network was {SYNTHETIC_WARNING}."] if prediction.synthetic_only else []
     said += [f"Not available: {', '.join(prediction.missing_views)}."] if prediction.missing_views else []
     if prediction.discs is not None and prediction.discs.flagged:

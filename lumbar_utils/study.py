@@ -208,7 +208,9 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
     if not studies:
         reason = f"; {headers[0].path.name}: {headers[0].problem}" if headers else ""
         reason = f": {_modalities(others)}" if others else reason
-        words = f"holds no readable MR image in {len(headers)} files{reason}"
+        words = f"holds no readable MR image in {_files(len(headers))}{reason}"
+        if not headers:
+            words = "holds no file that may be DICOM; archives such as ZIP have to be unpacked first"
         raise DicomError(without_identity(words, everyone), path=path)
     problems: dict[str, list[str]] = defaultdict(list)
     for (study, series, modality), count in others.items():
@@ -245,6 +247,10 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
         )
         for study, all_series in studies.items()
     ]
+
+
+def _files(count: int) -> str:
+    return f"{count} {'file' if count == 1 else 'files'}"
 
 
 def _modalities(others: dict[tuple[str, str, str], int]) -> str:

@@ -38,6 +38,11 @@ from .runs import atomically, write_table
 logger = logging.getLogger(__name__)
 
 SYNTHETIC_WARNING = "trained on synthetic phantoms only: these grades mean nothing for patients"
+WEIGHTED_NOTE = (
+    "Probabilities count a moderate grade twice and a severe one four times, as the RSNA 2024 metric does: "
+    "worse grades come out more probable than they are."
+)
+"""What must be said wherever probabilities are read by people; `metrics.plain_frequencies` takes the weights out."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,7 +53,8 @@ class StudyPrediction:
     ----------
     study_id : str
     probabilities : ndarray of float64, shape (25, 3)
-        In the order of `labels.TARGETS` and `labels.SEVERITIES`; rows sum to one.
+        In the order of `labels.TARGETS` and `labels.SEVERITIES`; rows sum to one. As the metric wants them, with its
+        weights 1, 2, 4: see `WEIGHTED_NOTE`.
     discs : DiscPoints or None
         Where the discs were found; None when they were not.
     missing_views : tuple of str
@@ -95,14 +101,18 @@ class StudyPrediction:
         notes = [SYNTHETIC_WARNING] if self.synthetic_only else []
         notes += ["class prior instead of a prediction"] if self.fallback else []
         notes += [f"missing: {view}" for view in self.missing_views] + list(self.problems)
-        cells = [self._cell(p) for p in self.probabilities]
+        notes += [WEIGHTED_NOTE]
+        cells = [self._cell(p, graded=not self.fallback) for p in self.probabilities]
         rows = [(level_title(level), *cells[i::N_LEVELS]) for i, level in enumerate(LEVELS)]
         head = ("", *(condition_title(condition).replace("Neural ", "") for condition in CONDITIONS))
-        return card(f"study {self.study_id}", head, rows, about="most probable grades", notes=notes)
+        about = "not graded: how often each grade occurs" if self.fallback else "most probable grades"
+        return card(f"study {self.study_id}", head, rows, about=about, notes=notes)
 
     @staticmethod
-    def _cell(p: np.ndarray) -> str:
-        """The most probable grade with its probability; all three for the mouse."""
+    def _cell(p: np.ndarray, *, graded: bool) -> str:
+        """The most probable grade with its probability, all three for the mouse; of a prior only the three numbers."""
+        if not graded:
+            return " / ".join(f"{value:.0%}" for value in p)
         best = int(p.argmax())
         words = f"{SEVERITIES[best]} {p[best]:.0%}"
         title = ", ".join(f"{name} {value:.1%}" for name, value in zip(SEVERITIES, p, strict=True))

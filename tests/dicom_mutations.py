@@ -106,6 +106,16 @@ def valid_files(folder: Path) -> list[ValidFile]:
     def add(name: str, path: Path) -> None:
         found.append(valid_file(name, path))
 
+    def compressed(name: str, path: Path, syntax: int) -> None:
+        fixed(name, pydicom.dcmread(recompress(path, syntax)), path)
+
+    def fixed(name: str, dataset: Dataset, path: Path) -> None:
+        """Without what encoders make anew each time."""
+        dataset.SOPInstanceUID = dataset.file_meta.MediaStorageSOPInstanceUID = uid["SOPInstanceUID"]
+        dataset.StudyDate, dataset.StudyTime = "20200101", "120000"
+        dataset.save_as(path)
+        add(name, path)
+
     uid = {"SOPInstanceUID": "1.2.3.4.5"}  # always the same, so that a seed makes the same files everywhere
     tags = uid | {"RescaleSlope": "2", "RescaleIntercept": "-3", "EchoTime": "100", "RepetitionTime": "3500"}
     for syntax in (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian):
@@ -117,11 +127,11 @@ def valid_files(folder: Path) -> list[ValidFile]:
     rough = np.random.default_rng(0).integers(0, 4095, (32, 24))
     for name, syntax in COMPRESSED.items():
         path = write(folder / f"{name}.dcm", image(pixels=rough, stored=12, **uid))
-        add(name, recompress(path, syntax))
+        compressed(name, path, syntax)
     smooth = image(shape=(64, 64), **uid)
-    add("jpeg 2000 smooth", recompress(write(folder / "smooth.dcm", smooth), COMPRESSED["jpeg 2000"]))
+    compressed("jpeg 2000 smooth", write(folder / "smooth.dcm", smooth), COMPRESSED["jpeg 2000"])
     eight = image(pixels=rough % 256, bits=8, **uid)
-    add("jpeg baseline", recompress(write(folder / "jpeg.dcm", eight), gdcm.TransferSyntax.JPEGBaselineProcess1))
+    compressed("jpeg baseline", write(folder / "jpeg.dcm", eight), gdcm.TransferSyntax.JPEGBaselineProcess1)
     frames = enhanced(stack_positions((-8, -20, 30), SAGITTAL, [0, 4, 8]), SAGITTAL, **uid)
     add("multi-frame", write(folder / "frames.dcm", frames))
     for syntax in (RLELossless, JPEG2000Lossless):
@@ -129,8 +139,7 @@ def valid_files(folder: Path) -> list[ValidFile]:
         dataset = enhanced(stack_positions((-8, -20, 30), tilted, [0, 4]), tilted, shape=(32, 32), **uid)
         many = pydicom.dcmread(write(folder / "many.dcm", dataset))
         many.compress(syntax)
-        many.save_as(folder / "many.dcm")
-        add(f"multi-frame {syntax.name}", folder / "many.dcm")
+        fixed(f"multi-frame {syntax.name}", many, folder / "many.dcm")
     return found
 
 

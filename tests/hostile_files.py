@@ -7,7 +7,6 @@ import zlib
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pydicom
 from dicom_files import SAGITTAL, enhanced, image, recompress, stack_positions, write
 from dicom_mutations import COMPRESSED, deflated, nested, with_elements
@@ -60,7 +59,7 @@ def hostile_files(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def _claiming(folder: Path, kind: str, *, tile: tuple[int, int] | None = None, size: int = HUGE) -> bytes:
     """A compressed file whose header and stream agree on a size that its few bytes cannot hold."""
-    path = write(folder / "claim.dcm", image(pixels=np.zeros((32, 32), np.uint16), stored=12))
+    path = write(folder / "claim.dcm", image(shape=(32, 32)))
     dataset = pydicom.dcmread(recompress(path, COMPRESSED[kind]))
     (stream,) = generate_frames(dataset.PixelData, number_of_frames=1)
     small, large = struct.pack(">HH", 32, 32), struct.pack(">HH", size, size)

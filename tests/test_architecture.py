@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import importlib
 import json
 import re
 import subprocess
@@ -168,6 +169,17 @@ def test_the_readmes_pictures_and_files_are_there():
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
     absent = [link for link in links if not (ROOT / link).exists()]
     assert len(links) > 10 and not absent, f"the README points to {absent}"
+
+
+def test_the_names_in_the_readmes_python_are_there():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
+    names = set(re.findall(r"\b(?:lu|views)(?:\.\w+)+", "\n".join(blocks)))
+    assert {"lu.load_study", "views.browse", "lu.activation.explain"} <= names
+    for name in sorted(names):
+        found = importlib.import_module("lumbar_utils")
+        for part in name.removeprefix("lu.").split("."):
+            assert hasattr(found, part), f"the README calls {name}, which is not there"
+            found = getattr(found, part)
 
 
 def cells_of(path: Path, kind: str = "code") -> list[dict]:

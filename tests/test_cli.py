@@ -129,7 +129,8 @@ def test_a_fold_is_scored_against_the_whole_table(tables, solution, capsys):
     submission = pd.read_csv(folder / "submission.csv", dtype={"row_id": str})
     first = submission["row_id"].str.startswith(tuple("12345"))
     submission[first].to_csv(folder / "fold.csv", index=False)
-    assert "lacks" in fails(capsys, "score", folder / solution, folder / "fold.csv")
+    words = fails(capsys, "score", folder / solution, folder / "fold.csv")
+    assert "lacks" in words and "studies" in words and "--predicted-only" in words
     assert main(["score", str(folder / solution), str(folder / "fold.csv"), "--predicted-only"]) == 0
     fold = capsys.readouterr().out
     table = pd.read_csv(folder / "train.csv", dtype={"study_id": str})
@@ -177,7 +178,7 @@ def test_paths_and_weights_that_are_not_there(tmp_path, capsys, monkeypatch):
     assert "weights of a classifier" in fails(capsys, "predict", "scans", "--weights", tmp_path, "--out", out)
     assert "runs/demo/classifier" in fails(capsys, "predict", "scans")  # the default of --weights
     crops = ("crops", "scans", "--points", "points.csv", "--out", tmp_path / "crops", "--no-progress")
-    assert "scans" in fails(capsys, *crops)
+    assert "scans: holds no file that may be DICOM; archives" in fails(capsys, *crops)
     (tmp_path / "scans" / "note.txt").write_text("no DICOM here")
     assert "scans" in fails(capsys, *crops)
     assert "scans" in fails(capsys, "train", "localizer", "scans", "--run", tmp_path / "run")
@@ -192,6 +193,25 @@ def test_a_result_that_is_a_folder_is_refused_before_the_work(tmp_path, capsys):
     for command in ("localize", "predict"):
         words = fails(capsys, command, tmp_path / "scans", "--weights", tmp_path, "--out", tmp_path)
         assert "--out names the file to write" in words
+
+
+def test_a_place_where_nothing_can_be_written_is_refused_before_the_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("scans").mkdir()
+    Path("file").touch()
+    for part in ("localizer", "classifier"):
+        Path(part).mkdir()
+        Path(part, "model.safetensors").touch()
+    for command, out in (("localize", "file/a/points.csv"), ("predict", "file/grades.csv"), ("crops", "file")):
+        words = fails(capsys, command, "scans", "--weights", ".", "--out", out)
+        assert "file is a file, expected a folder; choose another place for --out" in words
+    pytest.importorskip("highdicom")
+    words = fails(capsys, "predict", "scans", "--weights", ".", "--sr", "file/sr")
+    assert "choose another place for --sr" in words
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path) != Path("scans"))  # root may write anywhere
+    words = fails(capsys, "localize", "scans", "--weights", ".", "--out", "scans/points.csv")
+    assert "nothing may be written in scans" in words
+    assert [path.name for path in Path("scans").iterdir()] == []
 
 
 def test_an_unforeseen_error_is_one_line_and_debug_shows_where(monkeypatch, capsys, caplog):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -253,6 +254,11 @@ def only_preamble(path: Path):
     path.write_bytes(bytes(128) + b"DICM")
 
 
+def archive(path: Path):
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("1.dcm", bytes(300))
+
+
 def png(path: Path):
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + bytes(300))
 
@@ -263,6 +269,7 @@ BROKEN = {
     cut_in_header: r"MR Image Storage without rows and columns: the file is cut off",
     cut_in_pixels: r"PixelData has 660 bytes, expected 960.*cut off",
     only_preamble: r"holds no DICOM elements",
+    archive: "is not a DICOM file but a ZIP archive; unpack it first",
     png: r"is not a DICOM file: it starts with b'\\x89PNG",
 }
 WRONG_TAGS = [

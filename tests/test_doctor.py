@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import types
 from pathlib import Path
 
@@ -130,6 +131,18 @@ def test_machines_get_json_and_an_exit_code(tmp_path, capsys):
     out, err = capsys.readouterr()
     assert not json.loads(out)["ok"] and "absent" in json.loads(out)["problems"][0]
     assert len(err.strip().splitlines()) == 1
+
+
+def test_a_tree_of_dicom_files_is_fine_for_grading_and_a_mistyped_folder_is_not(cohort, tmp_path):
+    tree = tmp_path / "scans"
+    shutil.copytree(next((cohort / "train_images").iterdir()), tree / "somebody")
+    (tree / "a note").write_text("which comes first, and is no image")
+    line = subjects(doctor.examine(tree, tmp_path))["data"]
+    assert line.level == "warning" and "MR images in" in line.text and "tables of a competition folder" in line.text
+    line = subjects(doctor.examine(tmp_path / "scnas", tmp_path))["data"]
+    assert line.level == "problem" and line.text.endswith("scnas does not exist")
+    (tmp_path / "empty").mkdir()
+    assert subjects(doctor.examine(tmp_path / "empty", tmp_path))["data"].level == "problem"
 
 
 def test_the_tested_versions_are_those_of_the_requirements():

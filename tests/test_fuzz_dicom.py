@@ -24,13 +24,14 @@ from dicom_mutations import mutate, valid_file, valid_files
 from lumbar_utils.dicom import read_series, read_slices
 from lumbar_utils.dicom_pixels import decoding
 from lumbar_utils.errors import DicomError, LumbarError
+from lumbar_utils.preparing import StudyTimeout, time_limit
 from lumbar_utils.study import find_studies, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = 2500
 
 READ_IN_LITTLE_MEMORY = """
-import json, resource, sys, time
+import json, resource, sys, time, zlib  # zlib before gdcm, which brings its own and breaks the one that comes later
 from pathlib import Path
 import gdcm, openjpeg
 sys.path.insert(0, "tests")
@@ -102,7 +103,7 @@ def compressed(tmp_path) -> Path:
 def test_a_decoder_that_crashes_costs_only_its_file(compressed, monkeypatch):
     expected = read_slices(compressed)[0].pixels
     decoding._decoders._helper._process.kill()
-    monkeypatch.setattr(decoding._Helper, "alive", lambda self: True)  # as when it dies of what it was just given
+    monkeypatch.setattr(decoding._Helper, "usable", lambda self: True)  # as when it dies of what it was just given
     with pytest.raises(DicomError, match=r"a\.dcm: .*cannot be decoded: the decoder crashed on it"):
         read_slices(compressed)
     monkeypatch.undo()
@@ -117,7 +118,20 @@ def test_a_decoder_that_does_not_end_is_ended(compressed, monkeypatch):
     with pytest.raises(DicomError, match="the decoder took more than 0 s"):
         read_slices(compressed)
     monkeypatch.undo()
-    assert len(read_slices(compressed)) == 1 and not helper.alive()
+    assert len(read_slices(compressed)) == 1 and not helper.usable()
+
+
+def test_an_answer_that_nobody_waited_for_is_never_taken_for_the_next_files(compressed, tmp_path):
+    """A study's timer or the user interrupts while a frame is decoded; its answer then still lies in the pipe."""
+    other = image(pixels=np.arange(24 * 20).reshape(24, 20))
+    other = recompress(write(tmp_path / "b.dcm", other), gdcm.TransferSyntax.JPEGLosslessProcess14_1)
+    expected = read_slices(other)[0].pixels
+    helper = decoding._decoders._helper
+    helper._process.send_signal(signal.SIGSTOP)
+    with pytest.raises(StudyTimeout), time_limit(0.2):
+        read_slices(compressed)
+    helper._process.send_signal(signal.SIGCONT)
+    np.testing.assert_array_equal(read_slices(other)[0].pixels, expected)
 
 
 def test_a_process_that_was_forked_has_a_decoder_of_its_own(compressed):

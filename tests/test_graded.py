@@ -81,3 +81,12 @@ def test_own_errors_find_what_the_network_did_and_not_odd_labels():
     assert own["oracle"][0] == pytest.approx(0.01)
     cases = graded.odd_labels(evaluation.worst_cases(graded.labels, graded.probabilities, graded.study_ids, 2))
     assert (cases["oracle"] < 0.2).all()
+
+
+def test_own_errors_name_no_study_without_labels_and_bear_grades_that_nobody_gives():
+    graded = drawn(5)
+    graded.labels[0] = -1
+    graded.oracle[1, 4], graded.probabilities[1, 4], graded.labels[1, 4] = [1, 0, 0], [0.1, 0.1, 0.8], 0
+    own = graded.own_errors().set_index("study_id")
+    assert set(own.index) == {"1", "2", "3", "4"} and np.isfinite(own["loss"]).all()
+    assert own["level"]["1"] == LEVELS[4] and own["loss"]["1"] == pytest.approx(-np.log(0.1), abs=1e-6)

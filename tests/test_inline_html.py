@@ -96,5 +96,12 @@ def test_a_prediction_shows_its_most_probable_grades():
     assert "Severe 80%" in row and row.index("Severe 80%") < row.index("Normal/Mild 70%")
 
 
+def test_a_class_prior_does_not_look_like_grades():
+    p = np.tile([0.2, 0.3, 0.5], (25, 1))
+    html = StudyPrediction("7", p, fallback=True)._repr_html_()
+    assert html.count("20% / 30% / 50%") == 25
+    assert "Severe" not in html and "most probable grades" not in html and "not graded" in html
+
+
 def test_objects_with_nothing_in_them_show_that():
     assert "study 7" in Study("7", ())._repr_html_()

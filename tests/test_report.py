@@ -21,11 +21,11 @@ from lumbar_utils.localizer import DiscPoints
 from lumbar_utils.localizer.evaluation import read_reference
 from lumbar_utils.report import ReportFolder, describe, study_page
 from lumbar_utils.report.content import without_paths
-from lumbar_utils.report.folder import file_name
 from lumbar_utils.report.page import percent
 from lumbar_utils.report.pictures import PANEL_PIXELS, overview, panels
+from lumbar_utils.runs import file_name
 from lumbar_utils.study import find_studies, load_study
-from lumbar_utils.submission import SYNTHETIC_WARNING, StudyPrediction
+from lumbar_utils.submission import SYNTHETIC_WARNING, WEIGHTED_NOTE, StudyPrediction
 
 SCHEMA = json.loads(resources.files("lumbar_utils.report").joinpath("report.schema.json").read_text())
 HOSTILE = '<script>alert("1")</script>&\'"><img src=x onerror=alert(1)>'
@@ -123,6 +123,19 @@ def test_the_page_holds_every_number_and_asks_nobody_for_anything(located, tmp_p
     assert addresses and all(a.startswith(("data:", "#", "../index.html")) for a in addresses)
     policy = next(a["content"] for a in page.all("meta") if a.get("http-equiv") == "Content-Security-Policy")
     assert "default-src 'none'" in policy and "unsafe" not in policy and "script-src 'none'" in policy
+
+
+def test_pages_say_that_probabilities_carry_the_metrics_weights(located, tmp_path):
+    _, study, crops, prediction = located
+    reports = ReportFolder(tmp_path)
+    page = reports.write(prediction, study, crops)
+    reports.write(replace(prediction, study_id="real", synthetic_only=False))
+    index = Elements(reports.finish().read_text("utf-8"))
+    for text in (Elements(page.read_text("utf-8")).text, index.text):
+        assert WEIGHTED_NOTE in text and "Any severe, at least" not in text and "cannot be less" not in text
+    assert "1 of 2 studies: The network was " + SYNTHETIC_WARNING in index.text  # and not of both
+    prior = reports.write(StudyPrediction("8", grades(), fallback=True)).read_text("utf-8")
+    assert "weighted 1, 2, 4" in Elements(prior).text
 
 
 def test_the_page_can_be_read_without_seeing_it(located, tmp_path):

@@ -179,6 +179,14 @@ def test_a_narrow_window_needs_no_sideways_scrolling(page, report, index):
         assert browser.execute_script("return document.documentElement.scrollWidth") <= 390
 
 
+def test_a_desktop_window_shows_all_columns_of_the_index(page, index):
+    browser = page(index[0])
+    metrics = {"width": 1280, "height": 1000, "deviceScaleFactor": 1, "mobile": False}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", metrics)
+    table = browser.find_element(By.CSS_SELECTOR, ".scroll")
+    assert browser.execute_script("return arguments[0].scrollWidth - arguments[0].clientWidth", table) == 0
+
+
 def test_a_level_shows_itself_in_image_and_crops_by_mouse_and_keyboard(page, report):
     browser = page(report)
     panel = "return getComputedStyle(document.querySelector('td.mark-l3_l4 .panel')).outlineColor"

@@ -94,7 +94,10 @@ def test_no_output_of_any_command_names_the_patient(cohort, tmp_path, capsys, ca
     commands = (
         ("localize", tree.parent, "--out", out / "points.csv"),
         ("crops", tree.parent, "--points", out / "points.csv", "--out", out / "crops", "--jobs", "1"),
-        ("predict", tree.parent, "--weights", tmp_path / "run", "--out", out / "submission.csv", "--pictures", "1"),
+        (
+            *("predict", tree.parent, "--weights", tmp_path / "run", "--out", out / "submission.csv"),
+            *("--pictures", "1", "--report", out / "reports"),
+        ),
     )
     for command in commands:
         assert main([str(part) for part in command]) == 0, capsys.readouterr().err
@@ -103,7 +106,8 @@ def test_no_output_of_any_command_names_the_patient(cohort, tmp_path, capsys, ca
     found["log"] = caplog.text.lower().encode()
     (loaded,) = [load_study(source) for source in find_studies(tree.parent)]
     found["in a notebook"] = (loaded._repr_html_() + repr(loaded)).lower().encode()
-    assert len([name for name in found if name.endswith(".png")]) == 2, "pictures were drawn"
+    assert len(list(out.rglob("*.png"))) == 2, "pictures were drawn"
+    assert len(list(out.rglob("reports/studies/*.html"))) == 1, "a report was written"
     for name, content in found.items():
         for secret in SECRETS:
             assert secret.encode() not in content, f"{secret} in {name}"

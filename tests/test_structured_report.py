@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +28,7 @@ from lumbar_utils.structured_report import (
     write_structured_reports,
 )
 from lumbar_utils.study import StudySource, find_studies
-from lumbar_utils.submission import StudyPrediction
+from lumbar_utils.submission import WEIGHTED_NOTE, StudyPrediction
 
 sr = pytest.importorskip("highdicom.sr", reason="highdicom is not installed")
 
@@ -125,6 +126,7 @@ def test_the_same_numbers_stand_in_the_file_for_whoever_reads_it_without_highdic
         measured = [item.MeasuredValueSequence[0].FloatingPointValue for item in found]
         assert np.array_equal(measured, prediction.probabilities[:, k])
     said = [item.TextValue for item in items(report, "Comment")]
+    assert WEIGHTED_NOTE in said
     assert "not for diagnosis" in said[0] and "research use" in report.SeriesDescription
     assert (report.VerificationFlag, report.PreliminaryFlag, report.CompletionFlag) == (
         *("UNVERIFIED", "PRELIMINARY"),
@@ -299,6 +301,14 @@ def test_what_is_no_prediction_is_refused(phantom, tmp_path):
     other = StudyPrediction("another", prediction.probabilities)
     with pytest.raises(DataError, match="of study 'another'"):
         structured_report(other, source)
+
+
+def test_ids_that_differ_get_files_that_differ(phantom, tmp_path):
+    source, prediction = phantom
+    ids = ["a b", "a_b", "../a"]
+    named = [replace(prediction, study_id=study_id, discs=None) for study_id in ids]
+    files, _ = write_structured_reports(named, [replace(source, study_id=s) for s in ids], tmp_path)
+    assert list(files) == ids and len(list(tmp_path.glob("*.dcm"))) == len(ids)
 
 
 def test_without_highdicom_the_command_that_installs_it_is_named(phantom, monkeypatch, tmp_path, capsys):

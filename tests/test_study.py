@@ -404,7 +404,7 @@ def test_paths_with_nothing_or_too_much_say_so(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         find_studies(tmp_path / "nowhere")
     (tmp_path / "a.dcm").write_text("text")
-    with pytest.raises(DicomError, match=r"no readable MR image in 1 files; a\.dcm: is not a DICOM file"):
+    with pytest.raises(DicomError, match=r"no readable MR image in 1 file; a\.dcm: is not a DICOM file"):
         find_studies(tmp_path)
     write_study(tmp_path / "anna", SERIES)
     write_study(tmp_path / "bert", SERIES)

@@ -241,19 +241,6 @@ def test_a_study_without_series_to_show_is_refused():
         Scene(Study("7", ()))
 
 
-def test_a_crop_is_an_image_with_the_proportions_of_its_box(crops):
-    image = views.crop_image(crops, AXIAL_T2, 2, size=100)
-    assert image.shape == (100, 100, 3) and image.dtype == np.uint8
-    bare = views.crop_image(crops, AXIAL_T2, 2, size=100, letters=False, scale_mm=None)
-    assert (bare[..., 0] == bare[..., 1]).all(), "grey"
-    brightest = np.array(np.unravel_index(bare[..., 0].argmax(), bare.shape[:2]))
-    assert np.abs(brightest - 49.5).max() < 6, "the canal is in the middle"
-    decoded = Image.open(io.BytesIO(views.crop_png(crops, AXIAL_T2, 2, size=100)))
-    assert decoded.size == (100, 100)
-    with pytest.raises(DataError, match="give `condition`"):
-        views.crop_image(crops, AXIAL_T2, 2, activation=object())
-
-
 def test_pixels_and_millimetres_agree_on_a_raster():
     image = np.zeros((40, 20), dtype=np.float32)
     image[30, 5] = 1

@@ -5,11 +5,15 @@ from __future__ import annotations
 import base64
 import io
 from dataclasses import replace
+from types import SimpleNamespace
 
+import IPython
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 from figures import text_of
+from IPython.core.formatters import DisplayFormatter
+from IPython.core.pylabtools import select_figure_formats
 from matplotlib.colors import to_rgb
 from PIL import Image
 from planted_crops import planted_study, study_crops
@@ -80,6 +84,10 @@ def test_all_words_can_be_read_on_their_ground(crops, activation, theme):
         for axes in set(figure.axes) - set(images):
             beside += [text for text in axes.get_yticklabels() if text.get_text()]
         assert len(beside) > 5, name
+        page = figure.bbox
+        for text in figure.texts:
+            place = text.get_window_extent(figure.canvas.get_renderer())
+            assert page.x0 <= place.x0 and place.x1 <= page.x1, f"{name}: {text.get_text()!r} leaves the figure"
         for text in beside:
             box = text.get_bbox_patch()
             ground = box.get_facecolor() if box else figure.get_facecolor()
@@ -116,6 +124,17 @@ def test_figures_fit_a_notebook_cell():
         image = Image.open(io.BytesIO(data))
         assert image.size[0] <= WIDEST, f"{name}: {image.size}"
         assert len(data) < LARGEST_BYTES, f"{name}: {len(data)} bytes"
+
+
+def test_a_notebook_shows_pictures_as_they_print_themselves(crops, monkeypatch):
+    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    select_figure_formats(shell, {"png"})  # what `%matplotlib inline` does, and any import of pyplot in a kernel
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    figure = views.show_crops(crops)
+    bundle, _ = shell.display_formatter.format(figure)
+    assert bundle["image/png"] == figure.png()
+    image = Image.open(io.BytesIO(bundle["image/png"]))
+    assert image.mode == "P" and image.size[0] <= WIDEST
 
 
 def test_few_colours_keep_greys_and_the_commonest_colours():

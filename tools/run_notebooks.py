@@ -219,25 +219,20 @@ def print_ending(data: Path, run: Path, synthetic: bool, seconds: float) -> None
 
 def scores_beside_references(data: Path, run: Path) -> dict[str, dict]:
     """Title -> name -> `Score`, of the out-of-fold predictions and, where its truth is known, of the test part."""
-    import pandas as pd
-
-    from lumbar_utils.evaluation import compare, truth_labels
-    from lumbar_utils.labels import split_row_id
-    from lumbar_utils.metrics import read_predictions
+    from lumbar_utils.errors import DataError
+    from lumbar_utils.evaluation import compare
+    from lumbar_utils.graded import OUT_OF_FOLD, TEST, graded_studies
     from lumbar_utils.study import CompetitionFolder
 
     folder = CompetitionFolder.open(data)
     results = {}
-    for title, path in (("out of fold", run / "classifier" / "oof.csv"), ("on the test part", run / "submission.csv")):
-        if not path.is_file():
+    for title, part in (("out of fold", OUT_OF_FOLD), ("on the test part", TEST)):
+        try:
+            graded = graded_studies(folder, run, parts=[part])
+        except DataError:  # not predicted yet, or nobody knows the labels
             continue
-        table = pd.read_csv(path, dtype={"row_id": str})
-        ids = list(dict.fromkeys(split_row_id(row_id)[0] for row_id in table["row_id"]))
-        known = folder.labels is not None and set(ids) <= set(folder.labels["study_id"])
-        labels = folder.label_codes(ids) if known else truth_labels(folder, ids)
-        if labels is not None:
-            predictions = read_predictions(table, ids)
-            results[f"{title}, {len(ids)} studies"] = compare(folder, ids, labels, predictions, name="this run")
+        scores = compare(folder, graded.study_ids, graded.labels, graded.probabilities, name="this run")
+        results[f"{title}, {len(graded)} studies"] = scores
     return results
 
 

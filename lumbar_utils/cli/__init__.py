@@ -15,6 +15,9 @@ from .parser import build_parser
 
 logger = logging.getLogger(__name__)
 
+GO_ON = ("phantom", "crops", "train", "predict")
+"""Commands that do not begin anew after an interruption."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; `argv` without the program's name."""
@@ -28,7 +31,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands.COMMANDS[args.command](args)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        print("lumbar: interrupted", file=sys.stderr)
+        # Their journals, caches and checkpoints outlive them.
+        goes_on = "; the same command goes on where it was" if args.command in GO_ON else ""
+        print(f"lumbar: interrupted{goes_on}", file=sys.stderr)
         return 130
     except BrokenPipeError:
         # The reader of our output has gone (`lumbar score ... | head`): not an error, but stdout cannot be flushed.

@@ -50,7 +50,8 @@ def phantom(args: argparse.Namespace) -> None:
         progress=args.progress,
         **options,
     )
-    print(f"{args.studies} synthetic studies in {args.out}; the truth about them in {args.out / 'truth'}")
+    made = _studies(args.studies, "synthetic ")
+    print(f"{made} in {args.out}; the truth about them in {args.out / 'truth'}")
 
 
 def localize(args: argparse.Namespace) -> None:
@@ -68,7 +69,7 @@ def localize(args: argparse.Namespace) -> None:
         raise DataError(f"the discs were found in none of {len(sources)} studies; {next(iter(failed.values()))}")
     write_points(args.out, found.values())
     flagged = sum(discs.flagged for discs in found.values())
-    print(f"{len(found)} studies in {args.out}, {flagged} of them with a flag; {len(failed)} failed")
+    print(f"{_studies(len(found))} in {args.out}, {flagged} of them with a flag; {len(failed)} failed")
     if doubtful_words(found):
         print(f"  {doubtful_words(found)}")
 
@@ -79,6 +80,7 @@ def crops(args: argparse.Namespace) -> None:
     from ..study import find_studies
 
     path = inputs.data_path(args.path)
+    inputs.folder_to_write(args.out, "--out")
     localizer = None if args.points is not None else inputs.localizer_folder(args.weights)
     sources = find_studies(path, progress=args.progress)
     jobs = inputs.jobs(args.jobs)
@@ -86,7 +88,7 @@ def crops(args: argparse.Namespace) -> None:
     cache = build_crop_cache(sources, discs, args.out, n_jobs=jobs, progress=args.progress)
     if not len(cache):
         raise DataError(f"no study could be cropped; {next(iter(cache.failures.values()), 'there is none')}")
-    print(f"crops of {len(cache)} studies in {args.out}, {len(cache.failures)} failed")
+    print(f"crops of {_studies(len(cache))} in {args.out}, {len(cache.failures)} failed")
 
 
 def train(args: argparse.Namespace) -> None:
@@ -239,7 +241,7 @@ def predict(args: argparse.Namespace) -> None:
     predictions = done.predictions
     prior = sum(prediction.fallback for prediction in predictions)
     incomplete = sum(bool(prediction.missing_views) and not prediction.fallback for prediction in predictions)
-    print(f"{len(predictions)} studies graded in {args.out}")
+    print(f"{_studies(len(predictions))} graded in {args.out}")
     print(f"  {incomplete} lack a view, {prior} got the class prior instead of a prediction; details in {done.log}")
     for line in str(done).splitlines():
         print(f"  {line}")
@@ -257,7 +259,7 @@ def predict(args: argparse.Namespace) -> None:
         located[: args.pictures], predictor.spec, pictures, synthetic=synthetic, with_grades=not meaningless
     )
     if drawn:
-        print(f"  pictures of {drawn} studies in {pictures}")
+        print(f"  pictures of {_studies(drawn)} in {pictures}")
     if meaningless:
         print(f"NOTE: the network was {SYNTHETIC_WARNING}.")
 
@@ -312,6 +314,10 @@ def score(args: argparse.Namespace) -> None:
         print(" " * 18, *(f"{name.replace('_', ' '):>{width}}" for name in columns))
     for term, title in SCORE_TITLES.items():
         print(f"{title:<18}", *(f"{column[term]:>{width}.6f}" for column in columns.values()))
+
+
+def _studies(count: int, which: str = "") -> str:
+    return f"{count} {which}{'study' if count == 1 else 'studies'}"
 
 
 COMMANDS = {

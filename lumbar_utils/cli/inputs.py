@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -140,7 +141,20 @@ def predictions(path: Path) -> tuple[pd.DataFrame, Mapping[str, Mapping[str, flo
 
 
 def table_to_write(path: Path) -> Path:
-    """The path of a result; raises `DataError` at once, and not after an hour of work, when it is a folder."""
+    """The path of a result; raises `DataError` at once, and not after an hour of work, when it cannot be written."""
     if path.is_dir():
         raise DataError(f"{path} is a folder; --out names the file to write, such as {path / 'result.csv'}")
+    if path.exists() and not os.access(path, os.W_OK):
+        raise DataError(f"{path} may not be written; choose another file, or ask for the right to")
+    folder_to_write(path.parent, "--out")
+    return path
+
+
+def folder_to_write(path: Path, option: str) -> Path:
+    """The folder of results; raises `DataError` at once when it is a file, cannot be made or may not be written."""
+    there = next((folder for folder in (path, *path.parents) if folder.exists()), Path("."))
+    if not there.is_dir():
+        raise DataError(f"{there} is a file, expected a folder; choose another place for {option}")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise DataError(f"nothing may be written in {there}; choose another place for {option}")
     return path

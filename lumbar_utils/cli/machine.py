@@ -23,7 +23,11 @@ def add_doctor(commands, new_command: Callable[..., argparse.ArgumentParser]) ->
         "examples:\n  lumbar doctor\n  lumbar doctor data --run runs/first --json",
     )
     parser.add_argument(
-        "path", type=Path, nargs="?", metavar="DATA", help="a competition folder (default: what would be found)"
+        "path",
+        type=Path,
+        nargs="?",
+        metavar="DATA",
+        help="a competition folder, or a tree of DICOM files (default: what would be found)",
     )
     parser.add_argument("--run", type=Path, metavar="RUN", help="the run folder (default: runs/demo)")
     parser.add_argument("--json", action="store_true", help="for machines")
@@ -70,7 +74,7 @@ def doctor(args: argparse.Namespace) -> None:
     print(json.dumps(found.to_json(), indent=1) if args.json else found)
     if found.problems:
         sys.stdout.flush()
-        raise DataError(f"{len(found.problems)} of these have to be put right: {'; '.join(found.problems)}")
+        raise DataError(f"to be put right: {'; '.join(found.problems)}")
 
 
 def kaggle(args: argparse.Namespace) -> None:

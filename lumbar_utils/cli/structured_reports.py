@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DataError
+from . import inputs
 
 if TYPE_CHECKING:
     from ..study import StudySource
@@ -20,8 +20,7 @@ def check(folder: Path | None) -> None:
     from ..structured_report import require_highdicom
 
     require_highdicom()
-    if folder.exists() and not folder.is_dir():
-        raise DataError(f"{folder} is a file; --sr names a folder")
+    inputs.folder_to_write(folder, "--sr")
 
 
 def write(

@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 
 import numpy as np
 
@@ -32,6 +33,7 @@ class _Helper:
     """One decoding process."""
 
     def __init__(self):
+        self._waits = False
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path or os.curdir for path in sys.path)}
         self._process = subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.decoder_process"],
@@ -43,26 +45,30 @@ class _Helper:
         self._within(SECONDS_TO_START, self._receive, "the decoders cannot be started")
 
     def decode(self, request: dict, data: bytes, seconds: float) -> np.ndarray:
-        """Send a request and wait for its answer; raises `DecodingError`, after which `alive` may be False."""
+        """Send a request and wait for its answer; raises `DecodingError`, after which `usable` may be False."""
 
         def exchange() -> tuple[dict, bytes]:
             self._process.stdin.write(json.dumps({**request, "bytes": len(data)}).encode() + b"\n" + data)
             self._process.stdin.flush()
             return self._receive()
 
+        self._waits = True  # still so after an exception from outside: a study's timer, or the user's interrupt
         answer, payload = self._within(seconds, exchange, "the decoder crashed on it")
+        self._waits = False
         if "problem" in answer:
             raise DecodingError(answer["problem"])
         return np.frombuffer(bytearray(payload), answer["dtype"]).reshape(answer["shape"])
 
-    def alive(self) -> bool:
-        return self._process.poll() is None
+    def usable(self) -> bool:
+        """Whether it lives, and its next answer will be to the next request and not to one that nobody waited for."""
+        return self._process.poll() is None and not self._waits
 
     def close(self) -> None:
         self._process.kill()
         self._process.wait()
-        self._process.stdin.close()
-        self._process.stdout.close()
+        for stream in (self._process.stdin, self._process.stdout):
+            with suppress(OSError):  # half a request still lies in the first, and cannot be sent any more
+                stream.close()
 
     def _receive(self) -> tuple[dict, bytes]:
         answer = json.loads(self._process.stdout.readline())
@@ -100,12 +106,13 @@ class _Decoders:
             self._inherited.append(self._helper)
             self._helper, self._owner, self._lock = None, os.getpid(), threading.Lock()
         with self._lock:
-            if self._helper is None or not self._helper.alive():
+            if self._helper is None or not self._helper.usable():
+                self.close()
                 self._helper = _Helper()
             return self._helper.decode(request, data, seconds)
 
     def close(self) -> None:
-        if self._helper is not None and self._owner == os.getpid() and self._helper.alive():
+        if self._helper is not None and self._owner == os.getpid():
             self._helper.close()
 
 

@@ -31,6 +31,7 @@ LONGEST_REASON = 300
 
 _PREAMBLE = 128
 _MAGIC = b"DICM"
+_ZIP = b"PK\x03\x04"
 _VRS = frozenset(str(vr).encode() for vr in VR if len(str(vr)) == 2)
 
 
@@ -137,6 +138,8 @@ def _find_start(head: bytes, path: Path) -> tuple[int, bool]:
             return start, True
     if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head):  # which may be about somebody, so it is not shown
         raise DicomError("is not a DICOM file but plain text", path=path)
+    if head.startswith(_ZIP):
+        raise DicomError("is not a DICOM file but a ZIP archive; unpack it first", path=path)
     raise DicomError(f"is not a DICOM file: it starts with {first!r} and has no DICM mark", path=path)
 
 

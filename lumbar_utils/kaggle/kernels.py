@@ -1,4 +1,4 @@
-"""The five notebooks as folders to push to Kaggle, each with its `kernel-metadata.json`.
+"""Notebooks 01 to 05 as folders to push to Kaggle, each with its `kernel-metadata.json`.
 
 What a notebook needs of those before it comes as their output, attached (`kernel_sources`). Nothing needs the internet:
 the library's data set brings what Kaggle's image lacks.

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
-from ..geometry import INFERIOR
+from ..geometry import ANTERIOR, INFERIOR
 from ..inline_html import card
 from ..labels import LEVELS, N_LEVELS, level_title
 
@@ -104,6 +104,12 @@ class DiscPoints:
     def tangents(self) -> np.ndarray:
         """Unit directions of the canal at each point, towards the feet, shape (5, 3)."""
         return chain_tangents(self.points)
+
+    def forward(self) -> np.ndarray:
+        """Unit directions from the canal to the front along the plane of each disc, shape (5, 3)."""
+        tangents = self.tangents()
+        ahead = ANTERIOR - (tangents @ ANTERIOR)[:, None] * tangents
+        return ahead / np.linalg.norm(ahead, axis=1, keepdims=True)
 
     @property
     def flagged(self) -> bool:

@@ -313,7 +313,7 @@ def _claim(root: Path, config: CohortConfig, *, overwrite: bool) -> dict | None:
             ]
             raise DataError(
                 f"{root} holds another cohort ({'; '.join(differences)}): "
-                "choose another folder, delete this one, or pass overwrite=True"
+                "choose another folder, or delete this one (from Python: overwrite=True)"
             )
         shutil.rmtree(root)
     elif root.exists() and (not root.is_dir() or any(root.iterdir())):

@@ -8,12 +8,13 @@ study_id, created       as text; time of writing, UTC, ISO 8601
 notice, warnings        that it is research software; what must be read before the grades (synthetic weights, prior)
 synthetic               {"weights", "study"}: trained on phantoms only; the study itself is a phantom
 fallback                true when the class prior stands in for a prediction
-summary                 any_severe: the largest probability of "severe" among the 25 targets, a lower bound of that for
-                        any at all; any_severe_spinal: the same of the canal's five, as in the competition's metric;
-                        worst: the target it belongs to; counts: targets by most probable grade; disc_confidence: the
-                        least of the five, null where no disc was found
+summary                 any_severe: the largest probability of "severe" among the 25 targets; any_severe_spinal: that of
+                        the canal's five, as in the competition's metric; worst: the target any_severe belongs to;
+                        counts: targets by most probable grade; disc_confidence: the least of the five, null where no
+                        disc was found
 grades                  25 of {level, condition, grade (the most probable), probabilities {normal_mild, moderate,
-                        severe}}, in the order of `labels.TARGETS`
+                        severe}}, in the order of `labels.TARGETS`; with the metric's weights 1, 2, 4, so that worse
+                        grades come out more probable than they are
 discs                   null, or {series_id, source, levels: 5 of {level, point_lps_mm, confidence, flag}}
 crops                   15 of {view, level, covered (share of the box), series_id, stack, instance_numbers,
                         angle_degrees}; series_id and what follows are null where no scan shows the level

@@ -6,9 +6,7 @@ DIR/studies/<study>.html, .json one study
 
 from __future__ import annotations
 
-import hashlib
 import logging
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from copy import copy
 from pathlib import Path
@@ -21,7 +19,7 @@ from tqdm.auto import tqdm
 from ..competition import SYNTHETIC_MARK
 from ..crops import extract_crops
 from ..errors import DataError, LumbarError
-from ..runs import atomically, read_json, write_json
+from ..runs import atomically, file_name, read_json, write_json
 from ..study import load_study
 from .content import SCHEMA, SCHEMA_VERSION, describe, without_paths
 from .page import index_page, study_page
@@ -34,9 +32,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
-RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
-"""Names that Windows gives to devices."""
 STUDIES_A_PROCESS = 8
 """A process takes seconds to start, a report less than one."""
 SUMMARY_KEYS = (
@@ -51,14 +46,6 @@ SUMMARY_KEYS = (
     "flags",
 )
 """What the index keeps of a report."""
-
-
-def file_name(study_id: str) -> str:
-    """A study's id as a file's name without ending, which no id can leave its folder by; different ids differ."""
-    if PLAIN_NAME.fullmatch(study_id) and not RESERVED.fullmatch(study_id) and not study_id.endswith("."):
-        return study_id
-    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", study_id)[:60].strip("_") or "study"
-    return f"{readable}-{hashlib.sha256(study_id.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 class ReportFolder:

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..geometry import ANTERIOR, OrientedGrid, sample_stack
+from ..geometry import OrientedGrid, sample_stack
 from ..inline_html import data_uri, resize, to_grey
-from ..labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, level_title
-from ..views.images import DISC_LINE_MM, FORAMEN_OFFSET_MM, localized_plane
+from ..labels import LEVELS, SAGITTAL_T2, level_title
+from ..views.crops import CROP_WINDOW, MONTAGE_ROWS, nearest_index
+from ..views.images import DISC_LINE_MM, localized_plane
 from ..views.planes import ImagePlane, grey_window
 
 if TYPE_CHECKING:
@@ -27,14 +28,8 @@ SAGITTAL_PIXELS = 720
 """Longer side of the overview; 60 KB as WebP."""
 PANEL_PIXELS = 208
 """Side of a crop's panel: 0.34 mm a pixel at 70 mm, finer than any scan."""
-ROWS = (
-    (SAGITTAL_T2, 0.0, "Sagittal T2", "midline"),
-    (AXIAL_T2, 0.0, "Axial T2", "at the disc"),
-    (SAGITTAL_T1, -FORAMEN_OFFSET_MM, "Sagittal T1", "right foramen"),
-    (SAGITTAL_T1, FORAMEN_OFFSET_MM, "Sagittal T1", "left foramen"),
-)
-"""View, mm from the canal along the crop's first axis, name, place."""
-PANEL_WINDOW = (0.0, 1.05)
+ROWS = tuple((view, offset, *name.split("\n")) for view, offset, name in MONTAGE_ROWS)
+"""What the montage of a notebook shows: view, mm from the canal along the crop's first axis, name, place."""
 MARGIN_MM = (55.0, 75.0, 55.0)
 """What the overview shows beyond the located points: above and below, in front, behind."""
 SCALE_MM = 50
@@ -62,9 +57,7 @@ def overview(study: Study, discs: DiscPoints, crops: StudyCrops | None = None) -
     def place(world: np.ndarray) -> np.ndarray:
         return np.round((plane.project(world)[0] - corner) * scale, 1)
 
-    tangents = discs.tangents()
-    forward = ANTERIOR - (tangents @ ANTERIOR)[:, None] * tangents
-    forward /= np.linalg.norm(forward, axis=1, keepdims=True)
+    forward = discs.forward()
     boxes = _outlines(crops)
     levels = [
         {
@@ -117,7 +110,7 @@ def panels(crops: StudyCrops, study: Study | None = None, maps: Mapping[str, np.
                 letters = letters or plane.letters()
                 cell["uri"] = data_uri(_hatched(plane), quality=80)
                 if maps is not None and maps.get(view) is not None:
-                    cell["map"] = data_uri(_heat(maps[view][i], _slice_index(crops, view, i, offset)), quality=70)
+                    cell["map"] = data_uri(_heat(maps[view][i], nearest_index(crops, view, offset)), quality=70)
             cells.append(cell)
         share = 20.0 / crops.spec.extents[view][2]
         rows.append({"name": name, "place": place, "letters": letters, "scale": round(share, 4), "panels": cells})
@@ -150,15 +143,10 @@ def _outlines(crops: StudyCrops | None) -> list[np.ndarray | None]:
     return outlines
 
 
-def _slice_index(crops: StudyCrops, view: str, level: int, offset: float) -> int:
-    grid = crops.grid(view, level)
-    return int(np.clip(np.round(offset / grid.spacing[0] + (grid.shape[0] - 1) / 2), 0, grid.shape[0] - 1))
-
-
 def _sampled(crops: StudyCrops, study: Study | None, view: str, level: int, offset: float) -> ImagePlane:
     """One plane of a crop's box as a grey image of `PANEL_PIXELS`, intensities as in the crop."""
     grid, source = crops.grid(view, level), crops.sources[view][level]
-    index = _slice_index(crops, view, level, offset)
+    index = nearest_index(crops, view, offset)
     own = np.asarray(crops.images[view][level][index], dtype=np.float32)
     shape = (PANEL_PIXELS, round(PANEL_PIXELS * grid.extent[2] / grid.extent[1]))
     series = study.series_by_id(source.series_id) if study is not None and source is not None else None
@@ -170,7 +158,7 @@ def _sampled(crops: StudyCrops, study: Study | None, view: str, level: int, offs
         if covered.any():
             image = to_grey(values[0], grey_window(values))
             return ImagePlane.from_grid(image[None], fine, 0, covered)
-    image = resize(to_grey(own, PANEL_WINDOW), shape)
+    image = resize(to_grey(own, CROP_WINDOW), shape)
     seen = resize(255 * crops.covered[view][level][index].astype(np.uint8), shape) > 127
     fine = OrientedGrid(grid.center, grid.axes, grid.extent, (1, *shape))
     return ImagePlane.from_grid(image[None], fine, 0, seen[None])

@@ -2,7 +2,7 @@
 
 `planes` knows where an image lies in the patient, `images` shows series, studies and located discs, `crops` the
 crops, with `grade_strip` below them, `activation` and `heat` what in them a grade comes from, `browser` scrolls a study
-in a notebook, with what `scene` draws on the pixels of `raster`, which also makes pictures for tables and pages.
+in a notebook, with what `scene` draws on the pixels of `raster`.
 `cohort` holds the charts of a data set, `localization` and `localizer_error` the disc finder's quality, `training` the
 curves of a training, `grading` what was graded well and what not, `worst_cases` the latter with their crops,
 `comparison` scores beside each other, `error_analysis` agreement and strata, `style` how all of it looks, in a dark or
@@ -28,7 +28,7 @@ from .images import show_disc_points, show_localizations, show_series, show_stud
 from .localization import show_found_discs
 from .localizer_error import show_localizer_error
 from .planes import ImagePlane, draw_plane
-from .raster import Raster, crop_image, crop_png
+from .raster import Raster
 from .scene import Scene
 from .style import save, use_theme
 from .training import LiveCurves, show_training_curves
@@ -41,9 +41,7 @@ __all__ = [
     "Scene",
     "StudyViewer",
     "browse",
-    "crop_image",
     "crop_plane",
-    "crop_png",
     "draw_plane",
     "save",
     "show_ablation",

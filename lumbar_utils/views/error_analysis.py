@@ -113,11 +113,7 @@ def show_strata(
 
 def show_own_errors(cache: Mapping[str, StudyCrops], cases: pd.DataFrame, **options) -> Figure:
     """Cases of `GradedStudies.own_errors` as `show_worst_cases` draws cases, whose options it takes."""
-    figure = show_worst_cases(cache, cases, **options)
-    for text in figure.texts:
-        if text.get_text() == "What cost the score most":
-            text.set_text("Most wrong, whatever the label")
-    return figure
+    return show_worst_cases(cache, cases, title="Most wrong, whatever the label", **options)
 
 
 def _draw_interval(panel: Axes, row: pd.DataFrame, at: float, shade: str) -> None:

@@ -81,8 +81,8 @@ def draw_key(figure: Figure, panel: Axes, with_bars: bool, with_labels: bool, *,
         figure.text(x, y, "■ ", color=shade, fontsize=9, va="center", gid="mark")
         figure.text(x + 0.15 / width, y, name.lower(), color=color("muted"), fontsize=7.5, va="center")
         x += (0.35 + 0.066 * len(name)) / width
-    words = ["bars: predicted probability, %"] * with_bars
+    words = ["bars: predicted %, with the metric's weights"] * with_bars
     if with_labels:
-        words.append("squares: label (framed where the likeliest class differs)" if with_bars else "bars: label")
+        words.append("squares: label (framed: another bar is longest)" if with_bars else "bars: label")
     words += [extra] if extra else []
     figure.text(x + 0.15 / width, y, "   ".join(words), color=color("muted"), fontsize=7.5, va="center")

@@ -11,7 +11,6 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import DataError
-from ..geometry import ANTERIOR
 from ..labels import AXIAL_T2, CONDITIONS, LEVELS, SAGITTAL_T1, SAGITTAL_T2, level_title
 from .planes import ImagePlane, draw_absent, draw_plane, grey_window, justified_panels
 from .style import FAMILY_COLORS, LEVEL_COLORS, finish, outline, pictured, say
@@ -237,9 +236,7 @@ def _mark_table_points(panel: Axes, plane: ImagePlane, points: pd.DataFrame) -> 
 
 def mark_discs(panel: Axes, plane: ImagePlane, discs: DiscPoints, *, lines: bool = True, small: bool = False) -> None:
     """Each level's point, the line of its disc towards the front, and its name behind the canal."""
-    tangents = discs.tangents()
-    forward = ANTERIOR - (tangents @ ANTERIOR)[:, None] * tangents
-    forward /= np.linalg.norm(forward, axis=1, keepdims=True)
+    forward = discs.forward()
     points, _ = plane.project(discs.points)
     fronts, _ = plane.project(discs.points + DISC_LINE_MM * forward)
     for i, level in enumerate(LEVELS):

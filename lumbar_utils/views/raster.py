@@ -1,7 +1,7 @@
 """Quick pictures without matplotlib: a slice as RGB pixels with marks at their place in the patient, and as PNG bytes.
 
 A step of a viewer has some 50 ms; a matplotlib figure takes several hundred. Here a slice is scaled, windowed, marked
-and encoded in about ten. The same pictures serve where a figure would be too much: in a table, in an HTML report.
+and encoded in about ten.
 """
 
 from __future__ import annotations
@@ -16,15 +16,9 @@ import numpy as np
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-from ..errors import DataError
-from .crops import CROP_WINDOW, crop_plane, nearest_index
-from .heat import heat_rgba
 from .planes import ImagePlane
-from .style import palette_png
 
 if TYPE_CHECKING:
-    from ..activation import StudyActivation
-    from ..crops import StudyCrops
     from ..geometry import OrientedGrid
 
 LETTER_COLOR = "#c8d2dc"
@@ -73,12 +67,6 @@ class Raster:
         """LPS mm (..., 3) to (x, y) pixels (..., 2) and the distance from the plane in mm (...)."""
         xy, distance = self.plane.project(points)
         return self.pixels(xy), distance
-
-    def heat(self, values: np.ndarray) -> None:
-        """Tint by a map of 0 to 1 of the plane's shape."""
-        rgba = Image.fromarray((heat_rgba(values) * 255).round().astype(np.uint8))
-        rgba = rgba.resize(self.image.size, Image.Resampling.BILINEAR)
-        self.image.paste(rgba, (0, 0), rgba)
 
     def line(self, ends: np.ndarray, color: str, width: int = 1) -> None:
         """A straight or broken line through pixels (n, 2)."""
@@ -145,58 +133,3 @@ def box_cut(plane: ImagePlane, grid: OrientedGrid) -> np.ndarray | None:
     corners = np.array(found)
     offset = corners - corners.mean(axis=0)
     return corners[np.argsort(np.arctan2(offset[:, 1], offset[:, 0]))]
-
-
-def crop_image(
-    crops: StudyCrops,
-    view: str,
-    level: int,
-    *,
-    offset_mm: float = 0.0,
-    index: int | None = None,
-    activation: StudyActivation | None = None,
-    condition: int | str | None = None,
-    size: int = 192,
-    letters: bool = True,
-    scale_mm: float | None = 20.0,
-) -> np.ndarray:
-    """One slice of a crop as RGB pixels, with a map over it where one is given; uint8 (H, W, 3).
-
-    Parameters
-    ----------
-    offset_mm, index
-        Which slice: the one nearest to so many mm from the canal along the crop's first axis, or by its number. With
-        `activation` and neither of them, the slice with the map's highest point.
-    activation : StudyActivation, optional
-        Draws the map of `condition`, which must then be given.
-    size : int
-        Largest side in pixels.
-    scale_mm : float or None
-        Length of the scale bar.
-
-    Raises
-    ------
-    DataError
-        When there is an activation without a condition.
-    """
-    if activation is not None and condition is None:
-        raise DataError("an activation is drawn for one condition: give `condition`")
-    if activation is not None and index is None and offset_mm == 0:
-        index = activation.slice_of(view, condition, level)
-    index = nearest_index(crops, view, offset_mm) if index is None else index
-    raster = Raster(crop_plane(crops, view, level, index=index), (size, size), CROP_WINDOW)
-    if not crops.covered[view][level].any():
-        raster.text(np.array(raster.image.size) / 2, "not in the scan", LETTER_COLOR, anchor="mm")
-        return np.asarray(raster.image)
-    if activation is not None:
-        raster.heat(activation.scaled(view, condition, level)[index])
-    if letters:
-        raster.letters()
-    if scale_mm:
-        raster.scale_bar(scale_mm)
-    return np.asarray(raster.image)
-
-
-def crop_png(crops: StudyCrops, view: str, level: int, **options) -> bytes:
-    """`crop_image` as a PNG file's bytes in at most 256 colours; options as there."""
-    return palette_png(Image.fromarray(crop_image(crops, view, level, **options)))

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..errors import DataError
-from ..geometry import ANTERIOR
 from ..labels import LEVELS, N_LEVELS, VIEWS, level_title
 from .images import DISC_LINE_MM, slice_plane
 from .planes import ImagePlane, grey_window
@@ -204,9 +203,7 @@ class Scene:
             return
         spacing = pile.series.stacks[0].geometry.slice_spacing
         on_it = max(2.0, spacing / 2 if np.isfinite(spacing) else 2.0)
-        tangents = self.discs.tangents()
-        forward = ANTERIOR - (tangents @ ANTERIOR)[:, None] * tangents
-        forward /= np.linalg.norm(forward, axis=1, keepdims=True)
+        forward = self.discs.forward()
         points, distance = raster.project(self.discs.points)
         fronts, _ = raster.project(self.discs.points + DISC_LINE_MM * forward)
         for level in range(N_LEVELS):

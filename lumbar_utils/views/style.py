@@ -12,6 +12,7 @@ import base64
 import functools
 import io
 import os
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -157,9 +158,22 @@ def palette_png(image: Image.Image) -> bytes:
 
 def new_figure(width: float, height: float, **kwargs) -> Picture:
     """A figure of that many inches, already closed for pyplot, in the settings in force."""
+    _tell_notebook()
     figure = plt.figure(figsize=(width, height), FigureClass=Picture, **kwargs)
     plt.close(figure)
     return figure
+
+
+def _tell_notebook() -> None:
+    """Have a running notebook show a `Picture` by its own PNG.
+
+    matplotlib's inline backend registers a printer for all figures, and what is registered goes before what an object
+    says of itself: pictures would be printed without palette, cropped, and twice as large.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    formatter = getattr(shell, "display_formatter", None)
+    if formatter is not None:
+        formatter.formatters["image/png"].for_type(Picture, Picture.png)
 
 
 def color(role: str) -> str:

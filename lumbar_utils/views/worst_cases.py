@@ -38,7 +38,13 @@ FOOTER_INCHES = 0.2
 
 
 @pictured
-def show_worst_cases(cache: Mapping[str, StudyCrops], cases: pd.DataFrame, *, synthetic: bool = False) -> Figure:
+def show_worst_cases(
+    cache: Mapping[str, StudyCrops],
+    cases: pd.DataFrame,
+    *,
+    title: str = "What cost the score most",
+    synthetic: bool = False,
+) -> Figure:
     """Cases three in a row: the two slices in which the condition is read, the label, and what was predicted.
 
     Parameters
@@ -63,7 +69,7 @@ def show_worst_cases(cache: Mapping[str, StudyCrops], cases: pd.DataFrame, *, sy
     keys = [Patch(color=shade, label=name.lower()) for shade, name in zip(SEVERITY_COLORS, SEVERITIES, strict=True)]
     corner = (GAP_INCHES / width, 0.02)
     figure.legend(handles=keys, loc="lower left", bbox_to_anchor=corner, ncols=3, borderpad=0, handlelength=1)
-    return finish(figure, title="What cost the score most", synthetic=synthetic)
+    return finish(figure, title=title, synthetic=synthetic)
 
 
 def _draw_case(figure: Figure, crops: StudyCrops, case, x: float, y: float) -> None:
