@@ -66,7 +66,7 @@ def main() -> int:
     parser.add_argument("--part", choices=("held-out", "test"), default="test", help="which studies, see above")
     parser.add_argument("--radius", type=float, default=10.0, help="mm")
     parser.add_argument("--degree", type=float, default=1.0, help="of narrowing: 1 is moderate, 2 severe")
-    parser.add_argument("--seeds", type=int, default=2, help="networks with random weights")
+    parser.add_argument("--seeds", type=int, default=1, help="networks with random weights")
     parser.add_argument("--studies", type=int, default=None, help="at most so many")
     parser.add_argument("--method", choices=METHODS, default=METHODS[0])
     parser.add_argument("--layers", type=int, nargs="+", default=list(LAYERS), help="see `activation.explain`")
