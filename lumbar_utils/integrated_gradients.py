@@ -21,11 +21,12 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from .classifier import LumbarClassifier
+from .crops import LATERAL_AXIS
 from .devices import choose_compute
 from .labels import N_LEVELS, N_SEVERITIES, VIEWS
 
 STEPS = 12
-"""On the way from the neutral crop, each with a shift of its own."""
+"""On the way from the neutral crop, in pairs with mirrored shifts; an even number."""
 SHIFTS = (2, 4, 4)
 """Largest shift in voxels, slices first."""
 SMOOTHING_MM = 4.0
@@ -73,8 +74,11 @@ def attributions(
     """
     rng = np.random.default_rng(0)
     moves = [tuple(int(rng.integers(-most, most + 1)) for most in shifts) for _ in range(steps)]
+    for first in range(0, steps - 1, 2):  # in pairs, mirror images of each other: so are a mirrored study's maps then
+        across = LATERAL_AXIS[VIEWS[view]]
+        moves[first + 1] = tuple(-by if axis == across else by for axis, by in enumerate(moves[first]))
     moved = torch.stack([_shifted(image, move) for move in moves])
-    weights = (torch.arange(steps, device=image.device) + 0.5) / steps
+    weights = (torch.arange(steps, device=image.device) // 2 * 2 + 1) / steps
     path = (moved * weights[:, None, None, None]).requires_grad_()
     here = torch.zeros((steps, N_LEVELS), dtype=torch.bool, device=image.device)
     here[:, level] = True

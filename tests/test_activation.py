@@ -123,8 +123,7 @@ def test_a_mirrored_study_has_mirrored_maps(method):
     mirrored[SAGITTAL_T2] = images[SAGITTAL_T2]
     one = explain(model, study_crops("1", images, covered), targets=[target_index(3, 1)], method=method)
     other = explain(model, study_crops("1", mirrored, covered), targets=[target_index(4, 1)], method=method)
-    # The steps' shifts are not mirrored, so that integrated gradients agree in the large only.
-    least = 0.999 if method == "hirescam" else 0.6
+    least = 0.999 if method == "hirescam" else 0.98  # gradients in bfloat16 where the processor has it
     for view, flipped in ((AXIAL_T2, np.s_[..., ::-1]), (SAGITTAL_T1, np.s_[::-1])):
         map_of_one, mirrored_map = one.of(view, 3, 1), other.of(view, 4, 1)[flipped]
         assert np.corrcoef(map_of_one.ravel(), mirrored_map.ravel())[0, 1] > least
