@@ -3,13 +3,15 @@
     python benchmarks/activation_sanity.py                       runs/demo, which `make run` leaves; some minutes
     python benchmarks/activation_sanity.py --run runs/mine --radius 8
 
-The studies are those that the classifier has not learnt from, cropped around found discs. For every target whose
-planted degree is at least `--degree`, and in each view in which the condition is read, three numbers:
+The studies are those of the cohort's test part, cropped around found discs; with `--part held-out` those of the
+training part that the classifier has not learnt from, on which the method and its settings were chosen. For every
+target whose planted degree is at least `--degree`, and in each view in which the condition is read, three numbers:
 
     lift       the share of the map's mass within `--radius` mm of the planted place (canal, foramen or recess), over
                the share of the map's room that lies there; 1 is chance, that is, mass spread evenly
     hit        how often the map's highest point lies so near; beside it, how often a random point would
-    slice      mm between the slice with most of the mass and the planted place; beside it, of a random slice
+    slice      mm between the slice that the map chooses and the planted place; beside it, of a random slice and of the
+               middle one, which is hard to beat: crops are cut around the place that is looked for
 
 Room is where the map can be: the scanned part of the crop, and only the half of sagittal T1 that a head with split
 sides reads. The same is measured for networks with random weights (`--seeds` of them), and for the trained one with
@@ -36,12 +38,14 @@ sys.path.insert(0, str(ROOT))
 from lumbar_utils.activation import LAYERS, METHODS, explain
 from lumbar_utils.classifier import SPLIT_VIEWS, LumbarClassifier
 from lumbar_utils.crop_cache import CropCache
-from lumbar_utils.crops import LATERAL_AXIS, StudyCrops
+from lumbar_utils.crops import LATERAL_AXIS, StudyCrops, extract_crops
 from lumbar_utils.labels import AXIAL_T2, CONDITIONS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, target_index
 from lumbar_utils.phantom.anatomy import build_body
 from lumbar_utils.phantom.cohort import CohortConfig
 from lumbar_utils.phantom.disease import sample_person
+from lumbar_utils.predict import Predictor
 from lumbar_utils.runs import load_model, read_json
+from lumbar_utils.study import find_studies, load_study
 
 READ_IN = {
     0: (SAGITTAL_T2, AXIAL_T2),
@@ -59,17 +63,28 @@ DRAWS = 2000
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=ROOT / "runs" / "demo", help="holds classifier/, cohort/ and crops")
+    parser.add_argument("--part", choices=("held-out", "test"), default="test", help="which studies, see above")
     parser.add_argument("--radius", type=float, default=10.0, help="mm")
     parser.add_argument("--degree", type=float, default=1.0, help="of narrowing: 1 is moderate, 2 severe")
-    parser.add_argument("--seeds", type=int, default=3, help="networks with random weights")
+    parser.add_argument("--seeds", type=int, default=1, help="networks with random weights")
     parser.add_argument("--studies", type=int, default=None, help="at most so many")
-    parser.add_argument("--method", choices=METHODS, default="hirescam")
+    parser.add_argument("--method", choices=METHODS, default=METHODS[0])
     parser.add_argument("--layers", type=int, nargs="+", default=list(LAYERS), help="see `activation.explain`")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model, _ = load_model(args.run / "classifier")
-    crops = unseen_crops(args.run)[: args.studies]
-    truth = planted(args.run / "cohort", [item.study_id for item in crops])
+    held_out, test = (
+        unseen_ids(args.run),
+        [source.study_id for source in find_studies(args.run / "cohort", part="test")],
+    )
+    truth = planted(args.run / "cohort", held_out if args.part == "held-out" else test)
+    narrowed = [study_id for study_id, known in truth.items() if (known["degrees"] >= args.degree).any()]
+    chosen = narrowed[: args.studies]
+    if args.part == "held-out":
+        cache = CropCache.open(args.run / "crops_found")
+        crops = [cache[study_id] for study_id in chosen]
+    else:
+        crops = test_crops(args.run, chosen)
     options = {"method": args.method, "layers": tuple(args.layers)}
     rows = []
     for kind, network, seed in networks(model, args.seeds):
@@ -80,11 +95,18 @@ def main() -> int:
     return 0
 
 
-def unseen_crops(run: Path) -> list[StudyCrops]:
-    """Crops around found discs of the studies that the classifier was not trained on."""
+def unseen_ids(run: Path) -> list[str]:
+    """The studies of the training part that the classifier was not trained on."""
     held_out = pd.read_csv(run / "classifier" / "oof.csv", usecols=["row_id"], dtype=str)["row_id"]
-    ids = {row_id.split("_")[0] for row_id in held_out}
-    return [item for item in CropCache.open(run / "crops_found") if item.study_id in ids]
+    return sorted({row_id.split("_")[0] for row_id in held_out})
+
+
+def test_crops(run: Path, study_ids: list[str]) -> list[StudyCrops]:
+    """Crops around found discs of studies of the test part; a second of work each."""
+    predictor = Predictor(run / "classifier")
+    sources = {source.study_id: source for source in find_studies(run / "cohort", part="test")}
+    studies = [load_study(sources[study_id]) for study_id in study_ids]
+    return [extract_crops(study, predictor.predict_study(study).discs, predictor.spec) for study in studies]
 
 
 def planted(cohort: Path, study_ids: list[str]) -> dict[str, dict]:
@@ -97,7 +119,10 @@ def planted(cohort: Path, study_ids: list[str]) -> dict[str, dict]:
         person = sample_person(index, config.seed, randomise=config.randomise)
         truth = build_body(person).truth
         sides = [truth.foramen[:, 0], truth.foramen[:, 1], truth.recess[:, 0], truth.recess[:, 1]]
-        found[config.study_id(index)] = {"degrees": person.degrees, "places": np.stack([truth.canal, *sides])}
+        found[config.study_id(index)] = {
+            "degrees": np.asarray(person.degrees),
+            "places": np.stack([truth.canal, *sides]),
+        }
     return found
 
 
@@ -135,9 +160,10 @@ def measure(network, crops: StudyCrops, truth: dict, args, options: dict, **name
             # A coarse layer can be warmest in several slices alike: each of its highest points counts its part.
             highest = values >= values.max() * (1 - 1e-6) if total else room
             offsets = (points[:, 0, 0] - place) @ grid.axes[0]  # of each slice, along the crop's first axis
-            mass = values.sum(axis=(1, 2), dtype=np.float64)
-            scanned = np.abs(offsets[room.any(axis=(1, 2))])
-            best = mass >= mass.max() * (1 - 1e-6) if total else room.any(axis=(1, 2))
+            peaks = values.max(axis=(1, 2))
+            shown = room.any(axis=(1, 2))
+            best = (peaks >= peaks.max() * (1 - 1e-6)) if total else shown
+            middle = int(np.flatnonzero(shown).mean())
             rows.append(
                 {
                     **names,
@@ -148,7 +174,8 @@ def measure(network, crops: StudyCrops, truth: dict, args, options: dict, **name
                     "hit": float((highest & own).sum() / highest.sum()),
                     "hit_chance": chance,
                     "slice": float(np.abs(offsets[best]).mean()),
-                    "slice_chance": float(scanned.mean()),
+                    "slice_chance": float(np.abs(offsets[shown]).mean()),
+                    "slice_middle": float(np.abs(offsets[middle])),
                     "empty": float(total == 0),
                 }
             )
@@ -167,7 +194,7 @@ def reach(network, crops: StudyCrops, view: str, condition: int, level: int) -> 
 
 
 def report(rows: pd.DataFrame, args) -> None:
-    numbers = ["lift", "hit", "hit_chance", "slice", "slice_chance", "empty"]
+    numbers = ["lift", "hit", "hit_chance", "slice", "slice_chance", "slice_middle", "empty"]
     rng = np.random.default_rng(0)
     print(
         f"synthetic; {rows['study_id'].nunique()} unseen studies, targets of degree {args.degree:g} and more, "
@@ -189,7 +216,8 @@ def report(rows: pd.DataFrame, args) -> None:
             told.append(f"trained - random {_interval(*gain)}")
             chance = means.loc["trained"][by_chance].mean() if by_chance else 1.0
             print(f"  {name.replace('_', ' '):10s} chance {chance:.2f}   " + "   ".join(told))
-        print(f"  empty maps {means.loc['trained']['empty'].mean():.0%}")
+        middle, empty = means.loc["trained"][["slice_middle", "empty"]].mean()
+        print(f"  middle slice {middle:.2f} mm off, empty maps {empty:.0%}")
 
 
 def _interval(value: float, draws: np.ndarray) -> str:

@@ -1,17 +1,16 @@
-"""Where in the crops a grade comes from: class-activation maps of the classifier, in 3D, for every target and view.
+"""Where in the crops a grade comes from: maps over the crops in 3D, for every target and view.
 
-A map is the product of a layer's features and of the gradient of the target's score with respect to them, summed over
-the channels, where positive: HiResCAM (Draelos and Carin 2020, arXiv:2011.08891). For the last layer before an average
-and a linear head these numbers add up to the score; averaging the gradient first, as Grad-CAM does (Selvaraju and
-others 2017, ICCV), can point at places that the network does not use.
+By default by integrated gradients (see `integrated_gradients`), which have the crop's own resolution. A layer's
+class-activation map is `method="hirescam"`: the product of the layer's features and of the gradient of the target's
+score with respect to them, summed over the channels, where positive (Draelos and Carin 2020, arXiv:2011.08891).
+The last layer of a thin stack's encoder is of no use for it: 8 slices of 48 x 48 pixels leave 2 x 2 x 1 places in a 3D
+ResNet18. So these maps are taken further down, see `LAYERS`, where two places are left along the slices and the sum
+holds what features have anywhere, at the rim above all: on the demo's network they miss the narrowing.
 
-The last layer of a thin stack's encoder is of no use: 8 slices of 48 x 48 pixels leave 2 x 2 x 1 places in a 3D
-ResNet18. So maps are taken further down, see `LAYERS`, where the features still know where they are. The price is that
-such features follow brightness: part of every map is the image's own, also with random weights. How far such a map
-can be trusted is measured on phantoms by `benchmarks/activation_sanity.py`, with the sanity check of Adebayo and others
-(2018, NeurIPS): the same network with random weights must not find the narrowing.
+How far a map can be trusted is measured on phantoms by `benchmarks/activation_sanity.py`, with the sanity check of
+Adebayo and others (2018, NeurIPS): the same network with random weights must not find the narrowing.
 
-Written for convolutional encoders, 3D and 2.5D; both heads, also where the sides are cut apart.
+HiResCAM is for convolutional encoders, 3D and 2.5D; both are for both heads, also where the sides are cut apart.
 """
 
 from __future__ import annotations
@@ -29,15 +28,16 @@ from .classifier import SPLIT_VIEWS, LumbarClassifier, split_sides
 from .crops import LATERAL_AXIS, StudyCrops
 from .datasets import batch_of, study_input
 from .errors import DataError
+from .integrated_gradients import attributions, log_odds, smoothed, spacing_of
 from .labels import N_LEVELS, N_SEVERITIES, N_TARGETS, VIEWS, target_index
 from .slice_encoders import SliceEncoder
 
 if TYPE_CHECKING:
     from .predict import Predictor
 
-METHODS = ("hirescam", "layercam", "gradcam")
+METHODS = ("integrated", "hirescam")
 LAYERS = (12,)
-"""Default: the last layer with at least 12 places along a slice's longer side, which is one in 6 mm. Half
+"""Of HiResCAM, default: the last layer with at least 12 places along a slice's longer side, which is one in 6 mm. Half
 as fine, a small network's maps found the foramen half as often and told slices apart less; both together: between."""
 
 
@@ -75,11 +75,11 @@ class StudyActivation:
         return mass / max(float(mass.sum()), 1e-12)
 
     def slice_of(self, view: str, condition: int | str, level: int | str) -> int | None:
-        """The slice, along the crop's first axis, in which the map has most mass; None for an empty map."""
-        shares = self.slice_shares(view, condition, level)
-        if not shares.any():
+        """The slice, along the crop's first axis, that holds the map's highest point; None for an empty map."""
+        peaks = self.of(view, condition, level).max(axis=(1, 2))
+        if not peaks.any():
             return None
-        best = np.flatnonzero(shares >= shares.max() * (1 - 1e-6))  # neighbours can share a coarse layer's slice
+        best = np.flatnonzero(peaks >= peaks.max() * (1 - 1e-6))  # neighbours can share a coarse layer's slice
         return int(best[len(best) // 2])
 
     def view_shares(self, condition: int | str, level: int | str) -> dict[str, float]:
@@ -113,7 +113,7 @@ def explain(
     *,
     targets: Sequence[int] | None = None,
     severity: int | None = None,
-    method: str = "hirescam",
+    method: str = "integrated",
     layers: Sequence[int] = LAYERS,
 ) -> StudyActivation:
     """Class-activation maps of one study.
@@ -128,23 +128,22 @@ def explain(
         Indices into `labels.TARGETS`; the others' maps and scores stay 0. Default all 25.
     severity : {0, 1, 2}, optional
         Explain the log odds of this grade against the two others instead of those of moderate or severe.
-    method : {"hirescam", "layercam", "gradcam"}
-        Features times gradient; features times the positive part of the gradient (LayerCAM, Jiang and others 2021);
-        features times the gradient's mean over the positions (Grad-CAM).
+    method : {"integrated", "hirescam"}
+        Integrated gradients, or the class-activation map of a layer.
     layers : sequence of int
-        For each number the last layer with at least so many places along the longer side of a slice (the one with
-        most places where none has so many). Maps of several layers are scaled to the same mass and averaged.
+        Of HiResCAM: for each number the last layer with at least so many places along the longer side of a slice (the
+        one with most places where none has so many). Maps of several layers are scaled to the same mass and averaged.
 
     Raises
     ------
     DataError
-        When the crops do not fit, or the encoder has no layer of features in space (a transformer).
+        When the crops do not fit, or, for HiResCAM, the encoder has no layer of features in space (a transformer).
     """
     if method not in METHODS:
         raise DataError(f"method must be one of {METHODS}, got {method!r}")
     if severity is not None and severity not in range(N_SEVERITIES):
         raise DataError(f"severity must be 0, 1 or 2, got {severity}")
-    chosen = range(N_TARGETS) if targets is None else [int(t) for t in targets]
+    chosen = list(range(N_TARGETS)) if targets is None else [int(t) for t in targets]
     if not all(0 <= target < N_TARGETS for target in chosen):
         raise DataError(f"targets are numbers from 0 to {N_TARGETS - 1}, got {list(chosen)}")
     members = _members(source, crops)
@@ -207,27 +206,40 @@ def _explain_one(model, crops, targets, severity, method, layers) -> StudyActiva
     was_training = model.training
     model.eval()
     try:
-        chosen = {i: _chosen_layers(model, i, crops, layers) for i in range(len(VIEWS)) if present[0, i].any()}
         with torch.no_grad():
             known = [model._encode(i, images[view], present[:, i]) for i, view in enumerate(VIEWS)]
-        for level in sorted({target % N_LEVELS for target in targets}):
-            taps, logits = _logits_with_taps(model, images, present, known, chosen, level)
-            wanted = [target for target in targets if target % N_LEVELS == level]
-            found = _scores(logits, severity)
-            for target in wanted:
-                scores[target] = float(found[target].detach())
-                if not taps:
-                    continue
-                gradients = torch.autograd.grad(found[target], list(taps.values()), retain_graph=True)
-                parts: dict[int, list[np.ndarray]] = {}
-                for ((i, n), features), gradient in zip(taps.items(), gradients, strict=True):
-                    stacks = _stacks(_products(features.detach(), gradient, method), model, i)
-                    parts.setdefault(i, []).append(_placed(stacks, chosen[i][n], i, crops, model))
-                for i, maps_of_layers in parts.items():
-                    maps[VIEWS[i]][target] = _fused(maps_of_layers) * crops.covered[VIEWS[i]][level]
+            scores[targets] = log_odds(model.head(known).float() + model.bias, severity)[0, targets].cpu()
+        found = _integrated if method == "integrated" else _hirescam
+        for i, target, values in found(model, crops, images, present, known, targets, severity, layers):
+            maps[VIEWS[i]][target] = values * crops.covered[VIEWS[i]][target % N_LEVELS]
     finally:
         model.train(was_training)
     return StudyActivation(crops.study_id, maps, scores)
+
+
+def _integrated(model, crops, images, present, known, targets, severity, layers) -> Iterator[tuple]:
+    """(view's number, target, map over the crop) by integrated gradients."""
+    for level in sorted({target % N_LEVELS for target in targets}):
+        wanted = [target for target in targets if target % N_LEVELS == level]
+        for i in (i for i in range(len(VIEWS)) if present[0, i, level]):
+            spacing = spacing_of(crops.spec.extents, crops.spec.shapes, i)
+            raw = attributions(model, images[VIEWS[i]][0, level], known, i, level, wanted, severity=severity)
+            yield from ((i, target, smoothed(values, spacing)) for target, values in raw.items())
+
+
+def _hirescam(model, crops, images, present, known, targets, severity, layers) -> Iterator[tuple]:
+    """The same by HiResCAM."""
+    chosen = {i: _chosen_layers(model, i, crops, layers) for i in range(len(VIEWS)) if present[0, i].any()}
+    for level in sorted({target % N_LEVELS for target in targets}):
+        taps, logits = _logits_with_taps(model, images, present, known, chosen, level)
+        for target in (target for target in targets if target % N_LEVELS == level and taps):
+            score = log_odds(logits, severity)[target]
+            gradients = torch.autograd.grad(score, list(taps.values()), retain_graph=True)
+            parts: dict[int, list[np.ndarray]] = {}
+            for ((i, n), features), gradient in zip(taps.items(), gradients, strict=True):
+                stacks = _stacks(_products(features.detach(), gradient), model, i)
+                parts.setdefault(i, []).append(_placed(stacks, chosen[i][n], i, crops, model))
+            yield from ((i, target, _fused(maps_of_layers)) for i, maps_of_layers in parts.items())
 
 
 def _logits_with_taps(model, images, present, known, chosen, level) -> tuple[dict, torch.Tensor]:
@@ -281,21 +293,8 @@ def _chosen_layers(model, i: int, crops: StudyCrops, layers: Sequence[int]) -> l
     return chosen
 
 
-def _scores(logits: torch.Tensor, severity: int | None) -> torch.Tensor:
-    """Log odds (25,) of (25, 3) logits."""
-    logits = logits.float()
-    if severity is None:
-        return logits[:, 1:].logsumexp(-1) - logits[:, 0]
-    others = [k for k in range(N_SEVERITIES) if k != severity]
-    return logits[:, severity] - logits[:, others].logsumexp(-1)
-
-
-def _products(features: torch.Tensor, gradient: torch.Tensor, method: str) -> torch.Tensor:
+def _products(features: torch.Tensor, gradient: torch.Tensor) -> torch.Tensor:
     """(N, C, ...) and its gradient to a map (N, ...), not negative."""
-    if method == "layercam":
-        gradient = gradient.clamp(min=0)
-    if method == "gradcam":
-        gradient = gradient.mean(dim=tuple(range(2, gradient.ndim)), keepdim=True)
     return (features * gradient).sum(dim=1).clamp(min=0).float()
 
 

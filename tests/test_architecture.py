@@ -45,7 +45,7 @@ LAYERS = (
     ("checkpoints", "processes", "train_config", "trainer", "train", "cross_validation", "launching"),
     ("problems", "budget", "preparing", "grading", "journal", "predict", "submission", "inference"),
     ("structured_report",),
-    ("activation",),
+    ("integrated_gradients", "activation"),
     ("views",),
     ("report",),
     ("kaggle",),

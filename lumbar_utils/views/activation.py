@@ -30,7 +30,7 @@ def show_activation(
 ) -> Figure:
     """One condition across the five levels in all three views: what spoke for a narrowing, and how strongly.
 
-    Each panel shows the slice in which the map has most mass, says where it lies, and has a row of small bars at its
+    Each panel shows the slice with the map's highest point, says where it lies, and has a row of small bars at its
     left bottom: the map's mass in each slice, from the patient's right to the left, or from head to feet. Maps are
     scaled one by one, so that a faint map looks as warm as a strong one; the prediction below says how much it led to.
 
@@ -49,17 +49,19 @@ def show_activation(
     panels = iter(figure.axes)
     for view in VIEWS:
         for level in range(N_LEVELS):
-            draw_profile(next(panels), activation.slice_shares(view, index, level))
+            draw_profile(
+                next(panels), activation.slice_shares(view, index, level), activation.slice_of(view, index, level)
+            )
     return figure
 
 
-def draw_profile(panel: Axes, shares: np.ndarray) -> None:
-    """Small bars at the left bottom of a panel: the share of each slice."""
+def draw_profile(panel: Axes, shares: np.ndarray, shown: int | None) -> None:
+    """Small bars at the left bottom of a panel: the share of each slice; that of the slice `shown` stands out."""
     if not shares.any():
         return
     inset = panel.inset_axes((0.03, 0.03, 0.3, 0.12))
     inset.set_facecolor((0, 0, 0, 0.5))
-    colors = np.where(shares >= shares.max() * (1 - 1e-6), "#ffd166", "#c8d2dc")
+    colors = np.where(np.arange(len(shares)) == shown, "#ffd166", "#c8d2dc")
     inset.bar(np.arange(len(shares)), shares, width=0.8, color=colors, lw=0)
     inset.set_xlim(-0.6, len(shares) - 0.4)
     inset.set_xticks([])
