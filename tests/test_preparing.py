@@ -83,8 +83,9 @@ def test_processes_make_the_same_in_the_same_order(sources, alone):
     assert windows == [3, 3, 2]
     assert [item.study_id for item in items] == [source.study_id for source in sources]
     assert same(items, alone)
-    processes = {item.discs.series_id for item in items}
-    assert len(processes) <= 2 and f"process {os.getpid()}" not in processes, "they live as long as the run"
+    # loky may replace a process that has grown by 300 MB since its first study, which it does when torch comes in late.
+    processes = {item.discs.series_id for item in items[3:]}
+    assert len(processes) <= 2 and f"process {os.getpid()}" not in processes, "they live from window to window"
 
 
 @pytest.mark.parametrize("backend", ["threading", "loky"])

@@ -152,7 +152,7 @@ def test_localize_uses_it_unless_told_otherwise(unseen, tmp_path, monkeypatch, c
     out = tmp_path / "points.csv"
     assert main(["localize", str(unseen.study_folder(study_id)), "--out", str(out), "--no-progress"]) == 0
     text = capsys.readouterr().out
-    assert f"disc finder: shipped with lumbar_utils {__version__}" in text and "1 studies" in text
+    assert f"disc finder: shipped with lumbar_utils {__version__}" in text and "1 study in" in text
     table = pd.read_csv(out, dtype=str, keep_default_na=False)
     assert len(table) == 5
 

@@ -334,7 +334,7 @@ def test_the_command_line_writes_reports_and_counts_what_got_none(phantom, tmp_p
     said = capsys.readouterr().out
     assert (tmp_path / "sr" / f"{source.study_id}.dcm").is_file()
     assert "1 structured reports" in said and "1 studies got none, the first because" in said
-    with pytest.raises(DataError, match="names a folder"):
+    with pytest.raises(DataError, match="is a file, expected a folder"):
         structured_reports.check(tmp_path / "sr" / f"{source.study_id}.dcm")
 
 
