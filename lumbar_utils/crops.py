@@ -55,7 +55,8 @@ ANGLE_COST_PER_DEGREE = 0.02
 disc's plane: an angulated block of four slices beats a straight block that cuts the disc at 20 degrees."""
 LEAST_COVERAGE = 0.05
 """A stack that covers less of the box than this does not show the disc."""
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""Of the files and of how they are cut: raise it when the same study gives other crops, and caches are made anew."""
 
 
 @dataclass(frozen=True)

@@ -103,7 +103,7 @@ def test_the_command_builds_both_and_says_how_to_push(tmp_path, only_timm_3d, ca
     lines = [line.strip() for line in capsys.readouterr().out.splitlines()]
     pushes = [line for line in lines if line.startswith("kaggle ")]
     assert pushes[0] == f"kaggle datasets create -p {tmp_path / 'dist' / 'dataset'} --dir-mode zip"
-    assert [line.rpartition("/")[2][:2] for line in pushes[2:]] == ["01", "02", "03", "04", "05"]
+    assert [line.rpartition("/")[2][:2] for line in pushes[2:]] == ["01", "02", "03", "04", "05", "06"]
     for line in pushes:
         assert Path(line.split(" -p ")[1].split()[0]).is_dir()
     about = json.loads((tmp_path / "dist" / "kernels" / "05_kaggle_inference" / "kernel-metadata.json").read_text())
@@ -219,22 +219,25 @@ def test_time_left_is_known_on_kaggle_only_and_shorter_for_a_submission(tmp_path
 def test_kernels_name_their_sources_the_t4_and_no_internet(tmp_path):
     folders = kaggle.build_kernels(tmp_path / "kernels", ROOT / "notebooks", owner="somebody")
     about = [json.loads((folder / "kernel-metadata.json").read_text()) for folder in folders]
-    assert [folder.name[:2] for folder in folders] == ["01", "02", "03", "04", "05"]
+    assert [folder.name[:2] for folder in folders] == ["01", "02", "03", "04", "05", "06"]
     for folder, one in zip(folders, about, strict=True):
         assert not one["enable_internet"] and one["dataset_sources"] == ["somebody/lumbar-utils"]
         assert one["competition_sources"] == [kaggle.COMPETITION_SLUG]
-        assert one["enable_gpu"] == (one.get("machine_shape") == "NvidiaTeslaT4") == (folder.name[:2] != "01")
+        assert (
+            one["enable_gpu"] == (one.get("machine_shape") == "NvidiaTeslaT4") == (folder.name[:2] not in ("01", "06"))
+        )
         book = json.loads((folder / one["code_file"]).read_text())
         assert all(not cell.get("outputs") for cell in book["cells"])
         original = json.loads((ROOT / "notebooks" / one["code_file"]).read_text())
         assert [cell["source"] for cell in book["cells"]] == [cell["source"] for cell in original["cells"]]
-    assert about[-1]["kernel_sources"] == ["somebody/lumbar-02-localization", "somebody/lumbar-04-train-classifier"]
+    wanted = ["somebody/lumbar-02-localization", "somebody/lumbar-04-train-classifier"]
+    assert about[4]["kernel_sources"] == about[5]["kernel_sources"] == wanted
     again = kaggle.build_kernels(tmp_path / "kernels", ROOT / "notebooks", weights_packed=True)
-    assert json.loads((again[-1] / "kernel-metadata.json").read_text())["kernel_sources"] == []
+    assert json.loads((again[4] / "kernel-metadata.json").read_text())["kernel_sources"] == []
     (tmp_path / "kernels" / "mine").mkdir()
     with pytest.raises(DataError, match="was not made by"):
         kaggle.build_kernels(tmp_path / "kernels", ROOT / "notebooks")
-    with pytest.raises(DataError, match="expected notebooks 01 to 05"):
+    with pytest.raises(DataError, match="expected notebooks 01 to 06"):
         kaggle.build_kernels(tmp_path / "others", tmp_path)
 
 
@@ -295,7 +298,7 @@ def test_the_kaggle_package_accepts_what_is_built(attached, tmp_path):
     assert "does not resolve" not in done.stdout  # titles and ids belong together
     dataset, *kernels = json.loads(done.stdout.partition("SENT")[2])
     assert dataset == {"slug": "lumbar-utils", "owner": "somebody", "files": 2}
-    assert len(kernels) == 5 and kernels[-1]["machine_shape"] == "NvidiaTeslaT4"
+    assert len(kernels) == 6 and kernels[4]["machine_shape"] == "NvidiaTeslaT4"
     assert all(kernel["enable_internet"] is False and kernel["is_private"] is True for kernel in kernels)
     # The archives hold what the folders held, at the place where Kaggle unpacks them.
     assert {path.name for path in (tmp_path / "sent").iterdir()} == {"lumbar_utils.zip", "wheels.zip"}

@@ -79,7 +79,8 @@ def rehearse(scratch: Path, args: argparse.Namespace) -> None:
     truth = hidden_test(scratch / "cohort", competition, args.studies, args.seed, sample=args.sample)
     (kaggle / "working").mkdir()
     notebook = kaggle / "working" / "__notebook__.ipynb"
-    shutil.copyfile(next(kernels[-1].glob("*.ipynb")), notebook)
+    inference = next(folder for folder in kernels if folder.name.startswith("05"))
+    shutil.copyfile(next(inference.glob("*.ipynb")), notebook)
     _make_read_only(kaggle / "input")
     python = image(scratch / "image")
     inside = run_in_namespaces(scratch, python)

@@ -48,7 +48,7 @@ def add_kaggle(commands, new_command: Callable[..., argparse.ArgumentParser]) ->
         "build",
         "the library as a data set, the notebooks as kernels",
         "Make OUT/dataset (library, disc finder, wheels of what Kaggle's image lacks, weights of --run) and\n"
-        "OUT/kernels/01_eda to 05_kaggle_inference, with their metadata, and print the commands that push them.",
+        "OUT/kernels/01_eda to 06_error_analysis, with their metadata, and print the commands that push them.",
         "examples:\n"
         "  lumbar kaggle build dist/kaggle --run runs/demo --owner NAME    to grade there with weights from here\n"
         "  lumbar kaggle build dist/kaggle --owner NAME                    to train there",

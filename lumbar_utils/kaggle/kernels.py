@@ -1,4 +1,4 @@
-"""Notebooks 01 to 05 as folders to push to Kaggle, each with its `kernel-metadata.json`.
+"""The notebooks as folders to push to Kaggle, each with its `kernel-metadata.json`.
 
 What a notebook needs of those before it comes as their output, attached (`kernel_sources`). Nothing needs the internet:
 the library's data set brings what Kaggle's image lacks.
@@ -17,15 +17,15 @@ from .mounts import COMPETITION_SLUG
 METADATA = "kernel-metadata.json"
 ACCELERATOR = "NvidiaTeslaT4"
 """Two T4. Kaggle's P100 is no longer served by its image's torch."""
-NEEDS = {"01": (), "02": (), "03": ("02",), "04": ("02", "03"), "05": ("02", "04")}
+NEEDS = {"01": (), "02": (), "03": ("02",), "04": ("02", "03"), "05": ("02", "04"), "06": ("02", "04")}
 """Whose output a notebook reads, by number; `workspace.open_workspace` takes it over into the run folder."""
-ON_CPU = ("01",)
+ON_CPU = ("01", "06")
 
 
 def build_kernels(
     out: Path | str, notebooks: Path | str, *, owner: str = "OWNER", slug: str = SLUG, weights_packed: bool = False
 ) -> list[Path]:
-    """Make one folder for each of the notebooks 01 to 05, to be pushed with `kaggle kernels push -p FOLDER`.
+    """Make one folder for each of the notebooks, to be pushed with `kaggle kernels push -p FOLDER`.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def build_kernels(
     owner, slug : str
         Of the library's data set; the owner is the kernels' as well.
     weights_packed : bool
-        Whether the data set holds a classifier: 05 then needs no output of others.
+        Whether the data set holds a classifier: 05 then needs no output of others. 06 needs a training's, always.
 
     Returns
     -------
@@ -49,9 +49,9 @@ def build_kernels(
         When there are no notebooks, or `out` holds something else.
     """
     out, notebooks = Path(out), Path(notebooks)
-    found = {path.stem[:2]: path for path in sorted(notebooks.glob("0[1-5]_*.ipynb"))}
+    found = {path.stem[:2]: path for path in sorted(notebooks.glob("0[1-6]_*.ipynb"))}
     if set(found) != set(NEEDS):
-        raise DataError(f"expected notebooks 01 to 05 in {notebooks}, found {sorted(p.name for p in found.values())}")
+        raise DataError(f"expected notebooks 01 to 06 in {notebooks}, found {sorted(p.name for p in found.values())}")
     strange = [p for p in out.iterdir() if not (p / METADATA).is_file()] if out.is_dir() else []
     if strange:
         raise DataError(f"{strange[0]} was not made by `lumbar kaggle build`; give a new folder")
