@@ -108,6 +108,8 @@ def test_every_kind_of_network_gives_maps_over_its_crops_and_scores_that_are_its
     left = activation.of(SAGITTAL_T1, "left_neural_foraminal_narrowing", "l3_l4")
     if NETWORKS[name].sides:  # the left foramen is read from the left half; smoothing spreads it a bit
         assert left[8:].sum() > 0.9 * left.sum() > 0
+        sharp = explain(model, severe[0], targets=[target_index(1, 2)], method="hirescam").of(SAGITTAL_T1, 1, 2)
+        assert sharp[8:].any() and not sharp[:8].any()
 
 
 @pytest.mark.parametrize("method", METHODS)
