@@ -121,6 +121,7 @@ def rows(epochs: int) -> dict[str, Row]:
         "levels": Row("source + head per level, auxiliary heads, view dropout", "source", levels),
         "sides": Row("levels + both sides share weights", "levels", plain),
         "ours": Row("sides + augmentation: our default", "sides", ours),
+        "longer": Row("ours, twice the epochs", "ours", replace(ours, epochs=2 * epochs)),
         "mixing": Row("ours + cutmix and mixup", "ours", mixing),
         "two-step": Row("ours, in the end the head alone gets the weights", "ours", replace(ours, head_share=0.25)),
         "denoised": Row("ours, training labels denoised", "ours", ours, denoised=True),

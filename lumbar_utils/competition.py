@@ -331,6 +331,11 @@ def _read_table(path: Path, required: tuple[str, ...]) -> pd.DataFrame | None:
     return table
 
 
+def in_synthetic_cohort(path: Path) -> bool:
+    """Whether a study's or a series' folder lies in a cohort of phantoms."""
+    return any((folder / SYNTHETIC_MARK).is_file() for folder in [*path.absolute().parents][:4])
+
+
 def folder_names(folder: Path) -> list[str]:
     """Names of the folders in a folder, sorted; none when it does not exist."""
     if not folder.is_dir():

@@ -11,11 +11,10 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from .dicom import Series
-from .errors import LumbarError
+from .jobs import JobFailure, run_jobs
 from .labels import (
     CONDITIONS,
     FAMILIES,
@@ -111,10 +110,13 @@ def slice_order(series: Series) -> str:
 
 def series_table(sources: Sequence[StudySource], *, n_jobs: int = 2, progress: bool = True) -> pd.DataFrame:
     """`describe_series` for every series of the studies, read in parallel; studies that cannot be read are logged."""
-    work = Parallel(n_jobs=n_jobs, return_as="generator")(delayed(_describe_study)(source) for source in sources)
+    done = run_jobs(_describe_study, ((source,) for source in sources), n_jobs=n_jobs, ordered=True)
     rows: list[dict] = []
-    for described in tqdm(work, total=len(sources), desc="studies", unit="study", disable=not progress):
-        rows.extend(described)
+    for index, described in tqdm(done, total=len(sources), desc="studies", unit="study", disable=not progress):
+        if isinstance(described, JobFailure):
+            logger.warning("study %s left out: %s", sources[index].study_id, described.reason)
+        else:
+            rows.extend(described)
     return pd.DataFrame(rows, columns=list(SERIES_COLUMNS))
 
 
@@ -146,8 +148,4 @@ def point_places(coordinates: pd.DataFrame, series: pd.DataFrame) -> pd.DataFram
 
 
 def _describe_study(source: StudySource) -> list[dict]:
-    try:
-        return [describe_series(series) for series in load_study(source).series]
-    except LumbarError as error:
-        logger.warning("study %s left out: %s", source.study_id, error)
-        return []
+    return [describe_series(series) for series in load_study(source).series]

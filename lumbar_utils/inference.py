@@ -24,7 +24,7 @@ from .errors import DataError
 from .journal import Journal, code_digest
 from .predict import Predictor
 from .preparing import STUDY_SECONDS
-from .problems import Problem
+from .problems import Problem, counted
 from .study import StudySource
 from .submission import StudyPrediction, check_sample, write_submission
 
@@ -172,9 +172,9 @@ def run_inference(
 
 def _events(step: Step, todo: Sequence[StudySource]) -> list[Problem]:
     first = todo[step.study].study_id if step.study < len(todo) else ""
-    when = f"after {_duration(step.seconds)} and {step.study} studies"
+    when = f"after {_duration(step.seconds)} and {counted(step.study)}"
     if step.after is None:
-        text = f"{when}: time ran out ({step.reason}); {len(todo) - step.study} studies get the class prior"
+        text = f"{when}: time ran out ({step.reason}); the class prior stands in for {counted(len(todo) - step.study)}"
         return [Problem("time_ran_out", text, first)]
     found = []
     if step.before.mirror and not step.after.mirror:
@@ -193,7 +193,7 @@ def _events(step: Step, todo: Sequence[StudySource]) -> list[Problem]:
 def _summary(predictions: Sequence[StudyPrediction], seconds: float, budget: float | None, each: float) -> str:
     prior = sum(p.fallback for p in predictions)
     allowed = "" if budget is None else f" of {_duration(budget)} allowed"
-    graded = f"{len(predictions)} studies, {prior} of them by the class prior"
+    graded = f"{counted(len(predictions))}, {prior} of them by the class prior"
     return f"{graded}; took {_duration(seconds)}{allowed}, {each:.2f} s a study"
 
 

@@ -16,7 +16,7 @@ import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
+_NOT_WRITABLE = "{path}: cannot be written ({error}); disk full, or a read-only folder?"
 
 
 class Journal:
@@ -52,7 +53,7 @@ class Journal:
     Raises
     ------
     DataError
-        When the file cannot be created: better now than after hours of work.
+        When the file cannot be created, or another run has it open: better now than after hours of work.
     """
 
     def __init__(self, path: Path | str, identity: str):
@@ -60,18 +61,26 @@ class Journal:
         self.found: dict[str, StudyPrediction] = {}
         self._places: dict[str, str] = {}
         header = _line({"version": FORMAT_VERSION, "identity": identity})
-        kept = self._read(header)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._file = open(self.path, "r+b" if kept else "wb")  # noqa: SIM115, open as long as the run
-            if kept:
-                self._file.truncate(kept)
-                self._file.seek(kept)
-            else:
+            self._file = open(self.path, "a+b")  # noqa: SIM115, open as long as the run
+        except OSError as error:
+            raise DataError(_NOT_WRITABLE.format(path=self.path, error=error)) from error
+        try:
+            _lock(self._file)
+            kept = self._read(header)
+            self._file.truncate(kept)
+            if not kept:
                 self._file.write(header)
             self._file.flush()
+        except BlockingIOError as error:
+            self._file.close()
+            raise DataError(
+                f"{self.path}: another run is writing this output; wait for its end, or name another output"
+            ) from error
         except OSError as error:
-            raise DataError(f"{self.path}: cannot be written ({error}); disk full, or a read-only folder?") from error
+            self._file.close()
+            raise DataError(_NOT_WRITABLE.format(path=self.path, error=error)) from error
 
     def known(self, source: StudySource) -> StudyPrediction | None:
         """The prediction of an earlier run for a study that lies where it did and looks as it did, else None."""
@@ -101,11 +110,8 @@ class Journal:
 
     def _read(self, header: bytes) -> int:
         """Read an earlier run's lines; how many bytes of them are good, 0 when there is nothing to go on from."""
-        try:
-            content = self.path.read_bytes() if self.path.is_file() else b""
-        except OSError as error:
-            logger.warning("%s: not readable (%s), starting anew", self.path, error)
-            return 0
+        self._file.seek(0)
+        content = self._file.read() if self.path.is_file() else b""  # a device could go on for ever
         if not content.startswith(header):
             if content:
                 logger.info("%s is of other weights, options or code and is not used", self.path)
@@ -147,6 +153,22 @@ def code_digest() -> str:
     for path in sorted(root.rglob("*.py")):
         digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
     return digest.hexdigest()
+
+
+def _lock(file: BinaryIO) -> None:
+    """Keep other runs from a file until it is closed; raises `BlockingIOError` when one has it.
+
+    Where the system or the file system has no such locks, nothing is kept from anybody.
+    """
+    with suppress(ImportError):
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            logger.debug("no lock on %s: %s", file.name, error)
 
 
 def _line(values: Mapping) -> bytes:

@@ -352,5 +352,8 @@ def _out_of_time(source: StudySource) -> Prepared:
 
 
 def words(error: BaseException) -> str:
-    """What an error says; its type where it says nothing (or only a key), as foreign errors do."""
-    return str(error) if isinstance(error, LumbarError) else f"{type(error).__name__}: {error}"
+    """What an error says, files without their folders; its type too where it says little, as foreign errors do."""
+    if not isinstance(error, LumbarError):
+        return f"{type(error).__name__}: {error}"
+    path = getattr(error, "path", None)  # a folder's name may be a patient's, and what is said here is kept in logs
+    return str(error) if path is None else str(error).replace(str(path), path.name)

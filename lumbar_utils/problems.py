@@ -119,6 +119,11 @@ class Problem:
             raise DataError(f"not a problem's record: {values!r}") from error
 
 
+def counted(count: int, one: str = "study", many: str = "studies") -> str:
+    """`"1 study"`, `"2 studies"`."""
+    return f"{count} {one if count == 1 else many}"
+
+
 _SERIES = re.compile(r"series (\S+): (.*)", re.DOTALL)
 _FILE = re.compile(r"([^:\n]{1,255}): (.*)", re.DOTALL)
 _LEFT_OUT = re.compile(r"(.+?): (lies where another slice does.*|scout .*), left out", re.DOTALL)

@@ -28,6 +28,7 @@ from pydicom.sr.codedict import Code, codes
 from pydicom.uid import UID, generate_uid
 
 from . import __version__
+from .competition import in_synthetic_cohort
 from .errors import DataError, DicomError, LumbarError, MissingPackageError
 from .evidence import Evidence, SourceImage, read_evidence
 from .labels import (
@@ -42,7 +43,7 @@ from .labels import (
 from .localizer.points import write_atomically
 from .runs import file_name
 from .study import StudySource
-from .submission import SYNTHETIC_WARNING, WEIGHTED_NOTE, StudyPrediction
+from .submission import PHANTOM_NOTE, SYNTHETIC_WARNING, WEIGHTED_NOTE, StudyPrediction
 
 if TYPE_CHECKING:
     from highdicom.sr import Comprehensive3DSR, MeasurementsAndQualitativeEvaluations
@@ -51,6 +52,7 @@ logger = logging.getLogger(__name__)
 
 RESEARCH_USE = "Research software. Not a medical device, not for diagnosis. Not verified by a person."
 SERIES_DESCRIPTION = "Lumbar grades, research use only, not for diagnosis"
+SYNTHETIC_DESCRIPTION = "Lumbar grades of a synthetic phantom, research use only"
 SCHEME = "99LUMBAR"
 """The private coding scheme; "99" marks such a scheme (PS3.3 8.2)."""
 
@@ -90,7 +92,7 @@ def require_highdicom() -> None:
 
 
 def structured_report(
-    prediction: StudyPrediction, source: StudySource | Evidence, *, network: str = ""
+    prediction: StudyPrediction, source: StudySource | Evidence, *, network: str = "", synthetic: bool = False
 ) -> Comprehensive3DSR:
     """The prediction as a DICOM data set, ready to be written or sent.
 
@@ -101,6 +103,8 @@ def structured_report(
         The study that was graded: its headers are read for patient, study and the images to refer to.
     network : str
         What the algorithm's parameters say of the network, for example the name of its run.
+    synthetic : bool
+        The study is a phantom, and the report says so; those in a synthetic cohort's folder are recognised without it.
 
     Raises
     ------
@@ -115,12 +119,13 @@ def structured_report(
     if prediction.fallback:
         raise DataError(f"study {prediction.study_id}: not graded (class prior), so there is nothing to report")
     evidence = source if isinstance(source, Evidence) else read_evidence(source)
+    synthetic = synthetic or (isinstance(source, StudySource) and in_synthetic_cohort(source.path))
     if evidence.study_id != prediction.study_id:
         raise DataError(f"the prediction is of study {prediction.study_id!r}, the images of {evidence.study_id!r}")
     try:
         with warnings.catch_warnings():  # about the source's names and numbers, which are copied as they are
             warnings.filterwarnings("ignore", module="pydicom|highdicom")
-            return _document(prediction, evidence, network)
+            return _document(prediction, evidence, network, synthetic)
     except LumbarError:
         raise
     except Exception as error:  # whatever highdicom objects to in the source's header
@@ -157,7 +162,7 @@ def write_structured_reports(
     return written, failures
 
 
-def _document(prediction: StudyPrediction, evidence: Evidence, network: str) -> Comprehensive3DSR:
+def _document(prediction: StudyPrediction, evidence: Evidence, network: str, synthetic: bool) -> Comprehensive3DSR:
     import highdicom as hd
     from highdicom import sr
 
@@ -183,7 +188,7 @@ def _document(prediction: StudyPrediction, evidence: Evidence, network: str) -> 
             *_disc_points(prediction, evidence, algorithm),
         ],
     )
-    for words in comments(prediction):
+    for words in comments(prediction, synthetic):
         content[0].ContentSequence.append(
             sr.TextContentItem(codes.DCM.Comment, words, relationship_type=sr.RelationshipTypeValues.CONTAINS)
         )
@@ -204,7 +209,7 @@ def _document(prediction: StudyPrediction, evidence: Evidence, network: str) -> 
         manufacturer_model_name="lumbar_utils",
         software_versions=__version__,
         device_serial_number=str(device),
-        series_description=SERIES_DESCRIPTION,
+        series_description=SYNTHETIC_DESCRIPTION if synthetic else SERIES_DESCRIPTION,
         is_complete=not prediction.missing_views,
         is_final=False,
         is_verified=False,
@@ -291,9 +296,10 @@ def _disc_points(prediction: StudyPrediction, evidence: Evidence, algorithm) -> 
     return groups
 
 
-def comments(prediction: StudyPrediction) -> list[str]:
+def comments(prediction: StudyPrediction, synthetic: bool = False) -> list[str]:
     """What a reader of the report has to know beside the numbers, one sentence or list each."""
     said = [RESEARCH_USE, WEIGHTED_NOTE]
+    said += [f"This study is {PHANTOM_NOTE}."] if synthetic else []
     said += [f"The network was {SYNTHETIC_WARNING}."] if prediction.synthetic_only else []
     said += [f"Not available: {', '.join(prediction.missing_views)}."] if prediction.missing_views else []
     if prediction.discs is not None and prediction.discs.flagged:

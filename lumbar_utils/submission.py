@@ -37,6 +37,7 @@ from .runs import atomically, write_table
 
 logger = logging.getLogger(__name__)
 
+PHANTOM_NOTE = "a synthetic phantom, not a patient"
 SYNTHETIC_WARNING = "trained on synthetic phantoms only: these grades mean nothing for patients"
 WEIGHTED_NOTE = (
     "Probabilities count a moderate grade twice and a severe one four times, as the RSNA 2024 metric does: "

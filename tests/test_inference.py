@@ -277,6 +277,17 @@ def test_other_options_or_weights_or_code_start_anew(interrupted, cohort, run, t
     assert again(predictor(run)) == 0
 
 
+def test_two_runs_do_not_write_one_output(cohort, run, tmp_path):
+    sources, path = find_studies(cohort, part="test"), tmp_path / "s.csv"
+    other = Journal(tmp_path / "s_journal.jsonl", "another run's")
+    before = other.path.read_bytes()
+    with pytest.raises(DataError, match="another run is writing this output"):
+        run_inference(predictor(run), sources, path, progress=False)
+    assert other.path.read_bytes() == before and not path.exists()
+    other.close(remove=False)
+    assert resumed(predictor(run), sources, path) == 0 and path.exists()
+
+
 def test_a_study_that_has_changed_is_graded_again(interrupted, cohort, run, tmp_path):
     sources = find_studies(cohort)
     journal = interrupted.with_name("s_journal.jsonl")

@@ -138,6 +138,20 @@ def test_pages_say_that_probabilities_carry_the_metrics_weights(located, tmp_pat
     assert "weighted 1, 2, 4" in Elements(prior).text
 
 
+def test_what_is_missing_is_said_once_and_stripes_are_explained(located, tmp_path):
+    _, _, crops, prediction = located
+    problems = (f"{SAGITTAL_T1}: no crops, no series", "the naming is doubtful")
+    lacking = replace(prediction, missing_views=(SAGITTAL_T1,), problems=problems)
+    covered = {view: np.ones_like(seen) for view, seen in crops.covered.items()}
+    reports = ReportFolder(tmp_path)
+    whole = Elements(reports.write(lacking, None, replace(crops, covered=covered)).read_text("utf-8"))
+    assert whole.text.count("is missing") == 1 and f"{SAGITTAL_T1} is missing (no series); a learned" in whole.text
+    assert "no crops, no series" not in whole.text and whole.text.count("the naming is doubtful") == 1
+    assert "Stripes" not in whole.text
+    covered[VIEWS[0]][2, :, :10] = False
+    assert "Stripes: outside of the scan" in reports.write(lacking, None, replace(crops, covered=covered)).read_text()
+
+
 def test_the_page_can_be_read_without_seeing_it(located, tmp_path):
     _, study, crops, prediction = located
     page = Elements(ReportFolder(tmp_path).write(prediction, study, crops).read_text("utf-8"))

@@ -213,6 +213,17 @@ def test_a_study_without_a_view_says_so(cohort, phantom, tmp_path):
     assert len(groups) == N_TARGETS and not groups[-1].source_images and len(groups[0].source_images) == 1
 
 
+def test_a_phantom_is_called_one_and_a_patient_is_not(phantom, written, tmp_path):
+    report = pydicom.dcmread(written)
+    said = " ".join(item.TextValue for item in items(report, "Comment"))
+    assert "synthetic phantom, not a patient" in said and "synthetic" in report.SeriesDescription
+    source, prediction = small_study(tmp_path)
+    for synthetic in (False, True):
+        report = structured_report(prediction, source, synthetic=synthetic)
+        said = " ".join(item.TextValue for item in items(report, "Comment"))
+        assert ("phantom" in said) == ("synthetic" in report.SeriesDescription) == synthetic
+
+
 def test_without_a_frame_of_reference_points_lie_on_an_image(tmp_path):
     source, prediction = small_study(tmp_path)
     files, failures = write_structured_reports([prediction], [source], tmp_path / "sr")
@@ -333,7 +344,7 @@ def test_the_command_line_writes_reports_and_counts_what_got_none(phantom, tmp_p
     structured_reports.write(tmp_path / "none", [prior], [source], network="run x")
     said = capsys.readouterr().out
     assert (tmp_path / "sr" / f"{source.study_id}.dcm").is_file()
-    assert "1 structured reports" in said and "1 studies got none, the first because" in said
+    assert "1 structured report in" in said and "1 study got none, the first because" in said
     with pytest.raises(DataError, match="is a file, expected a folder"):
         structured_reports.check(tmp_path / "sr" / f"{source.study_id}.dcm")
 

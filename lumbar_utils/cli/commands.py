@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
+from ..problems import counted
 from . import inputs, machine, reports, structured_reports
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def phantom(args: argparse.Namespace) -> None:
         progress=args.progress,
         **options,
     )
-    made = _studies(args.studies, "synthetic ")
+    made = counted(args.studies, "synthetic study", "synthetic studies")
     print(f"{made} in {args.out}; the truth about them in {args.out / 'truth'}")
 
 
@@ -66,10 +67,10 @@ def localize(args: argparse.Namespace) -> None:
     sources = find_studies(path, progress=args.progress)
     found, failed = locate_studies(sources, localizer, n_jobs=inputs.jobs(args.jobs), progress=args.progress)
     if not found:
-        raise DataError(f"the discs were found in none of {len(sources)} studies; {next(iter(failed.values()))}")
+        raise DataError(f"the discs were found in none of {counted(len(sources))}; {next(iter(failed.values()))}")
     write_points(args.out, found.values())
     flagged = sum(discs.flagged for discs in found.values())
-    print(f"{_studies(len(found))} in {args.out}, {flagged} of them with a flag; {len(failed)} failed")
+    print(f"{counted(len(found))} in {args.out}, {flagged} of them with a flag; {len(failed)} failed")
     if doubtful_words(found):
         print(f"  {doubtful_words(found)}")
 
@@ -88,7 +89,7 @@ def crops(args: argparse.Namespace) -> None:
     cache = build_crop_cache(sources, discs, args.out, n_jobs=jobs, progress=args.progress)
     if not len(cache):
         raise DataError(f"no study could be cropped; {next(iter(cache.failures.values()), 'there is none')}")
-    print(f"crops of {_studies(len(cache))} in {args.out}, {len(cache.failures)} failed")
+    print(f"crops of {counted(len(cache))} in {args.out}, {len(cache.failures)} failed")
 
 
 def train(args: argparse.Namespace) -> None:
@@ -137,7 +138,7 @@ def _print_errors(
         return
     sources = [source for source in inputs.studies_of(folder, "train") if source.study_id in reference]
     found, _ = locate_studies(sources, localizer, n_jobs=jobs, progress=progress)
-    print(f"on {len(reference)} studies that it was not trained on:")
+    print(f"on {counted(len(reference))} that it was not trained on:")
     for name, value in summary(evaluate_points(found, reference)).items():
         print(f"  {name:<28} {value:.4g}")
     if doubtful_words(found):
@@ -241,7 +242,7 @@ def predict(args: argparse.Namespace) -> None:
     predictions = done.predictions
     prior = sum(prediction.fallback for prediction in predictions)
     incomplete = sum(bool(prediction.missing_views) and not prediction.fallback for prediction in predictions)
-    print(f"{_studies(len(predictions))} graded in {args.out}")
+    print(f"{counted(len(predictions))} graded in {args.out}")
     print(f"  {incomplete} lack a view, {prior} got the class prior instead of a prediction; details in {done.log}")
     for line in str(done).splitlines():
         print(f"  {line}")
@@ -259,7 +260,7 @@ def predict(args: argparse.Namespace) -> None:
         located[: args.pictures], predictor.spec, pictures, synthetic=synthetic, with_grades=not meaningless
     )
     if drawn:
-        print(f"  pictures of {_studies(drawn)} in {pictures}")
+        print(f"  pictures of {counted(drawn)} in {pictures}")
     if meaningless:
         print(f"NOTE: the network was {SYNTHETIC_WARNING}.")
 
@@ -314,10 +315,6 @@ def score(args: argparse.Namespace) -> None:
         print(" " * 18, *(f"{name.replace('_', ' '):>{width}}" for name in columns))
     for term, title in SCORE_TITLES.items():
         print(f"{title:<18}", *(f"{column[term]:>{width}.6f}" for column in columns.values()))
-
-
-def _studies(count: int, which: str = "") -> str:
-    return f"{count} {which}{'study' if count == 1 else 'studies'}"
 
 
 COMMANDS = {

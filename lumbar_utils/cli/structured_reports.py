@@ -29,9 +29,11 @@ def write(
     """Write a report a study into `folder` and say how many; nothing where no folder was asked for."""
     if folder is None:
         return
+    from ..problems import counted
     from ..structured_report import write_structured_reports
 
     written, refused = write_structured_reports(predictions, sources, folder, network=network)
-    print(f"  {len(written)} structured reports in {folder}; they name the patient as the images do")
+    reports = counted(len(written), "structured report", "structured reports")
+    print(f"  {reports} in {folder}, with the patient's name as in the images")
     if refused:
-        print(f"  {len(refused)} studies got none, the first because {next(iter(refused.values()))}")
+        print(f"  {counted(len(refused))} got none, the first because {next(iter(refused.values()))}")

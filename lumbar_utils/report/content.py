@@ -51,7 +51,7 @@ from ..labels import (
 )
 from ..localizer.evaluation import names_doubtful
 from ..runs import versions
-from ..submission import SYNTHETIC_WARNING, StudyPrediction
+from ..submission import PHANTOM_NOTE, SYNTHETIC_WARNING, StudyPrediction
 
 if TYPE_CHECKING:
     from ..crops import StudyCrops
@@ -61,7 +61,6 @@ SCHEMA, SCHEMA_VERSION = "lumbar_utils/report", 1
 NOTICE = "Research use only. Not a medical device, not for diagnosis."
 PRIOR_WARNING = "not graded: the class prior of the training part stands in; it knows nothing of this patient"
 NAMING_WARNING = "the naming of the disc levels is doubtful: all five may be off by one"
-PHANTOM_NOTE = "a synthetic phantom, not a patient"
 
 FLAGS = {
     "fallback": "class prior",

@@ -7,18 +7,18 @@ DIR/studies/<study>.html, .json one study
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
-from ..competition import SYNTHETIC_MARK
+from ..competition import in_synthetic_cohort
 from ..crops import extract_crops
 from ..errors import DataError, LumbarError
+from ..jobs import JobFailure, run_jobs
 from ..runs import atomically, file_name, read_json, write_json
 from ..study import load_study
 from .content import SCHEMA, SCHEMA_VERSION, describe, without_paths
@@ -80,7 +80,7 @@ class ReportFolder:
 
         A study that cannot be read or cropped still gets its page, without pictures.
         """
-        return self._note(*_attempt(self._bare(), source, prediction, spec))
+        return self._note(prediction.study_id, _attempt(self._bare(), source, prediction, spec))
 
     def add_all(
         self,
@@ -95,15 +95,19 @@ class ReportFolder:
 
         Both may be generators: reports are then written as the predictions come, and memory stays flat.
         """
-        pairs = zip(sources, predictions, strict=True)
         total = len(sources) if isinstance(sources, Sequence) else None
         if total is not None:
             n_jobs = max(1, min(n_jobs, total // STUDIES_A_PROCESS))
-        bare = self._bare()
-        work = (delayed(_attempt)(bare, source, prediction, spec) for source, prediction in pairs)
-        done = Parallel(n_jobs=n_jobs, return_as="generator")(work)
-        for study_id, result in tqdm(done, desc="reports", unit="study", total=total, disable=not progress):
-            self._note(study_id, result)
+        bare, study_ids = self._bare(), []
+
+        def tasks() -> Iterator[tuple]:
+            for source, prediction in zip(sources, predictions, strict=True):
+                study_ids.append(prediction.study_id)
+                yield bare, source, prediction, spec
+
+        done = run_jobs(_attempt, tasks(), n_jobs=n_jobs)
+        for index, ending in tqdm(done, desc="reports", unit="study", total=total, disable=not progress):
+            self._note(study_ids[index], ending.reason if isinstance(ending, JobFailure) else ending)
 
     def _bare(self) -> ReportFolder:
         """Itself without what it has noted, to be sent to another process."""
@@ -193,17 +197,16 @@ class ReportFolder:
 
 def _attempt(
     reports: ReportFolder, source: StudySource, prediction: StudyPrediction, spec: CropSpec | None
-) -> tuple[str, Path | str]:
-    """The study's id and its page, or what went wrong in words."""
+) -> Path | str:
+    """A study's page, or what went wrong in words."""
     private = _private(source.path)
     try:
         study, crops = _read_again(source, prediction, spec)
-        synthetic = reports.synthetic or _in_synthetic_cohort(source.path)
-        path = reports.write(prediction, study, crops, synthetic=synthetic, private_paths=private)
-        return prediction.study_id, path
+        synthetic = reports.synthetic or in_synthetic_cohort(source.path)
+        return reports.write(prediction, study, crops, synthetic=synthetic, private_paths=private)
     except Exception as error:  # the grades are written; a report that fails must not look like their failure
         words = str(error) if isinstance(error, LumbarError) else f"{type(error).__name__}: {error}"
-        return prediction.study_id, without_paths(words, private)
+        return without_paths(words, private)
 
 
 def _write_page(path: Path, page: str) -> None:
@@ -242,7 +245,3 @@ def _overview(study: Study | None, prediction: StudyPrediction, crops: StudyCrop
 def _private(path: Path) -> tuple[str, ...]:
     """The folders that a study's files lie in, as they may stand in words about them."""
     return tuple(str(folder) for start in (path, path.absolute()) for folder in (start, *start.parents))
-
-
-def _in_synthetic_cohort(path: Path) -> bool:
-    return any((folder / SYNTHETIC_MARK).is_file() for folder in [*path.absolute().parents][:4])

@@ -42,7 +42,10 @@ def study_page(
     index : str
         Relative address of the index page, "" for none.
     """
-    return _render("study.html", report=report, overview=overview, rows=rows, index=index, script="")
+    missing, notes = _missing(report)
+    return _render(
+        "study.html", report=report, overview=overview, rows=rows, index=index, missing=missing, notes=notes, script=""
+    )
 
 
 def index_page(entries: Sequence[Mapping], failures: Mapping[str, str] | None = None) -> str:
@@ -57,6 +60,18 @@ def index_page(entries: Sequence[Mapping], failures: Mapping[str, str] | None = 
     """
     ranked = sorted(entries, key=lambda e: (e["fallback"], -e["summary"]["any_severe"], e["study_id"]))
     return _render("index.html", entries=ranked, failures=dict(failures or {}), script=_asset("index.js"))
+
+
+def _missing(report: Mapping) -> tuple[dict[str, str], list[str]]:
+    """The views that are missing with the reason, "" where none is known, and the other problems."""
+    missing, notes = dict.fromkeys(report["missing_views"], ""), []
+    for problem in report["problems"]:
+        view, _, reason = problem.partition(": no crops, ")
+        if view in missing and reason:
+            missing[view] = reason
+        else:
+            notes.append(problem)
+    return missing, notes
 
 
 def _worst_grade(report: Mapping, level: str) -> str:

@@ -96,19 +96,28 @@ def panels(crops: StudyCrops, study: Study | None = None, maps: Mapping[str, np.
     -------
     list of dict
         `name`, `place`, `letters` (of the first level that is there), `scale` (share of the panel's width that is
-        20 mm), `panels`: 5 of {level, title, uri, map, absent}. `uri` is None where `absent` says why.
+        20 mm), `panels`: 5 of {level, title, uri, map, absent, hatched}. `uri` is None where `absent` says
+        why; `hatched` where stripes stand for what the scan does not show.
     """
     rows = []
     for view, offset, name, place in ROWS:
         cells, letters = [], {}
         for i, level in enumerate(LEVELS):
-            cell = {"level": level, "title": level_title(level), "uri": None, "map": None, "absent": ""}
+            cell = {
+                "level": level,
+                "title": level_title(level),
+                "uri": None,
+                "map": None,
+                "absent": "",
+                "hatched": False,
+            }
             if not crops.covered[view][i].any():
                 cell["absent"] = "not in the scan" if crops.covered[view].any() else "no series"
             else:
                 plane = _sampled(crops, study, view, i, offset)
                 letters = letters or plane.letters()
                 cell["uri"] = data_uri(_hatched(plane), quality=80)
+                cell["hatched"] = plane.covered is not None and not bool(plane.covered.all())
                 if maps is not None and maps.get(view) is not None:
                     cell["map"] = data_uri(_heat(maps[view][i], nearest_index(crops, view, offset)), quality=70)
             cells.append(cell)
