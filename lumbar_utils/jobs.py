@@ -1,7 +1,9 @@
 """Many studies at a time: how jobs are run, on this machine's cores or on the user's cluster.
 
-Everything that works through many studies comes here. By default joblib starts processes on this machine; inside
-`with joblib.parallel_config(backend="dask"):` (or ray, or any other backend) the same jobs go there instead.
+What works through many studies comes here, but for inference: `preparing` starts the next studies while the networks
+grade the last ones, against a clock, and interrupts a study that takes too long. By default joblib starts processes on
+this machine; inside `with joblib.parallel_config(backend="dask"):` (or ray, or any other backend) the same jobs go
+there instead.
 
 A job is a function of a module and a few small arguments: paths and numbers, not images. What it returns is small as
 well, or it writes its result to a file. A job that fails costs only itself, also when it takes its process with it.

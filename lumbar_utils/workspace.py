@@ -188,7 +188,10 @@ def take_over(run: Path) -> list[Path]:
                 continue
             run.mkdir(parents=True, exist_ok=True)
             if name in COPIED:
-                shutil.copytree(folder / name, run / name, copy_function=shutil.copyfile)
+                part = run / f".{name}.part"  # half a copy must never look like a whole one
+                shutil.rmtree(part, ignore_errors=True)
+                shutil.copytree(folder / name, part, copy_function=shutil.copyfile)
+                part.rename(run / name)
             else:
                 (run / name).symlink_to(folder / name, target_is_directory=True)
             taken.append(folder / name)
