@@ -4,9 +4,9 @@
 #   make run DATA=/path/to/folder the same on a folder with the competition's files, results in runs/<its name>
 #   make test                     all tests
 #   make kaggle RUN=runs/demo     dist/kaggle: library, wheels and weights as a data set, notebooks as kernels, to push
-#   make kaggle-rehearsal         notebook 05 on a made-up Kaggle, offline, with that data set alone
+#   make kaggle-rehearsal         notebook 05 on a made-up Kaggle, offline, with such a data set alone
 #   make test-kaggle              tests with the versions of Kaggle's image, in .venv-kaggle (Python 3.12)
-#   make weights                  remake the disc finder that ships with the library, about an hour on two cores
+#   make weights                  remake the disc finder that ships with the library, three quarters of an hour on two cores
 #   make lint | format | images | notebooks | clean
 #
 # PYTHON=/path/to/python picks the interpreter (3.11 or 3.12), VENV=folder the environment's place, JOBS=n the number
@@ -50,8 +50,8 @@ images: $(STAMP)  ## the README's pictures, from phantoms
 notebooks: $(STAMP)  ## take the executed notebooks of runs/demo over into notebooks/, ready to commit
 	@$(PY) tools/publish_notebooks.py
 
-kaggle: $(STAMP)  ## dist/kaggle: data set and notebooks to push (RUN=runs/demo, OWNER=your name on Kaggle)
-	@$(PY) -m lumbar_utils kaggle build dist/kaggle --run "$(or $(RUN),runs/demo)" --owner "$(or $(OWNER),OWNER)"
+kaggle: $(STAMP)  ## dist/kaggle: data set and notebooks to push (RUN=runs/demo: with its weights; OWNER=your name on Kaggle)
+	@$(PY) -m lumbar_utils kaggle build dist/kaggle $(if $(RUN),--run "$(RUN)") --owner "$(or $(OWNER),OWNER)"
 
 kaggle-rehearsal: $(STAMP)  ## notebook 05 on a made-up Kaggle without network, weights of RUN (default runs/demo)
 	@$(PY) tools/kaggle_rehearsal.py --run "$(or $(RUN),runs/demo)" $(ARGS)
@@ -68,5 +68,5 @@ $(STAMP): $(REQUIREMENTS) setup.py
 	@bash tools/make_environment.sh "$(VENV)" "$(PYTHON)" "$(REQUIREMENTS)"
 
 clean:  ## remove what was built: environment, caches, runs
-	rm -rf "$(VENV)" runs build dist *.egg-info .pytest_cache .ruff_cache
+	rm -rf "$(VENV)" .venv-kaggle runs build dist *.egg-info .pytest_cache .ruff_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,7 @@
 
     python benchmarks/ablation.py                      all rows, two at a time, a core each
     python benchmarks/ablation.py --rows source sides  these rows only; those that are finished are read
+    python benchmarks/ablation.py --rows --out table.csv --figure images/ablation.png    no training, what is there
     python benchmarks/ablation.py --list
 
 One cohort of 750 phantoms (made once, in runs/benchmark/ablation): 500 to learn from, of which one in five is kept for
@@ -35,7 +36,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lumbar_utils import evaluation
+from lumbar_utils import evaluation, views
 from lumbar_utils.augment import AugmentConfig
 from lumbar_utils.calibration import fit_calibration
 from lumbar_utils.checkpoints import Checkpoint
@@ -318,24 +319,25 @@ def table(every: dict[str, Row], data: Data, work: Path) -> pd.DataFrame:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="*", default=[], help="names, in the order to train them; default all")
+    parser.add_argument("--rows", nargs="*", help="names, in the order to train them; default all")
     parser.add_argument("--epochs", type=int, default=6)
     parser.add_argument("--jobs", type=int, default=2, help="rows at a time; on a GPU one (default: 2)")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--cohort", type=Path, default=ROOT / "runs" / "benchmark" / "ablation")
     parser.add_argument("--out", type=Path, help="write the table there as CSV")
+    parser.add_argument("--figure", type=Path, help="draw the table there as PNG")
     parser.add_argument("--list", action="store_true", help="say what the rows are")
     args = parser.parse_args()
     every = rows(args.epochs)
     if args.list:
         print("\n".join(f"{name:<16} {row.text}" for name, row in every.items()))
         return 0
-    unknown = set(args.rows) - set(every)
+    unknown = set(args.rows or ()) - set(every)
     if unknown:
         parser.error(f"no such rows: {sorted(unknown)}; there are {list(every)}")
     data = prepare(args.cohort, args.jobs)
     work = args.cohort.parent / f"ablation_rows_{args.epochs}"
-    trained = [name for name in args.rows or every if every[name].config]
+    trained = [name for name in (every if args.rows is None else args.rows) if every[name].config]
     failed = False
     # A process a row, so that each one's largest memory is its own; one that fails costs only itself.
     with ProcessPoolExecutor(args.jobs, mp_context=get_context("spawn"), max_tasks_per_child=1) as pool:
@@ -349,6 +351,13 @@ def main() -> int:
         print(result.round(4).to_string(index=False))
     if args.out:
         result.to_csv(args.out, index=False, float_format="%.5g")
+    if args.figure:
+        scored = result.dropna(subset="closed")
+        references = result[result["closed"].isna()].set_index("name")["score"].to_dict()
+        title = f"What each part brings   {len(data.learn)} studies to learn from, {len(data.test)} unseen"
+        views.save(
+            views.show_ablation(scored, references=references, title=title, synthetic=True), args.figure, dpi=120
+        )
     return int(failed)
 
 

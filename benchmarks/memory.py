@@ -6,7 +6,7 @@
 Six small synthetic studies are read again and again under new ids. Twice a second the resident memory of this process
 and all its children is added up, with pages that they share counted once (PSS) where the system tells. Printed are the
 largest sum by tenths of the run, and the growth a thousand studies would bring by the line through the last half.
-The classifier is untrained: what it says does not matter here. Needs psutil: pip install "lumbar_utils[benchmarks]".
+The classifier is untrained: what it says does not matter here. Needs psutil: pip install -e ".[benchmarks]".
 """
 
 from __future__ import annotations

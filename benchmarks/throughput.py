@@ -7,7 +7,7 @@
 Competitors (`plain_tools.py`) do the same job on the same files, around the same known points, and take turns with the
 library study by study: on a shared machine seconds drift, ratios of one run do not. CPU seconds are those of the
 process that works; files are in the page cache for everybody. Needs SimpleITK and psutil:
-pip install "lumbar_utils[benchmarks]".
+pip install -e ".[benchmarks]".
 """
 
 from __future__ import annotations

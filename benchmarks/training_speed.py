@@ -3,7 +3,7 @@
     python benchmarks/training_speed.py                    crops of `make run`, in runs/demo/crops
     python benchmarks/training_speed.py --crops FOLDER --rounds 5
 
-The three take turns, because timings on a shared machine drift: what counts is the ratio to ready tensors.
+They take turns, because timings on a shared machine drift: what counts is the ratio to ready tensors.
 """
 
 from __future__ import annotations

@@ -236,7 +236,7 @@ def _import_timm_3d():
     except ImportError as error:
         raise ImportError(
             f"{error}; the classifier needs timm-3d and timm: pip install timm-3d timm; without internet (Kaggle) "
-            "attach the folder that `make kaggle` packs and put it on sys.path"
+            "attach the data set that `make kaggle` packs and call lumbar_utils.prepare_session()"
         ) from error
     return timm_3d
 

@@ -86,8 +86,7 @@ def require_highdicom() -> None:
     """Raise `MissingPackageError` where highdicom is not installed; cheap, so that it can be asked before the work."""
     if importlib.util.find_spec("highdicom") is None:
         raise MissingPackageError(
-            "a DICOM Structured Report needs highdicom, which is not installed: pip install 'lumbar_utils[sr]', "
-            "or pip install highdicom"
+            "a DICOM Structured Report needs highdicom, which is not installed: pip install highdicom"
         )
 
 

@@ -1,4 +1,4 @@
-"""Make the disc finder that ships with the library: randomised phantoms, training, calibration, measurement.
+"""Make the disc finder that ships with the library: phantoms, training, calibration, measurement.
 
     python tools/make_localizer.py                         lumbar_utils/weights/localizer.{safetensors,json}
     python tools/make_localizer.py --out /tmp/try --bodies 200 --steps 300      a quick try
@@ -193,7 +193,9 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--work", default=str(ROOT / "runs" / "localizer_making"), help="folder for unfinished work")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--members", type=int, default=2, help="networks that are asked together (default 2)")
-    parser.add_argument("--bodies", type=int, default=2400, help="randomised bodies for each member (default 2400)")
+    parser.add_argument(
+        "--bodies", type=int, default=2400, help="bodies for each member, half of them randomised (2400)"
+    )
     parser.add_argument("--steps", type=int, default=9500, help="training steps of each member (default 9500)")
     parser.add_argument("--held-out", type=int, default=300, help="bodies each for calibration and measurement")
     parser.add_argument("--recalibrate", action="store_true", help="keep the networks, fit and measure anew")

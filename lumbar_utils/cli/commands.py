@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..competition import in_synthetic_cohort
 from ..errors import DataError
 from ..problems import counted
 from . import inputs, machine, reports, structured_reports
@@ -82,6 +83,8 @@ def crops(args: argparse.Namespace) -> None:
 
     path = inputs.data_path(args.path)
     inputs.folder_to_write(args.out, "--out")
+    if args.points is not None and args.weights is not None:
+        raise DataError("--points names the discs' points and --weights what finds them: give one of the two")
     localizer = None if args.points is not None else inputs.localizer_folder(args.weights)
     sources = find_studies(path, progress=args.progress)
     jobs = inputs.jobs(args.jobs)
@@ -253,7 +256,7 @@ def predict(args: argparse.Namespace) -> None:
     jobs = inputs.jobs(args.jobs)
     reports.write(args.report, predictions, sources, predictor, run, n_jobs=jobs, progress=args.progress)
     pictures = args.out.with_name(f"{args.out.stem}_crops")
-    synthetic = folder is not None and folder.is_synthetic
+    synthetic = all(in_synthetic_cohort(source.path) for source in sources)
     located = [pair for pair in zip(sources, predictions, strict=True) if pair[1].discs is not None]
     meaningless = predictor.synthetic_only and not synthetic
     drawn = _draw_crops(

@@ -21,7 +21,7 @@ as in the RSNA 2024 challenge. {WARNING}
 
 EPILOG = """\
 the whole road on synthetic data:
-  lumbar phantom data --studies 120                    make a cohort, competition layout, truth beside it
+  lumbar phantom data --studies 120                    make a cohort, competition layout, with its truth
   lumbar localize data --out points.csv                find the five discs, with the finder that ships
   lumbar train classifier data --run runs/first        learn to grade them
   lumbar predict data --weights runs/first --out submission.csv
@@ -71,7 +71,7 @@ def _add_phantom(commands) -> None:
         "phantom",
         "make a synthetic cohort",
         "Write a synthetic cohort: real DICOM files and tables in the competition's layout, and the truth\n"
-        "(disc positions, latent anatomy, the best possible prediction) in OUT/truth. Same seed, same bytes.",
+        "(disc positions, latent anatomy, how often each label is given) in OUT/truth. Same seed, same bytes.",
         "examples:\n"
         "  lumbar phantom data --studies 120\n"
         "  lumbar phantom big --studies 2000 --seed 7 --profile rsna --jobs 8\n\n"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -80,22 +80,20 @@ def load_samples(
     pixel_mm: float,
     *,
     views: Sequence[str] = (SAGITTAL_T2, SAGITTAL_T1),
-    points: Mapping[str, np.ndarray] | None = None,
     n_jobs: int = 2,
     progress: bool = True,
 ) -> list[LocalizerSample]:
     """Read and prepare the sagittal series of many studies of a competition folder.
 
-    The points come from the folder's cleaned coordinate table (`CompetitionFolder.canal_points`), unless given.
+    The points come from the folder's cleaned coordinate table (`CompetitionFolder.canal_points`).
     Studies without at least two known points, or without a readable sagittal series, are logged and left out.
     """
     study_ids = [str(study_id) for study_id in study_ids]
-    if points is None:
-        folder.clean_coordinates()  # kept by the folder, so the workers need not clean the table again
+    folder.clean_coordinates()  # kept by the folder, so the workers need not clean the table again
     # The folder's tables travel with every job, so a job is a handful of studies.
     parts = [study_ids[i : i + STUDIES_A_JOB] for i in range(0, len(study_ids), STUDIES_A_JOB)]
     jobs = Parallel(n_jobs=n_jobs, return_as="generator")(
-        delayed(_load_part)(folder, part, pixel_mm, tuple(views), points) for part in parts
+        delayed(_load_part)(folder, part, pixel_mm, tuple(views)) for part in parts
     )
     samples: list[LocalizerSample] = []
     with tqdm(total=len(study_ids), desc="sagittal series", unit="study", disable=not progress) as bar:
@@ -108,27 +106,19 @@ def load_samples(
 
 
 def _load_part(
-    folder: CompetitionFolder,
-    study_ids: Sequence[str],
-    pixel_mm: float,
-    views: tuple[str, ...],
-    points: Mapping[str, np.ndarray] | None,
+    folder: CompetitionFolder, study_ids: Sequence[str], pixel_mm: float, views: tuple[str, ...]
 ) -> list[LocalizerSample]:
-    samples = []
-    for study_id in study_ids:
-        samples += _load_one(folder, study_id, pixel_mm, views, None if points is None else points[study_id])
-    return samples
+    return [sample for study_id in study_ids for sample in _load_one(folder, study_id, pixel_mm, views)]
 
 
 def _load_one(
-    folder: CompetitionFolder, study_id: str, pixel_mm: float, views: tuple[str, ...], points: np.ndarray | None
+    folder: CompetitionFolder, study_id: str, pixel_mm: float, views: tuple[str, ...]
 ) -> list[LocalizerSample]:
     try:
         table = folder.series_table
         wanted = table.loc[(table["study_id"] == study_id) & table["series_description"].isin(views), "series_id"]
         study = folder.load_study(study_id, part="train", series_ids=list(wanted))
-        if points is None:
-            points = folder.canal_points(study_id, study)
+        points = folder.canal_points(study_id, study)
     except LumbarError as error:
         logger.warning("left out of the localizer's training: study %s: %s", study_id, error)
         return []

@@ -1,7 +1,8 @@
-"""Training material straight from phantoms: randomised bodies, scanned in a few slices, never written to disk.
+"""Training material straight from phantoms, scanned in a few slices, never written to disk.
 
-A body's scan costs a tenth of a second, so every training can have thousands of people, each in another contrast,
-field of view and position. Unlike the competition's table, a phantom knows the neighbours of the five discs too.
+Every second body is randomised. A body's scan costs a tenth of a second, so every training can have thousands of
+people, each in another contrast, field of view and position. Unlike the competition's table, a phantom knows the
+neighbours of the five discs too.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ def synthetic_samples(
     n_jobs: int = 2,
     progress: bool = True,
 ) -> list[LocalizerSample]:
-    """Scan randomised bodies for the disc finder.
+    """Scan bodies, every second one randomised, for the disc finder.
 
     Parameters
     ----------
@@ -91,7 +92,7 @@ def _randomised(index: int) -> bool:
 
 
 def scan_body(index: int, seed: int, pixel_mm: float, *, scans: int = 1, n_slices: int = 5) -> list[LocalizerSample]:
-    """Scan body `index` of the randomised people of `seed`; see `synthetic_samples`."""
+    """Scan body `index` of the people of `seed`; see `synthetic_samples`."""
     randomise = _randomised(index)
     body = build_body(sample_person(index, seed, randomise=randomise))
     made = []

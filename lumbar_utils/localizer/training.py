@@ -6,7 +6,7 @@ import csv
 import io
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -90,7 +90,6 @@ def train_localizer(
     config: LocalizerConfig | None = None,
     training: LocalizerTraining | None = None,
     start: DiscLocalizer | None = None,
-    points: Mapping[str, np.ndarray] | None = None,
     out: str | Path | None = None,
     device: torch.device | str = "cpu",
     n_jobs: int = 2,
@@ -108,8 +107,6 @@ def train_localizer(
         The training part only; what is held out must not be among them.
     start : DiscLocalizer, optional
         Weights to begin from (fine-tuning); its config is used.
-    points : mapping study id -> (5, 3), optional
-        Canal points in LPS mm instead of the coordinate table's.
     out : path, optional
         Folder for weights, config and `history.csv`.
 
@@ -124,7 +121,7 @@ def train_localizer(
     before = start.config.trained_on if start is not None else ""
     trained_on = before if before.endswith(taught) else ", ".join(word for word in (before, taught) if word)
     config = replace(config, chain=LEVELS, trained_on=trained_on)
-    samples = load_samples(folder, study_ids, config.pixel_mm, points=points, n_jobs=n_jobs, progress=progress)
+    samples = load_samples(folder, study_ids, config.pixel_mm, n_jobs=n_jobs, progress=progress)
     learnt, kept = _set_aside(samples) if start is not None else (samples, [])
     localizer = train_on_samples(
         learnt, config=config, training=training, start=start, out=out, device=device, progress=progress

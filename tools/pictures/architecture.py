@@ -1,4 +1,4 @@
-"""The diagram of the whole road, with real crops in it."""
+"""The diagram of the whole road, with crops of a phantom in it."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def viewer() -> Figure:
 
 
 def activation() -> Figure:
-    """Where the grades of the canal and of the left recess come from."""
+    """Where the grades of the canal come from."""
     _, prediction, crops, labels = chosen()
     condition = "spinal_canal_stenosis"
     targets = [target_index(condition, level) for level in range(5)]
