@@ -19,92 +19,9 @@ from torch import nn
 
 from .errors import DataError
 from .slice_encoders import SliceEncoder, VolumeEncoder
+from .thin_layers import make_thin
 
 FAMILIES = ("3d", "2.5d")
-
-FOLD_LIMIT = 1.5
-"""A stack is folded into channels when it has at most so many slices for each of the kernel's."""
-
-
-class ThinConv3d(nn.Conv3d):
-    """A 3D convolution that runs as a 2D one over a thin stack, its slices folded into the channels.
-
-    The 2D kernel from input slice j to output slice i is the plane `j - stride * i + padding` of the 3D kernel. The
-    numbers are the same. On a CPU it takes half the time, and a third with one slice, where all planes but the middle
-    one meet zeros only; with 8 slices that is most of a ResNet. A GPU keeps its own 3D kernels for two and more.
-    """
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        n, channels, height, width, depth = x.shape
-        kernel, stride, padding = self.kernel_size[2], self.stride[2], self.padding[2]
-        out_depth = _out_size(depth, kernel, stride, padding)
-        foldable = self.groups == 1 and self.dilation[2] == 1 and depth <= FOLD_LIMIT * kernel and out_depth > 0
-        if not foldable or (depth > 1 and x.device.type != "cpu"):
-            return super().forward(_widened(x, kernel, stride))[..., :out_depth]
-        if depth == 1 and out_depth == 1:
-            weight, bias = self.weight[..., padding], self.bias
-        else:
-            padded = nn.functional.pad(self.weight, (depth, depth))
-            starts = [depth + padding - i * stride for i in range(out_depth)]
-            planes = torch.stack([padded[..., start : start + depth] for start in starts])
-            weight = planes.permute(0, 1, 5, 2, 3, 4).flatten(2, 3).flatten(0, 1)
-            bias = None if self.bias is None else self.bias.repeat(out_depth)
-        # With channels-last memory neither of the two permutations moves anything.
-        folded = x.permute(0, 4, 1, 2, 3).reshape(n, depth * channels, height, width)
-        out_width = (width + 2 * self.padding[1] - self.dilation[1] * (self.kernel_size[1] - 1) - 1) // self.stride[
-            1
-        ] + 1
-        folded = _widened(folded, self.kernel_size[1], self.stride[1])
-        result = nn.functional.conv2d(folded, weight, bias, self.stride[:2], self.padding[:2], self.dilation[:2])
-        return result[..., :out_width].unflatten(1, (out_depth, -1)).permute(0, 2, 3, 4, 1)
-
-
-class NarrowConv2d(nn.Conv2d):
-    """A 2D convolution that is right on narrow images too, see `_widened`."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        kernel, stride, padding, dilation = (v[1] for v in (self.kernel_size, self.stride, self.padding, self.dilation))
-        out_width = _out_size(x.shape[-1], kernel, stride, padding, dilation)
-        return super().forward(_widened(x, kernel, stride))[..., :out_width]
-
-
-def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
-    """Pixels along one axis that a convolution makes of `size`."""
-    return (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
-
-
-def _widened(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
-    """On a CPU: the image with zeros at the end of its last axis, at least as wide as a strided kernel.
-
-    oneDNN 3.13 (in torch 2.15) on CPUs with bfloat16 instructions reads memory that nobody has written where a 3 x 3
-    kernel of stride 2 runs over a last axis of one or two pixels: numbers of any size, or nan, come out and go into
-    the gradients. Half a crop at the end of a ResNet is that narrow. The zeros are what the padding would have been;
-    the caller cuts off the columns that they add.
-    """
-    if x.device.type != "cpu" or stride == 1 or kernel == 1 or x.shape[-1] >= kernel:
-        return x
-    return nn.functional.pad(x, (0, kernel - x.shape[-1]))
-
-
-class ThinMaxPool3d(nn.MaxPool3d):
-    """A maximum pooling that stays in half precision: autocast on a CPU would go to float32 for nothing."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        with torch.autocast(x.device.type, enabled=False):
-            return super().forward(x)
-
-
-class ThinAvgPool3d(nn.AvgPool3d):
-    """An average pooling that leaves an axis alone on which its kernel does not fit, as on the last slice left."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        kernel, stride = (v if isinstance(v, tuple) else (v,) * 3 for v in (self.kernel_size, self.stride))
-        fits = [size >= k for size, k in zip(x.shape[2:], kernel, strict=True)]
-        kernel = tuple(k if fit else 1 for k, fit in zip(kernel, fits, strict=True))
-        stride = tuple(s if fit else 1 for s, fit in zip(stride, fits, strict=True))
-        return nn.functional.avg_pool3d(
-            x, kernel, stride, self.padding, self.ceil_mode, self.count_include_pad, self.divisor_override
-        )
 
 
 def build_encoder(
@@ -145,20 +62,22 @@ def build_encoder(
         import timm
 
         # Three channels: the slice and its neighbours.
-        network = _create(timm, name, in_chans=3).to(memory_format=torch.channels_last)
+        network = _create(timm, name, in_chans=3)
     else:
-        network = _create(_import_timm_3d(), name, in_chans=1).to(memory_format=torch.channels_last_3d)
+        network = _create(_import_timm_3d(), name, in_chans=1)
+    if torch.cuda.is_available():  # on a CPU the optimiser copies what is not contiguous, which costs a tenth of a step
+        network = network.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)
     if weights is not None:
         _load(network, weights, f"{pretrained}: these weights do not fit the {family} encoder {name!r}")
     if flat:
-        _make_thin(network)
+        make_thin(network)
         return SliceEncoder(network, slice_pooling)
     kept = [part for part, stride in zip(("conv1", "maxpool"), depth_strides, strict=True) if stride == 1]
     if keep_slices:
         kept += ["layer2", "layer3", "layer4"]
     for part in kept:
         _keep_depth(network, part, name)
-    _make_thin(network)
+    make_thin(network)
     # The bare network averages over everything itself.
     return network if slice_pooling == "average" else VolumeEncoder(network, slice_pooling)
 
@@ -186,19 +105,6 @@ def _keep_depth(network: nn.Module, part: str, name: str) -> None:
         if isinstance(layer, nn.AvgPool3d) and stride[2] > 1:  # it averages what the stride would have skipped
             layer.kernel_size = (*kernel[:2], 1)
         layer.stride = (*stride[:2], 1)
-
-
-def _make_thin(network: nn.Module) -> None:
-    for module in network.modules():
-        if type(module) is nn.AvgPool3d:
-            module.__class__ = ThinAvgPool3d
-        if type(module) is nn.MaxPool3d:
-            module.__class__ = ThinMaxPool3d
-        plain = getattr(module, "padding_mode", "") == "zeros" and not isinstance(module.padding, str)
-        if type(module) is nn.Conv3d and plain:
-            module.__class__ = ThinConv3d
-        if type(module) is nn.Conv2d and plain:
-            module.__class__ = NarrowConv2d
 
 
 @torch.no_grad()

@@ -35,7 +35,7 @@ LAYERS = (
     ("crops", "crop_cache"),
     ("augment", "mixing"),
     ("datasets",),
-    ("encoders", "slice_encoders", "heads", "classifier"),
+    ("encoders", "slice_encoders", "thin_layers", "heads", "classifier"),
     ("metrics",),
     ("calibration", "denoising"),
     ("evaluation",),

@@ -106,7 +106,7 @@ def _answer(network: SliceUNet, seen: torch.Tensor, device: torch.device) -> tup
     """One network about slices with their neighbours (n, channels, H, W), H and W even."""
     height, width = seen.shape[2:]
     multiple = network.config.multiple
-    # Two multiples at least: the last stage must not get an image of one or two columns, see `encoders._widened`.
+    # Two multiples at least: the last stage must not get an image of one or two columns, see `thin_layers._widened`.
     beside = max(-width % multiple, 2 * multiple - width)
     padded = functional.pad(seen, (0, beside, 0, -height % multiple))
     half = device.type == "cuda" or (device.type == "cpu" and cpu_has_bfloat16())
