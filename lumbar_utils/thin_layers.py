@@ -6,6 +6,7 @@ A level's crop has few slices and, at the end of a network, few pixels. Librarie
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -13,7 +14,9 @@ from torch import nn
 FOLD_LIMIT = 1.5
 """A stack is folded into channels when it has at most so many slices for each of the kernel's."""
 SMALL_IMAGE = 9
-"""Pixels up to which a convolution is one matrix product on a CPU."""
+"""Pixels up to which a convolution may be one matrix product on a CPU,"""
+FEWEST_PAIRS = 0.4
+"""where so much of the matrix is not zero: with a kernel of 3 x 3 it is, with one of 1 x 1 it is not."""
 
 
 class ThinConv3d(nn.Conv3d):
@@ -101,34 +104,45 @@ def _conv2d(
 ) -> torch.Tensor:
     """A convolution without groups, (N, C, H, W) to (N, O, H', W')."""
     if x.device.type == "cpu" and x.shape[2] * x.shape[3] <= SMALL_IMAGE:
-        return _as_product(x, weight, bias, stride, padding, dilation)
+        pairs = _pairs(tuple(x.shape[2:]), tuple(weight.shape[2:]), stride, padding, dilation)
+        if pairs.share >= FEWEST_PAIRS:
+            return _as_product(x, weight, bias, pairs)
     out_width = _out_size(x.shape[3], weight.shape[3], stride[1], padding[1], dilation[1])
     x = _widened(x, weight.shape[3], stride[1])
     return nn.functional.conv2d(x, weight, bias, stride, padding, dilation)[..., :out_width]
 
 
-def _as_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, *geometry: tuple) -> torch.Tensor:
+def _as_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, pairs: _Pairs) -> torch.Tensor:
     """A convolution of a few pixels as the product with one matrix, from all of them to all that come out.
 
     With 3 x 3 kernels on 2 x 2 pixels every pixel meets every other, so nothing of it is zero. oneDNN takes 4 to 15
     times as long, training included: most of a small ResNet's time goes into such images.
     """
     n, _, height, width = x.shape
-    taken, size = _pairs((height, width), tuple(weight.shape[2:]), *geometry)
     if torch.is_autocast_enabled("cpu"):
         weight = weight.to(torch.get_autocast_dtype("cpu"))
     planes = nn.functional.pad(weight.flatten(2).permute(2, 0, 1), (0, 0, 0, 0, 0, 1))  # the last one is zero
-    matrix = planes.index_select(0, taken).unflatten(0, (-1, height * width)).transpose(1, 2).flatten(2).flatten(0, 1)
-    result = (x.permute(0, 2, 3, 1).reshape(n, -1) @ matrix.T).view(n, *size, -1)
+    matrix = (
+        planes.index_select(0, pairs.places).unflatten(0, (-1, height * width)).transpose(1, 2).flatten(2).flatten(0, 1)
+    )
+    result = (x.permute(0, 2, 3, 1).reshape(n, -1) @ matrix.T).view(n, *pairs.size, -1)
     return (result if bias is None else result + bias.to(result.dtype)).permute(0, 3, 1, 2)
 
 
-@lru_cache(maxsize=256)
-def _pairs(image: tuple, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple) -> tuple[torch.Tensor, tuple]:
-    """For each pixel that comes out and each that goes in, the number of the kernel's place between them.
+class _Pairs(NamedTuple):
+    """How the pixels of a small image meet.
 
-    Without one: the number of places. Returned with the size (H', W') of what comes out.
+    `places` names for each pixel that comes out and each that goes in the kernel's place between them, or the number of
+    all places where there is none; `size` (H', W') is what comes out, `share` the part of the pairs that have a place.
     """
+
+    places: torch.Tensor
+    size: tuple[int, int]
+    share: float
+
+
+@lru_cache(maxsize=256)
+def _pairs(image: tuple, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple) -> _Pairs:
     size, places = [], []
     for axis in range(2):
         steps = (stride[axis], padding[axis], dilation[axis])
@@ -138,8 +152,9 @@ def _pairs(image: tuple, kernel: tuple, stride: tuple, padding: tuple, dilation:
         inside = (step % steps[2] == 0) & (place >= 0) & (place < kernel[axis])
         places.append(torch.where(inside, place, -1))
     rows, columns = places[0][:, None, :, None], places[1][None, :, None, :]
-    number = torch.where((rows >= 0) & (columns >= 0), rows * kernel[1] + columns, kernel[0] * kernel[1])
-    return number.flatten(), tuple(size)
+    there = (rows >= 0) & (columns >= 0)
+    number = torch.where(there, rows * kernel[1] + columns, kernel[0] * kernel[1])
+    return _Pairs(number.flatten(), tuple(size), float(there.float().mean()) if there.numel() else 0.0)
 
 
 def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
