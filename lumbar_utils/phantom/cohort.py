@@ -232,7 +232,8 @@ def prevalence_report(n_studies: int = 2000, seed: int = 0, *, score: Callable |
     -------
     dict
         `table`: DataFrame target, severity, expected, got (shares), z (difference in standard errors);
-        `any_severe_canal`: share of studies; `labels` int8 (n, 25); `oracle`: what `score` says of the frequencies, or None.
+        `any_severe_canal`: share of studies; `labels` int8 (n, 25); `oracle`: what `score` says of
+        the frequencies, or None.
     """
     degrees = sample_latents(n_studies, seed)
     labels = read_cohort(degrees, seed)

@@ -42,7 +42,7 @@ about a real scan means nothing. Not a medical device.
 
 `truth/` holds what no real data set has: where the discs are (`discs.csv`, LPS mm), the anatomical degree of
 each of the 25 targets (`latents.csv`), the labels of all studies (`labels.csv`) and the exact probability of each
-label given the anatomy (`oracle.csv`), which, weighted as the metric does, nobody can beat. Only evaluation may read it.
+label given the anatomy (`oracle.csv`): weighted as the metric does, nobody can beat them. Only evaluation may read it.
 """
 
 

@@ -86,7 +86,7 @@ def show_ablation(
     height = 1.1 + 0.36 * len(table)
     figure = new_figure(10, height)
     bottom, tall = 0.5 / height, 0.36 * len(table) / height
-    left, right = figure.add_axes((0.26, bottom, 0.28, tall)), figure.add_axes((0.66, bottom, 0.24, tall))
+    left, right = figure.add_axes((0.2, bottom, 0.26, tall)), figure.add_axes((0.68, bottom, 0.22, tall))
     left.plot(table["score"], rows, "o", ms=6, color=FAMILY_COLORS[0], zorder=3)
     middle = np.mean([*references.values(), *table["score"]])
     for i, (name, score) in enumerate(references.items()):
