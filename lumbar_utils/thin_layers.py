@@ -142,6 +142,7 @@ class _Pairs(NamedTuple):
 
 
 @lru_cache(maxsize=256)
+@torch.inference_mode(False)  # what is kept must serve trainings too, whoever asks first
 def _pairs(image: tuple, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple) -> _Pairs:
     size, places = [], []
     for axis in range(2):

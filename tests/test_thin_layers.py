@@ -56,6 +56,16 @@ def test_a_convolution_of_few_pixels_is_a_matrix_product(shape, kernel, stride, 
     assert shape[0] * shape[1] <= SMALL_IMAGE or shape == (4, 3), "larger images are convolved"
 
 
+def test_a_training_can_follow_an_inference():
+    torch.manual_seed(0)
+    thin, stack = ThinConv2d(2, 3, (2, 3), padding=1), torch.randn(1, 2, 3, 2)  # a geometry that no other test has
+    with torch.inference_mode():
+        graded = thin(stack)
+    trained = thin(stack)
+    trained.square().sum().backward()
+    assert torch.equal(graded, trained) and thin.weight.grad.abs().max() > 0
+
+
 def test_grouped_convolutions_keep_their_groups():
     torch.manual_seed(0)
     exact = nn.Conv2d(4, 4, 3, stride=2, padding=1, groups=4).double()
