@@ -351,7 +351,7 @@ def main() -> int:
         print(result.round(4).to_string(index=False))
     if args.out:
         result.to_csv(args.out, index=False, float_format="%.5g")
-    if args.figure:
+    if args.figure and {"closed", "against"} <= set(result):
         scored = result.dropna(subset="closed")
         references = result[result["closed"].isna()].set_index("name")["score"].to_dict()
         title = f"What each part brings   {len(data.learn)} studies to learn from, {len(data.test)} unseen"

@@ -333,7 +333,9 @@ def _read_table(path: Path, required: tuple[str, ...]) -> pd.DataFrame | None:
 
 def in_synthetic_cohort(path: Path) -> bool:
     """Whether a study's or a series' folder lies in a cohort of phantoms."""
-    return any((folder / SYNTHETIC_MARK).is_file() for folder in [*path.absolute().parents][:4])
+    path = path.absolute()
+    images = {f"{part}_images" for part in PARTS}
+    return any((p.parent / SYNTHETIC_MARK).is_file() for p in [path, *path.parents][:3] if p.name in images)
 
 
 def folder_names(folder: Path) -> list[str]:

@@ -101,11 +101,14 @@ class Journal:
 
     def close(self, *, remove: bool) -> None:
         """Close the file, and remove it when the run's results are safely written."""
+        if remove:
+            with suppress(OSError):  # while it is still locked, where an open file can be removed
+                self.path.unlink(missing_ok=True)
         try:
             self._file.close()
         except OSError as error:  # what could not be flushed because the disk is full
             self.broken = self.broken or str(error)
-        if remove:
+        if remove and os.name == "nt":
             self.path.unlink(missing_ok=True)
 
     def _read(self, header: bytes) -> int:

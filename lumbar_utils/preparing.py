@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -353,7 +354,7 @@ def _out_of_time(source: StudySource) -> Prepared:
 
 def words(error: BaseException) -> str:
     """What an error says, files without their folders; its type too where it says little, as foreign errors do."""
-    if not isinstance(error, LumbarError):
-        return f"{type(error).__name__}: {error}"
-    path = getattr(error, "path", None)  # a folder's name may be a patient's, and what is said here is kept in logs
-    return str(error) if path is None else str(error).replace(str(path), path.name)
+    said = str(error) if isinstance(error, LumbarError) else f"{type(error).__name__}: {error}"
+    # A folder's name may be a patient's, and what is said here is kept in logs.
+    path = getattr(error, "path", None) or getattr(error, "filename", None)
+    return said.replace(str(path), Path(path).name) if isinstance(path, (str, Path)) else said

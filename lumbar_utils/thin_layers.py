@@ -16,7 +16,9 @@ FOLD_LIMIT = 1.5
 SMALL_IMAGE = 9
 """Pixels up to which a convolution may be one matrix product on a CPU,"""
 FEWEST_PAIRS = 0.4
-"""where so much of the matrix is not zero: with a kernel of 3 x 3 it is, with one of 1 x 1 it is not."""
+"""where so much of the matrix is not zero: with a kernel of 3 x 3 it is, with one of 1 x 1 it soon is not."""
+LARGEST_MATRIX = 2**23
+"""Entries of such a matrix, which is made anew for every batch."""
 
 
 class ThinConv3d(nn.Conv3d):
@@ -105,7 +107,8 @@ def _conv2d(
     """A convolution without groups, (N, C, H, W) to (N, O, H', W')."""
     if x.device.type == "cpu" and x.shape[2] * x.shape[3] <= SMALL_IMAGE:
         pairs = _pairs(tuple(x.shape[2:]), tuple(weight.shape[2:]), stride, padding, dilation)
-        if pairs.share >= FEWEST_PAIRS:
+        entries = weight.shape[0] * weight.shape[1] * len(pairs.places)
+        if pairs.share >= FEWEST_PAIRS and entries <= LARGEST_MATRIX:
             return _as_product(x, weight, bias, pairs)
     out_width = _out_size(x.shape[3], weight.shape[3], stride[1], padding[1], dilation[1])
     x = _widened(x, weight.shape[3], stride[1])
@@ -118,14 +121,14 @@ def _as_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None
     With 3 x 3 kernels on 2 x 2 pixels every pixel meets every other, so nothing of it is zero. oneDNN takes 4 to 15
     times as long, training included: most of a small ResNet's time goes into such images.
     """
-    n, _, height, width = x.shape
+    height, width = x.shape[2:]
     if torch.is_autocast_enabled("cpu"):
         weight = weight.to(torch.get_autocast_dtype("cpu"))
     planes = nn.functional.pad(weight.flatten(2).permute(2, 0, 1), (0, 0, 0, 0, 0, 1))  # the last one is zero
     matrix = (
         planes.index_select(0, pairs.places).unflatten(0, (-1, height * width)).transpose(1, 2).flatten(2).flatten(0, 1)
     )
-    result = (x.permute(0, 2, 3, 1).reshape(n, -1) @ matrix.T).view(n, *pairs.size, -1)
+    result = (x.permute(0, 2, 3, 1).flatten(1) @ matrix.T).unflatten(1, (*pairs.size, len(weight)))
     return (result if bias is None else result + bias.to(result.dtype)).permute(0, 3, 1, 2)
 
 
@@ -144,18 +147,26 @@ class _Pairs(NamedTuple):
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)  # what is kept must serve trainings too, whoever asks first
 def _pairs(image: tuple, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple) -> _Pairs:
-    size, places = [], []
-    for axis in range(2):
-        steps = (stride[axis], padding[axis], dilation[axis])
-        size.append(_out_size(image[axis], kernel[axis], *steps))
-        step = torch.arange(image[axis]) - steps[0] * torch.arange(size[axis])[:, None] + steps[1]
-        place = step // steps[2]
-        inside = (step % steps[2] == 0) & (place >= 0) & (place < kernel[axis])
-        places.append(torch.where(inside, place, -1))
-    rows, columns = places[0][:, None, :, None], places[1][None, :, None, :]
-    there = (rows >= 0) & (columns >= 0)
-    number = torch.where(there, rows * kernel[1] + columns, kernel[0] * kernel[1])
-    return _Pairs(number.flatten(), tuple(size), float(there.float().mean()) if there.numel() else 0.0)
+    # Plain numbers, which a compiler can follow; a tensor only at the end.
+    size = tuple(_out_size(image[k], kernel[k], stride[k], padding[k], dilation[k]) for k in range(2))
+    rows, columns = (_meetings(image[k], size[k], kernel[k], stride[k], padding[k], dilation[k]) for k in range(2))
+    nowhere = kernel[0] * kernel[1]
+    places = [
+        nowhere if row is None or column is None else row * kernel[1] + column
+        for of_row in rows
+        for of_column in columns
+        for row in of_row
+        for column in of_column
+    ]
+    share = 1 - places.count(nowhere) / len(places) if places else 0.0
+    return _Pairs(torch.tensor(places, dtype=torch.long), size, share)
+
+
+def _meetings(image: int, size: int, kernel: int, stride: int, padding: int, dilation: int) -> list[list[int | None]]:
+    """Along one axis, for each pixel that comes out and each that goes in: the kernel's place between them, or None."""
+    steps = [[i - stride * o + padding for i in range(image)] for o in range(size)]
+    inside = range(0, kernel * dilation, dilation)
+    return [[step // dilation if step in inside else None for step in row] for row in steps]
 
 
 def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:

@@ -22,7 +22,7 @@ import torch
 from .augment import Appearance
 from .checkpoints import Checkpoint
 from .classifier import LumbarClassifier, grade
-from .competition import in_synthetic_cohort
+from .competition import SYNTHETIC_MARK
 from .crop_cache import CropCache
 from .crops import StudyCrops
 from .datasets import CropDataset, assign_folds, spec_of, study_input
@@ -366,7 +366,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             config,
             args.run,
             held_out_crops=found,
-            synthetic_only=args.synthetic or in_synthetic_cohort(args.labels),
+            synthetic_only=args.synthetic or (args.labels.absolute().parent / SYNTHETIC_MARK).is_file(),
             **chosen,
         )
         for name, score in result.scores.items() if processes.first else ():

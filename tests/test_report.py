@@ -14,11 +14,13 @@ import pytest
 from planted_crops import disc_points, planted_cohort
 
 import lumbar_utils.report.folder as folder_module
+from lumbar_utils.competition import SYNTHETIC_MARK, in_synthetic_cohort
 from lumbar_utils.crops import extract_crops
-from lumbar_utils.errors import DataError
+from lumbar_utils.errors import DataError, DicomError
 from lumbar_utils.labels import CONDITIONS, LEVELS, N_TARGETS, SAGITTAL_T1, TARGETS, VIEWS
 from lumbar_utils.localizer import DiscPoints
 from lumbar_utils.localizer.evaluation import read_reference
+from lumbar_utils.preparing import words
 from lumbar_utils.report import ReportFolder, describe, study_page
 from lumbar_utils.report.content import without_paths
 from lumbar_utils.report.page import percent
@@ -250,6 +252,21 @@ def test_a_study_is_read_again_and_a_phantom_is_called_one(located, tmp_path):
     report = json.loads(path.with_suffix(".json").read_text())
     assert report["synthetic"] == {"weights": True, "study": True} and report["crops"] and report["series"]
     assert "data:image" in path.read_text("utf-8")
+
+
+def test_what_lies_beside_a_synthetic_cohort_is_not_called_synthetic(cohort, tmp_path):
+    study = find_studies(cohort, part="train")[0].path
+    assert in_synthetic_cohort(study) and in_synthetic_cohort(next(study.iterdir()))
+    (tmp_path / SYNTHETIC_MARK).write_text("a cohort of phantoms")
+    real = tmp_path / "rsna" / "train_images" / "1" / "2"
+    real.mkdir(parents=True)
+    assert not in_synthetic_cohort(real) and not in_synthetic_cohort(real.parent) and not in_synthetic_cohort(tmp_path)
+
+
+def test_what_is_said_of_a_failure_names_no_folder():
+    gone = PermissionError(13, "Permission denied", "/data/Muster_Anna/train_images/1")
+    broken = DicomError("cut off", path="/data/Muster_Anna/scan.dcm", study_id="1")
+    assert "Muster" not in words(gone) + words(broken) and "scan.dcm: cut off" in words(broken)
 
 
 def test_a_failure_costs_only_its_own_report(located, tmp_path, monkeypatch):

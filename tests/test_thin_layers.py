@@ -5,8 +5,9 @@ import pytest
 import torch
 from torch import nn
 
+from lumbar_utils import thin_layers
 from lumbar_utils.encoders import build_encoder
-from lumbar_utils.thin_layers import SMALL_IMAGE, ThinConv2d, ThinConv3d
+from lumbar_utils.thin_layers import ThinConv2d, ThinConv3d
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 8, 12])
@@ -53,7 +54,20 @@ def test_a_convolution_of_few_pixels_is_a_matrix_product(shape, kernel, stride, 
     with torch.autocast("cpu", torch.bfloat16):
         half = thin(own)
     assert half.dtype == torch.bfloat16 and torch.allclose(half.double(), wanted, atol=0.05)
-    assert shape[0] * shape[1] <= SMALL_IMAGE or shape == (4, 3), "larger images are convolved"
+
+
+@pytest.mark.parametrize(
+    ("shape", "kernel", "channels", "product"),
+    [((2, 2), 3, 4, True), ((3, 3), 3, 4, True), ((3, 3), 1, 4, False), ((4, 3), 3, 4, False), ((3, 3), 3, 400, False)],
+)
+def test_only_full_and_small_matrices_are_made(shape, kernel, channels, product, monkeypatch):
+    made = []
+    own = thin_layers._as_product
+    monkeypatch.setattr(thin_layers, "_as_product", lambda *given: made.append(1) or own(*given))
+    layer = ThinConv2d(channels, channels, kernel, padding=kernel // 2)
+    assert layer(torch.randn(2, channels, *shape)).shape == (2, channels, *shape)
+    assert bool(made) == product
+    assert layer(torch.randn(0, channels, *shape)).shape == (0, channels, *shape)
 
 
 def test_a_training_can_follow_an_inference():
@@ -77,15 +91,16 @@ def test_grouped_convolutions_keep_their_groups():
 
 @pytest.mark.parametrize("family", ["3d", "2.5d"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_narrow_halves_are_read_right(family, dtype):
+@pytest.mark.parametrize("height", [3, 6])
+def test_narrow_halves_are_read_right(family, dtype, height):
     """oneDNN reads memory that nobody has written where a strided kernel runs over one or two columns."""
     torch.manual_seed(0)
     encoder = build_encoder("resnet18", family=family)
     if family == "3d":
-        narrow, stack = encoder.layer4[0].conv1, torch.randn(16, 256, 3, 2, 1)
+        narrow, stack = encoder.layer4[0].conv1, torch.randn(16, 256, height, 2, 1)
         wanted = torch.nn.functional.conv3d(stack.double(), narrow.weight.double(), stride=2, padding=1)
     else:
-        narrow, stack = encoder.network.layer4[0].conv1, torch.randn(16, 256, 3, 2)
+        narrow, stack = encoder.network.layer4[0].conv1, torch.randn(16, 256, height, 2)
         wanted = torch.nn.functional.conv2d(stack.double(), narrow.weight.double(), stride=2, padding=1)
     gradient = torch.autograd.grad(wanted.square().sum(), narrow.weight)[0]
     for _ in range(5):

@@ -93,7 +93,8 @@ class ReportFolder:
     ) -> None:
         """`add` for many studies and their predictions in the same order, in processes where they are worth it.
 
-        Both may be generators: reports are then written as the predictions come, and memory stays flat.
+        Both may be generators: reports are then written as the predictions come, some at a time, and memory
+        stays flat.
         """
         total = len(sources) if isinstance(sources, Sequence) else None
         if total is not None:
