@@ -118,6 +118,8 @@ def _conv2d(
 def _as_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, pairs: _Pairs) -> torch.Tensor:
     """A convolution of a few pixels as the product with one matrix, from all of them to all that come out.
 
+    From `x` (N, C, H, W), `weight` (O, C, *kernel), `bias` (O,) or None and the pairs of this geometry to (N, O, H', W').
+
     With 3 x 3 kernels on 2 x 2 pixels every pixel meets every other, so nothing of it is zero. oneDNN takes 4 to 15
     times as long, training included: most of a small ResNet's time goes into such images.
     """
@@ -147,6 +149,7 @@ class _Pairs(NamedTuple):
 @lru_cache(maxsize=256)
 @torch.inference_mode(False)  # what is kept must serve trainings too, whoever asks first
 def _pairs(image: tuple, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple) -> _Pairs:
+    """The pairs of an image (H, W) and a kernel; everything in pixels, (down, right)."""
     # Plain numbers, which a compiler can follow; a tensor only at the end.
     size = tuple(_out_size(image[k], kernel[k], stride[k], padding[k], dilation[k]) for k in range(2))
     rows, columns = (_meetings(image[k], size[k], kernel[k], stride[k], padding[k], dilation[k]) for k in range(2))
