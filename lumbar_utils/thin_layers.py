@@ -118,7 +118,7 @@ def _conv2d(
 def _as_product(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None, pairs: _Pairs) -> torch.Tensor:
     """A convolution of a few pixels as the product with one matrix, from all of them to all that come out.
 
-    From `x` (N, C, H, W), `weight` (O, C, *kernel), `bias` (O,) or None and the pairs of this geometry to (N, O, H', W').
+    From `x` (N, C, H, W), `weight` (O, C, *kernel) and `bias` (O,) or None to (N, O, H', W').
 
     With 3 x 3 kernels on 2 x 2 pixels every pixel meets every other, so nothing of it is zero. oneDNN takes 4 to 15
     times as long, training included: most of a small ResNet's time goes into such images.
