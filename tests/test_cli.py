@@ -185,6 +185,14 @@ def test_paths_and_weights_that_are_not_there(tmp_path, capsys, monkeypatch):
     assert not out.exists()
 
 
+def test_crops_are_cut_at_given_points_or_found_ones_not_both(tmp_path, capsys):
+    (tmp_path / "scans").mkdir()
+    both = ("--points", tmp_path / "points.csv", "--weights", tmp_path)
+    words = fails(capsys, "crops", tmp_path / "scans", "--out", tmp_path / "crops", *both)
+    assert "--points" in words and "--weights" in words and "one of the two" in words
+    assert not (tmp_path / "crops").exists()
+
+
 def test_a_result_that_is_a_folder_is_refused_before_the_work(tmp_path, capsys):
     (tmp_path / "scans").mkdir()
     for part in ("localizer", "classifier"):
@@ -233,9 +241,16 @@ def test_interrupted(monkeypatch, capsys):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    monkeypatch.setitem(commands.COMMANDS, "score", interrupted)
-    assert main(["score", "a", "b"]) == 130
-    assert capsys.readouterr().err.strip() == "lumbar: interrupted"
+    for command in ("score", "train"):
+        monkeypatch.setitem(commands.COMMANDS, command, interrupted)
+    for words in (
+        ["score", "a", "b"],
+        ["train", "localizer", "a", "--run", "b"],
+    ):  # a disc finder's training begins anew
+        assert main(words) == 130
+        assert capsys.readouterr().err.strip() == "lumbar: interrupted"
+    assert main(["train", "classifier", "a", "--run", "b"]) == 130
+    assert capsys.readouterr().err.strip().endswith("goes on where it was")
 
 
 def test_phantom_writes_a_cohort(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -10,9 +11,10 @@ import torch
 from crops_on_disk import kill_at_first_checkpoint, training, write_training_data
 from planted_crops import FAST, planted_cohort, study_crops, tiny_config
 
-import lumbar_utils.runs as runs
+from lumbar_utils import runs, train
 from lumbar_utils.augment import AugmentConfig
 from lumbar_utils.classifier import ClassifierConfig
+from lumbar_utils.competition import SYNTHETIC_MARK
 from lumbar_utils.crop_cache import CropCache
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import PROBABILITY_COLUMNS, TARGETS, VIEWS, encode_severities, row_ids
@@ -57,10 +59,25 @@ def test_the_run_folder_is_complete(run, cohort):
     assert score_frames(labels, oof, only_submitted=True).total == pytest.approx(run.scores["model"].total, abs=1e-6)
 
 
+@pytest.mark.parametrize("mark", [True, False])
+def test_the_training_command_knows_a_synthetic_cohort_by_its_mark(cohort, tmp_path, monkeypatch, mark):
+    crops, labels = cohort
+    data = write_training_data(tmp_path, dict(list(crops.items())[:2]), labels, tiny_config(classifier=FAST))
+    if mark:
+        (data / SYNTHETIC_MARK).touch()
+    said = []
+    nothing = SimpleNamespace(scores={})
+    monkeypatch.setattr(train, "fit", lambda *words, **options: said.append(options["synthetic_only"]) or nothing)
+    command = [str(data / "crops"), str(data / "train.csv"), str(tmp_path / "run")]
+    train.main(command)
+    train.main([*command, "--synthetic"])
+    assert said == [mark, True]
+
+
 def test_prior_comes_from_the_training_part_only(run, cohort):
     _, labels = cohort
-    train = labels[~labels["study_id"].isin(run.study_ids)]
-    assert np.allclose(Predictor(run.folder, "cpu").prior, weighted_prior(encode_severities(train)), atol=1e-8)
+    seen = labels[~labels["study_id"].isin(run.study_ids)]
+    assert np.allclose(Predictor(run.folder, "cpu").prior, weighted_prior(encode_severities(seen)), atol=1e-8)
 
 
 def test_inference_repeats_what_training_reported(run, cohort):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import numpy as np
@@ -119,6 +120,30 @@ def test_on_kaggle_a_run_takes_over_what_earlier_notebooks_left(tmp_path, monkey
     with (run / "localizer" / "model.safetensors").open("a") as file:  # a copy that can be trained further
         file.write("!")
     assert take_over(run) == []
+
+
+def test_a_copy_that_breaks_off_is_made_again_and_never_taken_for_whole(tmp_path, monkeypatch):
+    monkeypatch.setattr(workspace, "KAGGLE_INPUT", tmp_path / "input")
+    attached = tmp_path / "input" / "lumbar-04" / "runs" / "demo" / "classifier"
+    attached.mkdir(parents=True)
+    for name in ("config.json", "model.safetensors"):
+        (attached / name).write_text(name)
+    run = tmp_path / "working" / "runs" / "demo"
+
+    def full_disk(source, folder, **options):
+        folder.mkdir()
+        (folder / "config.json").write_text("half")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as broken, pytest.raises(OSError, match="No space"):
+        broken.setattr(workspace.shutil, "copytree", full_disk)
+        take_over(run)
+    assert not (run / "classifier").exists()
+    assert take_over(run) == [attached]
+    assert {path.name: path.read_text() for path in (run / "classifier").iterdir()} == {
+        name: name for name in ("config.json", "model.safetensors")
+    }
+    assert [path.name for path in run.iterdir()] == ["classifier"], "nothing of the broken copy is left"
 
 
 def test_series_are_described_in_millimetres_and_words(work):
