@@ -30,9 +30,13 @@ for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
 
 import numpy as np
 import pandas as pd
-import psutil
 import torch
-from plain_tools import Itk, PlainClassifier, PydicomAndScipy, series_folders
+
+try:
+    import psutil
+    from plain_tools import Itk, PlainClassifier, PydicomAndScipy, series_folders
+except ModuleNotFoundError as missing:
+    sys.exit(f"{missing.name} is not installed, and what is compared here needs it: pip install -e '.[benchmarks]'")
 
 from lumbar_utils.classifier import LumbarClassifier, grade
 from lumbar_utils.crop_cache import CropCache, build_crop_cache
