@@ -2,7 +2,7 @@
 
     python benchmarks/ablation.py                      all rows, two at a time, a core each
     python benchmarks/ablation.py --rows source sides  these rows only; those that are finished are read
-    python benchmarks/ablation.py --rows --out table.csv --figure images/ablation.png    no training, what is there
+    python benchmarks/ablation.py --rows --figure images/ablation.png --markdown table.md    no training, what is there
     python benchmarks/ablation.py --list
 
 One cohort of 750 phantoms (made once, in runs/benchmark/ablation): 500 to learn from, of which one in five is kept for
@@ -122,7 +122,9 @@ def rows(epochs: int) -> dict[str, Row]:
         "levels": Row("source + head per level, auxiliary heads, view dropout", "source", levels),
         "sides": Row("levels + both sides share weights", "levels", plain),
         "ours": Row("sides + augmentation: our default", "sides", ours),
+        "another seed": Row("ours, another seed: what chance alone does", "ours", replace(ours, seed=1)),
         "longer": Row("ours, twice the epochs", "ours", replace(ours, epochs=2 * epochs)),
+        "longest": Row("ours, three times the epochs", "longer", replace(ours, epochs=3 * epochs)),
         "mixing": Row("ours + cutmix and mixup", "ours", mixing),
         "two-step": Row("ours, in the end the head alone gets the weights", "ours", replace(ours, head_share=0.25)),
         "denoised": Row("ours, training labels denoised", "ours", ours, denoised=True),
@@ -317,6 +319,21 @@ def table(every: dict[str, Row], data: Data, work: Path) -> pd.DataFrame:
     return pd.DataFrame(lines)
 
 
+def markdown(result: pd.DataFrame, n_test: int) -> str:
+    """The table as the README has it."""
+    references = result[result["closed"].isna()].set_index("name")["score"]
+    lines = [f"| synthetic, {n_test} unseen studies | score | of the way | difference to | minutes |"]
+    lines += ["| --- | --- | --- | --- | --- |", f"| weighted prior | {references['weighted prior']:.3f} | 0 | | |"]
+    for row in result.dropna(subset="closed").to_dict("records"):
+        closed, low, high = (100 * row[column] for column in ("closed", "closed_low", "closed_high"))
+        compared = "{difference:+.3f} [{low:+.3f}, {high:+.3f}] {against}".format(**row)
+        minutes = f"{row['minutes']:.0f}"
+        cells = [f"`{row['name']}`: {row['what']}", f"{row['score']:.3f}", f"{closed:.0f} % [{low:.0f}, {high:.0f}]"]
+        cells += ["" if "nan" in cell else cell for cell in (compared, minutes)]
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join([*lines, f"| oracle | {references['oracle']:.3f} | 100 % | | |", ""])
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", nargs="*", help="names, in the order to train them; default all")
@@ -326,6 +343,7 @@ def main() -> int:
     parser.add_argument("--cohort", type=Path, default=ROOT / "runs" / "benchmark" / "ablation")
     parser.add_argument("--out", type=Path, help="write the table there as CSV")
     parser.add_argument("--figure", type=Path, help="draw the table there as PNG")
+    parser.add_argument("--markdown", type=Path, help="write the table there as the README has it")
     parser.add_argument("--list", action="store_true", help="say what the rows are")
     args = parser.parse_args()
     every = rows(args.epochs)
@@ -351,7 +369,10 @@ def main() -> int:
         print(result.round(4).to_string(index=False))
     if args.out:
         result.to_csv(args.out, index=False, float_format="%.5g")
-    if args.figure and {"closed", "against"} <= set(result):
+    compared = {"closed", "against"} <= set(result)  # at least one row and the one that it is compared with
+    if args.markdown and compared:
+        args.markdown.write_text(markdown(result, len(data.test)), "utf-8")
+    if args.figure and compared:
         scored = result.dropna(subset="closed")
         references = result[result["closed"].isna()].set_index("name")["score"].to_dict()
         title = f"What each part brings   {len(data.learn)} studies to learn from, {len(data.test)} unseen"
