@@ -108,6 +108,8 @@ def rows(epochs: int) -> dict[str, Row]:
     plain = replace(ours, augment=PLAIN)
     source = replace(plain, classifier=ClassifierConfig.source())
     levels = replace(plain, classifier=ClassifierConfig(split_sides=False))
+    head = replace(ClassifierConfig.source(), head="per_level")
+    appearance = replace(ours, augment=AugmentConfig(appearance=0.5, slice_dropout=0.2))
     mixing = replace(ours, augment=AugmentConfig(cutmix=0.3, mixup=0.1))
 
     def network(**changes) -> TrainConfig:
@@ -119,12 +121,14 @@ def rows(epochs: int) -> dict[str, Row]:
     return {
         "source": Row("the source's network: three 3D ResNet18, one layer for all", "", source),
         "unweighted": Row("source, loss without the weights 1/2/4", "source", replace(source, class_weights=False)),
+        "head": Row("source + head per level", "source", replace(plain, classifier=head)),
         "levels": Row("source + head per level, auxiliary heads, view dropout", "source", levels),
         "sides": Row("levels + both sides share weights", "levels", plain),
         "ours": Row("sides + augmentation: our default", "sides", ours),
         "another seed": Row("ours, another seed: what chance alone does", "ours", replace(ours, seed=1)),
         "longer": Row("ours, twice the epochs", "ours", replace(ours, epochs=2 * epochs)),
-        "longest": Row("ours, three times the epochs", "longer", replace(ours, epochs=3 * epochs)),
+        "no shifts": Row("ours without shifted crops", "ours", replace(ours, augment=AugmentConfig(shift_mm=0.0))),
+        "appearance": Row("ours + albumentations and lost slices", "ours", appearance),
         "mixing": Row("ours + cutmix and mixup", "ours", mixing),
         "two-step": Row("ours, in the end the head alone gets the weights", "ours", replace(ours, head_share=0.25)),
         "denoised": Row("ours, training labels denoised", "ours", ours, denoised=True),
