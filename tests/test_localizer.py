@@ -35,10 +35,11 @@ from lumbar_utils.localizer import (
     train_on_samples,
     write_points,
 )
+from lumbar_utils.localizer import training as training_module
 from lumbar_utils.localizer.augmentation import draw_window
-from lumbar_utils.localizer.calibration import fit_decoding, locate_samples
+from lumbar_utils.localizer.calibration import cut_off, fit_decoding, locate_samples
 from lumbar_utils.localizer.decoding import ChainPrior, decode_chain
-from lumbar_utils.localizer.finder import Decoding
+from lumbar_utils.localizer.finder import DOUBTFUL_BELOW, T1_WEIGHT, Decoding, _agreed, _flags
 from lumbar_utils.localizer.images import sagittal_volume, series_volume
 from lumbar_utils.localizer.network import CHAIN as NEIGHBOURS_TOO
 from lumbar_utils.localizer.network import SliceUNet, log_probability
@@ -522,6 +523,29 @@ def test_training_from_a_folder_leaves_weights_and_history(cohort, tmp_path):
     assert more.config == again.config
 
 
+@pytest.mark.parametrize("problem", [DataError("too few discs"), KeyboardInterrupt()])
+def test_weights_never_lie_there_without_the_studies_they_have_learnt_from(cohort, tmp_path, monkeypatch, problem):
+    def fails(*_):
+        raise problem
+
+    folder = CompetitionFolder.open(cohort)
+    own = folder.study_ids("train")[:2]
+    start = DiscLocalizer(SliceUNet(SMALL), decoding=Decoding(2.0), made={"studies": ["an earlier one"]})
+    training = LocalizerTraining.fine_tuning(steps=1, batch=1, augmentation=Augmentation(window=3, canvas=(96, 64)))
+    monkeypatch.setattr(training_module, "_set_aside", lambda samples: (samples, samples))
+    monkeypatch.setattr(training_module, "fit_decoding", fails)
+    options = {"start": start, "training": training, "out": tmp_path, "n_jobs": 1, "progress": False}
+    if isinstance(problem, KeyboardInterrupt):
+        with pytest.raises(KeyboardInterrupt):
+            train_localizer(folder, own, **options)
+        assert not list(tmp_path.iterdir())
+        return
+    train_localizer(folder, own, **options)
+    kept = DiscLocalizer.load(tmp_path)
+    assert kept.made["studies"] == sorted(["an earlier one", *own])
+    assert kept.decoding == start.decoding and (tmp_path / "history.csv").is_file()
+
+
 def test_several_networks_are_trained_apart_and_asked_together(tmp_path):
     sample = sample_from_series(FakeSeries((render(CHAIN),)), CHAIN, 2.0)
     training = LocalizerTraining(steps=2, batch=1, members=2, augmentation=Augmentation(window=3, canvas=(64, 64)))
@@ -631,6 +655,56 @@ def test_unknown_places_are_neither_right_nor_wrong(localizer):
         located = locate_samples(localizer, [replace(sample, voxels=voxels)])
         assert np.flatnonzero(np.isnan(located.error_mm[0])).tolist() == unknown
         assert located.shift[0] == 0
+
+
+def test_a_scan_that_is_cut_off_ends_there_and_keeps_its_places(localizer):
+    sample = half_hidden(np.random.default_rng(4), hidden=False)
+    rng = np.random.default_rng(0)
+    cuts = [cut_off(sample, rng) for _ in range(40)]
+    heights = [cut.pixels.shape[1] for cut in cuts]
+    assert min(heights) * sample.spacing[0] >= 100 and len(set(heights)) > 20 and max(heights) <= sample.pixels.shape[1]
+    for cut, rows in zip(cuts, heights, strict=True):
+        first = round(float((sample.voxels - cut.voxels)[0, 1]))  # rows lost at the upper end
+        assert first in (0, sample.pixels.shape[1] - rows)
+        alike = np.corrcoef(cut.pixels.ravel(), sample.pixels[:, first : first + rows].ravel().astype(float))[0, 1]
+        assert alike > 0.99
+        located = locate_samples(localizer, [cut])
+        inside = (cut.voxels[:, 1] > -1) & (cut.voxels[:, 1] < rows)
+        assert np.array_equal(located.in_view[0], inside)
+        assert np.isfinite(located.error_mm[0][inside]).all()
+
+
+def test_a_chain_without_the_sacrum_in_view_is_doubtful_however_clear_the_rest_is():
+    finder = DiscLocalizer(SliceUNet(SMALL), decoding=Decoding(unanchored=1.0))
+    for last, anchored in ((4, True), (3, False)):
+        maps, absent = planted_maps([(i, p, 0.95) for i, p in enumerate(PLANTED) if i <= last])
+        said = Opinion(0, maps.astype(np.float32), absent)
+        chain = finder.decode([said], OFFSETS, (1.5, 1.5))
+        assert chain.anchored is anchored and chain.posterior[:4].min() > 0.8
+        confidence = finder.decoding.confidence(chain)
+        assert (confidence[:4] >= DOUBTFUL_BELOW).all() == anchored
+        assert _flags(chain.flags, confidence).count("") == (5 if anchored else 0)
+
+
+def test_the_surer_of_a_series_stacks_counts(localizer, monkeypatch):
+    """Of a long spine's stations the largest need not be the lumbar one."""
+    rest = (("",) * 5, ("doubtful",) * 5)
+    points = np.asarray(CHAIN, dtype=float)
+    found = {20: (points + 100, np.full(5, 0.5), rest[1]), 9: (points, np.full(5, 0.9), rest[0]), 7: None}
+    asked = []
+
+    def locate_volume(volume):
+        asked.append(len(volume.pixels))
+        return found[asked[-1]]
+
+    monkeypatch.setattr(localizer, "locate_volume", locate_volume)
+    stacks = {n: render(CHAIN, n=n) for n in found}
+    series = FakeSeries(tuple(stacks[n] for n in (20, 9, 7)))
+    assert np.allclose(localizer.locate_series(series).points, points)
+    assert asked == [20, 9], "no more are asked than needed"
+    assert np.allclose(localizer.locate_series(FakeSeries((stacks[20], stacks[7]))).points, points + 100)
+    with pytest.raises(LocalizationError, match=r"series s: no chain .*\(7 slices\)"):
+        localizer.locate_series(FakeSeries((stacks[7],)))
 
 
 def test_opinions_that_name_the_chain_otherwise_lower_the_confidence():
@@ -782,8 +856,6 @@ def located(points, confidence, series_id, flags=("",) * 5):
 
 
 def test_points_of_two_series_are_averaged_where_they_name_the_chain_alike_and_doubted_where_not():
-    from lumbar_utils.localizer.finder import T1_WEIGHT, _agreed
-
     chain = np.stack([np.zeros(5), np.zeros(5), -35.0 * np.arange(5)], axis=-1)
     t2 = located(chain, 0.9, "t2", ("", "", "", "", "doubtful"))
     near = _agreed("7", [(t2, 1.0), (located(chain + np.array([3, 0, 0]), 0.9, "t1"), T1_WEIGHT)])
@@ -801,3 +873,33 @@ def test_points_of_two_series_are_averaged_where_they_name_the_chain_alike_and_d
     surer = located(chain - np.array([0, 0, 35]), 0.95, "t1")
     unsure = located(chain, 0.3, "t2")
     assert _agreed("7", [(unsure, 1.0), (surer, T1_WEIGHT)]).series_id == "t1"
+
+
+def test_a_level_on_another_disc_is_doubted_and_a_mere_offset_of_the_series_is_not():
+    chain = np.stack([np.zeros(5), np.zeros(5), -35.0 * np.arange(5)], axis=-1)
+    t2 = located(chain, 0.95, "t2")
+    astray = chain.copy()
+    astray[0] += [0, 0, 30]
+    one = _agreed("7", [(t2, 1.0), (located(astray, 0.95, "t1"), T1_WEIGHT)])
+    np.testing.assert_allclose(one.points, chain)
+    np.testing.assert_allclose(one.confidence, [0.475, 0.95, 0.95, 0.95, 0.95], atol=1e-6)
+    assert one.flags == ("doubtful", "", "", "", "")
+
+    moved = _agreed("7", [(t2, 1.0), (located(chain + np.array([14, 0, 0]), 0.95, "t1"), T1_WEIGHT)])
+    np.testing.assert_allclose(moved.points, chain)
+    np.testing.assert_allclose(moved.confidence, 0.95)
+    assert moved.flags == ("",) * 5
+
+
+def test_where_one_series_shows_a_disc_that_the_other_had_to_place_the_one_that_shows_it_counts():
+    chain = np.stack([np.zeros(5), np.zeros(5), -35.0 * np.arange(5)], axis=-1)
+    guessed = chain.copy()
+    guessed[0] += [0, 6, 14]
+    t2 = DiscPoints("7", "t2", guessed, [0.15, 0.95, 0.95, 0.95, 0.95], ("outside, doubtful", "", "", "", ""))
+    t1 = located(chain, 0.9, "t1")
+    both = _agreed("7", [(t2, 1.0), (t1, T1_WEIGHT)])
+    assert both.series_id == "t2" and both.flags == ("",) * 5
+    np.testing.assert_allclose(both.points, chain)
+    np.testing.assert_allclose(both.confidence, [0.9, 0.95, 0.95, 0.95, 0.95])
+    alone = _agreed("7", [(t2, 1.0)])
+    assert alone.flags == t2.flags and np.allclose(alone.points, guessed)

@@ -66,6 +66,7 @@ def main() -> int:
         "seconds_per_member": [round(seconds) for _, seconds in members],
         "cores": joblib.cpu_count(),
         "measured_on_held_out_phantoms": measured,
+        "code": _digest_of_code(),
         "versions": versions(),
     }
     finder = DiscLocalizer(networks, decoding=decoding, made=made)
@@ -82,7 +83,9 @@ def recalibrate(out: Path, args: argparse.Namespace) -> int:
     """Fit and measure again with the networks that are there, after a change of the decoder."""
     finder = DiscLocalizer.read(out / "localizer.safetensors", out / "localizer.json")
     decoding, measured = calibrate(finder.networks, args)
+    command = f"python tools/make_localizer.py --recalibrate --seed {args.seed} --held-out {args.held_out}"
     made = {**finder.made, "measured_on_held_out_phantoms": measured}
+    made["recalibrated"] = {"command": command, "code": _digest_of_code(), "versions": versions()}
     DiscLocalizer(finder.networks, decoding=decoding, made=made).write(
         out / "localizer.safetensors", out / "localizer.json"
     )
@@ -123,7 +126,7 @@ def make_member(
 
 def calibrate(networks: list, args: argparse.Namespace) -> tuple:
     """What is fitted on the calibration's phantoms, and how good all of it is on the measurement's."""
-    from lumbar_utils.localizer.calibration import fit_decoding
+    from lumbar_utils.localizer.calibration import cut_off, fit_decoding
     from lumbar_utils.localizer.synthetic import is_randomised, synthetic_samples
 
     began = time.monotonic()
@@ -137,6 +140,9 @@ def calibrate(networks: list, args: argparse.Namespace) -> tuple:
     ordinary = [sample for sample in for_measure if not is_randomised(sample)]
     randomised = [sample for sample in for_measure if is_randomised(sample)]
     measured = {"ordinary": _measure(finder, ordinary), "randomised": _measure(finder, randomised)}
+    rng = np.random.default_rng(_seed(args.seed, MEASUREMENT))
+    for name, whole in (("ordinary", ordinary), ("randomised", randomised)):
+        measured[f"{name}_cut_off"] = _measure(finder, [cut_off(sample, rng) for sample in whole])
     print(f"calibrated and measured in {time.monotonic() - began:.0f} s", flush=True)
     return decoding, measured
 
@@ -147,7 +153,7 @@ def _measure(finder: DiscLocalizer, samples: list) -> dict[str, float]:
     from lumbar_utils.localizer.finder import DOUBTFUL_BELOW
 
     located = locate_samples(finder, samples)
-    seen = ~np.isnan(located.error_mm)
+    seen = located.in_view
     error = located.error_mm[seen]
     shifted, doubtful = np.nan_to_num(located.shift) != 0, np.median(located.confidence, axis=1) < DOUBTFUL_BELOW
     return {

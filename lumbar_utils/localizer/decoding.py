@@ -22,8 +22,9 @@ from ..labels import LEVELS
 class ChainPrior:
     """What is known of a chain of canal points before any image is seen.
 
-    It rules out what no spine does, and takes no side between a chain and the same one a level higher or lower: people
-    differ more than the steps of one spine do, and what phantoms measure there need not hold for patients.
+    It rules out what no spine does. By its steps it takes no side between a chain and the same one a level higher or
+    lower: people differ more than the steps of one spine do, and what phantoms measure there need not hold for
+    patients. Only the image's height speaks, quietly, for one of the two (`middle_row`).
 
     Parameters
     ----------
@@ -73,6 +74,8 @@ STRONG_PEAK = 0.1
 """Only peaks of at least this mass suggest places for missing neighbours."""
 SUPPORTED = 0.05
 """A chosen place with less of its level's mass than this counts as placed by the neighbours."""
+ANCHORS = ("l5_s1", "s1_s2")
+"""Discs at the sacrum: without either of them in view nothing tells lumbar levels apart."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +83,8 @@ class Chain:
     """Result of `decode_chain`: voxel positions are fractional (slice, row, column) of the given maps.
 
     `support` is each level's mass at its place, `posterior` the probability of the place given all evidence,
-    `agreement` the share of opinions that name the chain alike.
+    `agreement` the share of opinions that name the chain alike, `anchored` whether the sacrum's upper or first disc is
+    seen, from which the names of the others are counted.
     """
 
     voxels: np.ndarray
@@ -88,6 +92,7 @@ class Chain:
     posterior: np.ndarray
     flags: tuple[str, ...]
     agreement: float = 1.0
+    anchored: bool = True
 
 
 def decode_chain(

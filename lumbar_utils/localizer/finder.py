@@ -7,6 +7,7 @@ Where the names of the chain are in doubt, all five say so, and the points can s
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,8 +21,8 @@ from scipy import special
 
 from ..errors import DataError
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
-from .decoding import SUPPORTED, Chain, ChainPrior, decode_chain
-from .images import LocalizationError, SagittalVolume, series_volume
+from .decoding import ANCHORS, SUPPORTED, Chain, ChainPrior, decode_chain
+from .images import LocalizationError, SagittalVolume, series_volumes
 from .network import LocalizerConfig, SliceUNet
 from .opinions import Opinion, agreement, ask, consensus
 from .points import DOUBTFUL, DiscPoints, write_atomically
@@ -30,17 +31,22 @@ if TYPE_CHECKING:
     from ..dicom import Series
     from ..study import Study
 
+logger = logging.getLogger(__name__)
+
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 _SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 SHIPPED_WEIGHTS, SHIPPED_NOTE = _SHIPPED / "localizer.safetensors", _SHIPPED / "localizer.json"
 DOUBTFUL_BELOW = 0.8
 """Points of less confidence are marked."""
 FIRST_LEAD = 0.15
-"""By so much must the mean confidence on a later series exceed that on the first, which is the one that shows most."""
+"""By so much must the mean confidence on a later series, or stack, exceed that on the first, which shows most."""
 T1_WEIGHT = 0.5
 """Of points on T1 beside those on T2: people mark the canal on T2, and between the two scans a patient may move."""
-SAME_CHAIN_MM = 12.0
-"""Two chains whose points lie nearer in the median have the same names; discs are 25 to 45 mm apart."""
+SAME_DISC_MM = 12.0
+"""Points nearer along the spine are on one disc; discs are 25 to 45 mm apart. Chains are compared in their median."""
+MOST_UNANCHORED = 0.75
+"""No chain without the sacrum is surer than this, so all its points are marked: what can be fitted on phantoms there is
+how well their proportions, which we gave them, tell the levels apart."""
 
 
 @dataclass(frozen=True)
@@ -53,9 +59,12 @@ class Decoding:
         That of `ChainPrior`.
     slope, dissent, intercept : float
         The confidence of a seen level is the logistic function of `slope * logit(posterior) + intercept`, less
-        `dissent` times the share of the opinions that would name the chain otherwise.
+        `dissent` times the share of the opinions that would name the chain otherwise. A dissent of 0, as was fitted
+        to the shipped networks, means that the posterior tells it already.
     placed : float
         Confidence of a level that its neighbours placed, relative to that.
+    unanchored : float
+        Confidence of a chain of which no disc at the sacrum is seen, relative to that, `MOST_UNANCHORED` at most.
     """
 
     temperature: float = 1.0
@@ -63,13 +72,15 @@ class Decoding:
     dissent: float = 0.0
     intercept: float = 0.0
     placed: float = 0.5
+    unanchored: float = 0.5
 
     def confidence(self, chain: Chain) -> np.ndarray:
         """Probability (5,) that each point of a chain lies at its disc."""
         sure = special.expit(
             self.slope * bounded_logit(chain.posterior) - self.dissent * (1 - chain.agreement) + self.intercept
         )
-        return sure * np.where(chain.support < SUPPORTED, self.placed, 1.0)
+        named = 1.0 if chain.anchored else min(self.unanchored, MOST_UNANCHORED)
+        return sure * named * np.where(chain.support < SUPPORTED, self.placed, 1.0)
 
 
 def bounded_logit(posterior: np.ndarray) -> np.ndarray:
@@ -124,10 +135,10 @@ class DiscLocalizer:
     def locate(self, study: Study) -> DiscPoints:
         """Points of a study, from its sagittal T2 and its sagittal T1: of each the series with the largest coverage.
 
-        Where both show the same chain, its points are their mean in the patient, T1 counting `T1_WEIGHT`; where
-        they name it otherwise, the more confident one is taken, and is the less sure of itself. While a point on one
-        series is marked, the study's other series of that view are asked too. `DiscPoints.series_id` is the series
-        that decided.
+        Where both show the same chain, its points are their mean in the patient, T1 counting `T1_WEIGHT`, as far as
+        they lie together. Where they put a level on another disc, or name the chain otherwise, that of the more
+        confident series is taken, and is the less sure of itself. While a point on one series is marked, the study's
+        other series of that view are asked too. `DiscPoints.series_id` is the series that decided.
 
         Raises
         ------
@@ -153,18 +164,31 @@ class DiscLocalizer:
                     break
         if not results:
             raise LocalizationError("; ".join(problems))
+        for problem in problems:
+            logger.warning("found on another series: %s", problem)
         return _agreed(study.study_id, results)
 
     def locate_series(self, series: Series) -> DiscPoints:
-        """Points found on one sagittal series. Raises `LocalizationError`, naming study and series."""
-        volume = series_volume(series, self.config.pixel_mm)
-        found = self.locate_volume(volume)
-        if found is None:
+        """Points found on one sagittal series. Raises `LocalizationError`, naming study and series.
+
+        Of several sagittal stacks, such as the stations of a long spine, the largest one is asked first, and the others
+        while a point is marked; one that is clearly more confident counts instead.
+        """
+        best: tuple[np.ndarray, np.ndarray, tuple[str, ...]] | None = None
+        slices = 0
+        for volume in series_volumes(series, self.config.pixel_mm):
+            slices = max(slices, len(volume.pixels))
+            found = self.locate_volume(volume)
+            if found is not None and (best is None or found[1].mean() > best[1].mean() + FIRST_LEAD):
+                best = found
+            if best is not None and not any(best[2]):
+                break
+        if best is None:
             raise LocalizationError(
                 f"study {series.study_id}, series {series.series_id}: no chain of lumbar discs is seen on it "
-                f"({len(volume.pixels)} slices); look at the images, or give the points in a file"
+                f"({slices} slices); look at the images, or give the points in a file"
             )
-        points, confidence, flags = found
+        points, confidence, flags = best
         return DiscPoints(series.study_id, series.series_id, points, confidence, flags, "localizer")
 
     def locate_volume(self, volume: SagittalVolume) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]] | None:
@@ -193,9 +217,11 @@ class DiscLocalizer:
             return None
         own = self.config.lumbar
         agreed = agreement(opinions, chain, own, of_maps, self.prior)
+        anchors = [i for i, level in enumerate(self.config.chain) if level in ANCHORS]
+        anchored = bool(chain.support[anchors].max() >= SUPPORTED)
         # A map's pixel covers two of the volume's, so the middles of its pixels lie between theirs.
         voxels = chain.voxels[own] * [1, 2, 2] + [0, 0.5, 0.5]
-        return Chain(voxels, chain.support[own], chain.posterior[own], chain.flags[own], agreed)
+        return Chain(voxels, chain.support[own], chain.posterior[own], chain.flags[own], agreed, anchored)
 
     def save(self, folder: str | Path) -> Path:
         """Write `model.safetensors` and `config.json` into a folder, atomically; returns the folder."""
@@ -275,18 +301,36 @@ def _flags(flags: tuple[str, ...], confidence: np.ndarray) -> tuple[str, ...]:
 
 def _agreed(study_id: str, results: Sequence[tuple[DiscPoints, float]]) -> DiscPoints:
     """One chain from those found on a study's series, each with its weight; the first one has a lead."""
-    scores = [found.confidence.mean() - (FIRST_LEAD if i else 0.0) for i, (found, _) in enumerate(results)]
-    best = results[int(np.argmax(scores))][0]
-    distance = [np.median(np.linalg.norm(found.points - best.points, axis=1)) for found, _ in results]
-    same = [pair for pair, apart in zip(results, distance, strict=True) if apart < SAME_CHAIN_MM]
-    share = np.array([weight * (found.confidence + 1e-3) for found, weight in same])[..., None]
-    points = (share * [found.points for found, _ in same]).sum(axis=0) / share.sum(axis=0)
-    # Chains with other names exclude each other: what the others claim is lost to this one.
-    sure = [float(found.confidence.mean()) for found, _ in results]
-    agreeing = sum(c for c, apart in zip(sure, distance, strict=True) if apart < SAME_CHAIN_MM) / max(sum(sure), 1e-9)
-    confidence = np.max([found.confidence for found, _ in same], axis=0) * agreeing
-    placed = tuple(", ".join(w for w in flag.split(", ") if w != DOUBTFUL) for flag in best.flags)
+    found = [chain for chain, _ in results]
+    places = np.array([chain.points for chain in found])  # (series, level, 3)
+    sure = np.array([chain.confidence for chain in found])  # (series, level), as what follows
+    shown = np.array([[not _placement(flag) for flag in chain.flags] for chain in found])
+    decides = int(np.argmax(sure.mean(axis=1) - np.where(np.arange(len(found)) > 0, FIRST_LEAD, 0.0)))
+    best = found[decides]
+    down = best.points[-1] - best.points[0]
+    down /= np.linalg.norm(down)
+    alike = np.abs(np.median((places - best.points) @ down, axis=1)) < SAME_DISC_MM
+    # Where the deciding series' neighbours had to place a level that another one shows, that one says where it is.
+    told = alike[:, None] & (shown | ~(alike[:, None] & shown).any(axis=0))
+    by = np.where(told[decides], decides, np.argmax(np.where(told, sure, -1.0), axis=0))
+    apart = places - places[by, np.arange(len(by))]
+    together = told & (np.linalg.norm(apart, axis=2) < SAME_DISC_MM)
+    share = together * np.array([weight for _, weight in results])[:, None] * (sure + 1e-3)
+    points = (share[..., None] * places).sum(axis=0) / share.sum(axis=0)[:, None]
+    confidence = np.where(together, sure, 0.0).max(axis=0)
+    # Places on other discs, and chains with other names, exclude each other: what they claim is lost to this one.
+    elsewhere = np.where(told & (np.abs(apart @ down) >= SAME_DISC_MM), sure, 0.0).sum(axis=0)
+    confidence *= (confidence + 1e-9) / (confidence + elsewhere + 1e-9)
+    claims = sure.mean(axis=1)
+    confidence *= claims[alike].sum() / max(claims.sum(), 1e-9)
+    seen = (together & shown).any(axis=0)
+    placed = tuple("" if shows else _placement(flag) for shows, flag in zip(seen, best.flags, strict=True))
     return DiscPoints(study_id, best.series_id, points, confidence, _flags(placed, confidence), best.source)
+
+
+def _placement(flag: str) -> str:
+    """A flag's words on how the point came about, without the doubt."""
+    return ", ".join(word for word in flag.split(", ") if word not in ("", DOUBTFUL))
 
 
 def _networks(config: LocalizerConfig, state: dict[str, torch.Tensor]) -> list[SliceUNet]:

@@ -7,6 +7,7 @@ stored (reversed, transposed, oblique, uneven).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -139,10 +140,24 @@ def normalised(pixels: np.ndarray) -> np.ndarray:
 
 def series_volume(series: Series, pixel_mm: float) -> SagittalVolume:
     """`sagittal_volume` of the series' largest sagittal stack; errors name study and series."""
+    return next(series_volumes(series, pixel_mm))
+
+
+def series_volumes(series: Series, pixel_mm: float) -> Iterator[SagittalVolume]:
+    """`sagittal_volume` of each of the series' sagittal stacks, the largest first, at least one.
+
+    Stacks that cannot be prepared are passed over; where it is all of them, the error names study, series and the
+    first one's reason.
+    """
     problem: LocalizationError | None = None
+    prepared = 0
     for stack in series.stacks:
         try:
-            return sagittal_volume(stack, pixel_mm)
+            volume = sagittal_volume(stack, pixel_mm)
         except LocalizationError as error:
             problem = problem or error
-    raise LocalizationError(f"study {series.study_id}, series {series.series_id}: {problem or 'it has no slices'}")
+            continue
+        prepared += 1
+        yield volume
+    if not prepared:
+        raise LocalizationError(f"study {series.study_id}, series {series.series_id}: {problem or 'it has no slices'}")

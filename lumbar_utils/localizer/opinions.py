@@ -1,8 +1,8 @@
 """Asking the networks, and whether they agree.
 
 Several networks are asked about a scan, each also about the scan's middle slices made smaller and larger: what a disc
-is called must not depend on that. Their evidence is averaged; where some of them would have named the levels
-otherwise, the name deserves less trust.
+is called must not depend on that. Their evidence is averaged. Where some of them would have named the levels
+otherwise, the name may deserve less trust: by how much beyond what the average itself says, calibration finds out.
 """
 
 from __future__ import annotations

@@ -124,17 +124,22 @@ def train_localizer(
     samples = load_samples(folder, study_ids, config.pixel_mm, n_jobs=n_jobs, progress=progress)
     learnt, kept = _set_aside(samples) if start is not None else (samples, [])
     localizer = train_on_samples(
-        learnt, config=config, training=training, start=start, out=out, device=device, progress=progress
+        learnt, config=config, training=training, start=start, device=device, progress=progress
     )
     # Whoever measures this finder, or cuts crops with it, must be able to see what it has learnt from.
-    localizer.made["studies"] = sorted(str(study_id) for study_id in study_ids)
+    seen_before = start.made.get("studies", ()) if start is not None else ()
+    localizer.made["studies"] = sorted({*seen_before, *(str(study_id) for study_id in study_ids)})
     if kept:
-        decoding = fit_decoding(localizer, kept)
+        try:
+            decoding = fit_decoding(localizer, kept)
+        except DataError as error:  # what was learnt is not lost for that
+            logger.warning("localizer: the confidence is not fitted anew: %s", error)
+            decoding = localizer.decoding
         history, made = localizer.history, localizer.made
         localizer = DiscLocalizer(localizer.networks, device=device, decoding=decoding, made=made)
         localizer.history = history
-    if out is not None:
-        localizer.save(out)
+    if out is not None:  # at the end: weights that do not say what they have learnt from must not lie there
+        _save(localizer, out)
     return localizer
 
 
@@ -187,11 +192,16 @@ def train_on_samples(
         made=_made(training, len(samples), start),
     )
     localizer.history = history
+    logger.info("localizer: %d steps on %d series", history[-1]["step"], len(samples))
     if out is not None:
-        folder = localizer.save(out)
-        write_atomically(folder / HISTORY_FILE, _history_csv(history))
-        logger.info("localizer: %d steps on %d series, saved to %s", history[-1]["step"], len(samples), folder)
+        _save(localizer, out)
     return localizer
+
+
+def _save(localizer: DiscLocalizer, out: str | Path) -> None:
+    folder = localizer.save(out)
+    write_atomically(folder / HISTORY_FILE, _history_csv(localizer.history))
+    logger.info("localizer: saved to %s", folder)
 
 
 def _made(training: LocalizerTraining, n_samples: int, start: DiscLocalizer | None) -> dict:
