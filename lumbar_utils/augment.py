@@ -84,6 +84,9 @@ class AugmentConfig:
         for name in self.__dataclass_fields__:
             if not np.min(getattr(self, name)) >= 0:
                 raise DataError(f"augmentation: {name} must not be negative, got {getattr(self, name)}")
+        for name in ("mirror", "slice_dropout", "appearance"):
+            if getattr(self, name) > 1:
+                raise DataError(f"augmentation: {name} must be at most 1, got {getattr(self, name)}")
         if self.mixup + self.cutmix > 1:
             raise DataError(f"augmentation: mixup + cutmix must be at most 1, got {self.mixup + self.cutmix}")
         for name in ("mixup", "cutmix"):

@@ -11,13 +11,14 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pandas as pd
 import torch
 from torch.utils.data import Dataset
 from tqdm.auto import tqdm
 
 from .crops import CropSpec, StudyCrops
 from .errors import DataError
-from .labels import MISSING, N_LEVELS, N_SEVERITIES, N_TARGETS, VIEWS
+from .labels import MISSING, N_LEVELS, N_SEVERITIES, N_TARGETS, VIEWS, encode_severities
 
 CENTER, SCALE = 0.35, 0.25
 """Middle and spread of the normalised intensities of lumbar crops; batch normalisation evens out the rest."""
@@ -123,6 +124,15 @@ def spec_of(source: Mapping[str, StudyCrops], study_ids: Sequence[str]) -> CropS
     """The specification that all crops of a source share: the cache's own, else that of the first study."""
     spec = getattr(source, "spec", None)
     return spec if spec is not None else source[study_ids[0]].spec
+
+
+def folds_by_study(labels: pd.DataFrame, n_folds: int = 5, *, seed: int = 0) -> dict[str, int]:
+    """The fold of every study of a table in `train.csv` form, by `assign_folds`.
+
+    It goes by the whole table, in its order, so a study stays in its fold whatever images or crops of others there are.
+    """
+    study_ids = [str(study_id) for study_id in labels["study_id"]]
+    return dict(zip(study_ids, assign_folds(encode_severities(labels), n_folds, seed=seed).tolist(), strict=True))
 
 
 def assign_folds(labels: np.ndarray, n_folds: int = 5, *, seed: int = 0) -> np.ndarray:

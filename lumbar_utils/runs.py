@@ -110,7 +110,9 @@ def strict(cls: type[T], values: Mapping[str, Any], where: Path | str = "configu
     for name, value in values.items():
         default = known[name].default_factory if callable(known[name].default_factory) else None
         nested = default if is_dataclass(default) else None
-        if nested and isinstance(value, Mapping):
+        if nested and not isinstance(value, Mapping | nested):
+            raise DataError(f"{where}: {name} must be an object with fields of {nested.__name__}, got {value!r}")
+        if isinstance(value, Mapping) and nested:
             value = strict(nested, value, f"{where}: {name}")
         elif not nested and not _fits(value, known[name].default):
             wanted = type(known[name].default).__name__

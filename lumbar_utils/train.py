@@ -25,7 +25,7 @@ from .classifier import LumbarClassifier, grade
 from .competition import SYNTHETIC_MARK
 from .crop_cache import CropCache
 from .crops import StudyCrops
-from .datasets import CropDataset, assign_folds, spec_of, study_input
+from .datasets import CropDataset, folds_by_study, spec_of, study_input
 from .devices import choose_compute, peak_memory
 from .ensembles import ENSEMBLE
 from .errors import DataError, LumbarError
@@ -52,6 +52,9 @@ from .trainer import Trainer
 __all__ = ["RunResult", "TrainConfig", "fit"]
 
 logger = logging.getLogger(__name__)
+
+FEW = 5
+"""Studies to be expected in a fold, below which chance may well leave less than half of them in it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +118,7 @@ def fit(
     resume : bool
         Go on from a checkpoint of the same configuration and studies in `run_folder`; a finished run is read.
     on_epoch : callable, optional
-        Shown the history so far after every epoch, for live curves.
+        Shown the history so far after every epoch, for live curves; of a run that is only read, all of it once.
 
     Raises
     ------
@@ -134,6 +137,8 @@ def fit(
         finished = run.finished() if resume else None
         if not processes.same(float(finished is None)):
             raise DataError(f"{run_folder}: only some processes find a finished run there; they must share it")
+        if finished is not None and on_epoch is not None and len(finished.history):
+            on_epoch(finished.history)  # the curves belong to the result, also where they were drawn elsewhere
         return finished or run.train(cache, grading, resume=resume, on_epoch=on_epoch, progress=progress)
 
 
@@ -318,13 +323,20 @@ def _split(
             raise DataError(f"{len(lacking)} held-out studies lack crops or labels, the first is {lacking[0]!r}")
         kept_out = set(out)
     elif config.folds > 1:
+        fold_of = folds_by_study(labels, config.folds, seed=config.seed)
         either = [s for s in codes if s in available or s in gradable]
-        folds = assign_folds(np.stack([codes[s] for s in either]), config.folds, seed=config.seed)
-        kept_out = {s for s, fold in zip(either, folds, strict=True) if fold == config.fold}
-        out = [s for s in either if s in kept_out and s in gradable]
+        kept_out = {s for s in either if fold_of[s] == config.fold}
+        out = [s for s in codes if s in kept_out and s in gradable]
+        share = len(either) / config.folds
+        if not out or (share >= FEW and len(out) < share / 2):
+            raise DataError(
+                f"only {len(out)} of {len(either)} studies that have crops can be graded as fold {config.fold} of "
+                f"{config.folds}: are they the crops of another fold, do those around found discs lie in "
+                "another folder (--found), or are they a handful? folds = 1 holds none out"
+            )
         if len(out) < len(kept_out):
             logger.warning(
-                "%d of %d held-out studies have no crops to be graded on", len(kept_out) - len(out), len(out)
+                "%d of %d held-out studies have no crops to be graded on", len(kept_out) - len(out), len(kept_out)
             )
     else:
         out, kept_out = [], set()
@@ -349,13 +361,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--all-folds", action="store_true", help="one network a fold, in RUN/fold_0 and so on")
     parser.add_argument("--found", type=Path, help="crops to grade held-out studies on (default: CROPS)")
     parser.add_argument("--held-out", type=Path, help='JSON {"study_ids": [...]} to grade (default: a fold)')
+    parser.add_argument("--training-labels", type=Path, help="labels to learn from instead, such as denoised ones")
     parser.add_argument("--synthetic", action="store_true", help="all studies are synthetic phantoms")
     args = parser.parse_args(argv)
     chosen = {} if args.held_out is None else {"held_out": read_json(args.held_out)["study_ids"]}
-    if chosen and args.all_folds:
+    if args.held_out is not None and args.all_folds:
         parser.error("--held-out names one fold's studies, --all-folds grades every study")
     config = TrainConfig.from_json(read_json(args.config) if args.config else {}, args.config or "")
     labels = pd.read_csv(args.labels, dtype={"study_id": str})
+    if args.training_labels is not None:
+        chosen["training_labels"] = pd.read_csv(args.training_labels, dtype={"study_id": str})
     found = CropCache.open(args.found) if args.found else None
     with join_processes(config.device) as processes:
         logging.basicConfig(level=logging.INFO if processes.first else logging.ERROR, format="%(message)s")
@@ -366,6 +381,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             config,
             args.run,
             held_out_crops=found,
+            progress=sys.stderr.isatty(),  # a bar in a file or a notebook is a line a step
             synthetic_only=args.synthetic or (args.labels.absolute().parent / SYNTHETIC_MARK).is_file(),
             **chosen,
         )

@@ -102,8 +102,19 @@ class TrainConfig:
         for name in ("epochs", "batch_size", "folds"):
             if int(getattr(self, name)) < 1:
                 raise DataError(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.head_share < 1:
-            raise DataError(f"head_share must lie in [0, 1), got {self.head_share}")
+        for name in ("head_share", "warmup", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise DataError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise DataError(f"{name} must be above 0, got {getattr(self, name)}")
+        weights = ("weight_decay", "auxiliary_weight", "any_severe")
+        for name in (*weights, "checkpoint_seconds", "evaluate_every", "workers"):
+            if not getattr(self, name) >= 0:
+                raise DataError(f"{name} must not be negative, got {getattr(self, name)}")
+        limit = self.time_limit_minutes
+        if limit is not None and (isinstance(limit, str) or not limit > 0):
+            raise DataError(f"time_limit_minutes must be a number above 0, or left out for no limit, got {limit!r}")
         if self.folds > 1 and not 0 <= self.fold < self.folds:
             raise DataError(f"fold must lie between 0 and {self.folds - 1}, got {self.fold}")
 

@@ -11,11 +11,12 @@ import torch
 from crops_on_disk import kill_at_first_checkpoint, training, write_training_data
 from planted_crops import FAST, planted_cohort, study_crops, tiny_config
 
-from lumbar_utils import runs, train
+from lumbar_utils import cross_validation, runs, train, trainer
 from lumbar_utils.augment import AugmentConfig
 from lumbar_utils.classifier import ClassifierConfig
 from lumbar_utils.competition import SYNTHETIC_MARK
 from lumbar_utils.crop_cache import CropCache
+from lumbar_utils.datasets import folds_by_study
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import PROBABILITY_COLUMNS, TARGETS, VIEWS, encode_severities, row_ids
 from lumbar_utils.metrics import competition_score, read_predictions, score_frames, weighted_prior
@@ -67,11 +68,75 @@ def test_the_training_command_knows_a_synthetic_cohort_by_its_mark(cohort, tmp_p
         (data / SYNTHETIC_MARK).touch()
     said = []
     nothing = SimpleNamespace(scores={})
-    monkeypatch.setattr(train, "fit", lambda *words, **options: said.append(options["synthetic_only"]) or nothing)
+    assert cross_validation.fit is fit, "imported before its name is another's"
+    monkeypatch.setattr(train, "fit", lambda *words, **options: said.append(options) or nothing)
     command = [str(data / "crops"), str(data / "train.csv"), str(tmp_path / "run")]
     train.main(command)
-    train.main([*command, "--synthetic"])
-    assert said == [mark, True]
+    train.main([*command, "--synthetic", "--training-labels", str(data / "train.csv")])
+    assert [options["synthetic_only"] for options in said] == [mark, True]
+    assert not said[0]["progress"], "bars are for terminals"
+    assert "training_labels" not in said[0] and said[1]["training_labels"].equals(
+        pd.read_csv(data / "train.csv", dtype={"study_id": str})
+    )
+
+
+def test_a_study_stays_in_its_fold_whatever_crops_of_others_are_lost(cohort, caplog):
+    crops, labels = cohort
+    settings = tiny_config()
+    of = folds_by_study(labels, settings.folds, seed=settings.seed)
+    out = [s for s in crops if of[s] == 0]
+    whole = train._split(crops, crops, labels, settings, None)
+    assert whole.out == out and len(out) > 4 and not set(whole.train) & set(out)
+    lost = next(s for s in crops if of[s] == 1)
+    fewer = {s: item for s, item in crops.items() if s != lost}
+    assert train._split(fewer, fewer, labels, settings, None).out == out
+    ungraded = {s: item for s, item in crops.items() if s != out[0]}
+    assert train._split(crops, ungraded, labels, settings, None).out == out[1:]
+    assert f"1 of {len(out)} held-out studies have no crops" in caplog.text
+    learnt = {s: item for s, item in crops.items() if of[s] != 0}
+    with pytest.raises(DataError, match=r"only 0 of 24 studies .*fold 0 of 4.*another fold.*--found"):
+        train._split(learnt, learnt, labels, settings, None)
+    apart = {s: crops[s] for s in out}
+    assert train._split(learnt, apart, labels, settings, None).train == whole.train
+
+
+def test_the_learning_rate_rises_then_falls_and_averages_follow_the_weights():
+    settings = TrainConfig(learning_rate=0.1, warmup=0.2)
+    rates = [settings.rate(progress) for progress in np.linspace(0, 1, 101)]
+    assert np.argmax(rates) == 20 and rates[20] == pytest.approx(0.1)
+    assert rates[0] < 0.01 and rates[-1] == pytest.approx(0.001)
+    assert (np.diff(rates[:21]) > 0).all() and (np.diff(rates[20:]) < 0).all()
+    two = TrainConfig(learning_rate=0.1, warmup=0.2, head_share=0.5)
+    assert [two.rate(p) for p in (0.1, 0.6)] == pytest.approx([0.1, 0.1]), "each step has its own rise"
+
+    update = trainer._ema(0.9)
+    average, counted = [torch.zeros(3)], [torch.tensor(0)]  # torch hands over what is of one type
+    for n in range(1, 201):
+        update(average, [torch.ones(3)], torch.tensor(n))
+        update(counted, [torch.tensor(n)], torch.tensor(n))
+        if n == 1:
+            assert average[0][0] == pytest.approx(1 - 2 / 11), "the random start is soon forgotten"
+    assert torch.allclose(average[0], torch.ones(3), atol=1e-3) and counted == [torch.tensor(200)]
+    update(average, [torch.zeros(3)], torch.tensor(200))
+    assert average[0][0] == pytest.approx(0.9, abs=1e-3)
+
+
+def test_no_step_is_longer_than_the_clip(cohort, tmp_path, monkeypatch):
+    crops, labels = cohort
+    norms = []
+    real = torch.nn.utils.clip_grad_norm_
+
+    def clipped(parameters, largest):
+        parameters = list(parameters)
+        before = real(parameters, largest)
+        after = torch.linalg.vector_norm(torch.stack([p.grad.norm() for p in parameters if p.grad is not None]))
+        norms.append((float(before), float(after)))
+        return before
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+    settings = tiny_config(classifier=FAST, epochs=1, clip=1e-3)
+    fit(crops, labels, settings, tmp_path, progress=False)
+    assert norms and all(before > 1e-3 and after < 1.01e-3 for before, after in norms)
 
 
 def test_prior_comes_from_the_training_part_only(run, cohort):
@@ -322,9 +387,19 @@ def test_unknown_keys_and_wrong_values_are_refused(cohort, tmp_path):
     ):
         with pytest.raises(DataError, match=r"my\.json.* must be of type"):
             TrainConfig.from_json(values, "my.json")
+    for value in (None, [], "x"):
+        with pytest.raises(DataError, match=r"my\.json.* augment must be an object"):
+            TrainConfig.from_json({"augment": value}, "my.json")
     assert TrainConfig.from_json({"learning_rate": 1, "time_limit_minutes": 3}).learning_rate == 1
     with pytest.raises(DataError, match="fold must"):
         tiny_config(fold=9)
+    wrong = [("warmup", 1), ("ema_decay", 1.5), ("learning_rate", -1), ("clip", 0), ("weight_decay", -0.1)]
+    for name, value in [*wrong, ("workers", -1), ("time_limit_minutes", 0), ("time_limit_minutes", "4")]:
+        with pytest.raises(DataError, match=name):
+            tiny_config(**{name: value})
+    for name in ("mirror", "slice_dropout", "appearance"):
+        with pytest.raises(DataError, match=f"{name} must be at most 1"):
+            AugmentConfig(**{name: 1.5})
     crops, labels = cohort
     with pytest.raises(DataError, match="none of the 32 labelled studies has crops"):
         fit({"x": crops["1000"]}, labels, tiny_config(), tmp_path)
