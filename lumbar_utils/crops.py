@@ -100,6 +100,11 @@ class CropSpec:
         return asdict(self)
 
     @classmethod
+    def of_size(cls, size: int) -> CropSpec:
+        """The usual boxes with `size` x `size` samples in the slices."""
+        return cls(shapes={view: (depth, size, size) for view, (depth, _, _) in cls().shapes.items()})
+
+    @classmethod
     def from_json(cls, values: Mapping) -> CropSpec:
         """The inverse of `to_json`; raises `DataError` for unknown keys."""
         unknown = set(values) - {"extents", "shapes", "align"}

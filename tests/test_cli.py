@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from lumbar_utils import denoising
+from lumbar_utils import train as train_module
 from lumbar_utils.cli import inputs, main
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import PROBABILITY_COLUMNS, SEVERITIES, TARGETS, decode_severities, row_ids
@@ -330,9 +334,12 @@ def test_the_whole_road_on_a_cohort(cohort, trained_run, tmp_path):
 def test_localize_and_crops_write_what_the_next_step_reads(cohort, trained_run, tmp_path):
     folder = cohort / "test_images"
     points, crops = tmp_path / "points.csv", tmp_path / "crops"
-    done = lumbar("crops", folder, "--points", trained_run / "points.csv", "--out", crops, "--jobs", 1)
+    given = ("--points", trained_run / "points.csv", "--out", crops, "--jobs", 1, "--size", 40)
+    done = lumbar("crops", folder, *given)
     assert done.returncode == 0, done.stderr
     assert len(list(crops.glob("*.npz"))) == len(list(folder.iterdir()))
+    shapes = json.loads((crops / "manifest.json").read_text())["spec"]["shapes"]
+    assert {tuple(shape[1:]) for shape in shapes.values()} == {(40, 40)}
     done = lumbar("localize", folder, "--weights", trained_run, "--out", points)
     assert done.returncode == 0, done.stderr
     assert f"disc finder: {trained_run / 'localizer'}" in done.stdout
@@ -342,7 +349,7 @@ def test_localize_and_crops_write_what_the_next_step_reads(cohort, trained_run, 
 
 
 @pytest.mark.slow
-def test_folds_learn_from_marked_points_and_are_graded_on_found_ones(cohort, tmp_path, capsys):
+def test_folds_learn_from_marked_points_and_are_graded_on_found_ones(cohort, tmp_path, capsys, monkeypatch):
     from lumbar_utils.crop_cache import CropCache
     from lumbar_utils.localizer import read_points
     from lumbar_utils.locating import points_from_table
@@ -365,6 +372,9 @@ def test_folds_learn_from_marked_points_and_are_graded_on_found_ones(cohort, tmp
     assert main([*train, "--fold", "all"]) == 0
     printed = capsys.readouterr().out
     assert f"{len(ids)} out-of-fold predictions" in printed and "calibrated" in printed
+    assert "training crops are shifted by as much as found points err" in printed
+    shift = json.loads((run / "classifier" / "fold_0" / "config.json").read_text())["training"]["augment"]["shift_mm"]
+    assert len(shift) == 3 and all(0 < mm < 3 for mm in shift) and shift != [1.0, 2.0, 2.0]
     manifest = json.loads((run / "classifier" / "manifest.json").read_text())
     held_out = [split_studies(folder, fold, folds=2)[1] for fold in (0, 1)]
     assert manifest["folds"] == {"fold_0": held_out[0], "fold_1": held_out[1]} and manifest["synthetic_only"]
@@ -380,6 +390,21 @@ def test_folds_learn_from_marked_points_and_are_graded_on_found_ones(cohort, tmp
     assert CropCache.open(run / "crops_found").study_ids == tuple(held_out[1])
     oof = pd.read_csv(run / "classifier" / "oof.csv", dtype=str)
     assert oof["row_id"].tolist() == row_ids(held_out[1])
+
+    capsys.readouterr()
+    assert "of none that is to be learnt from here" in fails(capsys, *train, "--fold", "1", "--denoise", run)
+    unheard = pd.DataFrame({"row_id": row_ids(held_out[0])}).assign(normal_mild=1e-6, moderate=1e-6, severe=1 - 2e-6)
+    unheard.to_csv(tmp_path / "oof.csv", index=False)
+    learnt_from = []
+    real = train_module.fit
+    monkeypatch.setattr(denoising, "LARGEST_CLASS_SHARE", 1.0)  # six studies have no class of ten labels
+    monkeypatch.setattr(denoising, "denoised_labels", partial(denoising.denoised_labels, largest_share=0.2))
+    monkeypatch.setattr(train_module, "fit", lambda *a, **o: learnt_from.append(o["training_labels"]) or real(*a, **o))
+    assert main([*train, "--fold", "1", "--denoise", str(tmp_path / "oof.csv")]) == 0
+    said = re.search(r"(\d+) of (\d+) labels are left out of the training", capsys.readouterr().out)
+    dropped = folder.labels[list(TARGETS)].notna() & learnt_from[0][list(TARGETS)].isna()
+    assert int(said[1]) == dropped.sum().sum() > 0
+    assert set(folder.labels.loc[dropped.any(axis=1), "study_id"]) <= set(held_out[0])
 
 
 @pytest.mark.slow

@@ -20,6 +20,9 @@ from ..problems import counted
 from . import inputs, machine, reports, structured_reports
 
 if TYPE_CHECKING:
+    import pandas as pd
+
+    from ..augment import AugmentConfig
     from ..crop_cache import CropCache
     from ..crops import CropSpec
     from ..localizer import DiscLocalizer
@@ -28,6 +31,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+MOST_MEASURED = 200
+"""Studies on which the disc finder's error is measured: enough for a spread, and their images have to be read again."""
 SCORE_TITLES = {
     "spinal": "spinal canal",
     "foraminal": "foraminal",
@@ -89,7 +94,8 @@ def crops(args: argparse.Namespace) -> None:
     sources = find_studies(path, progress=args.progress)
     jobs = inputs.jobs(args.jobs)
     discs = inputs.discs_of(sources, points=args.points, localizer=localizer, n_jobs=jobs, progress=args.progress)
-    cache = build_crop_cache(sources, discs, args.out, n_jobs=jobs, progress=args.progress)
+    spec = inputs.crop_spec(args.size)
+    cache = build_crop_cache(sources, discs, args.out, spec=spec, n_jobs=jobs, progress=args.progress)
     if not len(cache):
         raise DataError(f"no study could be cropped; {next(iter(cache.failures.values()), 'there is none')}")
     print(f"crops of {counted(len(cache))} in {args.out}, {len(cache.failures)} failed")
@@ -160,7 +166,8 @@ def _train_classifier(args: argparse.Namespace) -> None:
     from ..workspace import split_studies
 
     folder = inputs.competition(args.path)
-    config = TrainConfig.from_json(read_json(args.config) if args.config else {}, args.config or "")
+    given = read_json(args.config) if args.config else {}
+    config = TrainConfig.from_json(given, args.config or "")
     every = args.fold == "all"
     fold = None if every else args.fold
     changes = {"epochs": args.epochs, "seed": args.seed, "fold": fold, "device": args.device}
@@ -170,10 +177,18 @@ def _train_classifier(args: argparse.Namespace) -> None:
     held_out = []
     if every or config.folds > 1:  # folds that cannot be are refused here, before the work
         held_out = split_studies(folder, config.fold, folds=config.folds, seed=config.seed)[1]
+    denoised = None
+    if args.denoise is not None:
+        learnt = set(folder.labels["study_id"]) - (set() if every else set(held_out))
+        denoised = _denoised(folder, args.denoise, learnt)
     if every:
         held_out = list(folder.labels["study_id"])
     cache, found = _training_crops(folder, held_out, every, args)
+    if "shift_mm" not in given.get("augment", {}):
+        config = replace(config, augment=_shifted_as_the_finder_errs(config.augment, folder, found, args))
     options = {"held_out_crops": found, "synthetic_only": folder.is_synthetic, "progress": args.progress}
+    if denoised is not None:
+        options["training_labels"] = denoised
     if every:
         result = fit_folds(cache, folder.labels, config, args.run / "classifier", **options)
     else:
@@ -182,6 +197,48 @@ def _train_classifier(args: argparse.Namespace) -> None:
     print(f"weights and {len(result.study_ids)} out-of-fold predictions in {result.folder}")
     for name, score in result.scores.items():
         print(f"  {name.replace('_', ' '):<15} {score}")
+
+
+def _denoised(folder: CompetitionFolder, run: Path, learnt: set[str]) -> pd.DataFrame:
+    """The labels less those to learn from that the out-of-fold predictions of a run find hardly possible."""
+    from ..denoising import denoise_table
+    from ..labels import TARGETS
+
+    predictions, labels = inputs.predictions(run)[0], folder.labels
+    own = labels["study_id"].isin(learnt)
+    named = predictions["row_id"].astype(str).str.partition("_")[0]
+    if not named.isin(learnt).any():
+        raise DataError(
+            f"{run} has predictions of {named.nunique()} studies, and of none that is to be learnt from here; "
+            "train it with --fold all, so that every study has been graded unseen"
+        )
+    weights = inputs.class_weights_of(run)
+    table = labels.copy()
+    table[own] = denoise_table(labels[own], predictions[named.isin(learnt)], class_weights=weights)
+    before, after = (int(t.loc[own, list(TARGETS)].notna().sum().sum()) for t in (labels, table))
+    print(f"{before - after} of {before} labels are left out of the training, hardly possible by {run}")
+    return table
+
+
+def _shifted_as_the_finder_errs(
+    augment: AugmentConfig, folder: CompetitionFolder, found: CropCache, args: argparse.Namespace
+) -> AugmentConfig:
+    """Crops shifted by the error measured on the studies to be graded; as they were, where no true points are known."""
+    import numpy as np
+
+    from ..locating import reference_points
+
+    if folder.coordinates is None and not (folder.root / "truth" / "discs.csv").is_file():
+        return augment
+    measured = found.study_ids[:: 1 + len(found.study_ids) // MOST_MEASURED]
+    truth = reference_points(folder, list(measured), n_jobs=inputs.jobs(args.jobs), progress=args.progress)
+    errors = np.array([found[s].points.points - truth[s] for s in measured if s in truth]).reshape(-1, 3)
+    if not np.isfinite(errors).all(axis=1).any():
+        return augment
+    augment = augment.with_localizer_errors(errors)
+    shift = ", ".join(f"{mm:.2f}" for mm in augment.shift_mm)
+    print(f"training crops are shifted by as much as found points err: {shift} mm (left-right, front-back, up-down)")
+    return augment
 
 
 def _training_crops(
@@ -206,7 +263,7 @@ def _training_crops(
     if args.points is None:
         write_points(args.run / "crops_found" / "points.csv", discs.values())
     graded = [source for source in sources if source.study_id in set(held_out)]
-    build = partial(build_crop_cache, n_jobs=jobs, progress=args.progress)
+    build = partial(build_crop_cache, spec=inputs.crop_spec(args.size), n_jobs=jobs, progress=args.progress)
     cache = build(learnt, {**discs, **known}, args.run / "crops")
     return cache, build(graded, discs, args.run / "crops_found")
 
@@ -218,7 +275,7 @@ def predict(args: argparse.Namespace) -> None:
     inputs.table_to_write(args.out)
     structured_reports.check(args.sr)
     reports.check(args.report)
-    from ..ensembles import run_of
+    from ..ensembles import name_of, run_of
     from ..inference import run_inference
     from ..locating import doubtful_words
     from ..predict import SYNTHETIC_WARNING, Predictor
@@ -252,7 +309,7 @@ def predict(args: argparse.Namespace) -> None:
     doubtful = doubtful_words({p.study_id: p.discs for p in predictions if p.discs is not None})
     if doubtful:
         print(f"  {doubtful}")
-    structured_reports.write(args.sr, predictions, sources, network=f"run {run_of(run).resolve().name}")
+    structured_reports.write(args.sr, predictions, sources, network=f"run {name_of(run)}")
     jobs = inputs.jobs(args.jobs)
     reports.write(args.report, predictions, sources, predictor, run, n_jobs=jobs, progress=args.progress)
     pictures = args.out.with_name(f"{args.out.stem}_crops")

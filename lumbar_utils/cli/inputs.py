@@ -13,6 +13,7 @@ from ..errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from ..crops import CropSpec
     from ..localizer import DiscLocalizer, DiscPoints
     from ..study import CompetitionFolder, StudySource
 
@@ -111,6 +112,13 @@ def discs_of(
     return found
 
 
+def crop_spec(size: int | None) -> CropSpec:
+    """The boxes to cut, with so many samples across; None: the usual ones."""
+    from ..crops import CropSpec
+
+    return CropSpec() if size is None else CropSpec.of_size(size)
+
+
 def read_csv(path: Path) -> pd.DataFrame:
     """A table with its ids as text; raises `DataError` when it is not one."""
     import pandas as pd
@@ -138,6 +146,19 @@ def predictions(path: Path) -> tuple[pd.DataFrame, Mapping[str, Mapping[str, flo
         raise DataError(f"{path} is a folder without {OOF}; expected a CSV file or the folder of a trained classifier")
     scores = read_json(folder / MANIFEST).get("scores", {}) if (folder / MANIFEST).is_file() else {}
     return read_csv(folder / OOF), {name: scores[name] for name in ("calibrated", "weighted_prior") if name in scores}
+
+
+def class_weights_of(run: Path) -> tuple[float, float, float]:
+    """The weights of the three grades in the loss of the networks behind `predictions`; of a table the metric's."""
+    from ..ensembles import member_folders
+    from ..labels import SEVERITY_WEIGHTS
+    from ..runs import RunConfig
+
+    if not run.is_dir():
+        return SEVERITY_WEIGHTS
+    folder = run if not (run / "classifier").is_dir() else run / "classifier"
+    trained = RunConfig.load(member_folders(folder)[0]).training
+    return SEVERITY_WEIGHTS if trained.get("class_weights", True) else (1.0, 1.0, 1.0)
 
 
 def table_to_write(path: Path) -> Path:

@@ -131,8 +131,14 @@ def _add_crops(commands) -> None:
     _add_path(parser)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the cache folder")
     parser.add_argument("--points", type=Path, metavar="CSV", help="discs found before by `lumbar localize`")
+    _add_size(parser)
     _add_localizer_weights(parser)
     _add_jobs(parser)
+
+
+def _add_size(parser: argparse.ArgumentParser) -> None:
+    words = "samples across the 70 mm of a crop (default: 64); 48 suits a CPU, 96 and more a GPU"
+    parser.add_argument("--size", type=_positive, metavar="N", help=words)
 
 
 def _add_train(commands) -> None:
@@ -169,7 +175,14 @@ def _add_train(commands) -> None:
         "  lumbar train classifier data --run runs/first\n"
         "  lumbar train classifier data --run runs/first --config my.json --epochs 20\n"
         "  lumbar train classifier data --run runs/first --fold all\n"
-        "on several GPUs, once the crops are there:\n"
+        "  lumbar train classifier data --run runs/second --denoise runs/first      where first had --fold all\n\n"
+        "my.json holds what is to be other than usual, for instance\n"
+        '  {"epochs": 20, "classifier": {"family": "2.5d", "slice_pooling": "attention"}, "augment": {"cutmix": 0.3}}\n'
+        "and for the plain network that the design began with\n"
+        '  {"classifier": {"head": "unified", "split_sides": false, "auxiliary": false, "dropout": 0,\n'
+        '   "view_dropout": 0}}\n'
+        "unless it names augment.shift_mm, crops are shifted by as much as the finder errs on the held-out studies.\n\n"
+        "on several GPUs, once the crops are there (with its own --config and, after --fold all, --all-folds):\n"
         "  accelerate launch --multi_gpu --num_processes 2 -m lumbar_utils.train runs/first/crops data/train.csv \\\n"
         "      runs/first/classifier --found runs/first/crops_found",
     )
@@ -188,7 +201,11 @@ def _add_train(commands) -> None:
         "--fold", type=_fold, metavar="N", help="the fold to hold out, 0 to 4 (default: 0), or all: one network a fold"
     )
     classifier.add_argument("--points", type=Path, metavar="CSV", help="discs found before by `lumbar localize`")
+    _add_size(classifier)
     classifier.add_argument("--config", type=Path, metavar="JSON", help="fields of train.TrainConfig; the rest default")
+    classifier.add_argument(
+        "--denoise", type=Path, metavar="RUN", help="leave out labels hardly possible by RUN, trained with --fold all"
+    )
     classifier.add_argument("--epochs", type=_positive, metavar="N", help="instead of the configuration's")
 
 

@@ -41,13 +41,13 @@ def write(
 
 def graded_by(predictor: Predictor, run: Path) -> dict:
     """What a report says about the networks that graded; folders by their names, since a path may name a person."""
-    from ..ensembles import run_of
+    from ..ensembles import name_of, run_of
     from ..locating import localizer_origin
 
     folder = inputs.localizer_folder(None, run=run_of(run))
     finder = localizer_origin(predictor.localizer, folder and Path(folder.parent.name, folder.name))
     return {
-        "name": run_of(run).resolve().name,
+        "name": name_of(run),
         "networks": len(predictor.models),
         "mirrored": predictor.mirror,
         "calibrated": predictor.calibration is not None,
