@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import io
 import logging
+import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,6 +21,7 @@ from lumbar_utils.crops import CropSource
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import MISSING, N_LEVELS, N_TARGETS, VIEWS, encode_severities
 from lumbar_utils.metrics import weighted_prior
+from lumbar_utils.views import training
 
 HISTORY = pd.DataFrame(
     {
@@ -75,6 +78,32 @@ def test_a_notebook_that_trained_keeps_one_figure_and_it_is_the_last(tmp_path):
     said = "".join(o.get("text", "") for o in book.cells[1].outputs)
     assert said.count("no curves from here on") == 1 and said.endswith("trained to the end\n")
     assert not book.metadata.get("widgets")
+
+
+def test_every_fold_keeps_its_own_last_curves(monkeypatch):
+    waiting, drawn = [], []
+    events = SimpleNamespace(
+        register=lambda _, call: waiting.append(call), unregister=lambda _, call: waiting.remove(call)
+    )
+    monkeypatch.setattr(training, "_notebook_shell", lambda: SimpleNamespace(events=events))
+
+    def draw(self, history):
+        drawn.append((len(history), self._output))
+        self._output, self._drawn_at = self._output or f"picture {len(drawn)}", time.monotonic()
+
+    monkeypatch.setattr(views.LiveCurves, "_draw", draw)
+    live = views.LiveCurves(every_seconds=60)
+    other = HISTORY.assign(loss=HISTORY["loss"] + 0.1)
+    for history in (HISTORY, other):
+        for epochs in (1, 2, 3):
+            live(history[:epochs])
+        assert drawn[-1] == (1, None) and len(waiting) == 1
+    waiting[0]()
+    assert drawn == [(1, None), (3, "picture 1"), (1, None), (3, "picture 3")] and not waiting
+    drawn.clear()
+    for finished in (HISTORY[:2], other[:3]):  # as when finished folds are read, of which a later one is longer
+        live(finished)
+    assert drawn == [(2, None), (3, None)]
 
 
 def test_outside_a_notebook_live_curves_do_nothing(capsys, caplog):

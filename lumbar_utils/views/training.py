@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -80,8 +81,8 @@ def show_training_curves(
 class LiveCurves:
     """Training curves that redraw themselves in the notebook cell that trains: give it to `fit` as `on_epoch`.
 
-    Outside a notebook it does nothing. One output is updated in place, so that a saved notebook keeps the last figure
-    only. A drawing that fails is logged, once, and the training goes on without curves.
+    Outside a notebook it does nothing. One output a training, such as a fold, is updated in place, so that a saved
+    notebook keeps the last figure only. A drawing that fails is logged, once, and the training goes on without curves.
 
     Parameters
     ----------
@@ -105,11 +106,19 @@ class LiveCurves:
         self._title, self._every = title, every_seconds
         self._shell = _notebook_shell()
         self._output, self._skipped, self._drawn_at = None, None, -float("inf")
+        self._last = pd.DataFrame()
 
     def __call__(self, history: pd.DataFrame) -> None:
         """Draw the history so far, unless the last drawing is too recent."""
         if self._shell is None:
             return
+        before, self._last = self._last, history
+        if not _goes_on(before, history):  # another training begins: a picture of its own
+            if self._skipped is not None:
+                self._catch_up()
+            self._output, self._drawn_at = None, -float("inf")
+            if self._shell is None:
+                return
         if time.monotonic() - self._drawn_at >= self._every:
             self._draw(history)
             return
@@ -144,6 +153,13 @@ def _notebook_shell():
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     return shell if hasattr(shell, "kernel") else None
+
+
+def _goes_on(before: pd.DataFrame, history: pd.DataFrame) -> bool:
+    """Whether a history is one of the same training as `before`, some epochs later."""
+    if len(history) <= len(before):
+        return False
+    return not len(before) or np.array_equal(history["loss"].iloc[: len(before)], before["loss"], equal_nan=True)
 
 
 def _so_far(history: pd.DataFrame) -> str:
