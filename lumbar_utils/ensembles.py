@@ -132,12 +132,26 @@ def member_folders(path: Path | str) -> list[Path]:
 def run_of(path: Path | str) -> Path:
     """The run that a classifier belongs to, where its crops and its disc finder lie.
 
-    The nearest folder that holds `localizer/`, from the classifier's own to the second above it; where none does, the
-    folder above the classifier, or above the ensemble that it is a member of.
+    The nearest folder that holds `localizer/`, from the classifier's own to the second above it, then around an
+    ensemble's members in their order; where none does, the folder above the classifier, or above the ensemble that it
+    is a member of.
     """
     path = Path(path)
     folder = path.parent if path.is_file() else path
-    for near in (folder, folder.parent, folder.parent.parent):
-        if (near / "localizer").is_dir():
-            return near
+    members = member_folders(path) if path.is_file() or (folder / ENSEMBLE).is_file() else []
+    for own in (folder, *members):
+        for near in (own, own.parent, own.parent.parent):
+            if (near / "localizer").is_dir():
+                return near
     return folder.parent.parent if (folder.parent / ENSEMBLE).is_file() else folder.parent
+
+
+def name_of(path: Path | str) -> str:
+    """What grades, in a word: the run of a classifier or its folds; of a list of several runs the list's folder."""
+    path = Path(path)
+    folder = path.parent if path.is_file() else path
+    if path.is_file() or (folder / ENSEMBLE).is_file():
+        runs = {run_of(member).resolve() for member in member_folders(path)}
+        if len(runs) > 1:
+            return folder.resolve().name
+    return run_of(path).resolve().name

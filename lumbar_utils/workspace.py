@@ -74,9 +74,10 @@ def split_studies(
 ) -> tuple[list[str], list[str]]:
     """Labelled studies of the train part as (to learn from, held out), fold number `fold` of `folds` held out.
 
-    Raises `DataError` when there is no such fold, or there are fewer labelled studies than folds.
+    Folds as in `train.fit`. Raises `DataError` when there is no such fold, or there are fewer labelled studies than
+    folds.
     """
-    from .datasets import assign_folds
+    from .datasets import folds_by_study
 
     if not 0 <= fold < folds:
         raise DataError(f"fold must lie between 0 and {folds - 1}, got {fold}")
@@ -84,16 +85,15 @@ def split_studies(
     ids = [s for s in folder.study_ids("train") if s in labelled]
     if len(ids) < folds:
         raise DataError(f"{folder.root}: {len(ids)} labelled studies, expected at least {folds} to learn from")
-    number = assign_folds(folder.label_codes(ids), folds, seed=seed)
-    held_out = [s for s, n in zip(ids, number, strict=True) if n == fold]
-    return [s for s, n in zip(ids, number, strict=True) if n != fold], held_out
+    number = folds_by_study(folder.labels, folds, seed=seed)
+    return [s for s in ids if number[s] != fold], [s for s in ids if number[s] == fold]
 
 
 def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Path:
     """The folder of trained weights `name` ("localizer" or "classifier").
 
     Looked for in the folder given, then in the run folder, then in every data set attached on Kaggle. A classifier may
-    be a single run or an ensemble, a folder with `ensemble.json`.
+    be a single run or an ensemble, a folder with `ensemble.json`; one that lies above other runs goes before them.
 
     Raises
     ------
@@ -105,6 +105,8 @@ def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Pat
     for root in roots:
         # A folder that is named outright may be called anything, but not as other weights are.
         own = root.name == name or (bool(given) and root.name not in WEIGHTS)
+        if name == "classifier" and (root / ENSEMBLE_FILE).is_file():
+            return root
         for folder in (root / name, *([root] if own else [])):
             if any((folder / file).is_file() for file in files):
                 return folder
@@ -129,7 +131,7 @@ def find_localizer(run: str | Path = "") -> Path | None:
 def _attached() -> list[Path]:
     """Folders with weights at the depths at which Kaggle mounts data sets, and below, where runs/demo may lie."""
     mounts = sorted(mounted_folders(KAGGLE_INPUT, WEIGHTS_DEPTH), key=lambda p: (len(p.parts), str(p)))
-    return [p for p in mounts if (p / "classifier").is_dir() or (p / "localizer").is_dir()]
+    return [p for p in mounts if any((p / name).exists() for name in (*WEIGHTS, ENSEMBLE_FILE))]
 
 
 def open_workspace(

@@ -17,7 +17,7 @@ import lumbar_utils.preparing as preparing_module
 from lumbar_utils.calibration import Calibration
 from lumbar_utils.classifier import ClassifierConfig, LumbarClassifier
 from lumbar_utils.crops import CropSpec
-from lumbar_utils.ensembles import Ensemble, Member, member_folders, run_of
+from lumbar_utils.ensembles import Ensemble, Member, member_folders, name_of, run_of
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.metrics import FAMILY_TARGETS
@@ -25,6 +25,7 @@ from lumbar_utils.predict import Predictor
 from lumbar_utils.preparing import prepare_study
 from lumbar_utils.runs import RunConfig, save_weights
 from lumbar_utils.study import Study
+from lumbar_utils.workspace import find_weights
 
 SMALL = CropSpec(shapes={SAGITTAL_T2: (8, 12, 12), AXIAL_T2: (8, 12, 12), SAGITTAL_T1: (8, 12, 12)})
 PRIORS = {"fold_0": (0.6, 0.3, 0.1), "fold_1": (0.2, 0.3, 0.5), "other/fold_0": (0.3, 0.4, 0.3)}
@@ -209,3 +210,20 @@ def test_the_run_of_a_fold_is_that_of_its_ensemble(tmp_path):
     for near in (folder, tmp_path / "run"):  # the list of several runs may lie in the run folder itself
         (near / "localizer").mkdir()
     assert run_of(tmp_path / "run") == tmp_path / "run" and run_of(folder / "fold_0") == folder
+
+
+def test_the_run_of_runs_in_a_list_above_them_is_the_first_that_has_a_finder(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name / "classifier" / "fold_0").mkdir(parents=True)
+        (tmp_path / name / "classifier" / "model.safetensors").touch()
+    Ensemble((Member("a/classifier"), Member("b/classifier/fold_0"))).save(tmp_path)
+    (tmp_path / "b" / "localizer").mkdir()
+    assert run_of(tmp_path) == tmp_path / "b"
+    assert name_of(tmp_path) == tmp_path.name and name_of(tmp_path / "a" / "classifier") == "a"
+    (tmp_path / "ensemble.json").rename(tmp_path / "mix.json")
+    assert run_of(tmp_path / "mix.json") == tmp_path / "b" and name_of(tmp_path / "mix.json") == tmp_path.name
+    (tmp_path / "mix.json").rename(tmp_path / "ensemble.json")
+    assert find_weights("classifier", tmp_path) == tmp_path
+    (tmp_path / "classifier").mkdir()  # a single run beside the list does not go before it
+    (tmp_path / "classifier" / "model.safetensors").touch()
+    assert find_weights("classifier", tmp_path) == find_weights("classifier", run=tmp_path) == tmp_path

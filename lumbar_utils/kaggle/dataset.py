@@ -97,10 +97,12 @@ def build_dataset(
 
 def _weights_of(run: Path) -> list[Path]:
     """The folders of a run to pack: `classifier/`, and `localizer/` where it holds weights."""
-    from ..ensembles import member_folders
+    from ..ensembles import ENSEMBLE, member_folders
     from ..locating import open_localizer
 
     classifier, localizer = run / "classifier", run / "localizer"
+    if (run / ENSEMBLE).is_file():
+        raise DataError(f"{run / ENSEMBLE}: a list of several runs cannot be packed; put it and them into a data set")
     lacking = [folder for folder in member_folders(classifier) if not (folder / WEIGHTS).is_file()]
     if lacking:
         raise DataError(f"no weights in {lacking[0]}; train first (`make run`)")
