@@ -333,7 +333,7 @@ def markdown(result: pd.DataFrame, n_test: int) -> str:
         compared = "{difference:+.3f} [{low:+.3f}, {high:+.3f}] {against}".format(**row)
         minutes = f"{row['minutes']:.0f}"
         cells = [f"`{row['name']}`: {row['what']}", f"{row['score']:.3f}", f"{closed:.0f} % [{low:.0f}, {high:.0f}]"]
-        cells += ["" if "nan" in cell else cell for cell in (compared, minutes)]
+        cells += ["" if pd.isna(row["difference"]) else compared, "" if pd.isna(row["minutes"]) else minutes]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join([*lines, f"| oracle | {references['oracle']:.3f} | 100 % | | |", ""])
 

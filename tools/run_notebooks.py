@@ -39,6 +39,7 @@ RESULT = {
 """What a notebook leaves for the next ones, by its number; without it the notebook is executed again."""
 SLOWEST_CELL_S = 9 * 3600
 """A cell may take as long as a Kaggle session; on real data training does."""
+SLOWEST_ENDING_S = 30.0
 
 
 def main() -> int:
@@ -131,6 +132,8 @@ def execute(path: Path, executed: Path, parameters: dict, title: str) -> float |
             extra_arguments=["--IPKernelApp.log_level=40"],  # it warns of unencrypted TCP, which stays on this machine
             on_cell_executed=lambda **_: bar.update(),
         )
+        # A kernel that is killed while its worker processes end leaves their semaphores and warnings behind.
+        client.create_kernel_manager().shutdown_wait_time = SLOWEST_ENDING_S
         try:
             client.execute()
             problem = ""
