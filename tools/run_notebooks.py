@@ -40,6 +40,7 @@ RESULT = {
 SLOWEST_CELL_S = 9 * 3600
 """A cell may take as long as a Kaggle session; on real data training does."""
 SLOWEST_ENDING_S = 30.0
+"""Seconds that a kernel may take to end: one that is killed before its workers end leaves their semaphores behind."""
 
 
 def main() -> int:
@@ -132,7 +133,6 @@ def execute(path: Path, executed: Path, parameters: dict, title: str) -> float |
             extra_arguments=["--IPKernelApp.log_level=40"],  # it warns of unencrypted TCP, which stays on this machine
             on_cell_executed=lambda **_: bar.update(),
         )
-        # A kernel that is killed while its worker processes end leaves their semaphores and warnings behind.
         client.create_kernel_manager().shutdown_wait_time = SLOWEST_ENDING_S
         try:
             client.execute()
