@@ -870,6 +870,10 @@ def test_points_of_two_series_are_averaged_where_they_name_the_chain_alike_and_d
     np.testing.assert_allclose(apart.confidence, 0.9 * 0.9 / 1.5)
     assert set(apart.flags) == {"doubtful"}
 
+    hesitant = located(chain - np.array([0, 0, 35]), 0.05, "t1")
+    disputed = _agreed("7", [(t2, 1.0), (hesitant, T1_WEIGHT)])
+    assert set(disputed.flags) == {"doubtful"}, "the surer one may be wrong"
+
     surer = located(chain - np.array([0, 0, 35]), 0.95, "t1")
     unsure = located(chain, 0.3, "t2")
     assert _agreed("7", [(unsure, 1.0), (surer, T1_WEIGHT)]).series_id == "t1"

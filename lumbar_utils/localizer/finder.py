@@ -47,6 +47,9 @@ SAME_DISC_MM = 12.0
 MOST_UNANCHORED = 0.75
 """No chain without the sacrum is surer than this, so all its points are marked: what can be fitted on phantoms there is
 how well their proportions, which we gave them, tell the levels apart."""
+MOST_DISPUTED = 0.75
+"""No point on which two series of a study disagree is surer than this, so it is marked, however unsure one of them is:
+the surer one may be wrong."""
 
 
 @dataclass(frozen=True)
@@ -321,8 +324,11 @@ def _agreed(study_id: str, results: Sequence[tuple[DiscPoints, float]]) -> DiscP
     # Places on other discs, and chains with other names, exclude each other: what they claim is lost to this one.
     elsewhere = np.where(told & (np.abs(apart @ down) >= SAME_DISC_MM), sure, 0.0).sum(axis=0)
     confidence *= (confidence + 1e-9) / (confidence + elsewhere + 1e-9)
+    confidence[elsewhere > 0] = np.minimum(confidence[elsewhere > 0], MOST_DISPUTED)
     claims = sure.mean(axis=1)
     confidence *= claims[alike].sum() / max(claims.sum(), 1e-9)
+    if not alike.all():
+        confidence = np.minimum(confidence, MOST_DISPUTED)
     seen = (together & shown).any(axis=0)
     placed = tuple("" if shows else _placement(flag) for shows, flag in zip(seen, best.flags, strict=True))
     return DiscPoints(study_id, best.series_id, points, confidence, _flags(placed, confidence), best.source)
