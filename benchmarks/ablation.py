@@ -36,28 +36,29 @@ import numpy as np
 import pandas as pd
 import torch
 
-from lumbar_utils import evaluation, views
-from lumbar_utils.augment import AugmentConfig
-from lumbar_utils.calibration import fit_calibration
-from lumbar_utils.checkpoints import Checkpoint
-from lumbar_utils.classifier import ClassifierConfig, grade
-from lumbar_utils.crop_cache import CropCache, build_crop_cache
-from lumbar_utils.crops import CropSpec
-from lumbar_utils.datasets import CropDataset, study_input
-from lumbar_utils.denoising import denoise_table
+from lumbar_utils import viz
+from lumbar_utils.crops.cache import CropCache, build_crop_cache
+from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.devices import choose_compute, peak_memory
+from lumbar_utils.evaluation import tables as evaluation
+from lumbar_utils.kaggle.workspace import split_studies
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
-from lumbar_utils.localizer import DiscLocalizer, DiscPoints, read_reference
-from lumbar_utils.localizer.finder import SHIPPED_WEIGHTS
-from lumbar_utils.locating import locate_studies, points_from_table
-from lumbar_utils.metrics import bootstrap_scores, competition_score, weighted_prior
+from lumbar_utils.localization import DiscLocalizer, DiscPoints, read_reference
+from lumbar_utils.localization.batch import locate_studies, points_from_table
+from lumbar_utils.localization.localizer import SHIPPED_WEIGHTS
+from lumbar_utils.metrics.calibration import fit_calibration
+from lumbar_utils.metrics.score import bootstrap_scores, competition_score, weighted_prior
+from lumbar_utils.models.classifier import ClassifierConfig, grade
+from lumbar_utils.models.inputs import CropDataset, study_input
+from lumbar_utils.models.run_folder import atomically, load_model, read_json, write_json
 from lumbar_utils.phantom.cohort import generate_cohort
-from lumbar_utils.runs import atomically, load_model, read_json, write_json
-from lumbar_utils.study import CompetitionFolder, find_studies
-from lumbar_utils.train import fit
-from lumbar_utils.train_config import TrainConfig
-from lumbar_utils.trainer import Trainer
-from lumbar_utils.workspace import split_studies
+from lumbar_utils.studies.study import CompetitionFolder, find_studies
+from lumbar_utils.training.augmentation import AugmentConfig
+from lumbar_utils.training.checkpoints import Checkpoint
+from lumbar_utils.training.config import TrainConfig
+from lumbar_utils.training.label_denoising import denoise_table
+from lumbar_utils.training.loop import Trainer
+from lumbar_utils.training.train import fit
 
 COHORT = {"n_studies": 750, "seed": 4714, "test_fraction": 1 / 3}
 SPEC = CropSpec(shapes={SAGITTAL_T2: (8, 48, 48), AXIAL_T2: (8, 48, 48), SAGITTAL_T1: (16, 48, 48)})
@@ -109,7 +110,7 @@ def rows(epochs: int) -> dict[str, Row]:
     source = replace(plain, classifier=ClassifierConfig.source())
     levels = replace(plain, classifier=ClassifierConfig(split_sides=False))
     head = replace(ClassifierConfig.source(), head="per_level")
-    appearance = replace(ours, augment=AugmentConfig(appearance=0.5, slice_dropout=0.2))
+    intensity = replace(ours, augment=AugmentConfig(intensity=0.5, slice_dropout=0.2))
     mixing = replace(ours, augment=AugmentConfig(cutmix=0.3, mixup=0.1))
 
     def network(**changes) -> TrainConfig:
@@ -128,7 +129,7 @@ def rows(epochs: int) -> dict[str, Row]:
         "another seed": Row("ours, another seed: what chance alone does", "ours", replace(ours, seed=1)),
         "longer": Row("ours, twice the epochs", "ours", replace(ours, epochs=2 * epochs)),
         "no shifts": Row("ours without shifted crops", "ours", replace(ours, augment=AugmentConfig(shift_mm=0.0))),
-        "appearance": Row("ours + albumentations and lost slices", "ours", appearance),
+        "intensity": Row("ours + albumentations and lost slices", "ours", intensity),
         "mixing": Row("ours + cutmix and mixup", "ours", mixing),
         "two-step": Row("ours, in the end the head alone gets the weights", "ours", replace(ours, head_share=0.25)),
         "denoised": Row("ours, training labels denoised", "ours", ours, denoised=True),
@@ -168,7 +169,7 @@ def crops_of(root: Path) -> Path:
 
 
 def prepare(root: Path, jobs: int) -> Data:
-    """Make the cohort and its crops, or find them; cut them anew when the crops' shape or the disc finder changes."""
+    """Make the cohort and its crops, or find them; cut them anew when the crops' shape or the localizer changes."""
     generate_cohort(root, **COHORT, n_jobs=jobs)
     crops, folder = crops_of(root), CompetitionFolder.open(root)
     package = ROOT / "lumbar_utils"
@@ -380,9 +381,7 @@ def main() -> int:
         scored = result.dropna(subset="closed")
         references = result[result["closed"].isna()].set_index("name")["score"].to_dict()
         title = f"What each part brings   {len(data.learn)} studies to learn from, {len(data.test)} unseen"
-        views.save(
-            views.show_ablation(scored, references=references, title=title, synthetic=True), args.figure, dpi=120
-        )
+        viz.save(viz.show_ablation(scored, references=references, title=title, synthetic=True), args.figure, dpi=120)
     return int(failed)
 
 

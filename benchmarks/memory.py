@@ -31,17 +31,17 @@ import pandas as pd
 import psutil
 from tqdm.auto import tqdm
 
-from lumbar_utils.classifier import ClassifierConfig, LumbarClassifier
-from lumbar_utils.crop_cache import build_crop_cache
-from lumbar_utils.crops import CropSpec
+from lumbar_utils.crops.cache import build_crop_cache
+from lumbar_utils.crops.extraction import CropSpec
+from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.labels import N_SEVERITIES, N_TARGETS
-from lumbar_utils.localizer import DiscPoints
-from lumbar_utils.localizer.evaluation import read_reference
-from lumbar_utils.locating import locate_studies, open_localizer
+from lumbar_utils.localization import DiscPoints
+from lumbar_utils.localization.batch import locate_studies, open_localizer
+from lumbar_utils.localization.evaluation import read_reference
+from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier
+from lumbar_utils.models.run_folder import WEIGHTS, RunConfig, save_weights
 from lumbar_utils.phantom.cohort import generate_cohort
-from lumbar_utils.predict import Predictor
-from lumbar_utils.runs import WEIGHTS, RunConfig, save_weights
-from lumbar_utils.study import StudySource, find_studies
+from lumbar_utils.studies.study import StudySource, find_studies
 
 SEED, DIFFERENT = 4730, 6
 EVERY_S = 0.5

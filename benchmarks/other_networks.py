@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lumbar_utils.labels import N_CONDITIONS, N_LEVELS, N_SEVERITIES, VIEWS
-from lumbar_utils.thin_layers import make_thin
+from lumbar_utils.models.small_input_layers import make_thin
 
 HIDDEN = 256
 

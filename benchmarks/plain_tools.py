@@ -17,7 +17,7 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from lumbar_utils.crops import CropSpec
+from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.labels import N_LEVELS, VIEWS
 
 

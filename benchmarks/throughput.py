@@ -38,17 +38,17 @@ try:
 except ModuleNotFoundError as missing:
     sys.exit(f"{missing.name} is not installed, and what is compared here needs it: pip install -e '.[benchmarks]'")
 
-from lumbar_utils.classifier import LumbarClassifier, grade
-from lumbar_utils.crop_cache import CropCache, build_crop_cache
-from lumbar_utils.crops import CropSpec, extract_crops
-from lumbar_utils.datasets import batch_of, study_input
+from lumbar_utils.crops.cache import CropCache, build_crop_cache
+from lumbar_utils.crops.extraction import CropSpec, extract_crops
 from lumbar_utils.devices import Compute, choose_compute
-from lumbar_utils.jobs import JobFailure, run_jobs
-from lumbar_utils.localizer import DiscPoints
-from lumbar_utils.localizer.evaluation import read_reference
-from lumbar_utils.locating import LocalizerFiles, open_localizer
+from lumbar_utils.localization import DiscPoints
+from lumbar_utils.localization.batch import LocalizerFiles, open_localizer
+from lumbar_utils.localization.evaluation import read_reference
+from lumbar_utils.models.classifier import LumbarClassifier, grade
+from lumbar_utils.models.inputs import batch_of, study_input
+from lumbar_utils.parallel import JobFailure, run_jobs
 from lumbar_utils.phantom.cohort import generate_cohort
-from lumbar_utils.study import StudySource, find_studies, load_study
+from lumbar_utils.studies.study import StudySource, find_studies, load_study
 
 SEED = 4720
 OURS = "lumbar_utils"
@@ -74,9 +74,9 @@ class Clock:
         self.seconds[name] = (before[0] + time.perf_counter() - wall, before[1] + time.process_time() - cpu)
 
 
-def our_job(source: StudySource, discs: DiscPoints, spec: CropSpec, out: Path, finder: LocalizerFiles) -> dict:
+def our_job(source: StudySource, discs: DiscPoints, spec: CropSpec, out: Path, localizer: LocalizerFiles) -> dict:
     """Seconds of each step on one study, by step."""
-    localizer, clock = finder.open(), Clock()
+    localizer, clock = localizer.open(), Clock()
     torch.set_num_threads(1)
     with clock("read"):
         study = load_study(source)
@@ -114,9 +114,9 @@ def files_of(source: StudySource, *, plain: bool) -> int:
 
 def measure_steps(sources: list[StudySource], points: dict[str, DiscPoints], cores: int, out: Path) -> pd.DataFrame:
     """One row a competitor, study and step: wall and CPU seconds of one process among `cores` that work."""
-    spec, finder, rows = CropSpec(), LocalizerFiles.of(open_localizer()), []
+    spec, localizer, rows = CropSpec(), LocalizerFiles.of(open_localizer()), []
     jobs: dict[str, tuple[Callable, Callable]] = {
-        OURS: (our_job, lambda s: (s, points[s.study_id], spec, out, finder)),
+        OURS: (our_job, lambda s: (s, points[s.study_id], spec, out, localizer)),
         **{name: (plain_job, lambda s, n=name: (n, s, points[s.study_id], spec, out)) for name in PLAIN},
     }
     chunks = [sources[:CHUNK], *(sources[i : i + CHUNK] for i in range(0, len(sources), CHUNK))]
@@ -243,7 +243,7 @@ def main() -> int:
 
 def predict(weights: Path, sources: list[StudySource], cores: int, device: str) -> None:
     """Whole predictions, from DICOM to 25 targets."""
-    from lumbar_utils.predict import Predictor
+    from lumbar_utils.inference.predictor import Predictor
 
     predictor = Predictor(weights, device=device)
     list(predictor.predict_studies(sources[:CHUNK], n_jobs=cores, progress=False))

@@ -22,15 +22,15 @@ import pandas as pd
 import torch
 from torch.utils.data import Dataset
 
-from lumbar_utils.augment import Appearance
-from lumbar_utils.checkpoints import Checkpoint
-from lumbar_utils.classifier import LumbarClassifier
-from lumbar_utils.crop_cache import CropCache
-from lumbar_utils.datasets import CropDataset
+from lumbar_utils.crops.cache import CropCache
 from lumbar_utils.devices import choose_compute
 from lumbar_utils.labels import N_TARGETS
-from lumbar_utils.train_config import TrainConfig
-from lumbar_utils.trainer import Trainer
+from lumbar_utils.models.classifier import LumbarClassifier
+from lumbar_utils.models.inputs import CropDataset
+from lumbar_utils.training.augmentation import IntensityAugmentation
+from lumbar_utils.training.checkpoints import Checkpoint
+from lumbar_utils.training.config import TrainConfig
+from lumbar_utils.training.loop import Trainer
 
 
 class ReadyTensors(Dataset):
@@ -63,7 +63,7 @@ def main() -> int:
         "ready tensors": (ReadyTensors(in_memory), config),
         "in memory (default)": (in_memory, config),
         "in memory, albumentations": (
-            CropDataset(cache, ids, labels, transform=Appearance(0.5), progress=False),
+            CropDataset(cache, ids, labels, transform=IntensityAugmentation(0.5), progress=False),
             config,
         ),
         "from the disk": (CropDataset(cache, ids, labels, in_memory=False), replace(config, workers=args.workers)),

@@ -5,50 +5,120 @@
     discs = lu.DiscLocalizer.shipped().locate(study)
     crops = lu.extract_crops(study, discs, lu.CropSpec())
 
+The packages are the steps of the method, in this order: `dicom`, `studies`, `phantom`, `localization`, `crops`,
+`metrics`, `models`, `training`, `inference`, `evaluation`, `explain`, `viz`, `report`, `kaggle`.
 Names are loaded on first use, so that `import lumbar_utils` costs nothing and `lumbar --help` answers at once.
 Research software: not a medical device, not for diagnosis.
 """
 
 from __future__ import annotations
 
-import importlib
+from importlib import import_module
+from typing import TYPE_CHECKING
 
-from .errors import DataError, DicomError, GeometryError, LumbarError
+if (
+    TYPE_CHECKING
+):  # what type checkers and IDEs read; `_HOME` says the same to the interpreter, and a test compares them
+    from . import (
+        crops,
+        dicom,
+        evaluation,
+        explain,
+        inference,
+        kaggle,
+        labels,
+        localization,
+        metrics,
+        models,
+        phantom,
+        report,
+        studies,
+        training,
+        viz,
+    )
+    from .crops.cache import CropCache, build_crop_cache
+    from .crops.extraction import CropSpec, StudyCrops, extract_crops
+    from .dicom.series import Series, Study
+    from .errors import DataError, DicomError, GeometryError, LumbarError
+    from .inference.predictor import Predictor
+    from .inference.run import run_inference
+    from .inference.submission import StudyPrediction, write_submission
+    from .localization.localizer import DiscLocalizer
+    from .localization.points import DiscPoints
+    from .localization.training import train_localizer
+    from .metrics.score import Score, competition_score
+    from .models.classifier import ClassifierConfig, LumbarClassifier
+    from .phantom.cohort import generate_cohort
+    from .studies.competition import CompetitionFolder
+    from .studies.study import find_studies, load_study
+    from .training.augmentation import AugmentConfig
+    from .training.config import TrainConfig
+    from .training.cross_validation import fit_folds
+    from .training.train import fit
 
 __version__ = "0.1.0"
 
-_PUBLIC = {
-    "dicom": ("Series", "Stack", "read_series", "recognise_view", "scan_headers"),
-    "study": ("CompetitionFolder", "Study", "find_studies", "load_study"),
-    "phantom.cohort": ("generate_cohort",),
-    "localizer": ("DiscLocalizer", "DiscPoints", "LocalizerConfig", "train_localizer"),
-    "crops": ("CropSpec", "StudyCrops", "extract_crops"),
-    "crop_cache": ("CropCache", "build_crop_cache"),
-    "augment": ("AugmentConfig",),
-    "classifier": ("ClassifierConfig", "LumbarClassifier"),
-    "metrics": ("CompetitionLoss", "Score", "competition_score", "score_frames", "weighted_prior"),
-    "train_config": ("TrainConfig",),
-    "train": ("fit",),
-    "cross_validation": ("fit_folds",),
-    "launching": ("launch_training",),
-    "predict": ("Predictor", "StudyPrediction", "write_submission"),
-    "inference": ("run_inference",),
-    "kaggle": ("describe_machine", "find_competition_folder", "prepare_session"),
-    "doctor": ("examine",),
+_PACKAGES = [
+    "crops",
+    "dicom",
+    "evaluation",
+    "explain",
+    "inference",
+    "kaggle",
+    "labels",
+    "localization",
+    "metrics",
+    "models",
+    "phantom",
+    "report",
+    "studies",
+    "training",
+    "viz",
+]
+_HOME = {
+    "AugmentConfig": "training.augmentation",
+    "ClassifierConfig": "models.classifier",
+    "CompetitionFolder": "studies.competition",
+    "CropCache": "crops.cache",
+    "CropSpec": "crops.extraction",
+    "DataError": "errors",
+    "DicomError": "errors",
+    "DiscLocalizer": "localization.localizer",
+    "DiscPoints": "localization.points",
+    "GeometryError": "errors",
+    "LumbarClassifier": "models.classifier",
+    "LumbarError": "errors",
+    "Predictor": "inference.predictor",
+    "Score": "metrics.score",
+    "Series": "dicom.series",
+    "Study": "dicom.series",
+    "StudyCrops": "crops.extraction",
+    "StudyPrediction": "inference.submission",
+    "TrainConfig": "training.config",
+    "build_crop_cache": "crops.cache",
+    "competition_score": "metrics.score",
+    "extract_crops": "crops.extraction",
+    "find_studies": "studies.study",
+    "fit": "training.train",
+    "fit_folds": "training.cross_validation",
+    "generate_cohort": "phantom.cohort",
+    "load_study": "studies.study",
+    "run_inference": "inference.run",
+    "train_localizer": "localization.training",
+    "write_submission": "inference.submission",
 }
-_MODULES = (*_PUBLIC, "activation", "phantom", "datasets", "errors", "geometry", "labels", "views")
-_HOME = {name: module for module, names in _PUBLIC.items() for name in names}
 
-__all__ = ["DataError", "DicomError", "GeometryError", "LumbarError", *sorted(_HOME)]
+__all__ = [*_HOME, *_PACKAGES]
 
 
 def __getattr__(name: str):
-    if name in _HOME:
-        return getattr(importlib.import_module(f"{__name__}.{_HOME[name]}"), name)
-    if name in _MODULES:
-        return importlib.import_module(f"{__name__}.{name}")
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name in _PACKAGES:
+        return import_module(f"{__name__}.{name}")
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    globals()[name] = value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    return value
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME, *_MODULES})
+    return sorted([*__all__, "__version__"])

@@ -72,9 +72,9 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
             chosen, reason = torch.device(device), "as asked for"
         except RuntimeError as error:
             raise DataError(f"unknown device {device!r}, expected auto, cpu, cuda or cuda:1") from error
-        problem = _problem_with(chosen)
-        if problem:
-            raise DataError(f"device {device!r} cannot be used: {problem}")
+        issue = _issue_with(chosen)
+        if issue:
+            raise DataError(f"device {device!r} cannot be used: {issue}")
     if precision != "auto":
         return Compute(chosen, getattr(torch, precision), f"{reason}; {precision} as asked for")
     dtype, why = _automatic_precision(chosen)
@@ -85,9 +85,9 @@ def _automatic_device() -> tuple[torch.device, str]:
     if not torch.cuda.is_available():
         return torch.device("cpu"), "no GPU is visible to torch"
     device = torch.device("cuda")
-    problem = lack_of_code(torch.cuda.get_device_capability(), torch.cuda.get_arch_list()) or _problem_with(device)
-    if problem:
-        return torch.device("cpu"), f"the GPU {torch.cuda.get_device_name()} cannot compute ({problem})"
+    issue = lack_of_code(torch.cuda.get_device_capability(), torch.cuda.get_arch_list()) or _issue_with(device)
+    if issue:
+        return torch.device("cpu"), f"the GPU {torch.cuda.get_device_name()} cannot compute ({issue})"
     return device, torch.cuda.get_device_name()
 
 
@@ -126,7 +126,7 @@ def _architecture(name: str) -> tuple[str, str]:
     return kind, digits if digits.isdecimal() and len(digits) > 1 else ""
 
 
-def _problem_with(device: torch.device) -> str:
+def _issue_with(device: torch.device) -> str:
     try:
         ones = torch.ones(1, 1, 4, 4, 4, device=device)
         float(torch.nn.functional.conv3d(ones, ones[..., :1, :1, :1]).sum())

@@ -23,7 +23,7 @@ class DicomError(LumbarError):
 
     Parameters
     ----------
-    problem : str
+    issue : str
         What was wrong: what came and what was expected.
     path : path-like, optional
         The file or folder concerned.
@@ -31,11 +31,11 @@ class DicomError(LumbarError):
         Named in the message when known.
     """
 
-    def __init__(self, problem: str, *, path: Path | str | None = None, study_id: str = "", series_id: str = ""):
+    def __init__(self, issue: str, *, path: Path | str | None = None, study_id: str = "", series_id: str = ""):
         where = [f"study {study_id}" if study_id else "", f"series {series_id}" if series_id else "", str(path or "")]
         prefix = ", ".join(part for part in where if part)
-        super().__init__(f"{prefix}: {problem}" if prefix else problem)
-        self.problem = problem
+        super().__init__(f"{prefix}: {issue}" if prefix else issue)
+        self.issue = issue
         self.path = Path(path) if path is not None else None
         self.study_id = study_id
         self.series_id = series_id

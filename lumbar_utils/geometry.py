@@ -26,7 +26,7 @@ PARALLEL_TOLERANCE_DEGREES = 1.0
 """Slices whose normals differ by less belong to one stack; angulated lumbar blocks differ by several degrees."""
 DUPLICATE_TOLERANCE_MM = 0.1
 """Two slices of a stack closer than this show the same place; real neighbours are at least 0.5 mm apart."""
-LARGEST_SHIFT = 0.5
+MAX_SHIFT = 0.5
 """Fraction of the field of view by which slices of one stack may be shifted in plane against the first."""
 SMOOTHING_PER_OCTAVE = 0.4
 """Standard deviation, in target samples, of the low-pass that precedes sampling coarser than the pixels."""
@@ -203,7 +203,7 @@ def group_into_stacks(slices: Sequence[SliceGeometry]) -> list[list[int]]:
     """Group slices into stacks of parallel planes with one matrix and one pixel spacing.
 
     Works on any order. Directions may differ by `PARALLEL_TOLERANCE_DEGREES`, in the normal and in the plane; the
-    stations of a composed scan stay apart (`LARGEST_SHIFT`). A slice at the place of an earlier one
+    stations of a composed scan stay apart (`MAX_SHIFT`). A slice at the place of an earlier one
     (`DUPLICATE_TOLERANCE_MM`) is left out.
 
     Returns
@@ -221,7 +221,7 @@ def group_into_stacks(slices: Sequence[SliceGeometry]) -> list[list[int]]:
                 and item.row_cosine @ first.row_cosine >= limit
                 and item.column_cosine @ first.column_cosine >= limit
                 and np.allclose(item.spacing, first.spacing, rtol=1e-3)
-                and np.abs(first.world_to_pixel(item.position)[0] / first.shape[::-1]).max() <= LARGEST_SHIFT
+                and np.abs(first.world_to_pixel(item.position)[0] / first.shape[::-1]).max() <= MAX_SHIFT
             ):
                 group.append(index)
                 break

@@ -1,4 +1,4 @@
-"""Untrained networks on real crops, a disc finder without a network, and studies broken in every way that we know."""
+"""Untrained networks on real crops, a localizer without a network, and studies broken in every way that we know."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import pandas as pd
 import pydicom
 import torch
 
-from lumbar_utils.classifier import ClassifierConfig, LumbarClassifier
-from lumbar_utils.crops import CropSpec
-from lumbar_utils.ensembles import Ensemble, Member
+from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.labels import AXIAL_T2, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2
-from lumbar_utils.localizer import DiscPoints
-from lumbar_utils.localizer.images import LocalizationError
-from lumbar_utils.runs import RunConfig, save_weights
+from lumbar_utils.localization import DiscPoints
+from lumbar_utils.localization.preprocessing import LocalizationError
+from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier
+from lumbar_utils.models.ensemble import Ensemble, Member
+from lumbar_utils.models.run_folder import RunConfig, save_weights
 
 SPEC = CropSpec(shapes={SAGITTAL_T2: (8, 16, 16), AXIAL_T2: (8, 16, 16), SAGITTAL_T1: (16, 16, 16)})
 LISTED = "test_series_descriptions.csv"
@@ -42,7 +42,7 @@ def write_run(folder: Path, seeds: tuple[int, ...] = (0,), weights: tuple[float,
     return folder
 
 
-class MiddleFinder:
+class MiddleLocalizer:
     """Takes the middle of the widest sagittal stack for L3/L4, and 35 mm from disc to disc."""
 
     def locate(self, study):

@@ -14,11 +14,11 @@ from pathlib import Path
 import pandas as pd
 from planted_crops import SPEC
 
-from lumbar_utils.checkpoints import FILE as CHECKPOINT
-from lumbar_utils.crop_cache import MANIFEST
-from lumbar_utils.crops import FORMAT_VERSION, StudyCrops
-from lumbar_utils.runs import MANIFEST as RUN_MANIFEST
-from lumbar_utils.train_config import TrainConfig
+from lumbar_utils.crops.cache import MANIFEST
+from lumbar_utils.crops.extraction import FORMAT_VERSION, StudyCrops
+from lumbar_utils.models.run_folder import MANIFEST as RUN_MANIFEST
+from lumbar_utils.training.checkpoints import FILE as CHECKPOINT
+from lumbar_utils.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = (sys.executable, "-m")
@@ -38,8 +38,8 @@ def write_training_data(
 
 
 def training(data: Path, run: Path, *options: str, launcher: tuple = PYTHON, **environment: str) -> subprocess.Popen:
-    """Start `python -m lumbar_utils.train` on what `write_training_data` wrote, or by another launcher."""
-    command = [*launcher, "lumbar_utils.train", data / "crops", data / "train.csv", run]
+    """Start `python -m lumbar_utils.training` on what `write_training_data` wrote, or by another launcher."""
+    command = [*launcher, "lumbar_utils.training", data / "crops", data / "train.csv", run]
     command += ["--config", data / "config.json", *options]
     return subprocess.Popen(
         [str(part) for part in command],

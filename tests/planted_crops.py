@@ -5,12 +5,20 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 
-from lumbar_utils.augment import AugmentConfig
-from lumbar_utils.classifier import ClassifierConfig
-from lumbar_utils.crops import VIEW_AXES, CropSpec, StudyCrops
-from lumbar_utils.labels import AXIAL_T2, MISSING, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, decode_severities
-from lumbar_utils.localizer import DiscPoints
-from lumbar_utils.train_config import TrainConfig
+from lumbar_utils.crops.extraction import VIEW_AXES, CropSpec, StudyCrops
+from lumbar_utils.labels import (
+    AXIAL_T2,
+    MISSING,
+    N_TARGETS,
+    SAGITTAL_T1,
+    SAGITTAL_T2,
+    VIEWS,
+    decode_severities,
+)
+from lumbar_utils.localization import DiscPoints
+from lumbar_utils.models.classifier import ClassifierConfig
+from lumbar_utils.training.augmentation import AugmentConfig
+from lumbar_utils.training.config import TrainConfig
 
 SPEC = CropSpec(shapes={SAGITTAL_T2: (8, 16, 16), AXIAL_T2: (8, 16, 16), SAGITTAL_T1: (16, 16, 16)})
 POINTS = np.stack([np.zeros(5), np.zeros(5), -35.0 * np.arange(5)], axis=-1)

@@ -14,15 +14,23 @@ import torch
 from planted_crops import FAST, SMALL, SPEC, planted_cohort, planted_study, study_crops
 from torch import nn
 
-from lumbar_utils.activation import METHODS, explain, feature_layers
-from lumbar_utils.classifier import ClassifierConfig, LumbarClassifier
-from lumbar_utils.crops import CropSpec, StudyCrops
-from lumbar_utils.datasets import batch_of, study_input
-from lumbar_utils.encoders import build_encoder
+from lumbar_utils.crops.extraction import CropSpec, StudyCrops
 from lumbar_utils.errors import DataError
-from lumbar_utils.integrated_gradients import attributions, log_odds
-from lumbar_utils.labels import AXIAL_T2, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, encode_severities, target_index
-from lumbar_utils.slice_encoders import AveragePooling
+from lumbar_utils.explain.attribution import METHODS, explain, feature_layers
+from lumbar_utils.explain.integrated_gradients import attributions, log_odds
+from lumbar_utils.labels import (
+    AXIAL_T2,
+    N_LEVELS,
+    SAGITTAL_T1,
+    SAGITTAL_T2,
+    VIEWS,
+    encode_severities,
+    target_index,
+)
+from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier
+from lumbar_utils.models.encoders import build_encoder
+from lumbar_utils.models.inputs import batch_of, study_input
+from lumbar_utils.models.slice_encoders import AveragePooling
 
 AXIAL_PLACES = {0: np.s_[:, 2:6, 6:10], 3: np.s_[:, 9:14, 11:15], 4: np.s_[:, 9:14, 1:5]}
 """Where `planted_study` makes canal, left and right recess bright in an axial crop, by condition."""
@@ -151,7 +159,7 @@ def test_a_map_lies_where_the_network_looked_to_the_voxel():
     """One bright voxel, and a network that only passes it on: the map is that voxel, and its sum the score."""
     model = LumbarClassifier(replace(SMALL, head="unified", split_sides=False, auxiliary=False))
     model.encoders = nn.ModuleList([Copy() for _ in VIEWS])
-    model.stand_ins = nn.Parameter(torch.zeros(len(VIEWS), 1))
+    model.missing_view_embeddings = nn.Parameter(torch.zeros(len(VIEWS), 1))
     model.head.linear = nn.Linear(len(VIEWS) * N_LEVELS, 75)
     with torch.no_grad():
         model.head.linear.weight.zero_()

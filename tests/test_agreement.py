@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
-from lumbar_utils.agreement import (
+from lumbar_utils.errors import DataError
+from lumbar_utils.evaluation.agreement import (
     MEASURES,
     agreement_table,
     interval,
@@ -15,9 +16,8 @@ from lumbar_utils.agreement import (
     target_groups,
     weighted_areas,
 )
-from lumbar_utils.errors import DataError
 from lumbar_utils.labels import CONDITIONS, MISSING, N_TARGETS, condition_title
-from lumbar_utils.metrics import competition_score, metric_frequencies, plain_frequencies
+from lumbar_utils.metrics.score import competition_score, metric_frequencies, plain_frequencies
 
 
 def drawn(n_studies: int, seed: int, *, missing: float = 0.05) -> tuple[np.ndarray, np.ndarray]:

@@ -9,19 +9,12 @@ import pytest
 import torch
 from planted_crops import SPEC
 
-from lumbar_utils.augment import (
-    LEAST_SHIFT_MM,
-    Appearance,
-    AugmentConfig,
-    augment_batch,
-    mirror_images,
-    mirror_labels,
-    mirror_probabilities,
-)
-from lumbar_utils.crops import VIEW_AXES
+from lumbar_utils.crops.extraction import VIEW_AXES
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2, VIEWS, target_index
-from lumbar_utils.runs import strict
+from lumbar_utils.models.mirroring import mirror_images, mirror_labels, mirror_probabilities
+from lumbar_utils.models.run_folder import strict
+from lumbar_utils.training.augmentation import MIN_SHIFT_MM, AugmentConfig, IntensityAugmentation, augment_batch
 
 NOTHING = AugmentConfig(**dict.fromkeys(AugmentConfig.__dataclass_fields__, 0.0))
 
@@ -141,7 +134,7 @@ def test_the_shift_can_be_the_localizers_own_error():
     errors[20, 0] = np.nan
     left, posterior, superior = options(mirror=0.5).with_localizer_errors(errors).shift_mm
     assert left == pytest.approx(1.48, abs=0.01), "a steady offset counts"
-    assert posterior == pytest.approx(2.0, rel=0.1) and superior == LEAST_SHIFT_MM
+    assert posterior == pytest.approx(2.0, rel=0.1) and superior == MIN_SHIFT_MM
     assert options(mirror=0.5).with_localizer_errors(errors).mirror == 0.5
     with pytest.raises(DataError, match="shape"):
         AugmentConfig().with_localizer_errors(errors[..., :2])
@@ -198,14 +191,14 @@ def test_appearance_uses_one_draw_for_a_series():
     image[:, :, :3] = 0
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # albumentations only warns of a parameter that it does not know
-        pipeline = Appearance(1.0, seed=1)
+        pipeline = IntensityAugmentation(1.0, seed=1)
     outs = [pipeline({AXIAL_T2: image})[AXIAL_T2] for _ in range(12)]
     assert sum(not np.allclose(out, image, atol=0.03) for out in outs) > 6
     for out in outs:
         assert out.shape == image.shape and out.dtype == image.dtype
         assert (out[:, :, :3] == 0).all()
         assert np.allclose(out, out[0, 0], atol=1e-5)
-    full = Appearance(1.0, seed=2)
+    full = IntensityAugmentation(1.0, seed=2)
     assert all(np.isfinite(full({AXIAL_T2: image})[AXIAL_T2]).all() for _ in range(20))
     full.reseed(3)
     first = [full({AXIAL_T2: image})[AXIAL_T2] for _ in range(3)]

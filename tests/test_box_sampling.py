@@ -7,8 +7,8 @@ from itertools import permutations, product
 import numpy as np
 import pytest
 
-from lumbar_utils import box_sampling
-from lumbar_utils.box_sampling import sample_box
+from lumbar_utils.crops import sampling as box_sampling
+from lumbar_utils.crops.sampling import sample_box
 from lumbar_utils.geometry import OrientedGrid, StackGeometry, sample_stack
 
 RNG = np.random.default_rng(0)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 
-from lumbar_utils.budget import Plan, TimeGuard, plans
 from lumbar_utils.errors import DataError
+from lumbar_utils.inference.deadline import Plan, TimeGuard, plans
 
 SHARES = (0.5, 0.2, 0.3)
 

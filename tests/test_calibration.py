@@ -8,11 +8,11 @@ import time
 import numpy as np
 import pytest
 
-from lumbar_utils import calibration
-from lumbar_utils.calibration import Calibration, cross_fitted, fit_calibration
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import MISSING, N_TARGETS
-from lumbar_utils.metrics import FAMILY_TARGETS, competition_score
+from lumbar_utils.metrics import calibration
+from lumbar_utils.metrics.calibration import Calibration, cross_fitted, fit_calibration
+from lumbar_utils.metrics.score import FAMILY_TARGETS, competition_score
 
 
 def cohort(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -7,13 +7,20 @@ from planted_crops import SPEC, planted_cohort, study_crops
 from safetensors.torch import save_file
 from torch import nn
 
-from lumbar_utils.augment import mirror_images, mirror_probabilities
-from lumbar_utils.classifier import ClassifierConfig, LumbarClassifier, grade, split_sides
-from lumbar_utils.datasets import CENTER, SCALE, CropDataset, assign_folds, batch_of, study_input
 from lumbar_utils.devices import choose_compute
-from lumbar_utils.encoders import build_encoder
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, MISSING, SAGITTAL_T1, SAGITTAL_T2, VIEWS
+from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier, grade, split_sides
+from lumbar_utils.models.encoders import build_encoder
+from lumbar_utils.models.inputs import (
+    CENTER,
+    SCALE,
+    CropDataset,
+    assign_folds,
+    batch_of,
+    study_input,
+)
+from lumbar_utils.models.mirroring import mirror_images, mirror_probabilities
 
 SMALL = "resnet10t"
 CPU = choose_compute("cpu", "float32")

@@ -15,13 +15,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lumbar_utils import denoising
-from lumbar_utils import train as train_module
 from lumbar_utils.cli import inputs, main
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import PROBABILITY_COLUMNS, SEVERITIES, TARGETS, decode_severities, row_ids
-from lumbar_utils.localizer import DiscLocalizer
-from lumbar_utils.metrics import competition_score
+from lumbar_utils.localization import DiscLocalizer
+from lumbar_utils.metrics.score import competition_score
+from lumbar_utils.training import label_denoising as denoising
+from lumbar_utils.training import train as train_module
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = ("phantom", "localize", "crops", "train", "predict", "score", "doctor", "kaggle")
@@ -250,7 +250,7 @@ def test_interrupted(monkeypatch, capsys):
     for words in (
         ["score", "a", "b"],
         ["train", "localizer", "a", "--run", "b"],
-    ):  # a disc finder's training begins anew
+    ):  # a localizer's training begins anew
         assert main(words) == 130
         assert capsys.readouterr().err.strip() == "lumbar: interrupted"
     assert main(["train", "classifier", "a", "--run", "b"]) == 130
@@ -273,7 +273,7 @@ def trained_run(cohort, tmp_path_factory) -> Path:
     quiet = ("--run", run, "--seed", 1, "--jobs", 1, "--device", "cpu", "--no-progress")
     done = lumbar("train", "localizer", cohort, *quiet, "--steps", 2)
     assert done.returncode == 0, done.stderr
-    assert "disc finder: shipped with lumbar_utils" in done.stdout  # where the fine-tuning begins
+    assert "localizer: shipped with lumbar_utils" in done.stdout  # where the fine-tuning begins
     assert "studies_shifted_unflagged" in done.stdout and "exact_slice" in done.stdout
     truth = pd.read_csv(cohort / "truth" / "discs.csv", dtype={"study_id": str})
     points = truth.rename(columns={f"canal_{axis}": axis for axis in "xyz"})
@@ -287,7 +287,7 @@ def trained_run(cohort, tmp_path_factory) -> Path:
 
 @pytest.mark.slow
 def test_both_networks_hold_out_the_same_studies(cohort, trained_run, monkeypatch):
-    from lumbar_utils import localizer
+    from lumbar_utils import localization as localizer
 
     def only_noted(folder, study_ids, **options):
         learnt.extend(study_ids)
@@ -313,7 +313,7 @@ def test_the_whole_road_on_a_cohort(cohort, trained_run, tmp_path):
     log = pd.read_csv(tmp_path / "submission_log.csv", dtype={"study_id": str})
     assert list(log["study_id"]) == list(test_ids)
     assert f"{len(test_ids)} studies" in done.stdout and "submission_log.csv" in done.stdout
-    assert f"disc finder: {trained_run / 'localizer'}" in done.stdout  # the run's own, not the shipped one
+    assert f"localizer: {trained_run / 'localizer'}" in done.stdout  # the run's own, not the shipped one
     assert f"{len(test_ids)} reports, 0 failed" in done.stdout and (reports / "index.html").is_file()
     report = json.loads((reports / "studies" / f"{test_ids[0]}.json").read_text())
     graded = submission.set_index("row_id").loc[f"{test_ids[0]}_spinal_canal_stenosis_l1_l2"]
@@ -342,7 +342,7 @@ def test_localize_and_crops_write_what_the_next_step_reads(cohort, trained_run, 
     assert {tuple(shape[1:]) for shape in shapes.values()} == {(40, 40)}
     done = lumbar("localize", folder, "--weights", trained_run, "--out", points)
     assert done.returncode == 0, done.stderr
-    assert f"disc finder: {trained_run / 'localizer'}" in done.stdout
+    assert f"localizer: {trained_run / 'localizer'}" in done.stdout
     table = pd.read_csv(points, dtype=str, keep_default_na=False)
     assert list(table.columns) == ["study_id", "series_id", "level", "x", "y", "z", "confidence", "flag"]
     assert table.groupby("study_id").size().eq(5).all()
@@ -350,11 +350,11 @@ def test_localize_and_crops_write_what_the_next_step_reads(cohort, trained_run, 
 
 @pytest.mark.slow
 def test_folds_learn_from_marked_points_and_are_graded_on_found_ones(cohort, tmp_path, capsys, monkeypatch):
-    from lumbar_utils.crop_cache import CropCache
-    from lumbar_utils.localizer import read_points
-    from lumbar_utils.locating import points_from_table
-    from lumbar_utils.study import CompetitionFolder
-    from lumbar_utils.workspace import split_studies
+    from lumbar_utils.crops.cache import CropCache
+    from lumbar_utils.kaggle.workspace import split_studies
+    from lumbar_utils.localization import read_points
+    from lumbar_utils.localization.batch import points_from_table
+    from lumbar_utils.studies.study import CompetitionFolder
 
     folder, run = CompetitionFolder.open(cohort), tmp_path / "run"
     ids = list(folder.labels["study_id"])
@@ -397,7 +397,7 @@ def test_folds_learn_from_marked_points_and_are_graded_on_found_ones(cohort, tmp
     unheard.to_csv(tmp_path / "oof.csv", index=False)
     learnt_from = []
     real = train_module.fit
-    monkeypatch.setattr(denoising, "LARGEST_CLASS_SHARE", 1.0)  # six studies have no class of ten labels
+    monkeypatch.setattr(denoising, "MAX_CLASS_SHARE", 1.0)  # six studies have no class of ten labels
     monkeypatch.setattr(denoising, "denoised_labels", partial(denoising.denoised_labels, largest_share=0.2))
     monkeypatch.setattr(train_module, "fit", lambda *a, **o: learnt_from.append(o["training_labels"]) or real(*a, **o))
     assert main([*train, "--fold", "1", "--denoise", str(tmp_path / "oof.csv")]) == 0
@@ -408,14 +408,14 @@ def test_folds_learn_from_marked_points_and_are_graded_on_found_ones(cohort, tmp
 
 
 @pytest.mark.slow
-def test_a_finder_can_be_trained_from_scratch(cohort, tmp_path):
+def test_a_localizer_can_be_trained_from_scratch(cohort, tmp_path):
     quiet = ("--run", tmp_path, "--seed", 1, "--jobs", 1, "--device", "cpu", "--no-progress")
     done = lumbar("train", "localizer", cohort, *quiet, "--steps", 1, "--from-scratch")
     assert done.returncode == 0, done.stderr
     assert "shipped" not in done.stdout and (tmp_path / "localizer" / "model.safetensors").is_file()
 
 
-def test_the_finder_of_the_run_in_use_is_taken_and_runs_demo_only_when_it_is_in_use(tmp_path, monkeypatch):
+def test_the_localizer_of_the_run_in_use_is_taken_and_runs_demo_only_when_it_is_in_use(tmp_path, monkeypatch):
     from lumbar_utils.cli import inputs
 
     monkeypatch.chdir(tmp_path)
@@ -432,13 +432,14 @@ def test_the_finder_of_the_run_in_use_is_taken_and_runs_demo_only_when_it_is_in_
 
 
 def test_doubtful_studies_are_counted_and_named(tmp_path, monkeypatch, capsys):
-    from lumbar_utils import locating, study
     from lumbar_utils.cli import inputs
-    from lumbar_utils.localizer import DiscPoints
+    from lumbar_utils.localization import DiscPoints
+    from lumbar_utils.localization import batch as locating
+    from lumbar_utils.studies import study
 
     def located(sources, localizer, *, n_jobs, progress):
         points = np.arange(15.0).reshape(5, 3)
-        return {s: DiscPoints(s, "1", points, np.ones(5), ("doubtful",) * 5) for s in sources}, {}
+        return {s: DiscPoints(s, "1", points, np.ones(5), ("low_confidence",) * 5) for s in sources}, {}
 
     monkeypatch.setattr(inputs, "open_localizer", lambda folder: None)
     monkeypatch.setattr(study, "find_studies", lambda path, **_: [f"case{i}" for i in range(7)])
@@ -462,7 +463,7 @@ def test_real_patients_with_views_missing_get_all_rows_and_a_warning(real_mri, t
     assert "mean nothing" in done.stdout
 
 
-def test_a_finder_that_has_seen_the_held_out_studies_is_used_with_a_warning(tmp_path, caplog):
+def test_a_localizer_that_has_seen_the_held_out_studies_is_used_with_a_warning(tmp_path, caplog):
     shipped = DiscLocalizer.shipped()
     shipped.made["studies"] = ["1", "2"]
     folder = shipped.save(tmp_path / "localizer")

@@ -6,13 +6,13 @@ import shutil
 import numpy as np
 import pytest
 
-from lumbar_utils.crop_cache import MANIFEST, CropCache, build_crop_cache
-from lumbar_utils.crops import CropSpec, extract_crops
+from lumbar_utils.crops.cache import MANIFEST, CropCache, build_crop_cache
+from lumbar_utils.crops.extraction import CropSpec, extract_crops
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2, VIEWS
-from lumbar_utils.localizer import DiscPoints
-from lumbar_utils.localizer.evaluation import read_reference
-from lumbar_utils.study import find_studies
+from lumbar_utils.localization import DiscPoints
+from lumbar_utils.localization.evaluation import read_reference
+from lumbar_utils.studies.study import find_studies
 
 SPEC = CropSpec(shapes={SAGITTAL_T2: (4, 20, 20), AXIAL_T2: (4, 20, 20), SAGITTAL_T1: (8, 20, 20)})
 
@@ -88,7 +88,7 @@ def test_an_error_that_nobody_foresaw_costs_one_study(sources, points, tmp_path,
             raise IndexError("odd")
         return extract_crops(study, discs, spec)
 
-    monkeypatch.setattr("lumbar_utils.crop_cache.extract_crops", odd)
+    monkeypatch.setattr("lumbar_utils.crops.cache.extract_crops", odd)
     cache = build(sources[:2], points, tmp_path)
     assert cache.study_ids == (sources[1].study_id,)
     assert cache.failures == {sources[0].study_id: "failed: odd"}

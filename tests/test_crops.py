@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from lumbar_utils.crops import LATERAL_AXIS, CropSpec, StudyCrops, extract_crops
-from lumbar_utils.dicom import Series, Stack
+from lumbar_utils.crops.extraction import LATERAL_AXIS, CropSpec, StudyCrops, extract_crops
+from lumbar_utils.dicom.series import Series, Stack
 from lumbar_utils.errors import DataError
 from lumbar_utils.geometry import StackGeometry
 from lumbar_utils.labels import AXIAL_T2, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS
-from lumbar_utils.localizer import DiscPoints
-from lumbar_utils.study import Study
+from lumbar_utils.localization import DiscPoints
+from lumbar_utils.studies.study import Study
 
 CANAL = np.array([[2.0, 10 + 3 * np.cos(i), 70 - 36.0 * i] for i in range(N_LEVELS)])
 SPEC = CropSpec(shapes={SAGITTAL_T2: (10, 56, 56), AXIAL_T2: (10, 56, 56), SAGITTAL_T1: (24, 56, 56)})
@@ -50,7 +50,7 @@ def stack(view, body, *, tilt=(0.0, 0.0, 0.0), reverse=False, center=(2, 10, -2)
 
 def series(view, *stacks, series_id="1"):
     return Series(
-        study_id="7", series_id=series_id, view=view, stacks=tuple(stacks), description="", header={}, problems=()
+        study_id="7", series_id=series_id, view=view, stacks=tuple(stacks), description="", header={}, issues=()
     )
 
 
@@ -128,7 +128,7 @@ def test_outside_the_scan_is_marked():
     assert not crops.covered[AXIAL_T2][0].any()
     assert crops.sources[AXIAL_T2][0] is None
     assert crops.missing == (SAGITTAL_T2, SAGITTAL_T1)
-    assert any("no scan shows l1_l2" in problem for problem in crops.problems)
+    assert any("no scan shows l1_l2" in issue for issue in crops.issues)
     assert (crops.images[AXIAL_T2][~crops.covered[AXIAL_T2]] == 0).all()
 
 
@@ -173,7 +173,7 @@ def test_saved_crops_come_back_whole(tmp_path):
         np.testing.assert_array_equal(back.covered[view], crops.covered[view])
         np.testing.assert_array_equal(back.axes[view], crops.axes[view])
     assert back.sources == crops.sources
-    assert back.problems == crops.problems and back.spec == crops.spec
+    assert back.issues == crops.issues and back.spec == crops.spec
     assert not list(tmp_path.glob(".*"))
 
 

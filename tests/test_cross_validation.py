@@ -9,14 +9,14 @@ import pytest
 from planted_crops import FAST, planted_cohort, tiny_config
 
 from lumbar_utils.cli import main
-from lumbar_utils.cross_validation import _summary, fit_folds
-from lumbar_utils.ensembles import Ensemble
 from lumbar_utils.errors import DataError
+from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.labels import SEVERITY_WEIGHTS, decode_severities, encode_severities, row_ids
-from lumbar_utils.metrics import competition_score, read_predictions
-from lumbar_utils.predict import Predictor
-from lumbar_utils.train import fit
-from lumbar_utils.trainer import Trainer
+from lumbar_utils.metrics.score import competition_score, read_predictions
+from lumbar_utils.models.ensemble import Ensemble
+from lumbar_utils.training.cross_validation import _summary, fit_folds
+from lumbar_utils.training.loop import Trainer
+from lumbar_utils.training.train import fit
 
 SETTINGS = tiny_config(classifier=FAST, epochs=5, learning_rate=3e-3, folds=2)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lumbar_utils.denoising import LARGEST_CLASS_SHARE, LARGEST_SHARE, denoise_table, denoised_labels, unweighted
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import MISSING, N_TARGETS, TARGETS, decode_severities, encode_severities
-from lumbar_utils.metrics import FAMILY_TARGETS, prediction_table
+from lumbar_utils.metrics.score import FAMILY_TARGETS, prediction_table
+from lumbar_utils.training.label_denoising import MAX_CLASS_SHARE, MAX_SHARE, denoise_table, denoised_labels, unweighted
 
 WEIGHTS = np.array([1.0, 2.0, 4.0])
 
@@ -44,7 +44,7 @@ def test_never_more_than_the_share_of_a_family_and_the_worst_first(planted):
     posterior = np.take_along_axis(unweighted(opposite), labels.clip(0)[..., None].astype(int), axis=-1)[..., 0]
     for targets in FAMILY_TARGETS.values():
         known = labels[:, targets] != MISSING
-        assert dropped[:, targets].sum() == int(LARGEST_SHARE * known.sum())
+        assert dropped[:, targets].sum() == int(MAX_SHARE * known.sum())
         gone = posterior[:, targets][dropped[:, targets]]
         assert gone.max() < np.median(posterior[:, targets][known & ~dropped[:, targets]])
 
@@ -54,7 +54,7 @@ def test_a_rare_class_does_not_disappear():
     labels[:30, 0], labels[:5, 1] = 2, 2
     p = np.tile([0.998, 0.001, 0.001], (100, N_TARGETS, 1))  # a network that has not learnt what severe is
     clean, dropped = denoised_labels(labels, p, largest_share=1.0)
-    assert (clean[:, 0] == 2).sum() == 30 - int(LARGEST_CLASS_SHARE * 30)
+    assert (clean[:, 0] == 2).sum() == 30 - int(MAX_CLASS_SHARE * 30)
     assert (clean[:, 1] == 2).sum() == 5
     assert dropped.sum() == 3
 

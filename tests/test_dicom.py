@@ -25,8 +25,8 @@ from dicom_files import (
 from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from lumbar_utils.dicom import read_series, read_slices, recognise_view, scan_headers
-from lumbar_utils.dicom_headers import acquisition
+from lumbar_utils.dicom.headers import acquisition
+from lumbar_utils.dicom.series import read_series, read_slices, recognise_view, scan_headers
 from lumbar_utils.errors import DataError, DicomError
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 
@@ -48,7 +48,7 @@ def numbers_in_order(series) -> list[int]:
 @pytest.mark.parametrize("shape", [(24, 20), (20, 31)])
 def test_every_pixel_lies_where_its_header_says(tmp_path, orientation, shape):
     series = read_series(write_series(tmp_path, orientation=orientation, spacing=(0.8, 1.3), shape=shape))
-    assert series.n_slices == 5 and series.problems == ()
+    assert series.n_slices == 5 and series.issues == ()
     assert series.stacks[0].geometry.spacing == (0.8, 1.3)
     assert error_of_brightness(series.stacks[0]) <= 0.501
 
@@ -98,7 +98,7 @@ def test_duplicates_are_left_out_and_noted(tmp_path):
     write(tmp_path / "99.dcm", image(position=stack_positions((-8, -20, 30), SAGITTAL, [8])[0], number=99))
     series = read_series(tmp_path)
     assert series.n_slices == 5 and series.slice_of(99) is None
-    assert series.problems == ("99.dcm: lies where another slice does (duplicate), left out",)
+    assert series.issues == ("99.dcm: lies where another slice does (duplicate), left out",)
 
 
 def test_many_duplicates_are_one_note_and_the_first_echo_is_kept(tmp_path):
@@ -107,7 +107,7 @@ def test_many_duplicates_are_one_note_and_the_first_echo_is_kept(tmp_path):
     series = read_series(tmp_path)
     assert numbers_in_order(series) == list(range(1, 11))
     names = "11.dcm, 12.dcm, 13.dcm, 14.dcm, 15.dcm and 5 more"
-    assert f"{names}: lies where another slice does (duplicate), left out" in series.problems
+    assert f"{names}: lies where another slice does (duplicate), left out" in series.issues
 
 
 def test_two_matrices_in_one_series_are_two_stacks(tmp_path):
@@ -124,7 +124,7 @@ def test_two_stations_of_the_table_in_one_series_are_two_stacks(tmp_path, beside
     write_series(tmp_path, start=(-8 + beside, -20, 52), numbers=range(11, 16))
     series = read_series(tmp_path)
     assert [stack.instance_numbers for stack in series.stacks] == [(5, 4, 3, 2, 1)[::-1], (11, 12, 13, 14, 15)]
-    assert max(map(error_of_brightness, series.stacks)) <= 0.501 and series.problems == ()
+    assert max(map(error_of_brightness, series.stacks)) <= 0.501 and series.issues == ()
 
 
 def test_slightly_turned_slices_that_nearly_touch_do_not_break_the_series(tmp_path):
@@ -137,7 +137,7 @@ def test_slightly_turned_slices_that_nearly_touch_do_not_break_the_series(tmp_pa
         place = {"position": (-x, 50 * (-1) ** number, 30), "orientation": turned_slightly}
         write(tmp_path / f"{number}.dcm", image(**place, **wide))
     series = read_series(tmp_path)
-    assert "1.dcm: lies where another slice does" in series.problems[0]
+    assert "1.dcm: lies where another slice does" in series.issues[0]
     assert len(series.stacks) == 1 and series.n_slices == 5
     assert np.all(np.diff(series.stacks[0].geometry.offsets) > 0)
     assert error_of_brightness(series.stacks[0]) <= 0.501
@@ -161,7 +161,7 @@ def test_enhanced_multi_frame_with_shared_and_per_frame_groups(tmp_path):
     assert series.stacks[0].files == ("many.dcm",) * 4
     assert error_of_brightness(series.stacks[0]) <= 0.501
     assert (series.header["RepetitionTime"], series.header["EchoTime"]) == (3500.0, 102.0)
-    assert series.view == SAGITTAL_T2 and series.problems == ()
+    assert series.view == SAGITTAL_T2 and series.issues == ()
 
 
 @pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless], ids=lambda uid: uid.name)
@@ -297,7 +297,7 @@ def test_broken_files_are_refused_by_name_and_cost_only_themselves(tmp_path, mak
     write_series(tmp_path, numbers=[1, 2, 4, 5, 6])
     series = read_series(tmp_path)
     assert series.n_slices == 5
-    assert len(series.problems) == 1 and series.problems[0].startswith("3.dcm: ")
+    assert len(series.issues) == 1 and series.issues[0].startswith("3.dcm: ")
 
 
 @pytest.mark.parametrize(("tags", "message"), WRONG_TAGS)
@@ -332,7 +332,7 @@ def test_an_element_of_no_known_kind_costs_only_its_file(tmp_path):
     (tmp_path / "3.dcm").write_bytes(content.replace(b"\xe0\x7f\x10\x00OW", b"\xe0\x7f\x10\x00OZ"))
     series = read_series(tmp_path)
     assert series.n_slices == 4
-    assert len(series.problems) == 1 and series.problems[0].startswith("3.dcm: cannot be read: Unknown Value Rep")
+    assert len(series.issues) == 1 and series.issues[0].startswith("3.dcm: cannot be read: Unknown Value Rep")
 
 
 def test_a_broken_time_of_a_multi_frame_image_costs_only_itself():
@@ -383,7 +383,7 @@ def test_files_that_lie_beside_images_are_passed_over(tmp_path):
     write_series(tmp_path)
     for name in (".DS_Store", "notes.txt", "table.csv", "Thumbs.db"):
         (tmp_path / name).write_text("x")
-    assert read_series(tmp_path).problems == ()
+    assert read_series(tmp_path).issues == ()
 
 
 def test_nothing_that_identifies_the_patient_is_kept(tmp_path):
@@ -444,20 +444,20 @@ SPIN_T2 = {"RepetitionTime": 3500, "EchoTime": 102, "ScanningSequence": "SE"}
 def test_views_are_recognised_from_orientation_times_and_words(tmp_path, orientation, tags, view):
     series = read_series(write_series(tmp_path, orientation=orientation, **{"SeriesDescription": "lumbar"} | tags))
     assert series.view == view == recognise_view(series)
-    assert series.problems == ()
+    assert series.issues == ()
 
 
 @pytest.mark.parametrize(("orientation", "view"), [(SAGITTAL, SAGITTAL_T2), (AXIAL, AXIAL_T2)])
 def test_without_times_and_words_it_is_taken_as_t2_and_said(tmp_path, orientation, view):
     series = read_series(write_series(tmp_path, orientation=orientation, SeriesDescription=None))
     assert series.view == view
-    assert len(series.problems) == 1 and "tell T1 from T2; taken as T2" in series.problems[0]
+    assert len(series.issues) == 1 and "tell T1 from T2; taken as T2" in series.issues[0]
 
 
 def test_times_win_over_words_and_it_is_said(tmp_path):
     series = read_series(write_series(tmp_path, SeriesDescription="SAG T2", **SPIN_T1))
     assert series.view == SAGITTAL_T1
-    assert "described as T2 ('SAG T2')" in series.problems[0] and "taken as T1" in series.problems[0]
+    assert "described as T2 ('SAG T2')" in series.issues[0] and "taken as T1" in series.issues[0]
 
 
 @pytest.mark.parametrize(
@@ -471,7 +471,7 @@ def test_times_win_over_words_and_it_is_said(tmp_path):
 )
 def test_other_parts_of_the_body_are_no_view_and_it_is_said(tmp_path, tags):
     series = read_series(write_series(tmp_path, **SPIN_T2, **tags))
-    assert series.view == "" and "no lumbar view" in series.problems[0]
+    assert series.view == "" and "no lumbar view" in series.issues[0]
 
 
 def test_scouts_in_a_series_are_left_out_and_noted(tmp_path):
@@ -480,7 +480,7 @@ def test_scouts_in_a_series_are_left_out_and_noted(tmp_path):
     write(tmp_path / "51.dcm", image(orientation=CORONAL, number=51))
     series = read_series(tmp_path)
     assert series.view == AXIAL_T2 and series.n_slices == 9
-    assert series.problems == ("50.dcm, 51.dcm: scout in another plane than the series, left out",)
+    assert series.issues == ("50.dcm, 51.dcm: scout in another plane than the series, left out",)
 
 
 def test_a_steep_block_is_no_scout(tmp_path):
@@ -496,7 +496,7 @@ def test_a_steep_block_is_no_scout(tmp_path):
     write(tmp_path / "99.dcm", image(orientation=SAGITTAL, number=99))
     series = read_series(tmp_path)
     assert series.view == AXIAL_T2 and len(series.stacks) == 5 and series.n_slices == 20
-    assert series.problems == ("99.dcm: scout in another plane than the series, left out",)
+    assert series.issues == ("99.dcm: scout in another plane than the series, left out",)
 
 
 def test_a_three_plane_localizer_is_no_view(tmp_path):
@@ -510,7 +510,7 @@ def test_the_table_s_view_holds_but_a_wrong_plane_is_noted(tmp_path):
     write_series(tmp_path, orientation=AXIAL)
     series = read_series(tmp_path, view=SAGITTAL_T1)
     assert series.view == SAGITTAL_T1
-    assert series.problems == ("listed as Sagittal T1 but its slices are axial",)
+    assert series.issues == ("listed as Sagittal T1 but its slices are axial",)
     with pytest.raises(DataError, match="view 'T1' is not known"):
         read_series(tmp_path, view="T1")
 
@@ -527,7 +527,7 @@ def test_headers_of_a_tree_are_scanned_without_pixels(tmp_path):
     first, last = headers[0], headers[-1]
     assert (first.series_uid, first.shape, first.spacing, first.plane) == ("1.8", (1, 30, 40), (0.5, 0.6), "axial")
     assert headers[5].header["EchoTime"] == 102.0 and headers[5].description == "SAG T2"
-    assert last.problem.startswith("is not a DICOM file") and first.problem == ""
+    assert last.issue.startswith("is not a DICOM file") and first.issue == ""
 
 
 def test_a_link_that_leads_back_does_not_scan_for_ever(tmp_path):
@@ -542,5 +542,5 @@ def test_real_series_are_recognised_as_their_description_says(real_mri):
     for case in cases:
         series = read_series(case)
         expected = {"Sagittal T1": SAGITTAL_T1, "Sagittal T2": SAGITTAL_T2}[series.description]
-        assert series.view == expected and series.problems == ()
+        assert series.view == expected and series.issues == ()
         assert series.header["EchoTime"] is None, "these headers hold no times, so the words decide"

@@ -18,9 +18,10 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from lumbar_utils.dicom import read_slices
-from lumbar_utils.dicom_pixels import decode_frames, read_dataset
-from lumbar_utils.dicom_pixels import pixels as dicom_pixels
+from lumbar_utils.dicom import pixels as dicom_pixels
+from lumbar_utils.dicom.parsing import read_dataset
+from lumbar_utils.dicom.pixels import decode_frames
+from lumbar_utils.dicom.series import read_slices
 from lumbar_utils.errors import DicomError
 
 RAW = (ExplicitVRLittleEndian, ImplicitVRLittleEndian, ExplicitVRBigEndian, DeflatedExplicitVRLittleEndian)

@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from lumbar_utils import devices, doctor
+from lumbar_utils import devices
 from lumbar_utils.cli import main
+from lumbar_utils.kaggle import environment_report as doctor
 from lumbar_utils.kaggle import machine as machines
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,21 +35,21 @@ def gpus(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: name)
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda *_: capability)
         monkeypatch.setattr(torch.cuda, "get_arch_list", lambda: list(built_for))
-        monkeypatch.setattr(devices, "_problem_with", lambda device: "" if computes else "no kernel image is available")
+        monkeypatch.setattr(devices, "_issue_with", lambda device: "" if computes else "no kernel image is available")
 
     return fake
 
 
-def subjects(found: doctor.Examination) -> dict[str, doctor.Finding]:
+def subjects(found: doctor.EnvironmentReport) -> dict[str, doctor.Finding]:
     return {finding.subject: finding for finding in found.findings}
 
 
 def test_a_p100_is_refused_with_the_reason_and_the_cpu_goes_on(gpus, tmp_path, capsys):
     gpus("Tesla P100-PCIE-16GB", (6, 0))
-    found = doctor.examine(run=tmp_path)
+    found = doctor.environment_report(run=tmp_path)
     assert found.machine.compute.device.type == "cpu"
     line = subjects(found)["device"]
-    assert line.level == "warning" and not found.problems
+    assert line.level == "warning" and not found.issues
     for words in ("Tesla P100", "compute capability is 6.0", "7.0 and newer", "GPU T4 x2", "going on with the CPU"):
         assert words in line.text
     assert main(["doctor", "--run", str(tmp_path)]) == 0
@@ -57,13 +58,13 @@ def test_a_p100_is_refused_with_the_reason_and_the_cpu_goes_on(gpus, tmp_path, c
 
 def test_a_gpu_that_fails_to_compute_is_refused_whatever_it_claims(gpus, tmp_path):
     gpus("Tesla T4", (7, 5), computes=False)
-    line = subjects(doctor.examine(run=tmp_path))["device"]
+    line = subjects(doctor.environment_report(run=tmp_path))["device"]
     assert line.level == "warning" and "no kernel image is available" in line.text
 
 
 def test_two_t4_compute_in_float16_and_training_is_told_of_both(gpus, tmp_path):
     gpus("Tesla T4", (7, 5), count=2)
-    found = doctor.examine(run=tmp_path)
+    found = doctor.environment_report(run=tmp_path)
     assert found.machine.compute.dtype == torch.float16 and found.machine.compute.device.type == "cuda"
     assert "no bfloat16" in subjects(found)["device"].text
     assert subjects(found)["GPUs"].text.startswith("2;") and "accelerate launch" in subjects(found)["GPUs"].text
@@ -89,7 +90,9 @@ def test_code_fits_a_gpu_by_the_rules_of_cuda(capability, built_for, fits):
 def test_the_report_is_short_and_names_data_weights_and_decoders(cohort, tmp_path):
     (tmp_path / "classifier").mkdir()
     (tmp_path / "classifier" / "model.safetensors").touch()
-    found = doctor.examine(cohort, tmp_path, notes=["installed timm-3d 1.0.1", "gdcm could not be installed"])
+    found = doctor.environment_report(
+        cohort, tmp_path, notes=["installed timm-3d 1.0.1", "gdcm could not be installed"]
+    )
     text = str(found)
     assert len(text.splitlines()) <= 12
     lines = subjects(found)
@@ -104,7 +107,7 @@ def test_an_absent_decoder_is_a_warning_that_says_which_files(monkeypatch, tmp_p
     from pydicom.pixels import get_decoder
 
     monkeypatch.setattr(get_decoder("1.2.840.10008.1.2.4.70"), "_available", {})
-    line = subjects(doctor.examine(run=tmp_path))["decoders"]
+    line = subjects(doctor.environment_report(run=tmp_path))["decoders"]
     assert line.level == "warning"
     assert "JPEG lossless: none" in line.text and "JPEG 2000: none" not in line.text
     assert "pip install python-gdcm, and start anew" in line.text
@@ -113,23 +116,23 @@ def test_an_absent_decoder_is_a_warning_that_says_which_files(monkeypatch, tmp_p
 def test_absent_and_old_packages_and_a_full_disk_are_found(monkeypatch, tmp_path):
     versions = {"torch": "1.9.1", "timm-3d": "not installed"}
     line = doctor._versions(versions)
-    assert line.level == "problem" and "pip install timm-3d" in line.text
+    assert line.level == "issue" and "pip install timm-3d" in line.text
     assert doctor._versions({"torch": "1.9.1"}).level == "warning"
     assert doctor._versions({"torch": "2.10.0+cu128", "Python": "3.12.1"}).text == "torch 2.10.0+cu128, Python 3.12.1"
     assert "(tested: 2.15.0, 2.10.0)" in doctor._versions({"torch": "2.12.0"}).text
     full = types.SimpleNamespace(total=1, used=1, free=10**8)
     monkeypatch.setattr(machines.shutil, "disk_usage", lambda _: full)
-    assert any("too little disk" in problem for problem in doctor.examine(run=tmp_path).problems)
+    assert any("too little disk" in issue for issue in doctor.environment_report(run=tmp_path).issues)
 
 
 def test_machines_get_json_and_an_exit_code(tmp_path, capsys):
     assert main(["doctor", "--json", "--run", str(tmp_path)]) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report["ok"] and report["problems"] == [] and report["device"] and report["reason"]
+    assert report["ok"] and report["issues"] == [] and report["device"] and report["reason"]
     assert report["versions"]["torch"]["installed"] == torch.__version__.split("+")[0]
     assert main(["doctor", str(tmp_path / "absent"), "--json", "--run", str(tmp_path)]) == 1
     out, err = capsys.readouterr()
-    assert not json.loads(out)["ok"] and "absent" in json.loads(out)["problems"][0]
+    assert not json.loads(out)["ok"] and "absent" in json.loads(out)["issues"][0]
     assert len(err.strip().splitlines()) == 1
 
 
@@ -137,12 +140,12 @@ def test_a_tree_of_dicom_files_is_fine_for_grading_and_a_mistyped_folder_is_not(
     tree = tmp_path / "scans"
     shutil.copytree(next((cohort / "train_images").iterdir()), tree / "somebody")
     (tree / "a note").write_text("which comes first, and is no image")
-    line = subjects(doctor.examine(tree, tmp_path))["data"]
+    line = subjects(doctor.environment_report(tree, tmp_path))["data"]
     assert line.level == "warning" and "MR images in" in line.text and "tables of a competition folder" in line.text
-    line = subjects(doctor.examine(tmp_path / "scnas", tmp_path))["data"]
-    assert line.level == "problem" and line.text.endswith("scnas does not exist")
+    line = subjects(doctor.environment_report(tmp_path / "scnas", tmp_path))["data"]
+    assert line.level == "issue" and line.text.endswith("scnas does not exist")
     (tmp_path / "empty").mkdir()
-    assert subjects(doctor.examine(tmp_path / "empty", tmp_path))["data"].level == "problem"
+    assert subjects(doctor.environment_report(tmp_path / "empty", tmp_path))["data"].level == "issue"
 
 
 def test_the_tested_versions_are_those_of_the_requirements():

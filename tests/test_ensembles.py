@@ -12,20 +12,20 @@ import pytest
 import torch
 from planted_crops import SPEC, disc_points, planted_study, study_crops
 
-import lumbar_utils.grading as grading_module
-import lumbar_utils.preparing as preparing_module
-from lumbar_utils.calibration import Calibration
-from lumbar_utils.classifier import ClassifierConfig, LumbarClassifier
-from lumbar_utils.crops import CropSpec
-from lumbar_utils.ensembles import Ensemble, Member, member_folders, name_of, run_of
+import lumbar_utils.inference.networks as grading_module
+import lumbar_utils.inference.preprocessing as preparing_module
+from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.errors import DataError
+from lumbar_utils.inference.predictor import Predictor
+from lumbar_utils.inference.preprocessing import prepare_study
+from lumbar_utils.kaggle.workspace import find_weights
 from lumbar_utils.labels import AXIAL_T2, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2
-from lumbar_utils.metrics import FAMILY_TARGETS
-from lumbar_utils.predict import Predictor
-from lumbar_utils.preparing import prepare_study
-from lumbar_utils.runs import RunConfig, save_weights
-from lumbar_utils.study import Study
-from lumbar_utils.workspace import find_weights
+from lumbar_utils.metrics.calibration import Calibration
+from lumbar_utils.metrics.score import FAMILY_TARGETS
+from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier
+from lumbar_utils.models.ensemble import Ensemble, Member, member_folders, name_of, run_of
+from lumbar_utils.models.run_folder import RunConfig, save_weights
+from lumbar_utils.studies.study import Study
 
 SMALL = CropSpec(shapes={SAGITTAL_T2: (8, 12, 12), AXIAL_T2: (8, 12, 12), SAGITTAL_T1: (8, 12, 12)})
 PRIORS = {"fold_0": (0.6, 0.3, 0.1), "fold_1": (0.2, 0.3, 0.5), "other/fold_0": (0.3, 0.4, 0.3)}
@@ -132,12 +132,12 @@ def test_a_network_without_a_finite_answer_does_not_poison_the_mean(runs, crops,
     assert np.allclose(given.predict_crops(big), 0.25 * p0 + 0.75 * p1, atol=1e-9)
     result = given.predict_study(Study("2", (), ()), disc_points("2"))
     assert not result.fallback and np.allclose(result.probabilities, 0.25 * p0[2] + 0.75 * p1[2], atol=1e-9)
-    assert "1 of 3 networks gave no finite number" in result.problems[-1]
+    assert "1 of 3 networks gave no finite number" in result.issues[-1]
 
     none = predictor(listed(runs, "broken", name="all broken.json", calibration=CALIBRATION))
     result = none.predict_study(Study("2", (), ()), disc_points("2"))
     assert result.fallback and np.allclose(result.probabilities, none.prior)
-    assert "no finite number" in result.problems[-1]
+    assert "no finite number" in result.issues[-1]
 
 
 def test_an_overflow_in_one_study_costs_that_study_one_voice(runs, crops, alone, monkeypatch):
@@ -154,7 +154,7 @@ def test_an_overflow_in_one_study_costs_that_study_one_voice(runs, crops, alone,
     monkeypatch.setattr(grading_module, "grade", overflowing)
     prepared = [prepare_study(Study(str(i), (), ()), None, both.specs, disc_points(str(i))) for i in range(3)]
     results = list(both._grade_prepared(prepared, both.plan))
-    assert [bool(r.problems) for r in results] == [False, True, False] and not any(r.fallback for r in results)
+    assert [bool(r.issues) for r in results] == [False, True, False] and not any(r.fallback for r in results)
     assert np.allclose(results[1].probabilities, alone["fold_1"][1], atol=1e-9)
 
 
@@ -201,7 +201,7 @@ def test_leftovers_and_missing_members_are_named(tmp_path):
 
 
 def test_the_run_of_a_fold_is_that_of_its_ensemble(tmp_path):
-    """Where the disc finder lies that cut the training crops: a single fold must not get another one."""
+    """Where the localizer lies that cut the training crops: a single fold must not get another one."""
     folder = tmp_path / "run" / "classifier"
     (folder / "fold_0").mkdir(parents=True)
     assert run_of(folder) == tmp_path / "run"
@@ -212,7 +212,7 @@ def test_the_run_of_a_fold_is_that_of_its_ensemble(tmp_path):
     assert run_of(tmp_path / "run") == tmp_path / "run" and run_of(folder / "fold_0") == folder
 
 
-def test_the_run_of_runs_in_a_list_above_them_is_the_first_that_has_a_finder(tmp_path):
+def test_the_run_of_runs_in_a_list_above_them_is_the_first_that_has_a_localizer(tmp_path):
     for name in ("a", "b"):
         (tmp_path / name / "classifier" / "fold_0").mkdir(parents=True)
         (tmp_path / name / "classifier" / "model.safetensors").touch()

@@ -21,11 +21,11 @@ import pytest
 from dicom_files import AXIAL, SAGITTAL, image, recompress, write, write_series
 from dicom_mutations import mutate, valid_file, valid_files
 
-from lumbar_utils.dicom import read_series, read_slices
-from lumbar_utils.dicom_pixels import decoding
+from lumbar_utils.dicom import decoding
+from lumbar_utils.dicom.series import read_series, read_slices
 from lumbar_utils.errors import DicomError, LumbarError
-from lumbar_utils.preparing import StudyTimeout, time_limit
-from lumbar_utils.study import find_studies, load_study
+from lumbar_utils.inference.preprocessing import StudyTimeout, time_limit
+from lumbar_utils.studies.study import find_studies, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 CASES = 2500
@@ -36,19 +36,19 @@ from pathlib import Path
 import gdcm, openjpeg
 sys.path.insert(0, "tests")
 from hostile_files import hostile_files
-from lumbar_utils.dicom import read_slices, scan_headers
+from lumbar_utils.dicom.series import read_slices, scan_headers
 from lumbar_utils.errors import LumbarError
 files = list(hostile_files(Path(sys.argv[1])))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(resource.RLIMIT_AS, (used + 512 * 2**20,) * 2)
 for name, path in files:
-    begun, problem = time.process_time(), ""
+    begun, issue = time.process_time(), ""
     for read in (scan_headers, read_slices):
         try:
             read(path)
         except LumbarError as error:
-            problem = str(error)
-    print(json.dumps([name, problem, time.process_time() - begun]), flush=True)
+            issue = str(error)
+    print(json.dumps([name, issue, time.process_time() - begun]), flush=True)
 """
 
 
@@ -70,14 +70,14 @@ def test_files_that_claim_to_be_huge_are_refused_before_memory_is_taken(tmp_path
     assert done.returncode == 0, done.stdout + done.stderr
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert len(results) >= 18
-    for name, problem, seconds in results:
-        assert not any(word in problem for word in ("MemoryError", "allocate", "bad_alloc")), (name, problem)
+    for name, issue, seconds in results:
+        assert not any(word in issue for word in ("MemoryError", "allocate", "bad_alloc")), (name, issue)
         assert seconds < 15, (name, seconds)
-        assert problem or name == "200 sequences of known length", f"{name} was read"
-    problems = {name: problem for name, problem, _ in results}
-    assert "deflated bytes unpack to more than" in problems["deflated gigabytes"]
-    assert "has more elements than any image" in problems["two million items"]
-    assert "cannot hold them" in problems["rle of 16000 x 16000"]
+        assert issue or name == "200 sequences of known length", f"{name} was read"
+    issues = {name: issue for name, issue, _ in results}
+    assert "deflated bytes unpack to more than" in issues["deflated gigabytes"]
+    assert "has more elements than any image" in issues["two million items"]
+    assert "cannot hold them" in issues["rle of 16000 x 16000"]
 
 
 def test_the_same_seed_damages_files_alike_and_every_kind_of_damage_is_done(tmp_path):
@@ -177,17 +177,17 @@ def test_damaged_files_in_a_study_never_cost_its_healthy_series(tmp_path):
                 assert "no series can be read" in str(error)
         for number in set("012") - damaged:
             series = found[f"1.2.3.{number}"]
-            assert max(map(len, series.stacks)) >= 5, (case, series.problems)
+            assert max(map(len, series.stacks)) >= 5, (case, series.issues)
         shutil.rmtree(root)
 
 
 def test_a_series_of_too_many_slices_is_read_in_part_and_says_so(tmp_path, monkeypatch):
     write_series(tmp_path, offsets=range(0, 40, 4))
-    monkeypatch.setattr("lumbar_utils.dicom.MOST_SLICES", 6)
+    monkeypatch.setattr("lumbar_utils.dicom.series.MAX_SLICES", 6)
     series = read_series(tmp_path)
-    assert series.n_slices == 6 and series.problems[0].startswith("4 more files are not read: 6 slices")
+    assert series.n_slices == 6 and series.issues[0].startswith("4 more files are not read: 6 slices")
     monkeypatch.undo()
-    monkeypatch.setattr("lumbar_utils.dicom.MOST_PIXELS", 24 * 20 * 3)
+    monkeypatch.setattr("lumbar_utils.dicom.series.MAX_PIXELS", 24 * 20 * 3)
     assert read_series(tmp_path).n_slices == 3
 
 

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lumbar_utils import evaluation
 from lumbar_utils.errors import DataError
-from lumbar_utils.graded import OUT_OF_FOLD, TEST, GradedStudies, graded_studies
+from lumbar_utils.evaluation import tables as evaluation
+from lumbar_utils.evaluation.held_out import OUT_OF_FOLD, TEST, HeldOutStudies, held_out_studies
 from lumbar_utils.labels import CONDITIONS, LEVELS, N_TARGETS, SEVERITIES
-from lumbar_utils.metrics import competition_score, metric_frequencies, prediction_table
-from lumbar_utils.study import CompetitionFolder
+from lumbar_utils.metrics.score import competition_score, metric_frequencies, prediction_table
+from lumbar_utils.studies.study import CompetitionFolder
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def run(cohort, tmp_path_factory):
 
 def test_both_parts_of_a_synthetic_cohort_are_read_with_labels_and_oracle(cohort, run):
     path, parts = run
-    graded = graded_studies(CompetitionFolder.open(cohort), path)
+    graded = held_out_studies(CompetitionFolder.open(cohort), path)
     assert graded.of_part(OUT_OF_FOLD) == parts["train"][0] and graded.of_part(TEST) == parts["test"][0]
     np.testing.assert_allclose(graded.probabilities, np.concatenate([p for _, p in parts.values()]))
     truth = pd.read_csv(cohort / "truth" / "labels.csv", dtype={"study_id": str}).set_index("study_id")
@@ -46,23 +46,23 @@ def test_real_data_have_no_labels_of_the_test_part_and_no_oracle(cohort, run, tm
     for path in cohort.iterdir():
         if path.name not in ("truth", "SYNTHETIC.md"):
             (tmp_path / path.name).symlink_to(path)
-    graded = graded_studies(CompetitionFolder.open(tmp_path), run[0])
+    graded = held_out_studies(CompetitionFolder.open(tmp_path), run[0])
     assert list(graded.study_ids) == run[1]["train"][0] and graded.oracle is None and graded.best_known is None
     assert list(graded.readings()) == ["this network"] and graded.own_errors() is None
     cases = evaluation.worst_cases(graded.labels, graded.probabilities, graded.study_ids)
     assert "oracle" not in graded.odd_labels(cases)
     with pytest.raises(DataError, match=r"oof\.csv"):
-        graded_studies(CompetitionFolder.open(tmp_path), tmp_path)
+        held_out_studies(CompetitionFolder.open(tmp_path), tmp_path)
 
 
-def drawn(n: int) -> GradedStudies:
+def drawn(n: int) -> HeldOutStudies:
     """Studies whose labels are drawn from the oracle's frequencies; the network is the best one, but for one target."""
     rng = np.random.default_rng(2)
     oracle = rng.dirichlet([1, 0.5, 0.3], (n, N_TARGETS))
     labels = (rng.random((n, N_TARGETS, 1)) > oracle.cumsum(axis=-1)[..., :2]).sum(axis=-1)
     probabilities = metric_frequencies(oracle)
     oracle[3, 7], probabilities[3, 7], labels[3, 7] = [0.98, 0.01, 0.01], [0.01, 0.01, 0.98], 2
-    return GradedStudies(tuple(map(str, range(n))), (TEST,) * n, labels, probabilities, oracle)
+    return HeldOutStudies(tuple(map(str, range(n))), (TEST,) * n, labels, probabilities, oracle)
 
 
 def test_the_best_known_prediction_weighs_the_oracle_as_the_metric_does():

@@ -15,20 +15,20 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from broken_studies import BROKEN, LOST, SPEC, MiddleFinder, with_broken_copies, write_run
+from broken_studies import BROKEN, LOST, SPEC, MiddleLocalizer, with_broken_copies, write_run
 
-import lumbar_utils.inference as inference_module
-import lumbar_utils.preparing as preparing
+import lumbar_utils.inference.preprocessing as preparing
+import lumbar_utils.inference.run as inference_module
 from lumbar_utils.cli import main
 from lumbar_utils.devices import Compute
 from lumbar_utils.errors import DataError
-from lumbar_utils.inference import run_inference
-from lumbar_utils.journal import Journal
+from lumbar_utils.inference.issues import CODES
+from lumbar_utils.inference.predictor import Predictor
+from lumbar_utils.inference.preprocessing import Finder, Prepared, prepare
+from lumbar_utils.inference.resume_log import ResumeLog
+from lumbar_utils.inference.run import run_inference
 from lumbar_utils.labels import PROBABILITY_COLUMNS, VIEWS, row_ids
-from lumbar_utils.predict import Predictor
-from lumbar_utils.preparing import Finder, Prepared, prepare
-from lumbar_utils.problems import CODES
-from lumbar_utils.study import CompetitionFolder, StudySource, find_studies
+from lumbar_utils.studies.study import CompetitionFolder, StudySource, find_studies
 
 TESTS = Path(__file__).resolve().parent
 
@@ -39,7 +39,7 @@ def run(tmp_path_factory) -> Path:
 
 
 def predictor(run: Path, device="cpu", **options) -> Predictor:
-    return Predictor(run, device, precision="float32", localizer=MiddleFinder(), **options)
+    return Predictor(run, device, precision="float32", localizer=MiddleLocalizer(), **options)
 
 
 def records_of(done) -> list[dict]:
@@ -83,11 +83,11 @@ def test_every_kind_of_broken_study_among_healthy_ones(cohort, run, tmp_path):
     assert [r["file"] for r in records if r["study_id"] == broken["absurd size"] and r["file"]] == ["1.dcm"]
     log = pd.read_csv(done.log, dtype=str, keep_default_na=False)
     assert sorted(log.loc[log["fallback"] == "True", "study_id"]) == sorted(broken[kind] for kind in LOST)
-    assert not list(tmp_path.glob("*journal*"))
+    assert not list(tmp_path.glob("*resume_log*"))
 
 
 def test_two_devices_share_the_studies(cohort, run):
-    crops = [prepare(source, Finder(MiddleFinder()), (SPEC,)).crops[0] for source in find_studies(cohort)[:5]]
+    crops = [prepare(source, Finder(MiddleLocalizer()), (SPEC,)).crops[0] for source in find_studies(cohort)[:5]]
     one, two = predictor(run, mirror=True), predictor(run, "cpu,cpu", mirror=True, batch_size=2)
     assert [str(compute.device) for compute in two.networks.computes] == ["cpu", "cpu"] and two.window == 4
     asked = []
@@ -107,9 +107,9 @@ class BrokenGpu:
     seconds = np.full(3, np.nan)
 
     def __init__(self, networks):
-        self.empty = networks.opinions
+        self.empty = networks.member_predictions
 
-    def opinions(self, inputs, inputs_of, plan, batch_size):
+    def member_predictions(self, inputs, inputs_of, plan, batch_size):
         if not inputs:
             return self.empty(inputs, inputs_of, plan, batch_size)
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -132,9 +132,9 @@ class Clock:
     def __init__(self, monkeypatch, read: float, grade: float):
         self.now = 100.0
         monkeypatch.setattr(inference_module.time, "monotonic", lambda: self.now)
-        crops = prepare(self.source, Finder(MiddleFinder()), (SPEC,)).crops
+        crops = prepare(self.source, Finder(MiddleLocalizer()), (SPEC,)).crops
 
-        def fake_prepare(source, finder, specs, seconds):
+        def fake_prepare(source, localizer, specs, seconds):
             self.now += read
             return Prepared(source.study_id, (), None, crops)
 
@@ -142,7 +142,7 @@ class Clock:
             self.now += grade * len(inputs) * (2 if mirror else 1)
             return graded(model, inputs, compute, batch_size=batch_size, mirror=mirror)
 
-        import lumbar_utils.grading as grading
+        import lumbar_utils.inference.networks as grading
 
         graded = grading.grade
         monkeypatch.setattr(preparing, "prepare", fake_prepare)
@@ -196,13 +196,13 @@ SCRIPT = """
 import sys, time
 sys.path.insert(0, {tests!r})
 from test_inference import find_studies, predictor, run_inference, Path
-import lumbar_utils.journal as journal
+import lumbar_utils.inference.resume_log as resume_log
 
-def slowly(self, *arguments, note=journal.Journal.note):
+def slowly(self, *arguments, note=resume_log.ResumeLog.note):
     note(self, *arguments)
     time.sleep({pause})
 
-journal.Journal.note = slowly
+resume_log.ResumeLog.note = slowly
 given = predictor(Path({run!r}), batch_size=1)
 print(run_inference(given, find_studies({data!r}), {out!r}, n_jobs=2, progress=False))
 """
@@ -216,15 +216,15 @@ def start(run, data, out, pause) -> subprocess.Popen:
 
 def test_a_run_that_was_killed_goes_on_where_it_was(cohort, run, tmp_path):
     out = tmp_path / "s.csv"
-    journal = tmp_path / "s_journal.jsonl"
+    resume_log = tmp_path / "s_resume.jsonl"
     process, until = start(run, cohort, out, 60), time.monotonic() + 200
-    while not (journal.exists() and journal.read_bytes().count(b"\n") >= 2):
+    while not (resume_log.exists() and resume_log.read_bytes().count(b"\n") >= 2):
         assert process.poll() is None and time.monotonic() < until
         time.sleep(0.05)
     process.send_signal(signal.SIGKILL)
     process.communicate(timeout=100)  # which waits for the workers too: they end by themselves
     assert not out.exists()
-    with open(journal, "ab") as file:
+    with open(resume_log, "ab") as file:
         file.write(b"0123abcd {cut off")
 
     process = start(run, cohort, out, 0)
@@ -238,8 +238,8 @@ def test_a_run_that_was_killed_goes_on_where_it_was(cohort, run, tmp_path):
 
 @pytest.fixture
 def interrupted(cohort, run, tmp_path, monkeypatch):
-    """A run whose journal holds three studies of eight, cut off by the user."""
-    note = Journal.note
+    """A run whose resume_log holds three studies of eight, cut off by the user."""
+    note = ResumeLog.note
 
     def cut(self, *arguments):
         if len(self.path.read_bytes().splitlines()) == 4:
@@ -247,7 +247,7 @@ def interrupted(cohort, run, tmp_path, monkeypatch):
         note(self, *arguments)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(Journal, "note", cut)
+        patched.setattr(ResumeLog, "note", cut)
         run_inference(predictor(run), find_studies(cohort), tmp_path / "s.csv", progress=False)
     return tmp_path / "s.csv"
 
@@ -258,14 +258,14 @@ def resumed(given: Predictor, sources, path) -> int:
 
 def test_what_was_finished_is_used_again(interrupted, cohort, run):
     assert resumed(predictor(run), find_studies(cohort), interrupted) == 3
-    assert resumed(predictor(run), find_studies(cohort), interrupted) == 0, "the journal is gone"
+    assert resumed(predictor(run), find_studies(cohort), interrupted) == 0, "the resume log is gone"
 
 
 def test_other_options_or_weights_or_code_start_anew(interrupted, cohort, run, tmp_path, monkeypatch):
-    sources, kept = find_studies(cohort), interrupted.with_name("s_journal.jsonl").read_bytes()
+    sources, kept = find_studies(cohort), interrupted.with_name("s_resume.jsonl").read_bytes()
 
     def again(given):
-        interrupted.with_name("s_journal.jsonl").write_bytes(kept)
+        interrupted.with_name("s_resume.jsonl").write_bytes(kept)
         return resumed(given, sources, interrupted)
 
     assert again(predictor(run)) == 3
@@ -279,7 +279,7 @@ def test_other_options_or_weights_or_code_start_anew(interrupted, cohort, run, t
 
 def test_two_runs_do_not_write_one_output(cohort, run, tmp_path):
     sources, path = find_studies(cohort, part="test"), tmp_path / "s.csv"
-    other = Journal(tmp_path / "s_journal.jsonl", "another run's")
+    other = ResumeLog(tmp_path / "s_resume.jsonl", "another run's")
     before = other.path.read_bytes()
     with pytest.raises(DataError, match="another run is writing this output"):
         run_inference(predictor(run), sources, path, progress=False)
@@ -290,12 +290,12 @@ def test_two_runs_do_not_write_one_output(cohort, run, tmp_path):
 
 def test_a_study_that_has_changed_is_graded_again(interrupted, cohort, run, tmp_path):
     sources = find_studies(cohort)
-    journal = interrupted.with_name("s_journal.jsonl")
+    resume_log = interrupted.with_name("s_resume.jsonl")
     series = next(entry for entry in sources[0].path.iterdir())
     before = os.stat(series)
     try:
         os.utime(series, (before.st_atime, before.st_mtime + 10))
-        found = Journal(journal, json.loads(journal.read_bytes().splitlines()[0][9:])["identity"])
+        found = ResumeLog(resume_log, json.loads(resume_log.read_bytes().splitlines()[0][9:])["identity"])
         assert len(found.found) == 3 and found.known(sources[0]) is None and found.known(sources[1]) is not None
         found.close(remove=False)
     finally:
@@ -304,7 +304,7 @@ def test_a_study_that_has_changed_is_graded_again(interrupted, cohort, run, tmp_
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
 def test_a_full_disk_under_the_journal_does_not_end_the_run(cohort, run, tmp_path):
-    (tmp_path / "s_journal.jsonl").symlink_to("/dev/full")
+    (tmp_path / "s_resume.jsonl").symlink_to("/dev/full")
     with pytest.raises(DataError, match="disk full"):  # it is full before the work
         run_inference(predictor(run), find_studies(cohort, part="test"), tmp_path / "s.csv", progress=False)
 
@@ -316,13 +316,13 @@ def test_a_disk_that_fills_up(cohort, run, tmp_path, monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     with monkeypatch.context() as patched:
-        patched.setattr("lumbar_utils.journal.os.fsync", full)
+        patched.setattr("lumbar_utils.inference.resume_log.os.fsync", full)
         done = run_inference(predictor(run), sources, path, progress=False)
-    assert [event.code for event in done.events] == ["journal_failed", "finished"]
+    assert [event.code for event in done.events] == ["resume_log_failed", "finished"]
     complete(path, [source.study_id for source in sources])
     before = path.read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr("lumbar_utils.runs.os.replace", full)
+        patched.setattr("lumbar_utils.models.run_folder.os.replace", full)
         with pytest.raises(DataError, match=r"s\.csv: cannot be written .*disk full"):
             run_inference(predictor(run), sources, path, progress=False)
     assert path.read_bytes() == before, "what was there is kept"

@@ -9,16 +9,23 @@ import pytest
 from PIL import Image
 from planted_crops import POINTS, planted_cohort
 
-from lumbar_utils.crops import StudyCrops
-from lumbar_utils.dicom import Series, Stack, Study
-from lumbar_utils.geometry import ANTERIOR, INFERIOR, LEFT, POSTERIOR, SUPERIOR, StackGeometry
-from lumbar_utils.inline_html import data_uri, stack_thumbnail, to_grey
+from lumbar_utils.crops.extraction import StudyCrops
+from lumbar_utils.dicom.series import Series, Stack, Study
+from lumbar_utils.geometry import (
+    ANTERIOR,
+    INFERIOR,
+    LEFT,
+    POSTERIOR,
+    SUPERIOR,
+    StackGeometry,
+)
+from lumbar_utils.inference.submission import StudyPrediction
 from lumbar_utils.labels import SAGITTAL_T2
-from lumbar_utils.localizer import DiscPoints
-from lumbar_utils.submission import StudyPrediction
+from lumbar_utils.localization import DiscPoints
+from lumbar_utils.notebook_html import data_uri, stack_thumbnail, to_grey
 
 HOSTILE = "<img src=x onerror=alert(1)>&\"'"
-LARGEST_BYTES = 60_000
+MAX_BYTES = 60_000
 
 
 def picture(uri: str) -> np.ndarray:
@@ -72,7 +79,7 @@ def shown_objects(words: str) -> dict:
     return {
         "study": Study(words, (series,), (words,)),
         "discs": discs,
-        "crops": StudyCrops(words, **values, problems=(words,)),
+        "crops": StudyCrops(words, **values, issues=(words,)),
         "prediction": StudyPrediction(words, p, discs, (), (words,), fallback=True, synthetic_only=True),
     }
 
@@ -81,7 +88,7 @@ def shown_objects(words: str) -> dict:
 def test_objects_show_themselves_escaped_and_small(name):
     html = shown_objects(HOSTILE)[name]._repr_html_()
     assert "<img src=x" not in html and "&lt;img src=x" in html
-    assert len(html) < LARGEST_BYTES
+    assert len(html) < MAX_BYTES
     assert all(re.search(r'alt="[^"]+"', tag) for tag in re.findall(r"<img [^>]*>", html))
     assert html.count("<img ") == {"study": 1, "crops": 1}.get(name, 0)
     assert "color:#" not in html and "background:#" not in html  # the notebook's own colours, light or dark

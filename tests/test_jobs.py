@@ -13,15 +13,15 @@ import pytest
 from job_functions import odd, process_of, sleep
 from joblib.parallel import BACKENDS, register_parallel_backend
 
-from lumbar_utils.crop_cache import build_crop_cache
-from lumbar_utils.crops import CropSpec
+from lumbar_utils.crops.cache import build_crop_cache
+from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.errors import DataError
-from lumbar_utils.jobs import JobFailure, run_jobs, stays_here
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
-from lumbar_utils.localizer import DiscLocalizer, DiscPoints
-from lumbar_utils.localizer.evaluation import read_reference
-from lumbar_utils.locating import LocalizerFiles, locate_studies, points_from_table
-from lumbar_utils.study import CompetitionFolder, find_studies
+from lumbar_utils.localization import DiscLocalizer, DiscPoints
+from lumbar_utils.localization.batch import LocalizerFiles, locate_studies, points_from_table
+from lumbar_utils.localization.evaluation import read_reference
+from lumbar_utils.parallel import JobFailure, run_jobs, stays_here
+from lumbar_utils.studies.study import CompetitionFolder, find_studies
 
 SPEC = CropSpec(shapes={SAGITTAL_T2: (4, 20, 20), AXIAL_T2: (4, 20, 20), SAGITTAL_T1: (8, 20, 20)})
 QUIET = {"progress": False}
@@ -87,7 +87,7 @@ def test_a_job_that_fails_or_kills_its_process_costs_only_itself():
 
 
 def test_a_job_that_never_answers_is_given_up():
-    results = dict(run_jobs(sleep, [(0.0,), (60.0,), (0.0,)], n_jobs=2, patience=5.0))
+    results = dict(run_jobs(sleep, [(0.0,), (60.0,), (0.0,)], n_jobs=2, timeout=5.0))
     assert results.pop(1).reason.endswith("never answered")
     assert results == {0: 0.0, 2: 0.0}
 
@@ -136,10 +136,10 @@ def test_crops_are_cut_on_a_dask_cluster_as_they_are_here(cluster, sources, poin
 
 
 def test_discs_are_located_on_a_dask_cluster_as_they_are_here(cluster, sources):
-    finder = DiscLocalizer.shipped()
-    here, _ = locate_studies(sources[:2], finder, n_jobs=1, **QUIET)
+    localizer = DiscLocalizer.shipped()
+    here, _ = locate_studies(sources[:2], localizer, n_jobs=1, **QUIET)
     with joblib.parallel_config(backend="dask"):
-        there, failed = locate_studies(sources[:2], finder, n_jobs=1, **QUIET)
+        there, failed = locate_studies(sources[:2], localizer, n_jobs=1, **QUIET)
     assert list(there) == [s.study_id for s in sources[:2]] and not failed
     for study_id, discs in here.items():
         np.testing.assert_allclose(there[study_id].points, discs.points, atol=0.01)
@@ -173,7 +173,7 @@ def test_what_travels_is_small(cohort, sources, points, monkeypatch):
         sent.extend((function.__name__, len(pickle.dumps((function, task)))) for task in tasks)
         return iter(())
 
-    monkeypatch.setattr("lumbar_utils.locating.run_jobs", note)
+    monkeypatch.setattr("lumbar_utils.localization.batch.run_jobs", note)
     locate_studies(sources, DiscLocalizer.shipped(), n_jobs=2, **QUIET)
     folder = CompetitionFolder.open(cohort)
     points_from_table(folder, folder.study_ids("train"), **QUIET)
@@ -181,15 +181,15 @@ def test_what_travels_is_small(cohort, sources, points, monkeypatch):
     assert max(size for _, size in sent) < 16_000, "bytes; the weights have 12 million"
 
 
-def test_a_finder_is_read_once_in_a_process_and_again_when_its_files_change(tmp_path):
-    finder = DiscLocalizer.shipped()
-    assert LocalizerFiles.of(finder) == LocalizerFiles(None, None, "cpu")
-    finder.save(tmp_path)
+def test_a_localizer_is_read_once_in_a_process_and_again_when_its_files_change(tmp_path):
+    localizer = DiscLocalizer.shipped()
+    assert LocalizerFiles.of(localizer) == LocalizerFiles(None, None, "cpu")
+    localizer.save(tmp_path)
     own = DiscLocalizer.load(tmp_path)
     files = LocalizerFiles.of(own)
     assert files.open() is pickle.loads(pickle.dumps(files)).open()
-    finder.made["changed"] = "yes, and longer"
-    finder.save(tmp_path)
+    localizer.made["changed"] = "yes, and longer"
+    localizer.save(tmp_path)
     assert LocalizerFiles.of(own).open().made["changed"]
-    made_here = DiscLocalizer(finder.networks)
+    made_here = DiscLocalizer(localizer.networks)
     assert LocalizerFiles.of(made_here) is made_here

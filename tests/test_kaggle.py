@@ -17,11 +17,11 @@ import pytest
 
 from lumbar_utils import kaggle
 from lumbar_utils.cli import main
-from lumbar_utils.ensembles import Ensemble, Member
 from lumbar_utils.errors import DataError
 from lumbar_utils.kaggle import machine as machines
 from lumbar_utils.kaggle import wheels
-from lumbar_utils.localizer import DiscLocalizer
+from lumbar_utils.localization import DiscLocalizer
+from lumbar_utils.models.ensemble import Ensemble, Member
 
 ROOT = Path(__file__).resolve().parent.parent
 PYTHON = ".".join(map(str, sys.version_info[:2]))
@@ -82,7 +82,7 @@ def test_the_dataset_holds_library_weights_and_wheels(tmp_path, only_timm_3d):
     (own.parent / "config.json").write_text('{"pixel_mm": 2.0}')
     with pytest.raises(DataError, match="older version"):  # here, and not on a machine without internet
         kaggle.build_dataset(out, run, **options)
-    own.unlink()  # a run that was not fine-tuned uses the shipped finder
+    own.unlink()  # a run that was not fine-tuned uses the shipped localizer
     kaggle.build_dataset(out, run, **options)  # once more into the same folder
     assert not (out / "localizer").exists()
     assert (out / "classifier" / "model.safetensors").read_text() == "classifier"
@@ -192,10 +192,10 @@ def test_all_members_of_an_ensemble_are_packed_without_checkpoints(tmp_path, onl
 def test_the_submission_is_handed_in_on_kaggle_only(tmp_path, monkeypatch):
     (tmp_path / "mine.csv").write_text("row_id")
     monkeypatch.setattr(kaggle.mounts, "KAGGLE_WORKING", tmp_path / "absent")
-    assert kaggle.hand_in(tmp_path / "mine.csv") is None
+    assert kaggle.copy_submission(tmp_path / "mine.csv") is None
     monkeypatch.setattr(kaggle.mounts, "KAGGLE_WORKING", tmp_path)
-    assert kaggle.hand_in(tmp_path / "mine.csv").read_text() == "row_id"
-    assert kaggle.hand_in(tmp_path / "submission.csv") == tmp_path / "submission.csv"
+    assert kaggle.copy_submission(tmp_path / "mine.csv").read_text() == "row_id"
+    assert kaggle.copy_submission(tmp_path / "submission.csv") == tmp_path / "submission.csv"
 
 
 def test_the_machine_is_described_with_reasons(tmp_path):

@@ -1,4 +1,4 @@
-"""The disc finder: geometry whatever the scan's order, joint decoding on planted maps, a tiny training that learns."""
+"""The localizer: geometry whatever the scan's order, joint decoding on planted maps, a tiny training that learns."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from scipy.spatial.transform import Rotation
 from lumbar_utils.errors import DataError, LumbarError
 from lumbar_utils.geometry import StackGeometry
 from lumbar_utils.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
-from lumbar_utils.localizer import (
+from lumbar_utils.localization import (
     Augmentation,
     DiscLocalizer,
     DiscPoints,
@@ -26,7 +26,6 @@ from lumbar_utils.localizer import (
     LocalizerTraining,
     complete_chain,
     evaluate_points,
-    finder,
     point_errors,
     read_points,
     read_reference,
@@ -35,19 +34,20 @@ from lumbar_utils.localizer import (
     train_on_samples,
     write_points,
 )
-from lumbar_utils.localizer import training as training_module
-from lumbar_utils.localizer.augmentation import draw_window
-from lumbar_utils.localizer.calibration import cut_off, fit_decoding, locate_samples
-from lumbar_utils.localizer.decoding import ChainPrior, decode_chain
-from lumbar_utils.localizer.finder import DOUBTFUL_BELOW, T1_WEIGHT, Decoding, _agreed, _flags
-from lumbar_utils.localizer.images import sagittal_volume, series_volume
-from lumbar_utils.localizer.network import CHAIN as NEIGHBOURS_TOO
-from lumbar_utils.localizer.network import SliceUNet, log_probability
-from lumbar_utils.localizer.opinions import Opinion, agreement
-from lumbar_utils.localizer.samples import load_samples, sample_from_series
-from lumbar_utils.localizer.synthetic import synthetic_samples
-from lumbar_utils.localizer.training import localizer_loss
-from lumbar_utils.study import CompetitionFolder, find_studies, load_study
+from lumbar_utils.localization import localizer as localizer_module
+from lumbar_utils.localization import training as training_module
+from lumbar_utils.localization.augmentation import draw_window
+from lumbar_utils.localization.calibration import cut_off, fit_decoding, locate_samples
+from lumbar_utils.localization.decoding import ChainPrior, decode_chain
+from lumbar_utils.localization.localizer import LOW_CONFIDENCE_BELOW, T1_WEIGHT, Decoding, _agreed, _flags
+from lumbar_utils.localization.member_predictions import MemberPrediction, agreement
+from lumbar_utils.localization.network import CHAIN as NEIGHBOURS_TOO
+from lumbar_utils.localization.network import SliceUNet, log_probability
+from lumbar_utils.localization.preprocessing import sagittal_volume, series_volume
+from lumbar_utils.localization.samples import load_samples, sample_from_series
+from lumbar_utils.localization.synthetic_samples import synthetic_samples
+from lumbar_utils.localization.training import localizer_loss
+from lumbar_utils.studies.study import CompetitionFolder, find_studies, load_study
 
 CHAIN = np.array([[0, 5, 66], [1, 1, 34], [1, 0, 0], [0, 3, -34], [-1, 10, -64.0]])
 SMALL = LocalizerConfig(pixel_mm=2.0, widths=(8, 16, 24, 32), chain=LEVELS)
@@ -217,7 +217,7 @@ def test_gaps_are_filled_and_marked():
 
 
 def test_disc_points_do_not_load_torch():
-    code = "import sys; from lumbar_utils.localizer import DiscPoints; sys.exit('torch' in sys.modules)"
+    code = "import sys; from lumbar_utils.localization import DiscPoints; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
 
 
@@ -334,9 +334,15 @@ def test_a_whole_spine_in_doubt_says_so():
 
 
 def test_doubt_about_the_names_marks_every_level():
-    assert finder._flags(("", "outside", "", "", ""), np.full(5, 0.6))[1] == "outside, doubtful"
-    assert finder._flags(("",) * 5, np.array([0.4, 0.9, 0.9, 0.9, 0.95])) == ("doubtful", "", "", "", "")
-    assert finder._flags(("",) * 5, np.full(5, 0.9)) == ("",) * 5
+    assert localizer_module._flags(("", "outside", "", "", ""), np.full(5, 0.6))[1] == "outside, doubtful"
+    assert localizer_module._flags(("",) * 5, np.array([0.4, 0.9, 0.9, 0.9, 0.95])) == (
+        "low_confidence",
+        "",
+        "",
+        "",
+        "",
+    )
+    assert localizer_module._flags(("",) * 5, np.full(5, 0.9)) == ("",) * 5
 
 
 def test_nothing_seen_gives_no_chain():
@@ -523,10 +529,10 @@ def test_training_from_a_folder_leaves_weights_and_history(cohort, tmp_path):
     assert more.config == again.config
 
 
-@pytest.mark.parametrize("problem", [DataError("too few discs"), KeyboardInterrupt()])
-def test_weights_never_lie_there_without_the_studies_they_have_learnt_from(cohort, tmp_path, monkeypatch, problem):
+@pytest.mark.parametrize("issue", [DataError("too few discs"), KeyboardInterrupt()])
+def test_weights_never_lie_there_without_the_studies_they_have_learnt_from(cohort, tmp_path, monkeypatch, issue):
     def fails(*_):
-        raise problem
+        raise issue
 
     folder = CompetitionFolder.open(cohort)
     own = folder.study_ids("train")[:2]
@@ -535,7 +541,7 @@ def test_weights_never_lie_there_without_the_studies_they_have_learnt_from(cohor
     monkeypatch.setattr(training_module, "_set_aside", lambda samples: (samples, samples))
     monkeypatch.setattr(training_module, "fit_decoding", fails)
     options = {"start": start, "training": training, "out": tmp_path, "n_jobs": 1, "progress": False}
-    if isinstance(problem, KeyboardInterrupt):
+    if isinstance(issue, KeyboardInterrupt):
         with pytest.raises(KeyboardInterrupt):
             train_localizer(folder, own, **options)
         assert not list(tmp_path.iterdir())
@@ -580,12 +586,12 @@ def test_networks_that_know_the_neighbours_can_begin_one_for_the_five_levels(tmp
     torch.manual_seed(1)
     wide = SliceUNet(replace(SMALL, chain=NEIGHBOURS_TOO))
     narrow = SliceUNet(SMALL)
-    narrow.take_over(wide)
+    narrow.restore_weights(wide)
     pixels = render(CHAIN).pixels / 1000
     said = [DiscLocalizer(network).ask(pixels)[0].probability for network in (wide, narrow)]
     assert np.allclose(said[0][:, wide.config.lumbar], said[1])
     with pytest.raises(DataError, match="another localizer network"):
-        wide.take_over(narrow)
+        wide.restore_weights(narrow)
 
 
 def test_the_neighbours_places_decide_a_name():
@@ -675,20 +681,20 @@ def test_a_scan_that_is_cut_off_ends_there_and_keeps_its_places(localizer):
 
 
 def test_a_chain_without_the_sacrum_in_view_is_doubtful_however_clear_the_rest_is():
-    finder = DiscLocalizer(SliceUNet(SMALL), decoding=Decoding(unanchored=1.0))
+    localizer = DiscLocalizer(SliceUNet(SMALL), decoding=Decoding(unanchored=1.0))
     for last, anchored in ((4, True), (3, False)):
         maps, absent = planted_maps([(i, p, 0.95) for i, p in enumerate(PLANTED) if i <= last])
-        said = Opinion(0, maps.astype(np.float32), absent)
-        chain = finder.decode([said], OFFSETS, (1.5, 1.5))
+        said = MemberPrediction(0, maps.astype(np.float32), absent)
+        chain = localizer.decode([said], OFFSETS, (1.5, 1.5))
         assert chain.anchored is anchored and chain.posterior[:4].min() > 0.8
-        confidence = finder.decoding.confidence(chain)
-        assert (confidence[:4] >= DOUBTFUL_BELOW).all() == anchored
+        confidence = localizer.decoding.confidence(chain)
+        assert (confidence[:4] >= LOW_CONFIDENCE_BELOW).all() == anchored
         assert _flags(chain.flags, confidence).count("") == (5 if anchored else 0)
 
 
 def test_the_surer_of_a_series_stacks_counts(localizer, monkeypatch):
     """Of a long spine's stations the largest need not be the lumbar one."""
-    rest = (("",) * 5, ("doubtful",) * 5)
+    rest = (("",) * 5, ("low_confidence",) * 5)
     points = np.asarray(CHAIN, dtype=float)
     found = {20: (points + 100, np.full(5, 0.5), rest[1]), 9: (points, np.full(5, 0.9), rest[0]), 7: None}
     asked = []
@@ -711,7 +717,7 @@ def test_opinions_that_name_the_chain_otherwise_lower_the_confidence():
     own = PLANTED
     above = np.vstack([own[0] - [0, 34, 0], own[:-1]])
     maps = [planted_maps([(i, p, 0.95) for i, p in enumerate(places)]) for places in (own, above)]
-    right, wrong = (Opinion(0, probability.astype(np.float32), absent) for probability, absent in maps)
+    right, wrong = (MemberPrediction(0, probability.astype(np.float32), absent) for probability, absent in maps)
     chain = decode_chain(right.probability, right.absent, offsets=OFFSETS, spacing=SPACING)
     shares = [
         agreement([right] * (6 - n) + [wrong] * n, chain, slice(0, 5), SPACING, ChainPrior()) for n in (0, 1, 3, 6)
@@ -857,7 +863,7 @@ def located(points, confidence, series_id, flags=("",) * 5):
 
 def test_points_of_two_series_are_averaged_where_they_name_the_chain_alike_and_doubted_where_not():
     chain = np.stack([np.zeros(5), np.zeros(5), -35.0 * np.arange(5)], axis=-1)
-    t2 = located(chain, 0.9, "t2", ("", "", "", "", "doubtful"))
+    t2 = located(chain, 0.9, "t2", ("", "", "", "", "low_confidence"))
     near = _agreed("7", [(t2, 1.0), (located(chain + np.array([3, 0, 0]), 0.9, "t1"), T1_WEIGHT)])
     assert near.series_id == "t2"
     np.testing.assert_allclose(near.points, chain + np.array([3 * T1_WEIGHT / (1 + T1_WEIGHT), 0, 0]))
@@ -868,11 +874,11 @@ def test_points_of_two_series_are_averaged_where_they_name_the_chain_alike_and_d
     apart = _agreed("7", [(t2, 1.0), (shifted, T1_WEIGHT)])
     np.testing.assert_allclose(apart.points, chain)
     np.testing.assert_allclose(apart.confidence, 0.9 * 0.9 / 1.5)
-    assert set(apart.flags) == {"doubtful"}
+    assert set(apart.flags) == {"low_confidence"}
 
     hesitant = located(chain - np.array([0, 0, 35]), 0.05, "t1")
     disputed = _agreed("7", [(t2, 1.0), (hesitant, T1_WEIGHT)])
-    assert set(disputed.flags) == {"doubtful"}, "the surer one may be wrong"
+    assert set(disputed.flags) == {"low_confidence"}, "the surer one may be wrong"
 
     surer = located(chain - np.array([0, 0, 35]), 0.95, "t1")
     unsure = located(chain, 0.3, "t2")
@@ -887,7 +893,7 @@ def test_a_level_on_another_disc_is_doubted_and_a_mere_offset_of_the_series_is_n
     one = _agreed("7", [(t2, 1.0), (located(astray, 0.95, "t1"), T1_WEIGHT)])
     np.testing.assert_allclose(one.points, chain)
     np.testing.assert_allclose(one.confidence, [0.475, 0.95, 0.95, 0.95, 0.95], atol=1e-6)
-    assert one.flags == ("doubtful", "", "", "", "")
+    assert one.flags == ("low_confidence", "", "", "", "")
 
     moved = _agreed("7", [(t2, 1.0), (located(chain + np.array([14, 0, 0]), 0.95, "t1"), T1_WEIGHT)])
     np.testing.assert_allclose(moved.points, chain)

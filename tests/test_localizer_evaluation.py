@@ -1,4 +1,4 @@
-"""Rulers for the disc finder: planted points are measured as they were planted, and traps are held against nobody."""
+"""Rulers for the localizer: planted points are measured as they were planted, and traps are held against nobody."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lumbar_utils.competition import CompetitionFolder
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2, level_title
-from lumbar_utils.localizer import DiscPoints, evaluate_points, point_errors, read_reference
-from lumbar_utils.localizer.evaluation import (
+from lumbar_utils.localization import DiscPoints, evaluate_points, point_errors, read_reference
+from lumbar_utils.localization.batch import low_confidence_message
+from lumbar_utils.localization.evaluation import (
     CONFIDENCE_BINS,
     calibration_error,
-    doubtful_studies,
     evaluate_on_images,
     image_summary,
+    low_confidence_studies,
     reliability,
     summary,
 )
-from lumbar_utils.locating import doubtful_words
+from lumbar_utils.studies.competition import CompetitionFolder
 
 CHAIN = np.array([[0, 5, 66], [1, 1, 34], [1, 0, 0], [0, 3, -34], [-1, 10, -64.0]])
 LOWER = np.vstack([CHAIN[1:], CHAIN[4] + [0, 8, -28]])
-DOUBTFUL = ("doubtful",) * 5
+LOW_CONFIDENCE = ("low_confidence",) * 5
 
 
 def discs_at(points, *, study_id="1", confidence=1.0, flags=("",) * 5) -> DiscPoints:
@@ -140,27 +140,27 @@ def test_no_labelled_study_gives_an_empty_table(planted):
 
 
 def test_a_shifted_spine_counts_as_unflagged_unless_its_naming_is_doubtful():
-    partly = ("doubtful", "", "", "", "")
+    partly = ("low_confidence", "", "", "", "")
     found = {
         "right": discs_at(CHAIN, study_id="right"),
         "shifted": discs_at(LOWER, study_id="shifted", flags=partly),
-        "shifted and said so": discs_at(LOWER, study_id="shifted and said so", flags=DOUBTFUL),
-        "right but shy": discs_at(CHAIN, study_id="right but shy", flags=DOUBTFUL),
+        "shifted and said so": discs_at(LOWER, study_id="shifted and said so", flags=LOW_CONFIDENCE),
+        "right but shy": discs_at(CHAIN, study_id="right but shy", flags=LOW_CONFIDENCE),
     }
     numbers = summary(evaluate_points(found, dict.fromkeys([*found, "not found"], CHAIN)))
     assert numbers["studies_shifted"] == 2
     assert numbers["studies_shifted_unflagged"] == 1
-    assert numbers["studies_doubtful"] == 2
+    assert numbers["studies_low_confidence"] == 2
     assert numbers["studies_not_found"] == 1
-    assert doubtful_studies(found) == ["shifted and said so", "right but shy"]
+    assert low_confidence_studies(found) == ["shifted and said so", "right but shy"]
 
 
 def test_the_first_doubtful_studies_are_named():
-    found = {str(i): discs_at(CHAIN, study_id=str(i), flags=DOUBTFUL) for i in range(7)}
-    words = doubtful_words(found)
+    found = {str(i): discs_at(CHAIN, study_id=str(i), flags=LOW_CONFIDENCE) for i in range(7)}
+    words = low_confidence_message(found)
     assert "7 studies" in words and "0, 1, 2, 3, 4, ..." in words and "5" not in words
-    assert "1 study" in doubtful_words({"0": found["0"]})
-    assert doubtful_words({"8": discs_at(CHAIN, study_id="8")}) == ""
+    assert "1 study" in low_confidence_message({"0": found["0"]})
+    assert low_confidence_message({"8": discs_at(CHAIN, study_id="8")}) == ""
 
 
 def test_errors_within_the_sagittal_plane_have_a_constant_offset_removed():

@@ -10,15 +10,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lumbar_utils.crop_cache import build_crop_cache
-from lumbar_utils.crops import CropSpec
-from lumbar_utils.dicom import Stack
+from lumbar_utils.crops.cache import build_crop_cache
+from lumbar_utils.crops.extraction import CropSpec
+from lumbar_utils.dicom.series import Stack
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
-from lumbar_utils.localizer import DiscLocalizer, DiscPoints
-from lumbar_utils.localizer.evaluation import read_reference
-from lumbar_utils.locating import locate_studies
+from lumbar_utils.localization import DiscLocalizer, DiscPoints
+from lumbar_utils.localization.batch import locate_studies
+from lumbar_utils.localization.evaluation import read_reference
 from lumbar_utils.phantom.cohort import generate_cohort
-from lumbar_utils.study import StudySource, find_studies, load_study
+from lumbar_utils.studies.study import StudySource, find_studies, load_study
 
 SPEC = CropSpec(shapes={SAGITTAL_T2: (4, 12, 12), AXIAL_T2: (4, 12, 12), SAGITTAL_T1: (8, 12, 12)})
 WARM, STUDIES, FILES = 10, 50, 4

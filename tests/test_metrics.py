@@ -8,7 +8,7 @@ from sklearn.metrics import log_loss
 
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import MISSING, PROBABILITY_COLUMNS, TARGETS, decode_severities, row_ids
-from lumbar_utils.metrics import (
+from lumbar_utils.metrics.score import (
     CompetitionLoss,
     bootstrap_scores,
     competition_score,

@@ -49,13 +49,13 @@ def test_all_notebooks_run_and_leave_a_complete_submission(smoke_run):
     np.testing.assert_allclose(values.sum(axis=1), 1, atol=1e-6)
     for name in ("model.safetensors", "config.json"):
         assert (folder / "localizer" / name).is_file() and (folder / "classifier" / name).is_file()
-    assert not (folder / "localizer" / "history.csv").exists()  # phantoms teach the shipped finder nothing new
+    assert not (folder / "localizer" / "history.csv").exists()  # phantoms teach the shipped localizer nothing new
     assert (folder / "classifier" / "oof.csv").is_file()
     assert len(list((folder / "figures").glob("*.png"))) >= len(NAMES)
 
 
 @pytest.mark.slow
-def test_on_a_competition_folder_the_finder_is_fine_tuned(smoke_run, tmp_path):
+def test_on_a_competition_folder_the_localizer_is_fine_tuned(smoke_run, tmp_path):
     """The same studies without the mark that they are synthetic, and without their truth."""
     data = tmp_path / "competition"
     data.mkdir()

@@ -11,10 +11,10 @@ from lumbar_utils.phantom import artefacts
 from lumbar_utils.phantom.anatomy import build_body
 from lumbar_utils.phantom.disease import sample_person
 from lumbar_utils.phantom.profiles import L1, L5, S1
-from lumbar_utils.phantom.scanner import acquire, finder_protocol, sample_protocols
+from lumbar_utils.phantom.randomisation import TRANSITION_RATE
+from lumbar_utils.phantom.scanner import acquire, localizer_protocol, sample_protocols
 from lumbar_utils.phantom.signal import Sequence, tissue_signal
 from lumbar_utils.phantom.tissue import Tissue
-from lumbar_utils.phantom.variation import TRANSITION_RATE
 
 L3_L4 = LEVELS.index("l3_l4")
 
@@ -221,11 +221,11 @@ def test_unknown_names_are_refused():
         sample_protocols(body, np.random.default_rng(0), views=("Coronal T2",))
 
 
-def test_finder_material_is_small_and_contains_the_discs():
+def test_localizer_material_is_small_and_contains_the_discs():
     body = build_body(sample_person(7, 1))
     rng = np.random.default_rng(3)
     for _ in range(3):
-        geometry, pixels = acquire(body, finder_protocol(body, rng), rng)[0]
+        geometry, pixels = acquire(body, localizer_protocol(body, rng), rng)[0]
         assert len(geometry) == 5 and max(pixels.shape) < 300
         assert pixels.std() > 0
     randomised = sample_protocols(body, rng, views=(SAGITTAL_T2, SAGITTAL_T1), randomise=True)
@@ -308,12 +308,12 @@ def test_randomised_people_can_be_built_and_their_discs_are_in_order():
     assert np.mean(in_canal) > 0.95 and np.mean(in_disc) > 0.98
 
 
-def test_finder_material_holds_the_five_discs_and_is_sometimes_beside_the_canal():
+def test_localizer_material_holds_the_five_discs_and_is_sometimes_beside_the_canal():
     aside, shapes = [], set()
     for index in range(60):
         rng = np.random.default_rng(index)
         body = build_body(sample_person(index, 2, randomise=True))
-        protocol = finder_protocol(body, rng)
+        protocol = localizer_protocol(body, rng)
         block = protocol.blocks[0]
         down = (body.truth.canal - block.center) @ block.column_cosine
         assert np.abs(down).max() < protocol.fov_mm[0] / 2 - 3

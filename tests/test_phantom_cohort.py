@@ -27,7 +27,8 @@ from lumbar_utils.labels import (
     level_from_title,
     row_ids,
 )
-from lumbar_utils.phantom import annotator, mess
+from lumbar_utils.phantom import annotator
+from lumbar_utils.phantom import dataset_quirks as mess
 from lumbar_utils.phantom.anatomy import build_body
 from lumbar_utils.phantom.cohort import CohortConfig, generate_cohort, without_levels_above
 from lumbar_utils.phantom.disease import sample_person

@@ -9,8 +9,9 @@ import pytest
 from scipy.stats import spearmanr
 
 from lumbar_utils.labels import MIRROR_PERMUTATION, N_TARGETS, target_index
-from lumbar_utils.metrics import competition_score
-from lumbar_utils.phantom import disease, reader
+from lumbar_utils.metrics.score import competition_score
+from lumbar_utils.phantom import disease
+from lumbar_utils.phantom import reader_model as reader
 from lumbar_utils.phantom.cohort import prevalence_report
 
 

@@ -12,12 +12,12 @@ from multiprocessing.reduction import ForkingPickler
 
 import joblib
 import pytest
-from broken_studies import SPEC, MiddleFinder
+from broken_studies import SPEC, MiddleLocalizer
 
-import lumbar_utils.preparing as preparing
-from lumbar_utils.localizer import DiscLocalizer
-from lumbar_utils.preparing import Finder, StudyTimeout, prepare_studies, time_limit
-from lumbar_utils.study import StudySource, find_studies
+import lumbar_utils.inference.preprocessing as preparing
+from lumbar_utils.inference.preprocessing import Finder, StudyTimeout, prepare_studies, time_limit
+from lumbar_utils.localization import DiscLocalizer
+from lumbar_utils.studies.study import StudySource, find_studies
 
 # joblib's processes are ended under way here, and say so in many voices.
 pytestmark = [
@@ -28,7 +28,7 @@ pytestmark = [
 
 @dataclass
 class Obstinate:
-    """A disc finder that, with some studies, does what no error can stop; `how` by study id."""
+    """A localizer that, with some studies, does what no error can stop; `how` by study id."""
 
     how: dict[str, str]
 
@@ -45,7 +45,7 @@ class Obstinate:
             os.kill(os.getpid(), signal.SIGKILL)
         if what == "is slow":
             time.sleep(0.3)
-        return replace(MiddleFinder().locate(study), series_id=f"process {os.getpid()}")
+        return replace(MiddleLocalizer().locate(study), series_id=f"process {os.getpid()}")
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def prepared(sources, how=None, **options):
 
 def codes(items) -> list[list[str]]:
     """What each lost study was lost to; nothing for those that are fine."""
-    return [[p.code for p in item.problems] if not item.gradable else [] for item in items]
+    return [[p.code for p in item.issues] if not item.gradable else [] for item in items]
 
 
 @pytest.fixture(scope="module")
@@ -116,7 +116,7 @@ def test_a_study_that_hangs_is_given_up(sources, alone, n_jobs):
     started = time.monotonic()
     items, _ = prepared(sources[:4], {1: "hangs in Python"}, n_jobs=n_jobs, study_seconds=5.0)
     assert codes(items) == [[], ["study_timeout"], [], []]
-    assert "while finding the discs" in str(items[1].problems[0])
+    assert "while finding the discs" in str(items[1].issues[0])
     assert same([items[0], *items[2:]], [alone[0], *alone[2:4]])
     assert time.monotonic() - started < 60
 
@@ -125,7 +125,7 @@ def test_a_process_that_cannot_be_interrupted_is_ended(sources, alone, monkeypat
     monkeypatch.setattr(preparing, "GRACE_SECONDS", 2.0)
     items, _ = prepared(sources[:4], {2: "hangs in C"}, n_jobs=2, window=2, study_seconds=8.0)
     assert codes(items) == [[], [], ["study_timeout"], []]
-    assert "process was ended" in str(items[2].problems[0])
+    assert "process was ended" in str(items[2].issues[0])
     assert same([*items[:2], items[3]], [*alone[:2], alone[3]])
 
 
@@ -147,7 +147,7 @@ def test_nothing_is_read_when_the_time_is_over(sources, n_jobs):
 
 
 def test_leaving_early_ends_what_is_under_way(sources):
-    windows = prepare_studies(sources, Finder(MiddleFinder()), (SPEC,), n_jobs=2, window=2)
+    windows = prepare_studies(sources, Finder(MiddleLocalizer()), (SPEC,), n_jobs=2, window=2)
     assert len(next(windows)) == 2
     windows.close()
 
@@ -172,8 +172,8 @@ def test_a_timer_of_somebody_else_is_left_alone():
         signal.setitimer(signal.ITIMER_REAL, 0)
 
 
-def test_a_finder_that_cannot_travel_is_used_in_this_process(sources, alone):
-    class Bound(MiddleFinder):
+def test_a_localizer_that_cannot_travel_is_used_in_this_process(sources, alone):
+    class Bound(MiddleLocalizer):
         lock = threading.Lock()
 
         def __reduce__(self):
@@ -183,12 +183,12 @@ def test_a_finder_that_cannot_travel_is_used_in_this_process(sources, alone):
     assert same([item for window in windows for item in window], alone[:2])
 
 
-def test_a_finder_travels_by_its_files_and_is_read_once_a_process(tmp_path):
+def test_a_localizer_travels_by_its_files_and_is_read_once_a_process(tmp_path):
     DiscLocalizer.shipped().save(tmp_path)
     localizer = DiscLocalizer.load(tmp_path)
     sent = ForkingPickler.dumps(Finder(localizer))
-    assert len(sent) < 5000, "paths, not tensors: dask sends a finder with every study"
+    assert len(sent) < 5000, "paths, not tensors: dask sends a localizer with every study"
     arrived = [ForkingPickler.loads(sent).localizer for _ in range(2)]
     assert arrived[0] is arrived[1] is not localizer
-    own, other = (finder.networks[0].state_dict() for finder in (localizer, arrived[0]))
+    own, other = (localizer.networks[0].state_dict() for localizer in (localizer, arrived[0]))
     assert all((own[name] == other[name]).all() for name in own)

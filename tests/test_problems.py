@@ -8,10 +8,10 @@ import pytest
 from dicom_files import AXIAL, SAGITTAL, image, write, write_series
 
 from lumbar_utils.errors import DataError
+from lumbar_utils.inference.issues import CODES, Issue, issues_of_study
+from lumbar_utils.inference.preprocessing import Finder, prepare_study
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
-from lumbar_utils.preparing import Finder, prepare_study
-from lumbar_utils.problems import CODES, Problem, problems_of_study
-from lumbar_utils.study import StudySource, load_study
+from lumbar_utils.studies.study import StudySource, load_study
 
 
 def study_of(folder, listed):
@@ -33,7 +33,7 @@ def records(tmp_path):
     (study / "text").mkdir()
     (study / "text" / "1.dcm").write_text("no image")
     listed = {"t2": SAGITTAL_T2, "wrong": AXIAL_T2, "odd": "T2 space", "text": SAGITTAL_T1, "gone": SAGITTAL_T1}
-    found = problems_of_study(study_of(tmp_path, listed))
+    found = issues_of_study(study_of(tmp_path, listed))
     return {(record.code, record.series_id, record.file): record for record in found}
 
 
@@ -42,7 +42,7 @@ def test_every_kind_has_its_code_and_its_place(records):
         ("file_unreadable", "t2", "9.dcm"),
         ("slice_duplicate", "t2", "8.dcm"),
         ("slice_scout", "t2", "12.dcm"),
-        ("view_doubtful", "wrong", ""),
+        ("view_low_confidence", "wrong", ""),
         ("series_description_unknown", "odd", ""),
         ("series_not_listed", "unlisted", ""),
         ("series_unreadable", "text", ""),
@@ -55,25 +55,25 @@ def test_every_kind_has_its_code_and_its_place(records):
 
 def test_records_travel_as_json(records):
     for record in records.values():
-        again = Problem.from_json(json.loads(json.dumps(record.to_json())))
+        again = Issue.from_json(json.loads(json.dumps(record.to_json())))
         assert again == record and again.used == CODES[record.code][1]
     words = str(records["file_unreadable", "t2", "9.dcm"])
     assert words.startswith("series t2: 9.dcm: ")
     with pytest.raises(DataError, match="unknown code"):
-        Problem("grumpy", "no")
+        Issue("grumpy", "no")
     with pytest.raises(DataError, match="record"):
-        Problem.from_json({"code": "note", "mood": "grumpy"})
+        Issue.from_json({"code": "note", "mood": "grumpy"})
 
 
 def test_a_file_that_belongs_to_no_series():
-    from lumbar_utils.study import Study
+    from lumbar_utils.studies.study import Study
 
-    (record,) = problems_of_study(Study("7", (), ("IM_3: holds no MR image but SR",)))
+    (record,) = issues_of_study(Study("7", (), ("IM_3: holds no MR image but SR",)))
     assert (record.code, record.file, record.message) == ("file_unreadable", "IM_3", "holds no MR image but SR")
 
 
 class Stumbling:
-    """A disc finder that fails, in a way that nobody foresaw, on one series."""
+    """A localizer that fails, in a way that nobody foresaw, on one series."""
 
     def __init__(self, on):
         self.on = on
@@ -86,21 +86,21 @@ class Stumbling:
         return disc_points(study.study_id)
 
 
-def test_a_series_that_the_finder_stumbles_over_costs_only_itself(tmp_path):
+def test_a_series_that_the_localizer_stumbles_over_costs_only_itself(tmp_path):
     for name in ("t2", "t1"):
         write_series(tmp_path / "7" / name)
     study = study_of(tmp_path, {"t2": SAGITTAL_T2, "t1": SAGITTAL_T1})
     prepared = prepare_study(study, Finder(Stumbling("t1")), ())
     assert prepared.discs is not None
-    (record,) = prepared.problems
+    (record,) = prepared.issues
     assert (record.code, record.series_id) == ("series_not_located", "t1") and "foresaw" in record.message
     assert record.used == "the other sagittal series"
 
 
 def test_a_series_that_cannot_be_cropped_costs_its_view(tmp_path, monkeypatch):
-    from broken_studies import SPEC, MiddleFinder
+    from broken_studies import SPEC, MiddleLocalizer
 
-    import lumbar_utils.preparing as preparing
+    import lumbar_utils.inference.preprocessing as preparing
 
     for name in ("t2", "t1"):
         write_series(tmp_path / "7" / name, shape=(120, 100))
@@ -113,10 +113,10 @@ def test_a_series_that_cannot_be_cropped_costs_its_view(tmp_path, monkeypatch):
         return extract(part, discs, spec)
 
     monkeypatch.setattr(preparing, "extract_crops", stumbling)
-    prepared = prepare_study(study, Finder(MiddleFinder()), (SPEC,))
-    codes = [record.code for record in prepared.problems]
+    prepared = prepare_study(study, Finder(MiddleLocalizer()), (SPEC,))
+    codes = [record.code for record in prepared.issues]
     assert prepared.gradable and prepared.missing == (AXIAL_T2, SAGITTAL_T1)
     assert codes[0] == "series_not_cropped" and codes.count("view_missing") == 2
     monkeypatch.setattr(preparing, "extract_crops", lambda *_: 1 / 0)
-    prepared = prepare_study(study, Finder(MiddleFinder()), (SPEC,))
-    assert [record.code for record in prepared.problems] == ["not_cropped"] and not prepared.gradable
+    prepared = prepare_study(study, Finder(MiddleLocalizer()), (SPEC,))
+    assert [record.code for record in prepared.issues] == ["not_cropped"] and not prepared.gradable

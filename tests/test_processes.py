@@ -11,15 +11,15 @@ import pytest
 from crops_on_disk import PYTHON, finish, kill_at_first_checkpoint, training, write_training_data
 from planted_crops import FAST, planted_cohort, tiny_config
 
-from lumbar_utils import launching
-from lumbar_utils.crop_cache import CropCache
+from lumbar_utils.crops.cache import CropCache
 from lumbar_utils.errors import DataError
-from lumbar_utils.launching import launch_training
-from lumbar_utils.metrics import read_predictions
-from lumbar_utils.predict import Predictor
-from lumbar_utils.processes import Processes
-from lumbar_utils.train import fit
-from lumbar_utils.trainer import SharedBatches
+from lumbar_utils.inference.predictor import Predictor
+from lumbar_utils.metrics.score import read_predictions
+from lumbar_utils.training import launching
+from lumbar_utils.training.launching import launch_training
+from lumbar_utils.training.loop import SharedBatches
+from lumbar_utils.training.processes import Processes
+from lumbar_utils.training.train import fit
 
 # `--multi_gpu` is what makes accelerate start the processes where it counts fewer GPUs; the training is on the CPU.
 LAUNCHER = (*PYTHON, "accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0")

@@ -14,24 +14,31 @@ import pytest
 from planted_crops import disc_points, planted_cohort
 
 import lumbar_utils.report.folder as folder_module
-from lumbar_utils.competition import SYNTHETIC_MARK, in_synthetic_cohort
-from lumbar_utils.crops import extract_crops
+from lumbar_utils.crops.extraction import extract_crops
 from lumbar_utils.errors import DataError, DicomError
-from lumbar_utils.labels import CONDITIONS, LEVELS, N_TARGETS, SAGITTAL_T1, TARGETS, VIEWS
-from lumbar_utils.localizer import DiscPoints
-from lumbar_utils.localizer.evaluation import read_reference
-from lumbar_utils.preparing import words
+from lumbar_utils.inference.preprocessing import words
+from lumbar_utils.inference.submission import SYNTHETIC_WARNING, WEIGHTED_NOTE, StudyPrediction
+from lumbar_utils.labels import (
+    CONDITIONS,
+    LEVELS,
+    N_TARGETS,
+    SAGITTAL_T1,
+    TARGETS,
+    VIEWS,
+)
+from lumbar_utils.localization import DiscPoints
+from lumbar_utils.localization.evaluation import read_reference
+from lumbar_utils.models.run_folder import file_name
 from lumbar_utils.report import ReportFolder, describe, study_page
 from lumbar_utils.report.content import without_paths
 from lumbar_utils.report.page import percent
 from lumbar_utils.report.pictures import PANEL_PIXELS, overview, panels
-from lumbar_utils.runs import file_name
-from lumbar_utils.study import find_studies, load_study
-from lumbar_utils.submission import SYNTHETIC_WARNING, WEIGHTED_NOTE, StudyPrediction
+from lumbar_utils.studies.competition import SYNTHETIC_MARK, in_synthetic_cohort
+from lumbar_utils.studies.study import find_studies, load_study
 
 SCHEMA = json.loads(resources.files("lumbar_utils.report").joinpath("report.schema.json").read_text())
 HOSTILE = '<script>alert("1")</script>&\'"><img src=x onerror=alert(1)>'
-LARGEST_PAGE_BYTES = 1_500_000
+MAX_PAGE_BYTES = 1_500_000
 
 
 def grades(seed: int = 0) -> np.ndarray:
@@ -95,7 +102,7 @@ def test_the_json_says_what_was_predicted_and_keeps_its_form(located, tmp_path):
 def test_the_json_of_a_study_without_anything_keeps_its_form():
     report = describe(StudyPrediction("7", grades(), None, tuple(VIEWS), ("cannot be read",), fallback=True))
     jsonschema.validate(report, SCHEMA)
-    assert report["flags"] == ["fallback", "disc", "view", "problem"] and "class prior" in report["warnings"][0]
+    assert report["flags"] == ["fallback", "disc", "view", "issue"] and "class prior" in report["warnings"][0]
 
 
 def test_a_class_prior_is_never_shown_as_a_grade(tmp_path):
@@ -113,7 +120,7 @@ def test_the_page_holds_every_number_and_asks_nobody_for_anything(located, tmp_p
     _, study, crops, prediction = located
     path = ReportFolder(tmp_path, synthetic=True).write(prediction, study, crops)
     text = path.read_text("utf-8")
-    assert path.stat().st_size < LARGEST_PAGE_BYTES
+    assert path.stat().st_size < MAX_PAGE_BYTES
     page = Elements(text)
     cells = [a for a in page.all("td") if a.get("class", "").startswith("grade ")]
     assert len(cells) == N_TARGETS
@@ -142,8 +149,8 @@ def test_pages_say_that_probabilities_carry_the_metrics_weights(located, tmp_pat
 
 def test_what_is_missing_is_said_once_and_stripes_are_explained(located, tmp_path):
     _, _, crops, prediction = located
-    problems = (f"{SAGITTAL_T1}: no crops, no series", "the naming is doubtful")
-    lacking = replace(prediction, missing_views=(SAGITTAL_T1,), problems=problems)
+    issues = (f"{SAGITTAL_T1}: no crops, no series", "the naming is doubtful")
+    lacking = replace(prediction, missing_views=(SAGITTAL_T1,), issues=issues)
     covered = {view: np.ones_like(seen) for view, seen in crops.covered.items()}
     reports = ReportFolder(tmp_path)
     whole = Elements(reports.write(lacking, None, replace(crops, covered=covered)).read_text("utf-8"))

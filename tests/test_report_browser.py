@@ -7,13 +7,13 @@ import shutil
 import numpy as np
 import pytest
 
-from lumbar_utils.crops import extract_crops
+from lumbar_utils.crops.extraction import extract_crops
+from lumbar_utils.inference.submission import StudyPrediction
 from lumbar_utils.labels import N_TARGETS, SAGITTAL_T1, VIEWS
-from lumbar_utils.localizer import DiscPoints
-from lumbar_utils.localizer.evaluation import read_reference
+from lumbar_utils.localization import DiscPoints
+from lumbar_utils.localization.evaluation import read_reference
 from lumbar_utils.report import ReportFolder
-from lumbar_utils.study import find_studies, load_study
-from lumbar_utils.submission import StudyPrediction
+from lumbar_utils.studies.study import find_studies, load_study
 
 webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed: pip install selenium")
 from selenium.webdriver.common.action_chains import ActionChains  # noqa: E402
@@ -83,7 +83,7 @@ def report(cohort, tmp_path_factory):
     """The page of a synthetic study with pictures, maps, flags and notes."""
     study = load_study(find_studies(cohort, part="train")[0])
     known = read_reference(cohort / "truth" / "discs.csv", point="canal")[study.study_id]
-    flags = ("", "interpolated", "", "", "doubtful")
+    flags = ("", "interpolated", "", "", "low_confidence")
     discs = DiscPoints(study.study_id, "1", known, [0.98, 0.4, 0.97, 0.99, 0.6], flags, "truth")
     crops = extract_crops(study, discs)
     p = _probabilities(np.random.default_rng(0))

@@ -20,14 +20,14 @@ from planted_crops import POINTS, SPEC, study_crops
 from pydicom.dataset import Dataset
 
 from lumbar_utils.cli import main
-from lumbar_utils.crop_cache import build_crop_cache
-from lumbar_utils.dicom import Series, Study, read_series, scan_headers
-from lumbar_utils.dicom_headers import identity_of, without_identity
+from lumbar_utils.crops.cache import build_crop_cache
+from lumbar_utils.dicom.headers import identity_of, without_identity
+from lumbar_utils.dicom.series import Series, Study, read_series, scan_headers
 from lumbar_utils.errors import DicomError
+from lumbar_utils.inference.submission import StudyPrediction
 from lumbar_utils.labels import N_TARGETS, VIEWS
-from lumbar_utils.localizer import DiscPoints
-from lumbar_utils.study import StudySource, find_studies, load_study, plain_name
-from lumbar_utils.submission import StudyPrediction
+from lumbar_utils.localization import DiscPoints
+from lumbar_utils.studies.study import StudySource, find_studies, load_study, plain_name
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = sorted(path for folder in ("lumbar_utils", "tools", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
@@ -157,7 +157,7 @@ def test_whatever_is_shown_in_a_notebook_is_escaped():
     series = Series(HOSTILE, HOSTILE, "", (), HOSTILE, {}, (HOSTILE,))
     points = DiscPoints(HOSTILE, HOSTILE, POINTS, np.ones(5), flags=(HOSTILE,) * 5, source="truth")
     crops = study_crops(HOSTILE, {view: np.zeros((5, *SPEC.shapes[view])) for view in VIEWS})
-    object.__setattr__(crops, "problems", (HOSTILE,))
+    object.__setattr__(crops, "issues", (HOSTILE,))
     even = np.full((N_TARGETS, 3), 1 / 3)
     shown = (
         Study(HOSTILE, (series,), (HOSTILE,)),
@@ -279,7 +279,7 @@ def test_no_archive_is_unpacked():
 
 
 def test_crops_with_pickled_objects_are_refused(tmp_path):
-    from lumbar_utils.crops import StudyCrops
+    from lumbar_utils.crops.extraction import StudyCrops
     from lumbar_utils.errors import DataError
 
     content = io.BytesIO()
@@ -292,4 +292,4 @@ def test_crops_with_pickled_objects_are_refused(tmp_path):
 def test_a_file_that_is_one_secret_line_is_not_quoted(tmp_path):
     (tmp_path / "1.dcm").write_text("Doe Jane 1970")
     write(tmp_path / "2.dcm", image(orientation=SAGITTAL))
-    assert "Doe" not in " ".join(read_series(tmp_path).problems)
+    assert "Doe" not in " ".join(read_series(tmp_path).issues)

@@ -1,4 +1,4 @@
-"""The disc finder that ships: what its files are, who uses it, and how well it does on what it has never seen."""
+"""The localizer that ships: what its files are, who uses it, and how well it does on what it has never seen."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ import torch
 from filelock import FileLock
 from safetensors import safe_open
 
-from lumbar_utils import __version__, views
-from lumbar_utils import predict as predict_module
+from lumbar_utils import __version__, viz
 from lumbar_utils.cli import main
-from lumbar_utils.crops import CropSpec
+from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.errors import DataError
+from lumbar_utils.inference import predictor as predict_module
+from lumbar_utils.inference.predictor import LEVEL_LABELLING_UNCERTAIN, Predictor
 from lumbar_utils.labels import LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2
-from lumbar_utils.localizer import DiscLocalizer, DiscPoints, evaluate_points, read_reference, summary
-from lumbar_utils.localizer import finder as finder_module
-from lumbar_utils.localizer.calibration import locate_samples
-from lumbar_utils.localizer.finder import DOUBTFUL_BELOW
-from lumbar_utils.localizer.images import normalised
-from lumbar_utils.localizer.network import CHAIN
-from lumbar_utils.localizer.samples import LocalizerSample
-from lumbar_utils.localizer.synthetic import is_randomised, synthetic_samples
-from lumbar_utils.locating import localizer_origin, locate_studies, open_localizer
+from lumbar_utils.localization import DiscLocalizer, DiscPoints, evaluate_points, read_reference, summary
+from lumbar_utils.localization import localizer as finder_module
+from lumbar_utils.localization.batch import localizer_origin, locate_studies, open_localizer
+from lumbar_utils.localization.calibration import locate_samples
+from lumbar_utils.localization.localizer import LOW_CONFIDENCE_BELOW
+from lumbar_utils.localization.network import CHAIN
+from lumbar_utils.localization.preprocessing import normalised
+from lumbar_utils.localization.samples import LocalizerSample
+from lumbar_utils.localization.synthetic_samples import is_randomised, synthetic_samples
 from lumbar_utils.phantom.cohort import generate_cohort
-from lumbar_utils.predict import DOUBTFUL_NAMES, Predictor
-from lumbar_utils.study import CompetitionFolder, find_studies, load_study
+from lumbar_utils.studies.study import CompetitionFolder, find_studies, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 WEIGHTS = ROOT / "lumbar_utils" / "weights"
 REAL_MRI = Path(os.environ.get("LUMBAR_REAL_MRI") or ROOT.parent / "shared" / "real_mri")
-LARGEST_BYTES = 20_000_000
+MAX_BYTES = 20_000_000
 UNSEEN_SEED = 918_273
 """Of no training: the weights' own seed is in their JSON."""
 
@@ -65,7 +65,7 @@ def unseen(shared_folder) -> CompetitionFolder:
 
 def test_the_weights_are_small_safetensors_and_say_how_they_were_made(shipped):
     weights = WEIGHTS / "localizer.safetensors"
-    assert weights.stat().st_size < LARGEST_BYTES
+    assert weights.stat().st_size < MAX_BYTES
     with safe_open(weights, "pt") as tensors:
         assert all(torch.isfinite(tensors.get_tensor(name)).all() for name in tensors.keys())  # noqa: SIM118
     made = json.loads((WEIGHTS / "localizer.json").read_text())["made"]
@@ -88,7 +88,7 @@ def test_they_are_read_without_unpickling_anything(monkeypatch):
 def test_they_are_named_with_their_origin(shipped, tmp_path):
     assert DiscLocalizer.shipped_available()
     words = localizer_origin(shipped)
-    assert words == f"disc finder: shipped with lumbar_utils {__version__} (trained on synthetic phantoms)"
+    assert words == f"localizer: shipped with lumbar_utils {__version__} (trained on synthetic phantoms)"
     folder = shipped.save(tmp_path / "run" / "localizer")
     assert str(folder) in localizer_origin(open_localizer(folder), folder)
     tuned = SimpleNamespace(config=SimpleNamespace(trained_on="synthetic, competition"))
@@ -98,7 +98,7 @@ def test_they_are_named_with_their_origin(shipped, tmp_path):
 def test_a_library_without_weights_says_what_to_do(monkeypatch, tmp_path):
     monkeypatch.setattr(finder_module, "SHIPPED_WEIGHTS", tmp_path / "absent.safetensors")
     assert not DiscLocalizer.shipped_available()
-    with pytest.raises(DataError, match=r"holds no disc finder .*install it again"):
+    with pytest.raises(DataError, match=r"holds no localizer .*install it again"):
         open_localizer()
 
 
@@ -125,7 +125,7 @@ def single_series() -> list[LocalizerSample]:
 
 
 def test_single_series_of_unseen_people_are_found_or_doubted(shipped, single_series):
-    """The bars are measured on hundreds by `benchmarks/disc_finder.py`; few of a kind must come near them."""
+    """The bars are measured on hundreds by `benchmarks/localization.py`; few of a kind must come near them."""
     for randomised, share in ((False, 0.99), (True, 0.85)):
         located = locate_samples(shipped, [s for s in single_series if is_randomised(s) == randomised])
         assert (located.error_mm[located.in_view] <= 5).mean() >= share
@@ -147,7 +147,7 @@ def test_a_scan_that_ends_above_the_sacrum_is_located_and_all_its_names_are_doub
     chains = [chain for chain in located.chains if chain is not None]
     assert len(chains) >= 0.75 * len(cuts)
     assert not any(chain.anchored for chain in chains)
-    assert (located.confidence < DOUBTFUL_BELOW).all()
+    assert (located.confidence < LOW_CONFIDENCE_BELOW).all()
 
 
 def test_real_series_are_named_right_and_found(shipped):
@@ -169,14 +169,14 @@ def test_a_figure_shows_what_it_finds_with_the_errors_in_mm(shipped, unseen):
     studies = [unseen.load_study(study_id) for study_id in unseen.study_ids("train")]
     found = {study.study_id: shipped.locate(study) for study in studies}
     errors = evaluate_points(found, truth)
-    figure = views.show_found_discs(
+    figure = viz.show_found_discs(
         studies, list(found.values()), {"phantoms": errors}, truths=[truth[s] for s in found], synthetic=True
     )
     text = "\n".join(t.get_text() for t in figure.findobj(plt.Text))
     assert "synthetic" in text and f"median {errors['error_mm'].median():.2f} mm" in text
     assert all(study_id in text for study_id in found) and text.count("error, mm: median") == len(studies)
     with pytest.raises(DataError, match="must be as many"):
-        views.show_found_discs(studies, [], errors)
+        viz.show_found_discs(studies, [], errors)
 
 
 # --- who uses it --------------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ def test_localize_uses_it_unless_told_otherwise(unseen, tmp_path, monkeypatch, c
     out = tmp_path / "points.csv"
     assert main(["localize", str(unseen.study_folder(study_id)), "--out", str(out), "--no-progress"]) == 0
     text = capsys.readouterr().out
-    assert f"disc finder: shipped with lumbar_utils {__version__}" in text and "1 study in" in text
+    assert f"localizer: shipped with lumbar_utils {__version__}" in text and "1 study in" in text
     table = pd.read_csv(out, dtype=str, keep_default_na=False)
     assert len(table) == 5
 
@@ -220,8 +220,8 @@ def test_a_predictor_uses_it_when_none_is_given(predictor_of, unseen, monkeypatc
     assert len(asked) == 1
 
 
-def test_a_finder_or_points_that_are_given_win(predictor_of, unseen, monkeypatch):
-    monkeypatch.setattr(DiscLocalizer, "shipped", lambda **_: pytest.fail("the shipped finder was not wanted"))
+def test_a_localizer_or_points_that_are_given_win(predictor_of, unseen, monkeypatch):
+    monkeypatch.setattr(DiscLocalizer, "shipped", lambda **_: pytest.fail("the shipped localizer was not wanted"))
     study = load_study(find_studies(unseen.root)[0])
     points = read_reference(unseen.root / "truth" / "discs.csv")[study.study_id]
     given = DiscPoints(study.study_id, "", points, np.ones(5), source="truth")
@@ -232,13 +232,13 @@ def test_a_finder_or_points_that_are_given_win(predictor_of, unseen, monkeypatch
 def test_a_prediction_says_that_the_naming_is_doubtful(predictor_of, unseen):
     study = load_study(find_studies(unseen.root)[0])
     points = read_reference(unseen.root / "truth" / "discs.csv")[study.study_id]
-    doubtful = DiscPoints(study.study_id, "", points, np.full(5, 0.5), ("doubtful",) * 5)
-    assert DOUBTFUL_NAMES in predictor_of().predict_study(study, doubtful).problems
-    one = DiscPoints(study.study_id, "", points, np.full(5, 0.5), ("doubtful", "", "", "", ""))
-    assert DOUBTFUL_NAMES not in predictor_of().predict_study(study, one).problems
+    doubtful = DiscPoints(study.study_id, "", points, np.full(5, 0.5), ("low_confidence",) * 5)
+    assert LEVEL_LABELLING_UNCERTAIN in predictor_of().predict_study(study, doubtful).issues
+    one = DiscPoints(study.study_id, "", points, np.full(5, 0.5), ("low_confidence", "", "", "", ""))
+    assert LEVEL_LABELLING_UNCERTAIN not in predictor_of().predict_study(study, one).issues
 
 
 def test_a_library_without_weights_is_no_fault_of_the_study(predictor_of, unseen, monkeypatch):
     monkeypatch.setattr(finder_module, "SHIPPED_WEIGHTS", Path("absent.safetensors"))
-    with pytest.raises(DataError, match="holds no disc finder"):
+    with pytest.raises(DataError, match="holds no localizer"):
         predictor_of().predict_study(load_study(find_studies(unseen.root)[0]))

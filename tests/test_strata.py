@@ -1,4 +1,4 @@
-"""Losses of strata against the metric and planted differences; traits read from headers against those of the pixels."""
+"""Losses of subgroups against the metric and planted differences; traits read from headers against those of the pixels."""
 
 from __future__ import annotations
 
@@ -6,12 +6,21 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lumbar_utils import eda, strata
 from lumbar_utils.errors import DataError
-from lumbar_utils.labels import AXIAL_T2, LEVELS, MISSING, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, level_title
-from lumbar_utils.localizer import DiscPoints
-from lumbar_utils.metrics import competition_score
-from lumbar_utils.study import StudySource, find_studies
+from lumbar_utils.evaluation import subgroups as subgroups
+from lumbar_utils.labels import (
+    AXIAL_T2,
+    LEVELS,
+    MISSING,
+    N_TARGETS,
+    SAGITTAL_T1,
+    SAGITTAL_T2,
+    level_title,
+)
+from lumbar_utils.localization import DiscPoints
+from lumbar_utils.metrics.score import competition_score
+from lumbar_utils.studies import statistics as eda
+from lumbar_utils.studies.study import StudySource, find_studies
 
 
 @pytest.fixture(scope="module")
@@ -25,7 +34,7 @@ def graded():
 
 def test_the_loss_of_everything_is_the_mean_of_the_metrics_terms(graded):
     labels, p = graded
-    table = strata.loss_by_stratum(labels, p, ["all"] * 60, n=50)
+    table = subgroups.loss_by_subgroup(labels, p, ["all"] * 60, n=50)
     score = competition_score(labels, p)
     assert table["loss"][0] == pytest.approx((score.spinal + score.foraminal + score.subarticular) / 3)
     assert table["low"][0] < table["loss"][0] < table["high"][0]
@@ -37,12 +46,12 @@ def test_a_stratum_that_is_worse_is_found_and_by_how_much(graded):
     worse = np.array(["thick", "thin"] * 30)
     known = np.where(labels < 0, 0, labels)
     ours = np.where((worse == "thick")[:, None, None], 1 / 3, 0.997 * np.eye(3)[known] + 0.001)
-    table = strata.loss_by_stratum(labels, ours, worse, p, trait="slices", n=100).set_index("stratum")
+    table = subgroups.loss_by_subgroup(labels, ours, worse, p, trait="slices", n=100).set_index("subgroup")
     assert table.loc["thick", "loss"] == pytest.approx(np.log(3)) and table.loc["thin", "loss"] < 0.01
     assert list(table.index) == ["thick", "thin"] and (table["studies"] == 30).all()
     assert table.loc["thick", "above_low"] > 0 > table.loc["thin", "above_high"]
     assert (table["trait"] == "slices").all()
-    same = strata.loss_by_stratum(labels, p, worse, p, n=20)
+    same = subgroups.loss_by_subgroup(labels, p, worse, p, n=20)
     assert (same[["above", "above_low", "above_high"]] == 0).all(axis=None)  # paired: the same resamples
 
 
@@ -50,55 +59,55 @@ def test_levels_and_targets_are_strata_too(graded):
     labels, p = graded
     ours = p.copy().reshape(60, 5, 5, 3)
     ours[:, :, 3] = 1 / 3
-    table = strata.loss_by_stratum(labels, ours.reshape(60, 25, 3), strata.level_strata(60), n=20)
-    assert list(table["stratum"]) == [level_title(level) for level in LEVELS]
+    table = subgroups.loss_by_subgroup(labels, ours.reshape(60, 25, 3), subgroups.level_subgroups(60), n=20)
+    assert list(table["subgroup"]) == [level_title(level) for level in LEVELS]
     assert table["loss"].idxmax() == 3 and table["loss"][3] == pytest.approx(np.log(3))
     of_targets = np.full((60, 25), "", dtype=object)
     of_targets[:, 0] = "one"
-    one = strata.loss_by_stratum(labels, p, of_targets, n=20)
+    one = subgroups.loss_by_subgroup(labels, p, of_targets, n=20)
     assert len(one) == 1 and one["loss"].isna().all()  # two of the three families are not there
-    with pytest.raises(DataError, match=r"strata must have shape \(60,\), \(60, 5\) or \(60, 25\), got \(3,\)"):
-        strata.loss_by_stratum(labels, p, ["a", "b", "c"])
+    with pytest.raises(DataError, match=r"subgroups must have shape \(60,\), \(60, 5\) or \(60, 25\), got \(3,\)"):
+        subgroups.loss_by_subgroup(labels, p, ["a", "b", "c"])
 
 
 def test_traits_in_which_all_are_alike_are_left_out(graded):
     labels, p = graded
-    traits = {"field": ["1.5"] * 60, "level": strata.level_strata(60), "unknown": [""] * 60}
-    table = strata.loss_by_traits(labels, p, traits, n=10)
+    traits = {"field": ["1.5"] * 60, "level": subgroups.level_subgroups(60), "unknown": [""] * 60}
+    table = subgroups.loss_by_traits(labels, p, traits, n=10)
     assert set(table["trait"]) == {"level"}
-    nothing = strata.loss_by_traits(labels, p, {"field": ["1.5"] * 60}, p, n=10)
+    nothing = subgroups.loss_by_traits(labels, p, {"field": ["1.5"] * 60}, p, n=10)
     assert len(nothing) == 0 and "above" in nothing
 
 
 def test_numbers_become_strata_of_equal_size_in_their_order():
     values = pd.Series([*np.linspace(3, 5, 30), np.nan])
-    parts = strata.number_strata(values)
+    parts = subgroups.number_subgroups(values)
     assert parts.cat.categories[0].startswith("3 to") and pd.isna(parts.iloc[-1])
     assert parts.value_counts().tolist() == [10, 10, 10]
-    few = strata.number_strata(pd.Series([3.0, 1.5, 3.0, np.nan]))
+    few = subgroups.number_subgroups(pd.Series([3.0, 1.5, 3.0, np.nan]))
     assert list(few.cat.categories) == ["1.5", "3"] and list(few[:3]) == ["3", "1.5", "3"]
-    assert strata.number_strata(pd.Series([np.nan, None])).isna().all()
+    assert subgroups.number_subgroups(pd.Series([np.nan, None])).isna().all()
 
 
-def test_confidence_and_error_of_the_finder_are_strata_of_levels(graded):
+def test_confidence_and_error_of_the_localizer_are_strata_of_levels(graded):
     labels, p = graded
     points = np.stack([np.zeros(5), np.zeros(5), -30.0 * np.arange(5)], axis=1)
     found = {"a": DiscPoints("a", "1", points, [0.995, 0.95, 0.98, 0.2, 1.0])}
-    table = strata.confidence_strata(found, ["b", "a"])
+    table = subgroups.confidence_subgroups(found, ["b", "a"])
     assert table.loc[0].isna().all()
     assert list(table.loc[1]) == ["0.99 to 1", "0.9 to 0.97", "0.97 to 0.99", "0 to 0.9", "0.99 to 1"]
-    losses = strata.loss_by_stratum(labels[:2], p[:2], table, n=5)
-    assert list(losses["stratum"]) == ["0 to 0.9", "0.9 to 0.97", "0.97 to 0.99", "0.99 to 1"]  # in their order
+    losses = subgroups.loss_by_subgroup(labels[:2], p[:2], table, n=5)
+    assert list(losses["subgroup"]) == ["0 to 0.9", "0.9 to 0.97", "0.97 to 0.99", "0.99 to 1"]  # in their order
     reference = {"a": points + np.array([[3, 0, 0], [1, 0, 0], [2, 0, 0], [5, 0, 0], [np.nan] * 3])}
-    errors = strata.error_strata(found, reference, ["a", "b"])
+    errors = subgroups.error_subgroups(found, reference, ["a", "b"])
     assert list(errors.loc[0][:4]) == ["3", "1", "2", "5"] and errors.loc[0].isna().sum() == 1
     assert errors.loc[1].isna().all()
-    assert list(strata.loss_by_stratum(labels[:2], p[:2], errors, n=5)["stratum"]) == ["1", "2", "3", "5"]
+    assert list(subgroups.loss_by_subgroup(labels[:2], p[:2], errors, n=5)["subgroup"]) == ["1", "2", "3", "5"]
 
 
 def test_headers_tell_what_the_pixels_files_tell(cohort):
     sources = find_studies(cohort, part="test")
-    quick = strata.scanner_table(sources).set_index("series_id").sort_index()
+    quick = subgroups.scanner_table(sources).set_index("series_id").sort_index()
     slow = eda.series_table(sources, n_jobs=1, progress=False).set_index("series_id").sort_index()
     assert len(quick) == len(slow) > 0
     for column in ("study_id", "view", "slices", "stacks"):
@@ -117,17 +126,17 @@ def test_traits_of_scanners_are_those_of_the_main_series():
         ("b", SAGITTAL_T1, 15, 1, 0.7, 5.0, 3.0, None),
     ]
     names = ["study_id", "view", "slices", "stacks", "pixel_mm", "step_mm", "field_T", "inversion_ms"]
-    traits = strata.scanner_traits(pd.DataFrame(rows, columns=names), ["b", "a", "c"])
+    traits = subgroups.scanner_traits(pd.DataFrame(rows, columns=names), ["b", "a", "c"])
     assert list(traits["T2 pixel, mm"][:2]) == ["0.7", "0.6"] and list(traits["field, T"][:2]) == ["3", "1.5"]
     assert list(traits["axial stacks"]) == ["", "several", ""]
     assert list(traits["fluid-sensitive"]) == ["STIR", "T2", ""]
     assert traits["views"]["a"] == "all there" and traits["views"]["b"] == f"without {AXIAL_T2}"
     assert "T2 echo time, ms" not in traits
     with pytest.raises(DataError, match="the table of series lacks"):
-        strata.scanner_traits(pd.DataFrame({"study_id": []}), [])
+        subgroups.scanner_traits(pd.DataFrame({"study_id": []}), [])
 
 
 def test_a_study_that_cannot_be_read_is_left_out(tmp_path, caplog):
     (tmp_path / "s" / "1").mkdir(parents=True)
-    assert len(strata.scanner_table([StudySource("s", tmp_path / "s", in_competition=True)])) == 0
+    assert len(subgroups.scanner_table([StudySource("s", tmp_path / "s", in_competition=True)])) == 0
     assert "study s left out" in caplog.text

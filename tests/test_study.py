@@ -25,7 +25,6 @@ from dicom_files import (
 )
 from pydicom.data import get_testdata_file
 
-from lumbar_utils.coordinates import ACTIONS, clean_coordinates
 from lumbar_utils.errors import DataError, DicomError
 from lumbar_utils.labels import (
     AXIAL_T2,
@@ -37,7 +36,8 @@ from lumbar_utils.labels import (
     condition_title,
     level_title,
 )
-from lumbar_utils.study import CompetitionFolder, find_studies, load_study
+from lumbar_utils.studies.annotations import ACTIONS, clean_coordinates
+from lumbar_utils.studies.study import CompetitionFolder, find_studies, load_study
 
 CANAL, LEFT_FORAMEN, RIGHT_FORAMEN, LEFT_RECESS, RIGHT_RECESS = CONDITIONS
 SERIES = {"11": SAGITTAL_T2, "12": SAGITTAL_T1, "13": AXIAL_T2}
@@ -132,13 +132,13 @@ def test_opening_does_not_touch_the_images(competition, monkeypatch):
 def test_a_study_loads_with_the_views_of_the_table(competition):
     study = CompetitionFolder.open(competition).load_study("101")
     assert [(s.series_id, s.view, s.n_slices) for s in study.series] == [(i, v, 5) for i, v in SERIES.items()]
-    assert study.problems == () and study.missing_views == ()
+    assert study.issues == () and study.missing_views == ()
     assert study.by_view(AXIAL_T2)[0].study_id == "101"
 
 
 def test_a_missing_view_is_just_missing(competition):
     study = CompetitionFolder.open(competition).load_study("0102")
-    assert study.missing_views == (AXIAL_T2,) and study.by_view(AXIAL_T2) == () and study.problems == ()
+    assert study.missing_views == (AXIAL_T2,) and study.by_view(AXIAL_T2) == () and study.issues == ()
 
 
 @pytest.mark.parametrize("n_axial", [1, 2, 3, 4])
@@ -161,7 +161,7 @@ def test_listed_but_absent_and_present_but_unlisted_series_are_noted(competition
     study = CompetitionFolder.open(competition).load_study("201")
     assert [s.series_id for s in study.series] == ["11", "12", "13"]
     assert study.by_view(AXIAL_T2)[0].series_id == "13", "recognised from its orientation and description"
-    assert study.problems == (
+    assert study.issues == (
         "series 99: listed as 'Axial T2' but not on disk",
         "series 13: on disk but not in the table, recognised as Axial T2",
     )
@@ -174,7 +174,7 @@ def test_an_unknown_description_is_recognised_from_the_headers(competition):
     )
     study = CompetitionFolder.open(competition).load_study("201")
     assert [s.view for s in study.series] == list(SERIES.values())
-    assert study.problems == ("series 12: described as 'Sag T1w', recognised as Sagittal T1",)
+    assert study.issues == ("series 12: described as 'Sag T1w', recognised as Sagittal T1",)
 
 
 def test_a_broken_series_is_named_and_the_rest_loads(competition):
@@ -182,9 +182,7 @@ def test_a_broken_series_is_named_and_the_rest_loads(competition):
         file.write_bytes(b"")
     study = CompetitionFolder.open(competition).load_study("201")
     assert [s.series_id for s in study.series] == ["11", "13"]
-    assert len(study.problems) == 1 and study.problems[0].startswith(
-        "series 12: none of its 5 files can be read; 1.dcm"
-    )
+    assert len(study.issues) == 1 and study.issues[0].startswith("series 12: none of its 5 files can be read; 1.dcm")
 
 
 def test_nothing_readable_and_nothing_there_are_errors(competition):
@@ -215,7 +213,7 @@ def test_series_ids_of_the_table_cannot_lead_out_of_the_folder(competition):
         lambda t: pd.concat([t, series_rows("201", {"../../../elsewhere": AXIAL_T2, str(secret): AXIAL_T2})]),
     )
     study = CompetitionFolder.open(competition).load_study("201")
-    assert len(study.series) == 3 and sum("no plain name" in p for p in study.problems) == 2
+    assert len(study.series) == 3 and sum("no plain name" in p for p in study.issues) == 2
 
 
 def test_study_ids_of_the_table_cannot_lead_out_of_the_folder(competition):
@@ -241,7 +239,7 @@ def test_tables_may_be_absent(competition):
     folder = CompetitionFolder.open(competition)
     assert folder.study_ids("train") == ["0102", "101"] and folder.labels is None and folder.coordinates is None
     study = folder.load_study("101")
-    assert [s.view for s in study.series] == list(SERIES.values()) and study.problems == ()
+    assert [s.view for s in study.series] == list(SERIES.values()) and study.issues == ()
     with pytest.raises(DataError, match=r"no train\.csv"):
         folder.label_codes(["101"])
     with pytest.raises(DataError, match=r"no train_label_coordinates\.csv"):
@@ -313,7 +311,7 @@ def test_a_tree_of_studies_is_named_by_its_folders(tmp_path):
     assert [s.study_id for s in sources] == ["anna", "bert"]
     studies = [load_study(source) for source in sources]
     assert [s.view for s in studies[0].series] == list(SERIES.values())
-    assert studies[0].series[0].series_id == study_uid("anna") + ".11" and studies[0].problems == ()
+    assert studies[0].series[0].series_id == study_uid("anna") + ".11" and studies[0].issues == ()
     assert studies[1].missing_views == (SAGITTAL_T2, AXIAL_T2)
 
 
@@ -395,9 +393,9 @@ def test_broken_files_join_the_problems_of_their_folder(tmp_path):
     (tmp_path / "anna" / "SR" / "1").write_bytes(report)
     study = load_study(tmp_path / "anna")
     t1 = study.by_view(SAGITTAL_T1)[0]
-    assert t1.n_slices == 5 and t1.problems[0].startswith("9.dcm: is not a DICOM file")
-    assert study.problems[0] == "DICOMDIR: the file is empty (0 bytes)"
-    assert len(study.problems) == 2 and study.problems[1].startswith("1: holds no MR image but ")
+    assert t1.n_slices == 5 and t1.issues[0].startswith("9.dcm: is not a DICOM file")
+    assert study.issues[0] == "DICOMDIR: the file is empty (0 bytes)"
+    assert len(study.issues) == 2 and study.issues[1].startswith("1: holds no MR image but ")
 
 
 def test_paths_with_nothing_or_too_much_say_so(tmp_path):
@@ -466,11 +464,11 @@ def test_anybodys_disc_two_patients_in_one_folder_with_everything_a_scanner_send
         expected = {"0": SAGITTAL_T1, "1": SAGITTAL_T2, "2": AXIAL_T2, "5": SAGITTAL_T2, "6": "", "7": "", "8": ""}
         assert views == expected
         first = study.series_by_id(f"{study.study_id}.0")
-        assert first.n_slices == 5 and "lies where another slice does (duplicate)" in first.problems[0]
-        assert any("5 images of modality CT, expected MR" in problem for problem in study.problems)
-        assert "knee" in study.series_by_id(f"{study.study_id}.8").problems[0]
-    problems = next(source for source in sources if source.study_id == "1.2.10")
-    assert any("1.2.10.99" in problem and "no place" in problem for problem in load_study(problems).problems)
+        assert first.n_slices == 5 and "lies where another slice does (duplicate)" in first.issues[0]
+        assert any("5 images of modality CT, expected MR" in issue for issue in study.issues)
+        assert "knee" in study.series_by_id(f"{study.study_id}.8").issues[0]
+    issues = next(source for source in sources if source.study_id == "1.2.10")
+    assert any("1.2.10.99" in issue and "no place" in issue for issue in load_study(issues).issues)
 
 
 def test_a_folder_without_any_mr_image_says_what_it_holds(tmp_path):
@@ -484,7 +482,7 @@ def test_one_series_in_several_folders_is_one_series(tmp_path):
     write_series(tmp_path / "disc 2" / "more", numbers=[1, 2], offsets=[12, 16])
     (source,) = find_studies(tmp_path)
     (series,) = load_study(source).series
-    assert series.n_slices == 5 and series.problems == ()
+    assert series.n_slices == 5 and series.issues == ()
 
 
 def test_an_enhanced_file_is_a_whole_series_of_a_study(tmp_path):
@@ -500,7 +498,7 @@ def test_an_enhanced_file_is_a_whole_series_of_a_study(tmp_path):
     (source,) = find_studies(tmp_path)
     study = load_study(source)
     assert [series.view for series in study.series] == [SAGITTAL_T2, SAGITTAL_T1, AXIAL_T2]
-    assert all(len(series.stacks[0]) == 3 and series.problems == () for series in study.series)
+    assert all(len(series.stacks[0]) == 3 and series.issues == () for series in study.series)
     assert max(error_of_brightness(series.stacks[0]) for series in study.series) <= 0.501
 
 
@@ -523,7 +521,7 @@ def test_real_series_load_as_studies_named_by_case(real_mri):
     assert len(sources) == 10
     for source in sources:
         study = load_study(source)
-        assert (real_mri / study.study_id).is_dir() and study.problems == ()
+        assert (real_mri / study.study_id).is_dir() and study.issues == ()
         expected = {"Sagittal T1": SAGITTAL_T1, "Sagittal T2": SAGITTAL_T2}[truth[study.study_id]]
         assert [s.view for s in study.series] == [expected]
 

@@ -5,9 +5,9 @@ import pytest
 import torch
 from torch import nn
 
-from lumbar_utils import thin_layers
-from lumbar_utils.encoders import build_encoder
-from lumbar_utils.thin_layers import ThinConv2d, ThinConv3d
+from lumbar_utils.models import small_input_layers as thin_layers
+from lumbar_utils.models.encoders import build_encoder
+from lumbar_utils.models.small_input_layers import ThinConv2d, ThinConv3d
 
 
 @pytest.mark.parametrize("depth", [1, 2, 3, 4, 8, 12])

@@ -11,20 +11,22 @@ import torch
 from crops_on_disk import kill_at_first_checkpoint, training, write_training_data
 from planted_crops import FAST, planted_cohort, study_crops, tiny_config
 
-from lumbar_utils import cross_validation, runs, train, trainer
-from lumbar_utils.augment import AugmentConfig
-from lumbar_utils.classifier import ClassifierConfig
-from lumbar_utils.competition import SYNTHETIC_MARK
-from lumbar_utils.crop_cache import CropCache
-from lumbar_utils.datasets import folds_by_study
+from lumbar_utils.crops.cache import CropCache
 from lumbar_utils.errors import DataError
+from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.labels import PROBABILITY_COLUMNS, TARGETS, VIEWS, encode_severities, row_ids
-from lumbar_utils.metrics import competition_score, read_predictions, score_frames, weighted_prior
-from lumbar_utils.predict import Predictor
-from lumbar_utils.runs import load_model
-from lumbar_utils.train import fit
-from lumbar_utils.train_config import TrainConfig
-from lumbar_utils.trainer import Trainer
+from lumbar_utils.metrics.score import competition_score, read_predictions, score_frames, weighted_prior
+from lumbar_utils.models import run_folder as runs
+from lumbar_utils.models.classifier import ClassifierConfig
+from lumbar_utils.models.inputs import folds_by_study
+from lumbar_utils.models.run_folder import load_model
+from lumbar_utils.studies.competition import SYNTHETIC_MARK
+from lumbar_utils.training import cross_validation, train
+from lumbar_utils.training import loop as trainer
+from lumbar_utils.training.augmentation import AugmentConfig
+from lumbar_utils.training.config import TrainConfig
+from lumbar_utils.training.loop import Trainer
+from lumbar_utils.training.train import fit
 
 
 @pytest.fixture(scope="module")
@@ -175,7 +177,7 @@ class Killed(BaseException):
 
 
 HEAD_LAST = {"head_share": 0.5}
-IN_WORKERS = {"workers": 2, "augment": AugmentConfig(appearance=1.0)}
+IN_WORKERS = {"workers": 2, "augment": AugmentConfig(intensity=1.0)}
 
 
 @pytest.mark.parametrize(("values", "die_at", "left"), [({}, 9, 12), (HEAD_LAST, 14, 6), (IN_WORKERS, 9, 12)])
@@ -333,7 +335,7 @@ def test_mixed_studies_train(cohort, tmp_path):
 def test_a_checkpoint_of_another_run_or_a_broken_one_is_not_used(cohort, tmp_path, monkeypatch, caplog):
     crops, labels = cohort
     folder = tmp_path / "run"
-    monkeypatch.setattr("lumbar_utils.checkpoints.Checkpoint.remove", lambda self: None)
+    monkeypatch.setattr("lumbar_utils.training.checkpoints.Checkpoint.remove", lambda self: None)
     fit(crops, labels, tiny_config(classifier=FAST, epochs=2, checkpoint_seconds=0.0), folder, progress=False)
     fit(crops, labels, tiny_config(classifier=FAST, epochs=1), folder, progress=False)
     assert "another configuration" in caplog.text
@@ -350,7 +352,7 @@ def test_an_older_runs_weights_never_stand_beside_a_newer_configuration(cohort, 
     def killed(self, batch, rate):
         raise Killed
 
-    monkeypatch.setattr("lumbar_utils.trainer.Trainer._train_step", killed)
+    monkeypatch.setattr("lumbar_utils.training.loop.Trainer._train_step", killed)
     other = tiny_config(classifier=ClassifierConfig(encoder="resnet10t", head="unified"))
     with pytest.raises(Killed):
         fit(crops, labels, other, tmp_path, progress=False)
@@ -397,7 +399,7 @@ def test_unknown_keys_and_wrong_values_are_refused(cohort, tmp_path):
     for name, value in [*wrong, ("workers", -1), ("time_limit_minutes", 0), ("time_limit_minutes", "4")]:
         with pytest.raises(DataError, match=name):
             tiny_config(**{name: value})
-    for name in ("mirror", "slice_dropout", "appearance"):
+    for name in ("mirror", "slice_dropout", "intensity"):
         with pytest.raises(DataError, match=f"{name} must be at most 1"):
             AugmentConfig(**{name: 1.5})
     crops, labels = cohort

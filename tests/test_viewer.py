@@ -14,20 +14,20 @@ from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 from test_views import CANAL, SMALL, scan
 
-from lumbar_utils import views
-from lumbar_utils.crops import extract_crops
-from lumbar_utils.dicom import Series
+from lumbar_utils import viz
+from lumbar_utils.crops.extraction import extract_crops
+from lumbar_utils.dicom.series import Series
 from lumbar_utils.errors import DataError
 from lumbar_utils.geometry import INFERIOR, LEFT, POSTERIOR, OrientedGrid
 from lumbar_utils.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS
-from lumbar_utils.localizer import DiscPoints
-from lumbar_utils.study import Study
-from lumbar_utils.views import browser
-from lumbar_utils.views.browser import StudyViewer
-from lumbar_utils.views.planes import ImagePlane
-from lumbar_utils.views.raster import Raster, box_cut
-from lumbar_utils.views.scene import AXIAL, LINE_COLOR, SAGITTAL, Scene
-from lumbar_utils.views.style import LEVEL_COLORS
+from lumbar_utils.localization import DiscPoints
+from lumbar_utils.studies.study import Study
+from lumbar_utils.viz import browser
+from lumbar_utils.viz.browser import StudyViewer
+from lumbar_utils.viz.planes import ImagePlane
+from lumbar_utils.viz.raster import Raster, box_cut
+from lumbar_utils.viz.scene import AXIAL, LINE_COLOR, SAGITTAL, Scene
+from lumbar_utils.viz.style import LEVEL_COLORS
 
 STEP_MS = 50
 
@@ -93,7 +93,7 @@ def test_level_buttons_jump_to_the_disc_on_both_sides_with_one_drawing(viewer, m
     draw = viewer.scene.draw
     monkeypatch.setattr(viewer.scene, "draw", lambda *a, **k: drawings.append(a[0]) or draw(*a, **k))
     for level, button in enumerate(viewer.buttons):
-        assert button.description == views.images.level_title(LEVELS[level])
+        assert button.description == viz.images.level_title(LEVELS[level])
         drawings.clear()
         button.click()
         assert sorted(drawings) == [AXIAL, SAGITTAL], "once each"
@@ -207,7 +207,7 @@ def test_a_step_takes_less_than_fifty_milliseconds(study, discs, crops):
 
 def test_without_a_kernel_or_ipywidgets_a_figure_of_the_key_slices_comes_instead(study, discs, monkeypatch):
     assert not browser.widgets_work(), "no kernel runs the tests"
-    figure = views.browse(study, discs, synthetic=True)
+    figure = viz.browse(study, discs, synthetic=True)
     assert isinstance(figure, Figure)
     assert not plt.get_fignums()
 
@@ -217,7 +217,7 @@ def test_without_a_kernel_or_ipywidgets_a_figure_of_the_key_slices_comes_instead
     import IPython
 
     monkeypatch.setattr(IPython, "get_ipython", Shell)
-    assert isinstance(views.browse(study, discs), StudyViewer)
+    assert isinstance(viz.browse(study, discs), StudyViewer)
     original = builtins.__import__
 
     def refuse(name, *args, **kwargs):
@@ -226,7 +226,7 @@ def test_without_a_kernel_or_ipywidgets_a_figure_of_the_key_slices_comes_instead
         return original(name, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "__import__", refuse)
-    assert isinstance(views.browse(study, discs), Figure)
+    assert isinstance(viz.browse(study, discs), Figure)
 
 
 def test_a_notebook_that_is_only_read_shows_the_key_slices(viewer):

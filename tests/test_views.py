@@ -8,16 +8,25 @@ import pandas as pd
 import pytest
 from figures import rendered, text_of
 
-from lumbar_utils import views
-from lumbar_utils.crops import CropSpec, extract_crops
-from lumbar_utils.dicom import Series, Stack
+from lumbar_utils import viz
+from lumbar_utils.crops.extraction import CropSpec, extract_crops
+from lumbar_utils.dicom.series import Series, Stack
 from lumbar_utils.errors import DataError
 from lumbar_utils.geometry import INFERIOR, LEFT, POSTERIOR, OrientedGrid, StackGeometry
-from lumbar_utils.labels import AXIAL_T2, CONDITIONS, LEVELS, N_LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, VIEWS
-from lumbar_utils.localizer import DiscPoints
-from lumbar_utils.metrics import competition_score
-from lumbar_utils.study import Study
-from lumbar_utils.views.planes import ImagePlane, direction_letters
+from lumbar_utils.labels import (
+    AXIAL_T2,
+    CONDITIONS,
+    LEVELS,
+    N_LEVELS,
+    N_TARGETS,
+    SAGITTAL_T1,
+    SAGITTAL_T2,
+    VIEWS,
+)
+from lumbar_utils.localization import DiscPoints
+from lumbar_utils.metrics.score import competition_score
+from lumbar_utils.studies.study import Study
+from lumbar_utils.viz.planes import ImagePlane, direction_letters
 
 CANAL = np.array([[2.0, 10 + 3 * np.cos(i), 60 - 30.0 * i] for i in range(N_LEVELS)])
 SMALL = CropSpec(shapes={SAGITTAL_T2: (4, 20, 20), AXIAL_T2: (4, 20, 20), SAGITTAL_T1: (8, 20, 20)})
@@ -95,8 +104,8 @@ def test_both_ways_of_scanning_give_the_same_picture():
 
 
 def test_crops_are_displayed_as_they_are(crops):
-    sagittal = views.crop_plane(crops, SAGITTAL_T2, 2)
-    axial = views.crop_plane(crops, AXIAL_T2, 2)
+    sagittal = viz.crop_plane(crops, SAGITTAL_T2, 2)
+    axial = viz.crop_plane(crops, AXIAL_T2, 2)
     assert sagittal.letters() == {"left": "A", "right": "P", "top": "S", "bottom": "I"}
     assert axial.letters() == {"left": "R", "right": "L", "top": "A", "bottom": "P"}
     assert sagittal.size == pytest.approx((70, 70))
@@ -105,8 +114,8 @@ def test_crops_are_displayed_as_they_are(crops):
 
 
 def test_an_offset_picks_the_slice_on_that_side(crops):
-    left = views.crop_plane(crops, SAGITTAL_T1, 0, 17.0)
-    right = views.crop_plane(crops, SAGITTAL_T1, 0, -17.0)
+    left = viz.crop_plane(crops, SAGITTAL_T1, 0, 17.0)
+    right = viz.crop_plane(crops, SAGITTAL_T1, 0, -17.0)
     assert left.origin[0] > CANAL[0, 0] + 10
     assert right.origin[0] < CANAL[0, 0] - 10
 
@@ -136,13 +145,13 @@ def test_images_name_levels_and_say_synthetic(study, discs, crops):
         x=CANAL[:, 0], y=CANAL[:, 1], z=CANAL[:, 2]
     )
     figures = [
-        views.show_series(study.series[0], synthetic=True),
-        views.show_study(study, points=points, discs=discs, synthetic=True),
-        views.show_disc_points(study, discs, truth=CANAL + 1, crops=crops, synthetic=True),
-        views.show_localizations([study, study], [discs, discs], truths=[CANAL, None], synthetic=True),
-        views.show_crops(crops, probabilities=np.full((25, 3), 1 / 3), labels=np.arange(25) % 4 - 1, synthetic=True),
-        views.show_crop_slices(crops, SAGITTAL_T1, synthetic=True),
-        views.show_condition(crops, 1, probabilities=np.full((25, 3), 1 / 3), labels=np.ones(25), synthetic=True),
+        viz.show_series(study.series[0], synthetic=True),
+        viz.show_study(study, points=points, discs=discs, synthetic=True),
+        viz.show_disc_points(study, discs, truth=CANAL + 1, crops=crops, synthetic=True),
+        viz.show_localizations([study, study], [discs, discs], truths=[CANAL, None], synthetic=True),
+        viz.show_crops(crops, probabilities=np.full((25, 3), 1 / 3), labels=np.arange(25) % 4 - 1, synthetic=True),
+        viz.show_crop_slices(crops, SAGITTAL_T1, synthetic=True),
+        viz.show_condition(crops, 1, probabilities=np.full((25, 3), 1 / 3), labels=np.ones(25), synthetic=True),
     ]
     for figure in figures:
         assert len(rendered(figure)) > 5000
@@ -151,14 +160,14 @@ def test_images_name_levels_and_say_synthetic(study, discs, crops):
     for figure in figures[1:]:
         assert "L5/S1" in text_of(figure)
     assert "1.7" in text_of(figures[2])
-    assert "synthetic" not in text_of(views.show_series(study.series[0]))
+    assert "synthetic" not in text_of(viz.show_series(study.series[0]))
     assert not plt.get_fignums(), "figures stay open"
 
 
 def test_what_is_not_there_is_said(discs):
     study = Study("7", (scan(SAGITTAL_T2),))
-    assert "not in this study" in text_of(views.show_study(study, discs=discs))
-    figure = views.show_crops(extract_crops(study, discs, SMALL))
+    assert "not in this study" in text_of(viz.show_study(study, discs=discs))
+    figure = viz.show_crops(extract_crops(study, discs, SMALL))
     assert "no series" in text_of(figure)
     rendered(figure)
 
@@ -181,36 +190,36 @@ def test_charts_draw_in_both_themes_and_survive_thin_data():
     score = competition_score(labels, probabilities)
     for theme in ("light", "dark"):
         for figure in (
-            views.show_label_frequencies(labels, reference=np.ones((25, 2)), synthetic=True, theme=theme),
-            views.show_co_occurrence(np.eye(25), synthetic=True, theme=theme),
-            views.show_missing_labels(labels, synthetic=True, theme=theme),
-            views.show_series_statistics(series, synthetic=True, theme=theme),
-            views.show_slice_order(series, synthetic=True, theme=theme),
-            views.show_counts({"corner": 3}, title="traps", synthetic=True, theme=theme),
-            views.show_localizer_error(np.abs(rng.normal(size=(3, 5))), synthetic=True, theme=theme),
-            views.show_training_curves(history, references={"weighted prior": 0.8}, synthetic=True, theme=theme),
-            views.show_confusion(labels, probabilities, synthetic=True, theme=theme),
-            views.show_reliability(labels, probabilities, synthetic=True, theme=theme),
-            views.show_scores(
+            viz.show_label_frequencies(labels, reference=np.ones((25, 2)), synthetic=True, theme=theme),
+            viz.show_co_occurrence(np.eye(25), synthetic=True, theme=theme),
+            viz.show_missing_labels(labels, synthetic=True, theme=theme),
+            viz.show_series_statistics(series, synthetic=True, theme=theme),
+            viz.show_slice_order(series, synthetic=True, theme=theme),
+            viz.show_counts({"corner": 3}, title="traps", synthetic=True, theme=theme),
+            viz.show_localizer_error(np.abs(rng.normal(size=(3, 5))), synthetic=True, theme=theme),
+            viz.show_training_curves(history, references={"weighted prior": 0.8}, synthetic=True, theme=theme),
+            viz.show_confusion(labels, probabilities, synthetic=True, theme=theme),
+            viz.show_reliability(labels, probabilities, synthetic=True, theme=theme),
+            viz.show_scores(
                 {"uniform": score, "this network": score}, ours="this network", synthetic=True, theme=theme
             ),
         ):
             assert len(rendered(figure)) > 1500
             assert "synthetic" in text_of(figure)
     with pytest.raises(DataError, match="unknown theme 'sepia'"):
-        views.show_counts({"corner": 3}, theme="sepia")
+        viz.show_counts({"corner": 3}, theme="sepia")
 
 
 def test_wrong_shapes_are_refused_with_what_came(crops):
     with pytest.raises(DataError, match=r"probabilities must have shape \(25, 3\), got \(3, 25\)"):
-        views.show_crops(crops, probabilities=np.ones((3, 25)))
+        viz.show_crops(crops, probabilities=np.ones((3, 25)))
     with pytest.raises(DataError, match="unknown view 'coronal'"):
-        views.show_crop_slices(crops, "coronal")
+        viz.show_crop_slices(crops, "coronal")
     with pytest.raises(DataError, match="no score"):
-        views.show_scores({})
+        viz.show_scores({})
 
 
 def test_a_figure_is_saved_whole_and_given_back(tmp_path, crops):
-    figure = views.show_crops(crops)
-    assert views.save(figure, tmp_path / "new" / "crops.png") is figure
+    figure = viz.show_crops(crops)
+    assert viz.save(figure, tmp_path / "new" / "crops.png") is figure
     assert [p.name for p in (tmp_path / "new").iterdir()] == ["crops.png"]

@@ -19,19 +19,19 @@ from PIL import Image
 from planted_crops import planted_study, study_crops
 from test_views import CANAL, scan
 
-from lumbar_utils import views
-from lumbar_utils.activation import StudyActivation
-from lumbar_utils.crops import CropSpec
+from lumbar_utils import viz
+from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.errors import DataError
+from lumbar_utils.explain.attribution import StudyAttribution
 from lumbar_utils.labels import AXIAL_T2, N_TARGETS, SAGITTAL_T2, VIEWS
-from lumbar_utils.localizer import DiscPoints
-from lumbar_utils.study import Study
-from lumbar_utils.views.grade_strip import DARK_INK
-from lumbar_utils.views.style import SEVERITY_COLORS, Picture, palette_png
+from lumbar_utils.localization import DiscPoints
+from lumbar_utils.studies.study import Study
+from lumbar_utils.viz.grade_strip import DARK_INK
+from lumbar_utils.viz.style import SEVERITY_COLORS, Picture, palette_png
 
 READABLE = 4.5
 """Contrast of text by WCAG 2.2, 1.4.3."""
-LARGEST_BYTES = 300_000
+MAX_BYTES = 300_000
 WIDEST = 900
 THEMES = ("dark", "light")
 
@@ -56,17 +56,17 @@ def crops():
 def activation(crops):
     rng = np.random.default_rng(1)
     maps = {view: rng.random((N_TARGETS, *crops.spec.shapes[view])).astype(np.float32) for view in VIEWS}
-    return StudyActivation("7", maps, np.zeros(N_TARGETS))
+    return StudyAttribution("7", maps, np.zeros(N_TARGETS))
 
 
 def figures(crops, activation, **options):
     known = {"probabilities": np.tile([0.2, 0.3, 0.5], (25, 1)), "labels": np.arange(25) % 4 - 1, "synthetic": True}
     return {
-        "crops": views.show_crops(crops, **known, **options),
-        "slices": views.show_crop_slices(crops, AXIAL_T2, synthetic=True, **options),
-        "condition": views.show_condition(crops, 1, **known, **options),
-        "condition by map": views.show_condition(crops, 3, activation=activation, **known, **options),
-        "activation": views.show_activation(crops, activation, "spinal_canal_stenosis", **known, **options),
+        "crops": viz.show_crops(crops, **known, **options),
+        "slices": viz.show_crop_slices(crops, AXIAL_T2, synthetic=True, **options),
+        "condition": viz.show_condition(crops, 1, **known, **options),
+        "condition by map": viz.show_condition(crops, 3, activation=activation, **known, **options),
+        "activation": viz.show_attribution(crops, activation, "spinal_canal_stenosis", **known, **options),
     }
 
 
@@ -96,15 +96,15 @@ def test_all_words_can_be_read_on_their_ground(crops, activation, theme):
 
 
 def test_one_context_sets_the_theme_of_all_figures_that_name_none(crops):
-    dark = views.show_crops(crops).get_facecolor()
-    with views.use_theme("light"):
-        assert luminance(views.show_crops(crops).get_facecolor()) > 0.9
-        assert views.show_crops(crops, theme="dark").get_facecolor() == dark
-    assert views.show_crops(crops).get_facecolor() == dark
-    with pytest.raises(DataError, match="unknown theme 'sepia'"), views.use_theme("sepia"):
+    dark = viz.show_crops(crops).get_facecolor()
+    with viz.use_theme("light"):
+        assert luminance(viz.show_crops(crops).get_facecolor()) > 0.9
+        assert viz.show_crops(crops, theme="dark").get_facecolor() == dark
+    assert viz.show_crops(crops).get_facecolor() == dark
+    with pytest.raises(DataError, match="unknown theme 'sepia'"), viz.use_theme("sepia"):
         pass
     with pytest.raises(DataError, match="unknown theme 'sepia'"):
-        views.show_crops(crops, theme="sepia")
+        viz.show_crops(crops, theme="sepia")
 
 
 def test_figures_fit_a_notebook_cell():
@@ -115,7 +115,7 @@ def test_figures_fit_a_notebook_cell():
     smooth = {view: (x + np.roll(x, 1, -1) + np.roll(x, 1, -2) + np.roll(x, 1, -3)) / 4 for view, x in noise.items()}
     crops = study_crops("7", smooth, spec=fine)
     maps = {view: rng.random((N_TARGETS, *fine.shapes[view])).astype(np.float32) ** 4 for view in VIEWS}
-    activation = StudyActivation("7", maps, np.zeros(N_TARGETS))
+    activation = StudyAttribution("7", maps, np.zeros(N_TARGETS))
     for name, figure in figures(crops, activation).items():
         if name == "slices":
             continue  # forty slices of noise are for a closer look
@@ -123,14 +123,14 @@ def test_figures_fit_a_notebook_cell():
         data = base64.b64decode(bundle["image/png"])
         image = Image.open(io.BytesIO(data))
         assert image.size[0] <= WIDEST, f"{name}: {image.size}"
-        assert len(data) < LARGEST_BYTES, f"{name}: {len(data)} bytes"
+        assert len(data) < MAX_BYTES, f"{name}: {len(data)} bytes"
 
 
 def test_a_notebook_shows_pictures_as_they_print_themselves(crops, monkeypatch):
     shell = SimpleNamespace(display_formatter=DisplayFormatter())
     select_figure_formats(shell, {"png"})  # what `%matplotlib inline` does, and any import of pyplot in a kernel
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
-    figure = views.show_crops(crops)
+    figure = viz.show_crops(crops)
     bundle, _ = shell.display_formatter.format(figure)
     assert bundle["image/png"] == figure.png()
     image = Image.open(io.BytesIO(bundle["image/png"]))
@@ -154,8 +154,8 @@ def test_letters_follow_the_directions_in_which_a_crop_was_cut(crops):
     tilt = np.radians(30)
     turned[SAGITTAL_T2][:, 1] = (0, -np.sin(tilt), -np.cos(tilt))
     turned[SAGITTAL_T2][:, 2] = (0, np.cos(tilt), -np.sin(tilt))
-    shown = text_of(views.show_crops(replace(crops, axes=turned))).split("\n")
-    usual = text_of(views.show_crops(crops)).split("\n")
+    shown = text_of(viz.show_crops(replace(crops, axes=turned))).split("\n")
+    usual = text_of(viz.show_crops(crops)).split("\n")
     assert "SP" in shown and "IA" in shown and "SP" not in usual
     first = [words.index("L") < words.index("R") for words in (shown, usual)]
     assert first == [True, False]
@@ -164,7 +164,7 @@ def test_letters_follow_the_directions_in_which_a_crop_was_cut(crops):
 def test_the_map_chooses_the_slice_and_the_figure_says_where_it_lies(crops, activation):
     maps = {view: np.zeros_like(activation.maps[view]) for view in VIEWS}
     maps[SAGITTAL_T2][0, 7] = 1  # canal at L1/L2, the slice farthest to the left: 30 mm in 8 slices
-    figure = views.show_activation(crops, StudyActivation("7", maps, np.zeros(25)), 0)
+    figure = viz.show_attribution(crops, StudyAttribution("7", maps, np.zeros(25)), 0)
     assert isinstance(figure, Picture)
     words = text_of(figure)
     assert "13 mm left" in words
@@ -175,16 +175,16 @@ def test_a_scale_bar_stands_in_every_row_though_its_first_level_is_not_there():
     images = {view: np.full((5, 8 if view != VIEWS[2] else 16, 16, 16), 0.5) for view in VIEWS}
     covered = {view: np.ones(images[view].shape, bool) for view in VIEWS}
     covered[AXIAL_T2][:2] = False
-    figure = views.show_crops(study_crops("7", images, covered))
+    figure = viz.show_crops(study_crops("7", images, covered))
     assert text_of(figure).count("20 mm") == 4
     assert text_of(figure).count("not in the scan") == 2
 
 
 def test_a_level_that_no_axial_slice_reaches_is_said_to_be_absent():
     study = Study("7", (scan(SAGITTAL_T2), scan(AXIAL_T2, series_id="1")))
-    near = views.show_study(study, discs=DiscPoints("7", "0", CANAL, np.ones(5), source="truth"))
+    near = viz.show_study(study, discs=DiscPoints("7", "0", CANAL, np.ones(5), source="truth"))
     far = np.array(CANAL)
     far[0, 2] = 105  # the axial slices end at 80
-    figure = views.show_study(study, discs=DiscPoints("7", "0", far, np.ones(5), source="truth"))
+    figure = viz.show_study(study, discs=DiscPoints("7", "0", far, np.ones(5), source="truth"))
     assert "L1/L2\nnot in this study" in text_of(figure) and "L1/L2\nnot in this study" not in text_of(near)
     assert figure.get_size_inches()[0] * figure.dpi <= WIDEST

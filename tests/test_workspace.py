@@ -9,12 +9,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from lumbar_utils import eda, evaluation, workspace
-from lumbar_utils.competition import CompetitionFolder
 from lumbar_utils.errors import DataError
+from lumbar_utils.evaluation import tables as evaluation
+from lumbar_utils.kaggle import workspace
+from lumbar_utils.kaggle.workspace import find_localizer, find_weights, open_workspace, restore_weights
 from lumbar_utils.labels import N_LEVELS, N_TARGETS, SAGITTAL_T2
-from lumbar_utils.locating import locate_studies, points_from_table, reference_points
-from lumbar_utils.workspace import find_localizer, find_weights, open_workspace, take_over
+from lumbar_utils.localization.batch import locate_studies, points_from_table, reference_points
+from lumbar_utils.studies import statistics as eda
+from lumbar_utils.studies.competition import CompetitionFolder
 
 
 @pytest.fixture(scope="module")
@@ -83,7 +85,7 @@ def test_an_ensemble_is_found_where_a_single_classifier_is(tmp_path, monkeypatch
         find_weights("localizer", tmp_path / "mine")
 
 
-def test_the_finder_is_the_runs_own_or_the_shipped_one(tmp_path, monkeypatch):
+def test_the_localizer_is_the_runs_own_or_the_shipped_one(tmp_path, monkeypatch):
     monkeypatch.setattr(workspace, "KAGGLE_INPUT", tmp_path / "input")
     own, attached = tmp_path / "run" / "localizer", tmp_path / "input" / "datasets" / "somebody" / "mine" / "localizer"
     for folder in (own, attached):
@@ -96,10 +98,10 @@ def test_the_finder_is_the_runs_own_or_the_shipped_one(tmp_path, monkeypatch):
 
 
 def test_weights_that_are_named_outright_may_lie_in_any_folder_but_another_networks(tmp_path):
-    for name in ("my finder", "classifier"):
+    for name in ("my localizer", "classifier"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "model.safetensors").touch()
-    assert find_weights("localizer", tmp_path / "my finder") == tmp_path / "my finder"
+    assert find_weights("localizer", tmp_path / "my localizer") == tmp_path / "my localizer"
     with pytest.raises(DataError, match="no weights of a localizer"):
         find_weights("localizer", tmp_path / "classifier")
 
@@ -114,12 +116,12 @@ def test_on_kaggle_a_run_takes_over_what_earlier_notebooks_left(tmp_path, monkey
     (tmp_path / "input" / "lumbar-04" / "runs" / "other" / "crops_found").mkdir(parents=True)
     run = tmp_path / "working" / "runs" / "demo"
     (run / "classifier").mkdir(parents=True)  # this session's own is not replaced
-    assert [path.name for path in take_over(run)] == ["localizer", "crops"]
+    assert [path.name for path in restore_weights(run)] == ["localizer", "crops"]
     assert sorted(path.name for path in run.iterdir()) == ["classifier", "crops", "localizer"]
     assert (run / "crops").is_symlink() and not list((run / "classifier").iterdir())
     with (run / "localizer" / "model.safetensors").open("a") as file:  # a copy that can be trained further
         file.write("!")
-    assert take_over(run) == []
+    assert restore_weights(run) == []
 
 
 def test_a_copy_that_breaks_off_is_made_again_and_never_taken_for_whole(tmp_path, monkeypatch):
@@ -137,9 +139,9 @@ def test_a_copy_that_breaks_off_is_made_again_and_never_taken_for_whole(tmp_path
 
     with monkeypatch.context() as broken, pytest.raises(OSError, match="No space"):
         broken.setattr(workspace.shutil, "copytree", full_disk)
-        take_over(run)
+        restore_weights(run)
     assert not (run / "classifier").exists()
-    assert take_over(run) == [attached]
+    assert restore_weights(run) == [attached]
     assert {path.name: path.read_text() for path in (run / "classifier").iterdir()} == {
         name: name for name in ("config.json", "model.safetensors")
     }

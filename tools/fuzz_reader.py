@@ -28,7 +28,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 from dicom_mutations import mutate, valid_files
 
-from lumbar_utils.dicom import read_slices, scan_headers
+from lumbar_utils.dicom.series import read_slices, scan_headers
 from lumbar_utils.errors import LumbarError
 
 UNWANTED = ("MemoryError", "Unable to allocate", "bad_alloc", "the decoder took more than")

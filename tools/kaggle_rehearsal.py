@@ -263,7 +263,7 @@ def run_inside(kaggle: Path) -> int:
         "timm_3d": timm_3d,
         "path": path,
         "read_only": read_only,
-        "report": next(_printed(cell) for cell in code if "examine" in cell.source),
+        "report": next(_printed(cell) for cell in code if "environment_report" in cell.source),
     }
     (working / "inside.json").write_text(json.dumps(found), "utf-8")
     return 0
@@ -319,9 +319,9 @@ def check_submission(path: Path, competition: Path, truth: Path, weights: Path, 
     import numpy as np
     import pandas as pd
 
+    from lumbar_utils.inference.predictor import Predictor
     from lumbar_utils.labels import PROBABILITY_COLUMNS, encode_severities, row_ids
-    from lumbar_utils.metrics import competition_score, read_predictions
-    from lumbar_utils.predict import Predictor
+    from lumbar_utils.metrics.score import competition_score, read_predictions
 
     _demand(path.is_file(), f"there is no {path.name} in /kaggle/working")
     table = pd.read_csv(path, dtype={"row_id": str})

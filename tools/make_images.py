@@ -1,7 +1,7 @@
 """Make all pictures of the README from phantoms: `python tools/make_images.py [NAME ...]`, without names all.
 
 The gallery (montage, viewer, activation, report) shows the network of `runs/demo`, so `make run` comes before it, and
-the report needs Chromium. The others read no file but the shipped disc finder's weights, and the same command gives
+the report needs Chromium. The others read no file but the shipped localizer's weights, and the same command gives
 the same pictures.
 """
 
@@ -14,12 +14,12 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from matplotlib.figure import Figure
-from pictures import architecture, finder, gallery, phantoms
+from pictures import architecture, gallery, localizer, phantoms
 
-from lumbar_utils import views
+from lumbar_utils import viz
 
 IMAGES = ROOT / "images"
-LARGEST_BYTES = 600_000
+MAX_BYTES = 600_000
 PICTURES = {
     "title": phantoms.title,
     "orientation": phantoms.orientation,
@@ -27,7 +27,7 @@ PICTURES = {
     "levels": phantoms.levels,
     "crops": phantoms.crops,
     "phantom": phantoms.phantom,
-    "localizer": finder.localizer,
+    "localizer": localizer.localizer,
     "montage": gallery.montage,
     "viewer": gallery.viewer,
     "activation": gallery.activation,
@@ -42,12 +42,12 @@ def main() -> None:
         path = IMAGES / f"{name}.png"
         picture = PICTURES[name]()
         if isinstance(picture, Figure):
-            views.save(picture, path, dpi=120)
+            viz.save(picture, path, dpi=120)
         else:  # a photograph of a browser: 256 colours are enough
             picture.quantize(256).save(path, optimize=True)
         size = path.stat().st_size
-        if size > LARGEST_BYTES:
-            sys.exit(f"{path.name} has {size} bytes, more than {LARGEST_BYTES}")
+        if size > MAX_BYTES:
+            sys.exit(f"{path.name} has {size} bytes, more than {MAX_BYTES}")
         print(f"images/{path.name}  {size / 1000:.0f} kB")
 
 

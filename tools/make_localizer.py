@@ -1,4 +1,4 @@
-"""Make the disc finder that ships with the library: phantoms, training, calibration, measurement.
+"""Make the localizer that ships with the library: phantoms, training, calibration, measurement.
 
     python tools/make_localizer.py                         lumbar_utils/weights/localizer.{safetensors,json}
     python tools/make_localizer.py --out /tmp/try --bodies 200 --steps 300      a quick try
@@ -29,7 +29,7 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 import joblib
 import numpy as np
 
-from lumbar_utils.localizer import DiscLocalizer, LocalizerConfig, LocalizerTraining
+from lumbar_utils.localization import DiscLocalizer, LocalizerConfig, LocalizerTraining
 from lumbar_utils.phantom.cohort import COHORT_VERSION
 
 PACKAGE = ROOT / "lumbar_utils"
@@ -69,9 +69,9 @@ def main() -> int:
         "code": _digest_of_code(),
         "versions": versions(),
     }
-    finder = DiscLocalizer(networks, decoding=decoding, made=made)
+    localizer = DiscLocalizer(networks, decoding=decoding, made=made)
     out.mkdir(parents=True, exist_ok=True)
-    finder.write(out / "localizer.safetensors", out / "localizer.json")
+    localizer.write(out / "localizer.safetensors", out / "localizer.json")
     for folder, _ in members:
         shutil.rmtree(folder)
     print(json.dumps(made["measured_on_held_out_phantoms"], indent=1))
@@ -81,12 +81,12 @@ def main() -> int:
 
 def recalibrate(out: Path, args: argparse.Namespace) -> int:
     """Fit and measure again with the networks that are there, after a change of the decoder."""
-    finder = DiscLocalizer.read(out / "localizer.safetensors", out / "localizer.json")
-    decoding, measured = calibrate(finder.networks, args)
+    localizer = DiscLocalizer.read(out / "localizer.safetensors", out / "localizer.json")
+    decoding, measured = calibrate(localizer.networks, args)
     command = f"python tools/make_localizer.py --recalibrate --seed {args.seed} --held-out {args.held_out}"
-    made = {**finder.made, "measured_on_held_out_phantoms": measured}
+    made = {**localizer.made, "measured_on_held_out_phantoms": measured}
     made["recalibrated"] = {"command": command, "code": _digest_of_code(), "versions": versions()}
-    DiscLocalizer(finder.networks, decoding=decoding, made=made).write(
+    DiscLocalizer(localizer.networks, decoding=decoding, made=made).write(
         out / "localizer.safetensors", out / "localizer.json"
     )
     print(json.dumps(measured, indent=1))
@@ -100,8 +100,8 @@ def make_member(
     import torch
 
     from lumbar_utils.devices import choose_compute
-    from lumbar_utils.localizer.synthetic import synthetic_samples
-    from lumbar_utils.localizer.training import train_on_samples
+    from lumbar_utils.localization.synthetic_samples import synthetic_samples
+    from lumbar_utils.localization.training import train_on_samples
 
     torch.set_num_threads(1)
     own = replace(training, seed=training.seed + member)
@@ -126,8 +126,8 @@ def make_member(
 
 def calibrate(networks: list, args: argparse.Namespace) -> tuple:
     """What is fitted on the calibration's phantoms, and how good all of it is on the measurement's."""
-    from lumbar_utils.localizer.calibration import cut_off, fit_decoding
-    from lumbar_utils.localizer.synthetic import is_randomised, synthetic_samples
+    from lumbar_utils.localization.calibration import cut_off, fit_decoding
+    from lumbar_utils.localization.synthetic_samples import is_randomised, synthetic_samples
 
     began = time.monotonic()
     pixel_mm = networks[0].config.pixel_mm
@@ -136,26 +136,26 @@ def calibrate(networks: list, args: argparse.Namespace) -> tuple:
         for part in (CALIBRATION, MEASUREMENT)
     )
     decoding = fit_decoding(DiscLocalizer(networks), for_fit)
-    finder = DiscLocalizer(networks, decoding=decoding)
+    localizer = DiscLocalizer(networks, decoding=decoding)
     ordinary = [sample for sample in for_measure if not is_randomised(sample)]
     randomised = [sample for sample in for_measure if is_randomised(sample)]
-    measured = {"ordinary": _measure(finder, ordinary), "randomised": _measure(finder, randomised)}
+    measured = {"ordinary": _measure(localizer, ordinary), "randomised": _measure(localizer, randomised)}
     rng = np.random.default_rng(_seed(args.seed, MEASUREMENT))
     for name, whole in (("ordinary", ordinary), ("randomised", randomised)):
-        measured[f"{name}_cut_off"] = _measure(finder, [cut_off(sample, rng) for sample in whole])
+        measured[f"{name}_cut_off"] = _measure(localizer, [cut_off(sample, rng) for sample in whole])
     print(f"calibrated and measured in {time.monotonic() - began:.0f} s", flush=True)
     return decoding, measured
 
 
-def _measure(finder: DiscLocalizer, samples: list) -> dict[str, float]:
-    from lumbar_utils.localizer.calibration import locate_samples
-    from lumbar_utils.localizer.evaluation import FOUND_MM
-    from lumbar_utils.localizer.finder import DOUBTFUL_BELOW
+def _measure(localizer: DiscLocalizer, samples: list) -> dict[str, float]:
+    from lumbar_utils.localization.calibration import locate_samples
+    from lumbar_utils.localization.evaluation import FOUND_MM
+    from lumbar_utils.localization.localizer import LOW_CONFIDENCE_BELOW
 
-    located = locate_samples(finder, samples)
+    located = locate_samples(localizer, samples)
     seen = located.in_view
     error = located.error_mm[seen]
-    shifted, doubtful = np.nan_to_num(located.shift) != 0, np.median(located.confidence, axis=1) < DOUBTFUL_BELOW
+    shifted, doubtful = np.nan_to_num(located.shift) != 0, np.median(located.confidence, axis=1) < LOW_CONFIDENCE_BELOW
     return {
         "series": len(samples),
         "series_without_a_chain": int(np.isnan(located.shift).sum()),
@@ -164,8 +164,8 @@ def _measure(finder: DiscLocalizer, samples: list) -> dict[str, float]:
         "within_5mm": round(float(np.mean(error <= FOUND_MM)), 4),
         "mean_confidence": round(float(located.confidence[seen].mean()), 4),
         "series_shifted": int(shifted.sum()),
-        "of_them_not_doubtful": int((shifted & ~doubtful).sum()),
-        "series_doubtful": int(doubtful.sum()),
+        "of_them_not_low_confidence": int((shifted & ~doubtful).sum()),
+        "series_low_confidence": int(doubtful.sum()),
     }
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import nbformat
 
 ROOT = Path(__file__).resolve().parent.parent
-LARGEST_BYTES = 3_000_000
+MAX_BYTES = 3_000_000
 ABSOLUTE_PATH = re.compile(r"(?<![\w.:/])/(?!kaggle/)(?:work|root|home|tmp|Users|usr|opt|mnt|var)/[\w./-]+")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 
@@ -30,9 +30,9 @@ def main() -> int:
         sys.exit("no executed notebooks there; `make run` makes them")
     for path in executed:
         text = nbformat.writes(without_traces(nbformat.read(path, as_version=4))) + "\n"
-        problem = problem_of(text)
-        if problem:
-            sys.exit(f"{path.name}: {problem}; not published")
+        issue = problem_of(text)
+        if issue:
+            sys.exit(f"{path.name}: {issue}; not published")
         (ROOT / "notebooks" / path.name).write_text(text, "utf-8")
         print(f"notebooks/{path.name}: {len(text) / 1e6:.2f} MB")
     return 0
@@ -59,8 +59,8 @@ def without_traces(book: nbformat.NotebookNode) -> nbformat.NotebookNode:
 
 def problem_of(text: str) -> str:
     """What speaks against committing a notebook's JSON, "" when nothing does."""
-    if len(text.encode()) > LARGEST_BYTES:
-        return f"{len(text) / 1e6:.1f} MB, at most {LARGEST_BYTES / 1e6:.0f} MB are wanted"
+    if len(text.encode()) > MAX_BYTES:
+        return f"{len(text) / 1e6:.1f} MB, at most {MAX_BYTES / 1e6:.0f} MB are wanted"
     outputs = [o for cell in json.loads(text)["cells"] for o in cell.get("outputs", [])]
     if any(o["output_type"] == "error" for o in outputs):
         return "holds an error"

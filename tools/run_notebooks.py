@@ -136,14 +136,14 @@ def execute(path: Path, executed: Path, parameters: dict, title: str) -> float |
         client.create_kernel_manager().shutdown_wait_time = SLOWEST_ENDING_S
         try:
             client.execute()
-            problem = ""
+            issue = ""
         except Exception as error:  # of the cell, of a kernel that was killed, of nbclient while it cleans up after it
-            problem = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
+            issue = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
     book.metadata.pop("widgets", None)
     write_atomically(executed, nbformat.writes(book))
-    if problem:
+    if issue:
         print(
-            f"{title}: failed after {time.monotonic() - started:.0f} s: {problem}\nsee {_short(executed)}",
+            f"{title}: failed after {time.monotonic() - started:.0f} s: {issue}\nsee {_short(executed)}",
             file=sys.stderr,
         )
         return None
@@ -209,7 +209,7 @@ def print_ending(data: Path, run: Path, synthetic: bool, seconds: float) -> None
         "figures": "their pictures",
         "submission.csv": "the test part, graded",
         "classifier": "weights, configuration, learning curve, out-of-fold predictions",
-        "localizer": "the disc finder that was used, and the points it found",
+        "localizer": "the localizer that was used, and the points it found",
     }
     places = {_short(run / name): what for name, what in left.items() if (run / name).exists()}
     for place, what in places.items():
@@ -223,15 +223,15 @@ def print_ending(data: Path, run: Path, synthetic: bool, seconds: float) -> None
 def scores_beside_references(data: Path, run: Path) -> dict[str, dict]:
     """Title -> name -> `Score`, of the out-of-fold predictions and, where its truth is known, of the test part."""
     from lumbar_utils.errors import DataError
-    from lumbar_utils.evaluation import compare
-    from lumbar_utils.graded import OUT_OF_FOLD, TEST, graded_studies
-    from lumbar_utils.study import CompetitionFolder
+    from lumbar_utils.evaluation.held_out import OUT_OF_FOLD, TEST, held_out_studies
+    from lumbar_utils.evaluation.tables import compare
+    from lumbar_utils.studies.study import CompetitionFolder
 
     folder = CompetitionFolder.open(data)
     results = {}
     for title, part in (("out of fold", OUT_OF_FOLD), ("on the test part", TEST)):
         try:
-            graded = graded_studies(folder, run, parts=[part])
+            graded = held_out_studies(folder, run, parts=[part])
         except DataError:  # not predicted yet, or nobody knows the labels
             continue
         scores = compare(folder, graded.study_ids, graded.labels, graded.probabilities, name="this run")
@@ -303,7 +303,7 @@ def _arguments() -> argparse.Namespace:
 if __name__ == "__main__":
     try:
         sys.exit(main())
-    except LumbarError as problem:
-        sys.exit(f"error: {problem}")
+    except LumbarError as issue:
+        sys.exit(f"error: {issue}")
     except KeyboardInterrupt:
         sys.exit("\ninterrupted; what was finished is kept, the same command goes on from there")

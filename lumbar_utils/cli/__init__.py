@@ -31,7 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands.COMMANDS[args.command](args)
         sys.stdout.flush()
     except KeyboardInterrupt:
-        # Their journals, caches and checkpoints outlive them; a disc finder is trained in one go.
+        # Their journals, caches and checkpoints outlive them; a localizer is trained in one go.
         begins_anew = getattr(args, "part", "") == "localizer"
         goes_on = "; the same command goes on where it was" if args.command in GO_ON and not begins_anew else ""
         print(f"lumbar: interrupted{goes_on}", file=sys.stderr)

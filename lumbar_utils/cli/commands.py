@@ -14,25 +14,26 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..competition import in_synthetic_cohort
 from ..errors import DataError
-from ..problems import counted
-from . import inputs, machine, reports, structured_reports
+from ..inference.issues import counted
+from ..studies.competition import in_synthetic_cohort
+from . import environment as machine
+from . import inputs, reports, structured_reports
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..augment import AugmentConfig
-    from ..crop_cache import CropCache
-    from ..crops import CropSpec
-    from ..localizer import DiscLocalizer
-    from ..predict import StudyPrediction
-    from ..study import CompetitionFolder, StudySource
+    from ..crops.cache import CropCache
+    from ..crops.extraction import CropSpec
+    from ..inference.predictor import StudyPrediction
+    from ..localization import DiscLocalizer
+    from ..studies.study import CompetitionFolder, StudySource
+    from ..training.augmentation import AugmentConfig
 
 logger = logging.getLogger(__name__)
 
-MOST_MEASURED = 200
-"""Studies on which the disc finder's error is measured: enough for a spread, and their images have to be read again."""
+MAX_MEASURED = 200
+"""Studies on which the localizer's error is measured: enough for a spread, and their images have to be read again."""
 SCORE_TITLES = {
     "spinal": "spinal canal",
     "foraminal": "foraminal",
@@ -65,9 +66,9 @@ def localize(args: argparse.Namespace) -> None:
     """`lumbar localize`: find the discs of every study under a path."""
     path, folder = inputs.data_path(args.path), inputs.localizer_folder(args.weights)
     inputs.table_to_write(args.out)
-    from ..localizer import write_points
-    from ..locating import doubtful_words, locate_studies
-    from ..study import find_studies
+    from ..localization import write_points
+    from ..localization.batch import locate_studies, low_confidence_message
+    from ..studies.study import find_studies
 
     localizer = inputs.open_localizer(folder)
     sources = find_studies(path, progress=args.progress)
@@ -77,14 +78,14 @@ def localize(args: argparse.Namespace) -> None:
     write_points(args.out, found.values())
     flagged = sum(discs.flagged for discs in found.values())
     print(f"{counted(len(found))} in {args.out}, {flagged} of them with a flag; {len(failed)} failed")
-    if doubtful_words(found):
-        print(f"  {doubtful_words(found)}")
+    if low_confidence_message(found):
+        print(f"  {low_confidence_message(found)}")
 
 
 def crops(args: argparse.Namespace) -> None:
     """`lumbar crops`: fill a crop cache."""
-    from ..crop_cache import build_crop_cache
-    from ..study import find_studies
+    from ..crops.cache import build_crop_cache
+    from ..studies.study import find_studies
 
     path = inputs.data_path(args.path)
     inputs.folder_to_write(args.out, "--out")
@@ -108,15 +109,15 @@ def train(args: argparse.Namespace) -> None:
 
 def _train_localizer(args: argparse.Namespace) -> None:
     from ..devices import choose_compute
-    from ..localizer import LocalizerTraining, train_localizer
-    from ..workspace import FOLDS, split_studies
+    from ..kaggle.workspace import FOLDS, split_studies
+    from ..localization import LocalizerTraining, train_localizer
 
     folder = inputs.competition(args.path)
     jobs = inputs.jobs(args.jobs)
     changes = {name: value for name, value in (("steps", args.steps), ("seed", args.seed)) if value is not None}
     held_out: set[str] = set()
     if folder.labels is not None and len(folder.labels) >= FOLDS:
-        # The fold that `lumbar train classifier` holds out: a finder that has learnt from a study crops it too well.
+        # The fold that `lumbar train classifier` holds out: a localizer that has learnt from a study crops it too well.
         held_out = set(split_studies(folder, args.fold or 0, seed=args.seed or 0)[1])
     start = None if args.from_scratch else inputs.open_localizer(None)
     usual = LocalizerTraining() if start is None else LocalizerTraining.fine_tuning()
@@ -138,9 +139,9 @@ def _train_localizer(args: argparse.Namespace) -> None:
 def _print_errors(
     folder: CompetitionFolder, study_ids: list[str], localizer: DiscLocalizer, *, jobs: int, progress: bool
 ) -> None:
-    """How good a disc finder is on studies with known points: in the patient, and on the labelled images."""
-    from ..localizer.evaluation import evaluate_on_images, evaluate_points, image_summary, summary
-    from ..locating import doubtful_words, locate_studies, reference_points
+    """How good a localizer is on studies with known points: in the patient, and on the labelled images."""
+    from ..localization.batch import locate_studies, low_confidence_message, reference_points
+    from ..localization.evaluation import evaluate_on_images, evaluate_points, image_summary, summary
 
     reference = reference_points(folder, study_ids, n_jobs=jobs, progress=progress)
     if not reference:
@@ -150,8 +151,8 @@ def _print_errors(
     print(f"on {counted(len(reference))} that it was not trained on:")
     for name, value in summary(evaluate_points(found, reference)).items():
         print(f"  {name:<28} {value:.4g}")
-    if doubtful_words(found):
-        print(f"  {doubtful_words(found)}")
+    if low_confidence_message(found):
+        print(f"  {low_confidence_message(found)}")
     if folder.coordinates is not None:
         compared = image_summary(evaluate_on_images(folder, list(reference), found, n_jobs=jobs, progress=progress))
         print("against the cleaned table of points, on the images that were marked:")
@@ -159,11 +160,11 @@ def _print_errors(
 
 
 def _train_classifier(args: argparse.Namespace) -> None:
-    from ..cross_validation import fit_folds
-    from ..runs import read_json
-    from ..train import fit
-    from ..train_config import TrainConfig
-    from ..workspace import split_studies
+    from ..kaggle.workspace import split_studies
+    from ..models.run_folder import read_json
+    from ..training.config import TrainConfig
+    from ..training.cross_validation import fit_folds
+    from ..training.train import fit
 
     folder = inputs.competition(args.path)
     given = read_json(args.config) if args.config else {}
@@ -185,7 +186,7 @@ def _train_classifier(args: argparse.Namespace) -> None:
         held_out = list(folder.labels["study_id"])
     cache, found = _training_crops(folder, held_out, every, args)
     if "shift_mm" not in given.get("augment", {}):
-        config = replace(config, augment=_shifted_as_the_finder_errs(config.augment, folder, found, args))
+        config = replace(config, augment=_shifted_as_the_localizer_errs(config.augment, folder, found, args))
     options = {"held_out_crops": found, "synthetic_only": folder.is_synthetic, "progress": args.progress}
     if denoised is not None:
         options["training_labels"] = denoised
@@ -201,8 +202,8 @@ def _train_classifier(args: argparse.Namespace) -> None:
 
 def _denoised(folder: CompetitionFolder, run: Path, learnt: set[str]) -> pd.DataFrame:
     """The labels less those to learn from that the out-of-fold predictions of a run find hardly possible."""
-    from ..denoising import denoise_table
     from ..labels import TARGETS
+    from ..training.label_denoising import denoise_table
 
     predictions, labels = inputs.predictions(run)[0], folder.labels
     own = labels["study_id"].isin(learnt)
@@ -220,17 +221,17 @@ def _denoised(folder: CompetitionFolder, run: Path, learnt: set[str]) -> pd.Data
     return table
 
 
-def _shifted_as_the_finder_errs(
+def _shifted_as_the_localizer_errs(
     augment: AugmentConfig, folder: CompetitionFolder, found: CropCache, args: argparse.Namespace
 ) -> AugmentConfig:
     """Crops shifted by the error measured on the studies to be graded; as they were, where no true points are known."""
     import numpy as np
 
-    from ..locating import reference_points
+    from ..localization.batch import reference_points
 
     if folder.coordinates is None and not (folder.root / "truth" / "discs.csv").is_file():
         return augment
-    measured = found.study_ids[:: 1 + len(found.study_ids) // MOST_MEASURED]
+    measured = found.study_ids[:: 1 + len(found.study_ids) // MAX_MEASURED]
     truth = reference_points(folder, list(measured), n_jobs=inputs.jobs(args.jobs), progress=args.progress)
     errors = np.array([found[s].points.points - truth[s] for s in measured if s in truth]).reshape(-1, 3)
     if not np.isfinite(errors).all(axis=1).any():
@@ -245,9 +246,9 @@ def _training_crops(
     folder: CompetitionFolder, held_out: list[str], every: bool, args: argparse.Namespace
 ) -> tuple[CropCache, CropCache]:
     """Crops to learn from, around the table's points where it has any, and crops to grade on, around found points."""
-    from ..crop_cache import build_crop_cache
-    from ..localizer import write_points
-    from ..locating import points_from_table
+    from ..crops.cache import build_crop_cache
+    from ..localization import write_points
+    from ..localization.batch import points_from_table
 
     labelled, jobs = set(folder.labels["study_id"]), inputs.jobs(args.jobs)
     sources = [source for source in inputs.studies_of(folder, "train") if source.study_id in labelled]
@@ -275,13 +276,13 @@ def predict(args: argparse.Namespace) -> None:
     inputs.table_to_write(args.out)
     structured_reports.check(args.sr)
     reports.check(args.report)
-    from ..ensembles import name_of, run_of
-    from ..inference import run_inference
-    from ..locating import doubtful_words
-    from ..predict import SYNTHETIC_WARNING, Predictor
-    from ..study import CompetitionFolder, find_studies, is_competition_folder
+    from ..inference.predictor import SYNTHETIC_WARNING, Predictor
+    from ..inference.run import run_inference
+    from ..localization.batch import low_confidence_message
+    from ..models.ensemble import name_of, run_of
+    from ..studies.study import CompetitionFolder, find_studies, is_competition_folder
 
-    # A classifier goes with the finder that cut its training crops; only where that is absent, with the shipped one.
+    # A classifier goes with the localizer that cut its training crops; only where that is absent, with the shipped one.
     localizer = inputs.open_localizer(inputs.localizer_folder(None, run=run_of(run)))
     predictor = Predictor(run, device=args.device, localizer=localizer, mirror=args.mirror)
     sources = find_studies(path, part=args.part, progress=args.progress)
@@ -306,7 +307,7 @@ def predict(args: argparse.Namespace) -> None:
     print(f"  {incomplete} lack a view, {prior} got the class prior instead of a prediction; details in {done.log}")
     for line in str(done).splitlines():
         print(f"  {line}")
-    doubtful = doubtful_words({p.study_id: p.discs for p in predictions if p.discs is not None})
+    doubtful = low_confidence_message({p.study_id: p.discs for p in predictions if p.discs is not None})
     if doubtful:
         print(f"  {doubtful}")
     structured_reports.write(args.sr, predictions, sources, network=f"run {name_of(run)}")
@@ -339,9 +340,9 @@ def _draw_crops(
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    from .. import views
-    from ..crops import extract_crops
-    from ..study import load_study, plain_name
+    from .. import viz
+    from ..crops.extraction import extract_crops
+    from ..studies.study import load_study, plain_name
 
     drawn = 0
     for source, prediction in located:
@@ -349,11 +350,11 @@ def _draw_crops(
         try:
             study = load_study(source)
             crops = extract_crops(study, prediction.discs, spec)
-            figure = views.show_disc_points(study, prediction.discs, crops=crops, synthetic=synthetic)
-            views.save(figure, folder / f"{name}_discs.png")
+            figure = viz.show_disc_points(study, prediction.discs, crops=crops, synthetic=synthetic)
+            viz.save(figure, folder / f"{name}_discs.png")
             grades = prediction.probabilities if with_grades else None
-            figure = views.show_crops(crops, probabilities=grades, synthetic=synthetic)
-            views.save(figure, folder / f"{name}_crops.png")
+            figure = viz.show_crops(crops, probabilities=grades, synthetic=synthetic)
+            viz.save(figure, folder / f"{name}_crops.png")
             drawn += 1
         except Exception as error:  # the grades are written; a picture that fails must not look like their failure
             logger.warning("study %s: no picture: %s", source.study_id, error)
@@ -366,7 +367,7 @@ def score(args: argparse.Namespace) -> None:
     """`lumbar score`: the competition's metric of two tables, or of a run's out-of-fold predictions."""
     solution = inputs.read_csv(args.solution)
     submission, references = inputs.predictions(args.submission)
-    from ..metrics import score_frames
+    from ..metrics.score import score_frames
 
     partial_table = args.predicted_only or args.submission.is_dir()
     columns = {"out-of-fold": score_frames(solution, submission, only_submitted=partial_table).to_json(), **references}

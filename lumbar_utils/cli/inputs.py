@@ -13,9 +13,9 @@ from ..errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..crops import CropSpec
-    from ..localizer import DiscLocalizer, DiscPoints
-    from ..study import CompetitionFolder, StudySource
+    from ..crops.extraction import CropSpec
+    from ..localization import DiscLocalizer, DiscPoints
+    from ..studies.study import CompetitionFolder, StudySource
 
 logger = logging.getLogger(__name__)
 
@@ -38,14 +38,14 @@ def data_path(path: Path | None) -> Path:
 
 def competition(path: Path | None) -> CompetitionFolder:
     """A competition folder; raises `DataError` when the path is not one."""
-    from ..study import CompetitionFolder
+    from ..studies.study import CompetitionFolder
 
     return CompetitionFolder.open(data_path(path))
 
 
 def studies_of(folder: CompetitionFolder, part: str) -> list[StudySource]:
     """The studies of one part of a competition folder."""
-    from ..study import find_studies
+    from ..studies.study import find_studies
 
     return find_studies(folder.root, part=part)
 
@@ -59,7 +59,7 @@ def jobs(wanted: int | None) -> int:
 
 def weights_folder(name: str, given: Path | None) -> Path:
     """Where trained weights of that name lie: in the run given, else the demo run, else attached on Kaggle."""
-    from ..workspace import find_weights
+    from ..kaggle.workspace import find_weights
 
     if given is not None and not given.is_dir():
         raise DataError(f"{given} is not a folder; expected a run folder with {name}/ in it")
@@ -67,19 +67,19 @@ def weights_folder(name: str, given: Path | None) -> Path:
 
 
 def localizer_folder(given: Path | None, *, run: Path | None = None) -> Path | None:
-    """Where the disc finder lies: in the folder given, else in the run in use; None: the shipped one.
+    """Where the localizer lies: in the folder given, else in the run in use; None: the shipped one.
 
     A folder that is given must hold one. `runs/demo` is not looked at unless it is given or in use: `lumbar localize`
     gives everybody the same points, whatever was trained in the current folder before.
     """
-    from ..workspace import find_localizer
+    from ..kaggle.workspace import find_localizer
 
     return weights_folder("localizer", given) if given is not None else find_localizer(run or "")
 
 
 def open_localizer(folder: Path | None) -> DiscLocalizer:
-    """The disc finder in the folder, or the shipped one; prints which it is."""
-    from .. import locating
+    """The localizer in the folder, or the shipped one; prints which it is."""
+    from ..localization import batch as locating
 
     localizer = locating.open_localizer(folder)
     print(locating.localizer_origin(localizer, folder))
@@ -95,26 +95,26 @@ def discs_of(
     n_jobs: int = 1,
     progress: bool,
 ) -> Mapping[str, DiscPoints]:
-    """The discs of studies, from a table that `lumbar localize` wrote, or found now by the finder in that folder.
+    """The discs of studies, from a table that `lumbar localize` wrote, or found now by the localizer in that folder.
 
-    A finder that has learnt from studies of `held_out` is used, with a warning.
+    A localizer that has learnt from studies of `held_out` is used, with a warning.
     """
-    from ..localizer import read_points
-    from ..locating import doubtful_words, locate_studies, warn_of_studies_learnt_from
+    from ..localization import read_points
+    from ..localization.batch import locate_studies, low_confidence_message, warn_of_studies_learnt_from
 
     if points is not None:
         return read_points(points)
-    finder = open_localizer(localizer)
-    warn_of_studies_learnt_from(finder, held_out)
-    found = locate_studies(sources, finder, n_jobs=n_jobs, progress=progress)[0]
-    if doubtful_words(found):
-        print(f"  {doubtful_words(found)}")
+    localizer = open_localizer(localizer)
+    warn_of_studies_learnt_from(localizer, held_out)
+    found = locate_studies(sources, localizer, n_jobs=n_jobs, progress=progress)[0]
+    if low_confidence_message(found):
+        print(f"  {low_confidence_message(found)}")
     return found
 
 
 def crop_spec(size: int | None) -> CropSpec:
     """The boxes to cut, with so many samples across; None: the usual ones."""
-    from ..crops import CropSpec
+    from ..crops.extraction import CropSpec
 
     return CropSpec() if size is None else CropSpec.of_size(size)
 
@@ -139,7 +139,7 @@ def predictions(path: Path) -> tuple[pd.DataFrame, Mapping[str, Mapping[str, flo
     """
     if not path.is_dir():
         return read_csv(path), {}
-    from ..runs import MANIFEST, OOF, read_json
+    from ..models.run_folder import MANIFEST, OOF, read_json
 
     folder = next((folder for folder in (path, path / "classifier") if (folder / OOF).is_file()), None)
     if folder is None:
@@ -150,9 +150,9 @@ def predictions(path: Path) -> tuple[pd.DataFrame, Mapping[str, Mapping[str, flo
 
 def class_weights_of(run: Path) -> tuple[float, float, float]:
     """The weights of the three grades in the loss of the networks behind `predictions`; of a table the metric's."""
-    from ..ensembles import member_folders
     from ..labels import SEVERITY_WEIGHTS
-    from ..runs import RunConfig
+    from ..models.ensemble import member_folders
+    from ..models.run_folder import RunConfig
 
     if not run.is_dir():
         return SEVERITY_WEIGHTS

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .. import __version__
-from .machine import add_doctor, add_kaggle
+from .environment import add_doctor, add_kaggle
 
 WARNING = "Research software. Not a medical device, not for diagnosis."
 
@@ -22,7 +22,7 @@ as in the RSNA 2024 challenge. {WARNING}
 EPILOG = """\
 the whole road on synthetic data:
   lumbar phantom data --studies 120                    make a cohort, competition layout, with its truth
-  lumbar localize data --out points.csv                find the five discs, with the finder that ships
+  lumbar localize data --out points.csv                find the five discs, with the localizer that ships
   lumbar train classifier data --run runs/first        learn to grade them
   lumbar predict data --weights runs/first --out submission.csv
   lumbar score data/truth/labels.csv submission.csv --predicted-only
@@ -86,7 +86,7 @@ def _add_phantom(commands) -> None:
     parser.add_argument(
         "--randomise",
         action="store_true",
-        help="people, contrasts and artefacts far beyond reality, to test how much a disc finder bears",
+        help="people, contrasts and artefacts far beyond reality, to test how much a localizer bears",
     )
     parser.add_argument(
         "--test-fraction", type=_fraction, default=None, metavar="F", help="share of studies in the test part"
@@ -101,8 +101,8 @@ def _add_localize(commands) -> None:
         "find the five discs",
         "Find the canal point of the five lumbar discs on the sagittal series and write them as a table:\n"
         "study_id, series_id, level, x, y, z (patient coordinates LPS, mm), confidence (0..1), flag\n"
-        '("" when fine, else for example "interpolated"; "doubtful" at all five when the whole spine may be named one\n'
-        "level too high or too low). The finder that ships with the library has learnt from synthetic phantoms; it is\n"
+        '("" when fine, else for example "interpolated"; "low_confidence" at all five when the whole spine may be named one\n'
+        "level too high or too low). The localizer that ships with the library has learnt from synthetic phantoms; it is\n"
         "used unless --weights names another one.",
         "examples:\n"
         "  lumbar localize data --out points.csv                       all studies of a competition folder\n"
@@ -155,8 +155,8 @@ def _add_train(commands) -> None:
     localizer = _command(
         parts,
         "localizer",
-        "the disc finder",
-        "Fine-tune the disc finder that ships with the library on the canal points of train_label_coordinates.csv,\n"
+        "the localizer",
+        "Fine-tune the localizer that ships with the library on the canal points of train_label_coordinates.csv,\n"
         "cleaned of its traps, and measure its error on one study in five, which is kept out: the same ones that\n"
         "`train classifier` keeps out. What is left in RUN/localizer is used from then on wherever RUN is.",
         "examples:\n"
@@ -168,7 +168,7 @@ def _add_train(commands) -> None:
         "classifier",
         "the grading network",
         "Cut crops to learn from around the table's points (RUN/crops), find the discs of the held-out studies as\n"
-        "those of new patients (with RUN/localizer where there is one, else with the finder that ships with the\n"
+        "those of new patients (with RUN/localizer where there is one, else with the localizer that ships with the\n"
         "library), cut theirs (RUN/crops_found), and train the grading network. With --fold all, one network a fold,\n"
         "their ensemble, and out-of-fold predictions for all studies.",
         "examples:\n"
@@ -181,9 +181,9 @@ def _add_train(commands) -> None:
         "and for the plain network that the design began with\n"
         '  {"classifier": {"head": "unified", "split_sides": false, "auxiliary": false, "dropout": 0,\n'
         '   "view_dropout": 0}}\n'
-        "unless it names augment.shift_mm, crops are shifted by as much as the finder errs on the held-out studies.\n\n"
+        "unless it names augment.shift_mm, crops are shifted by as much as the localizer errs on the held-out studies.\n\n"
         "on several GPUs, once the crops are there (with its own --config and, after --fold all, --all-folds):\n"
-        "  accelerate launch --multi_gpu --num_processes 2 -m lumbar_utils.train runs/first/crops data/train.csv \\\n"
+        "  accelerate launch --multi_gpu --num_processes 2 -m lumbar_utils.training runs/first/crops data/train.csv \\\n"
         "      runs/first/classifier --found runs/first/crops_found",
     )
     for sub in (localizer, classifier):
@@ -195,7 +195,7 @@ def _add_train(commands) -> None:
     localizer.add_argument("--fold", type=_count, metavar="N", help="the fold to hold out, 0 to 4 (default: 0)")
     localizer.add_argument("--steps", type=_positive, metavar="N", help="optimiser steps")
     localizer.add_argument(
-        "--from-scratch", action="store_true", help="do not start from the finder that ships with the library"
+        "--from-scratch", action="store_true", help="do not start from the localizer that ships with the library"
     )
     classifier.add_argument(
         "--fold", type=_fold, metavar="N", help="the fold to hold out, 0 to 4 (default: 0), or all: one network a fold"
@@ -233,7 +233,7 @@ def _add_predict(commands) -> None:
         type=Path,
         metavar="RUN",
         help="a run folder with classifier/ (one network, or an ensemble.json), and localizer/ unless the shipped disc "
-        "finder is to be used "
+        "localizer is to be used "
         "(default: runs/demo, then Kaggle's data sets)",
     )
     parser.add_argument(
@@ -299,7 +299,7 @@ def _add_localizer_weights(parser: argparse.ArgumentParser) -> None:
         "--weights",
         type=Path,
         metavar="DIR",
-        help="a run folder, or the localizer/ in it (default: the disc finder that ships with the library)",
+        help="a run folder, or the localizer/ in it (default: the localizer that ships with the library)",
     )
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from . import inputs
 
 if TYPE_CHECKING:
-    from ..predict import Predictor
+    from ..inference.predictor import Predictor
+    from ..inference.submission import StudyPrediction
     from ..report import ReportFolder
-    from ..study import StudySource
-    from ..submission import StudyPrediction
+    from ..studies.study import StudySource
 
 
 def check(folder: Path | None) -> None:
@@ -41,17 +41,17 @@ def write(
 
 def graded_by(predictor: Predictor, run: Path) -> dict:
     """What a report says about the networks that graded; folders by their names, since a path may name a person."""
-    from ..ensembles import name_of, run_of
-    from ..locating import localizer_origin
+    from ..localization.batch import localizer_origin
+    from ..models.ensemble import name_of, run_of
 
     folder = inputs.localizer_folder(None, run=run_of(run))
-    finder = localizer_origin(predictor.localizer, folder and Path(folder.parent.name, folder.name))
+    localizer = localizer_origin(predictor.localizer, folder and Path(folder.parent.name, folder.name))
     return {
         "name": name_of(run),
         "networks": len(predictor.models),
         "mirrored": predictor.mirror,
         "calibrated": predictor.calibration is not None,
-        "disc_finder": finder.removeprefix("disc finder: "),
+        "disc_localizer": localizer.removeprefix("localizer: "),
     }
 
 

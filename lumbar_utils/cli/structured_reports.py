@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING
 from . import inputs
 
 if TYPE_CHECKING:
-    from ..study import StudySource
-    from ..submission import StudyPrediction
+    from ..inference.submission import StudyPrediction
+    from ..studies.study import StudySource
 
 
 def check(folder: Path | None) -> None:
     """Raise at once, and not after an hour of work, what would keep the reports from being written into `folder`."""
     if folder is None:
         return
-    from ..structured_report import require_highdicom
+    from ..report.structured_report import require_highdicom
 
     require_highdicom()
     inputs.folder_to_write(folder, "--sr")
@@ -29,8 +29,8 @@ def write(
     """Write a report a study into `folder` and say how many; nothing where no folder was asked for."""
     if folder is None:
         return
-    from ..problems import counted
-    from ..structured_report import write_structured_reports
+    from ..inference.issues import counted
+    from ..report.structured_report import write_structured_reports
 
     written, refused = write_structured_reports(predictions, sources, folder, network=network)
     reports = counted(len(written), "structured report", "structured reports")

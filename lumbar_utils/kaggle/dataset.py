@@ -15,7 +15,7 @@ SLUG = "lumbar-utils"
 SUBTITLE = "Lumbar spine MRI graded level by level: library, weights, wheels"
 """Kaggle wants 20 to 80 characters."""
 DESCRIPTION = """\
-The library `lumbar_utils` (MIT licence) with its disc finder, wheels of what Kaggle's image lacks (`wheels/`, each
+The library `lumbar_utils` (MIT licence) with its localizer, wheels of what Kaggle's image lacks (`wheels/`, each
 under its own licence, named in its metadata), and, where they were packed, the weights of a trained classifier. Attach
 it to a notebook; no internet is needed. Research software: not a medical device, not for diagnosis.
 """
@@ -32,7 +32,7 @@ def build_dataset(
 ) -> tuple[Path, dict[str, str]]:
     """Make the folder to upload as a Kaggle data set: library, wheels of what Kaggle's image lacks, weights.
 
-    The disc finder that ships travels inside the library; the one in the run, if there is one, is packed beside the
+    The localizer that ships travels inside the library; the one in the run, if there is one, is packed beside the
     classifier that goes with it, and wins. Of a classifier with several networks all members are packed.
     Upload it with `kaggle datasets create -p OUT --dir-mode zip`. The notebooks find library and weights in it.
 
@@ -41,7 +41,7 @@ def build_dataset(
     out : path-like
         Folder to make; what an earlier call left there is replaced.
     run : path-like or None
-        Run folder with `classifier/`, and `localizer/` where the run has a disc finder of its own. None: the library
+        Run folder with `classifier/`, and `localizer/` where the run has a localizer of its own. None: the library
         alone, to train on Kaggle.
     owner, slug : str
         Of the data set, for `dataset-metadata.json`.
@@ -56,10 +56,10 @@ def build_dataset(
     Raises
     ------
     DataError
-        When the run lacks a classifier or one of its members, its disc finder cannot be read, there is no disc finder
+        When the run lacks a classifier or one of its members, its localizer cannot be read, there is no localizer
         at all, no wheel of timm-3d can be had, the slug is not one, or `out` holds something else.
     """
-    from ..locating import open_localizer
+    from ..localization.batch import open_localizer
 
     out = Path(out)
     if not 6 <= len(slug) <= 50 or slug.strip("-") != slug or not slug.replace("-", "").isalnum():
@@ -97,8 +97,8 @@ def build_dataset(
 
 def _weights_of(run: Path) -> list[Path]:
     """The folders of a run to pack: `classifier/`, and `localizer/` where it holds weights."""
-    from ..ensembles import ENSEMBLE, member_folders
-    from ..locating import open_localizer
+    from ..localization.batch import open_localizer
+    from ..models.ensemble import ENSEMBLE, member_folders
 
     classifier, localizer = run / "classifier", run / "localizer"
     if (run / ENSEMBLE).is_file():

@@ -54,7 +54,7 @@ def mounted_folders(root: Path, depth: int) -> list[Path]:
     return found + [folder for child in children for folder in mounted_folders(child, depth - 1)]
 
 
-def hand_in(submission: Path | str) -> Path | None:
+def copy_submission(submission: Path | str) -> Path | None:
     """On Kaggle: copy the submission to `/kaggle/working/submission.csv`, where it is looked for. Elsewhere: None."""
     if not KAGGLE_WORKING.is_dir():
         return None

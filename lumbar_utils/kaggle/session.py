@@ -50,9 +50,9 @@ def prepare_session(library: Path | str | None = None) -> tuple[str, ...]:
         if _is_there(wheel):
             continue
         name = " ".join(_name_and_version(wheel))
-        problem = _install(wheel)
-        if problem:
-            lines.append(f"{name} could not be installed from {wheel.parent}: {problem}")
+        issue = _install(wheel)
+        if issue:
+            lines.append(f"{name} could not be installed from {wheel.parent}: {issue}")
         else:
             installed.append(name)
     importlib.invalidate_caches()

@@ -47,11 +47,11 @@ def collect_wheels(
     out.mkdir(parents=True, exist_ok=True)
     lacking = {}
     for package in packages:
-        problem = "not asked for" if offline else _download(package, out, python)
-        if problem:
+        issue = "not asked for" if offline else _download(package, out, python)
+        if issue:
             packed = _pack_installed(package, out, python)
             if packed:
-                lacking[package] = f"{packed}; the registry: {problem}"
+                lacking[package] = f"{packed}; the registry: {issue}"
     return lacking
 
 

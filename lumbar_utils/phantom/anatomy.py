@@ -12,11 +12,18 @@ import numpy as np
 from scipy import ndimage
 
 from ..labels import N_LEVELS
-from .arch import paint_arches
 from .canal import paint_canal, paint_foramina, root_map, trapezoid_profile
 from .curve import STEP
+from .neural_arch import paint_arches
 from .person import Person
-from .profiles import L1, L5, N_VERTEBRAE, S1, Spine, build_spine
+from .profiles import (
+    L1,
+    L5,
+    N_VERTEBRAE,
+    S1,
+    Spine,
+    build_spine,
+)
 from .soft_tissue import paint_surroundings, smooth_fields
 from .texture import grain
 from .tissue import LabelPaint, Tissue

@@ -15,14 +15,21 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..geometry import StackGeometry
-from ..labels import AXIAL_T2, CONDITIONS, N_LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2
+from ..labels import (
+    AXIAL_T2,
+    CONDITIONS,
+    N_LEVELS,
+    N_TARGETS,
+    SAGITTAL_T1,
+    SAGITTAL_T2,
+)
 
 ANNOTATOR_SD_MM = 0.8
 """Jitter of a click, per in-plane axis: about 1.4 pixels on sagittal T2, 2 on axial."""
 SLICE_SLIP = {"canal": 0.10, "foramen": 0.30, "recess": 0.19}
 """Chance that the click is on a neighbour of the nearest slice. With 0.19 the two recesses of a level lie on one
 slice in 62 % of levels, as in the real table: the spine's tilt does the rest."""
-LARGEST_DISTANCE = 0.8
+MAX_DISTANCE = 0.8
 """In slice spacings: a point further than this from every slice is not on the series."""
 
 NO_CANAL_POINTS_RATE = 28 / 1975
@@ -130,7 +137,7 @@ def _nearest(series: StoredSeries, places: np.ndarray) -> tuple[np.ndarray, np.n
         x, y = offset @ stack.row_cosine / stack.spacing[1], offset @ stack.column_cosine / stack.spacing[0]
         distance = np.abs(offset @ stack.normal)
         inside = (x >= 0) & (y >= 0) & (x <= stack.shape[1] - 1) & (y <= stack.shape[0] - 1)
-        reach = LARGEST_DISTANCE * (stack.slice_spacing if len(stack) > 1 else 4.0)
+        reach = MAX_DISTANCE * (stack.slice_spacing if len(stack) > 1 else 4.0)
         better = inside & (distance <= reach) & (distance < best)
         best, stacks, slices = (
             np.where(better, new, old) for new, old in ((distance, best), (k, stacks), (nearest, slices))

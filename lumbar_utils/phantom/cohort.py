@@ -22,15 +22,23 @@ import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
-from ..competition import SYNTHETIC_MARK
 from ..errors import DataError
-from ..labels import AXIAL_T2, MISSING, N_LEVELS, N_SEVERITIES, N_TARGETS, SEVERITIES, TARGETS
+from ..labels import (
+    AXIAL_T2,
+    MISSING,
+    N_LEVELS,
+    N_SEVERITIES,
+    N_TARGETS,
+    SEVERITIES,
+    TARGETS,
+)
+from ..studies.competition import SYNTHETIC_MARK
 from . import tables
 from .anatomy import build_body
 from .annotator import StoredSeries, annotate
+from .dataset_quirks import StudyPlan, draw_plan, number_slices
 from .disease import sample_latents, sample_person
-from .mess import StudyPlan, draw_plan, number_slices
-from .reader import class_probabilities, prevalence, read_cohort, read_person
+from .reader_model import class_probabilities, prevalence, read_cohort, read_person
 from .scanner import PROFILES, Protocol, acquire, sample_protocols
 from .writer import SeriesHeader, write_series
 

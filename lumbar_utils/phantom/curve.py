@@ -15,7 +15,7 @@ STEP = 0.25
 """mm between samples of the curve and of every profile along it."""
 _SEED_STEP = 4.0
 _SEED_MARGIN = 220.0
-_LEAST_SLOPE = 0.3
+_MIN_SLOPE = 0.3
 """Newton's slope is kept above this, so that points behind the centre of curvature do not run away."""
 
 
@@ -81,7 +81,7 @@ class SpineCurve:
             angle = self.at(self.angle, along)
             sine, cosine = np.sin(angle), np.cos(angle)
             v = dy * cosine + dz * sine
-            slope = np.maximum(1 - self.at(self.curvature, along) * v, _LEAST_SLOPE)
+            slope = np.maximum(1 - self.at(self.curvature, along) * v, _MIN_SLOPE)
             step = (dy * sine - dz * cosine) / slope
             along = along + np.clip(step, -12, 12)
         dy, dz, angle = y - self.at(self.y, along), z - self.at(self.z, along), self.at(self.angle, along)

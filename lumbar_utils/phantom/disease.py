@@ -17,28 +17,9 @@ import numpy as np
 from scipy.special import ndtri
 
 from ..labels import N_CONDITIONS, N_LEVELS, N_TARGETS
+from ..studies.prevalence import MODERATE_PERCENT, SEVERE_PERCENT
 from .person import Person
-from .variation import randomised
-
-MODERATE_PERCENT = np.array(
-    [
-        [3.4, 7.7, 11.7, 12.0, 2.6],
-        [3.2, 8.7, 20.8, 31.9, 26.3],
-        [3.2, 8.5, 21.0, 31.9, 25.1],
-        [4.7, 12.9, 23.0, 31.6, 20.7],
-        [5.6, 12.3, 23.0, 31.5, 20.1],
-    ]
-)
-SEVERE_PERCENT = np.array(
-    [
-        [1.1, 2.7, 6.2, 12.9, 1.0],
-        [0.1, 0.6, 2.0, 7.1, 10.4],
-        [0.7, 0.3, 2.1, 6.6, 9.6],
-        [1.4, 4.2, 9.8, 23.3, 7.4],
-        [1.2, 3.7, 10.0, 23.3, 8.8],
-    ]
-)
-"""Labels of the competition's 1,975 training studies, conditions x levels, in percent of the labelled."""
+from .randomisation import randomised
 
 READER_SD = np.array([0.52, 0.45, 0.45, 0.50, 0.50])
 """Reader's standard deviation per condition, in degrees. With it plain frequencies score 0.36."""

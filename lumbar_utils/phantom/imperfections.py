@@ -31,7 +31,7 @@ def draw_contrast(rng: np.random.Generator, view: str, tesla: float, *, randomis
 
 
 def draw_any_contrast(rng: np.random.Generator, tesla: float) -> tuple[Sequence, np.ndarray]:
-    """For the disc finder: one half any sagittal sequence of a spine protocol, the other half random signal."""
+    """For the localizer: one half any sagittal sequence of a spine protocol, the other half random signal."""
     if rng.random() < 0.5:
         return Sequence(3000, 90, 0.0, tesla), random_signal(rng)
     kind = rng.choice(

@@ -158,10 +158,10 @@ def sample_protocols(
     return protocols
 
 
-def finder_protocol(
+def localizer_protocol(
     body: Body, rng: np.random.Generator, *, pixel_mm: float = 1.5, n_slices: int = 5, randomise: bool = True
 ) -> Protocol:
-    """One sagittal series of few slices at low resolution: quick material for training a disc finder.
+    """One sagittal series of few slices at low resolution: quick material for training a localizer.
 
     Randomised, the field of view is 180 to 420 mm and often not square; the five discs always lie inside it from top
     to bottom, sometimes only just. Three blocks in ten lie up to 40 mm beside the canal. Otherwise it is what a
@@ -169,13 +169,13 @@ def finder_protocol(
     of all sizes.
     """
     if not randomise:
-        return _plain_finder_protocol(body, rng, pixel_mm, n_slices)
+        return _plain_localizer_protocol(body, rng, pixel_mm, n_slices)
     height = float(rng.uniform(180, 420))
     width = height * float(rng.uniform(0.6, 1.0)) if rng.random() < 0.4 else height
     if rng.random() < 0.1:
         height, width = width, height
     step = float(rng.uniform(3, 6))
-    block, height = _finder_block(body, rng, (height, width), n_slices, step)
+    block, height = _localizer_block(body, rng, (height, width), n_slices, step)
     rows, columns = (max(32, round(fov / pixel_mm / 8) * 8) for fov in (height, width))
     sequence, signal = draw_any_contrast(rng, float(rng.choice([1.5, 3.0])))
     coarse = float(rng.uniform(0.6, 1.0)) if rng.random() < 0.3 else 1.0
@@ -187,7 +187,7 @@ def finder_protocol(
     )  # fmt: skip
 
 
-def _plain_finder_protocol(body: Body, rng: np.random.Generator, pixel_mm: float, n_slices: int) -> Protocol:
+def _plain_localizer_protocol(body: Body, rng: np.random.Generator, pixel_mm: float, n_slices: int) -> Protocol:
     fov = float(rng.uniform(200, 400))
     step = float(np.clip(rng.normal(4.5, 0.4), 3.5, 6))
     view = SAGITTAL_T1 if rng.random() < 0.35 else SAGITTAL_T2
@@ -203,7 +203,7 @@ def _plain_finder_protocol(body: Body, rng: np.random.Generator, pixel_mm: float
     )  # fmt: skip
 
 
-def _finder_block(
+def _localizer_block(
     body: Body,
     rng: np.random.Generator,
     fov: tuple[float, float],
@@ -287,7 +287,7 @@ def _sagittal(body: Body, rng: np.random.Generator, profile: str, view: str, tes
         acquired = min(reconstructed, int(rng.choice([256, 288, 320])))
         step = float(np.clip(rng.normal(4.5, 0.35), 3.6, 6.2))
     if randomise:
-        block, fov = _finder_block(body, rng, (fov, fov), n_slices, step, farthest_mm=12)
+        block, fov = _localizer_block(body, rng, (fov, fov), n_slices, step, farthest_mm=12)
     else:
         block = _sagittal_block(body, rng, fov, n_slices, step)
     sequence, signal = draw_contrast(rng, view, tesla, randomise=randomise)
@@ -354,4 +354,4 @@ def _straight_block(body: Body, rng: np.random.Generator, step: float, n_slices:
     return Block(_axial_center(body, rng, centre), row, column, n_slices, step)
 
 
-__all__ = ["PROFILES", "Block", "Protocol", "finder_protocol", "sample_protocols"]
+__all__ = ["PROFILES", "Block", "Protocol", "localizer_protocol", "sample_protocols"]

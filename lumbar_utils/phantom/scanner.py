@@ -13,13 +13,13 @@ from scipy import fft
 from ..geometry import StackGeometry
 from .anatomy import Body
 from .artefacts import clear_border, empty_round, fold_over, repeat_along, window
-from .protocol import PROFILES, Block, Protocol, finder_protocol, sample_protocols
+from .protocol import PROFILES, Block, Protocol, localizer_protocol, sample_protocols
 from .soft_tissue import smooth_fields
 from .tissue import SignalPaint
 
 LATTICE_MM = 5.0
 """Distance of the points at which smooth fields are worked out; they bend over tens of mm."""
-_LARGEST = 16383
+_MAX = 16383
 
 
 def acquire(body: Body, protocol: Protocol, rng: np.random.Generator) -> list[tuple[StackGeometry, np.ndarray]]:
@@ -63,7 +63,7 @@ def _acquire_block(
         noise = rng.standard_normal((2, *measured.shape), dtype=np.float32) * np.float32(protocol.noise * reference)
         image = _reconstruct(measured + noise[0] + 1j * noise[1], weights, (rows, columns))
         clear_border(image, protocol.border)
-        np.clip(image * np.float32(protocol.gain), 0, _LARGEST, out=image)
+        np.clip(image * np.float32(protocol.gain), 0, _MAX, out=image)
         pixels[k] = np.rint(image)
     return geometry, pixels
 
@@ -148,4 +148,4 @@ def _reconstruct(measured: np.ndarray, weights: np.ndarray, shape: tuple[int, in
     return np.abs(fft.ifft2(k, overwrite_x=True))
 
 
-__all__ = ["PROFILES", "Block", "Protocol", "acquire", "finder_protocol", "sample_protocols"]
+__all__ = ["PROFILES", "Block", "Protocol", "acquire", "localizer_protocol", "sample_protocols"]

@@ -26,7 +26,7 @@ from ..labels import (
 )
 from .annotator import ClickedPoint, StoredSeries
 from .disease import Person
-from .reader import oracle_frame
+from .reader_model import oracle_frame
 
 if TYPE_CHECKING:
     from .anatomy import DiscTruth

@@ -4,13 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .lesions import (
-    paint_haemangioma,
-    paint_herniations,
-    paint_marrow_disease,
-    paint_modic,
-    sunken_endplates,
-)
+from .lesions import paint_haemangioma, paint_herniations, paint_marrow_disease, paint_modic, sunken_endplates
 from .profiles import S1, Spine
 from .tissue import Tissue, edge
 

@@ -19,12 +19,12 @@ discs                   null, or {series_id, source, levels: 5 of {level, point_
 crops                   15 of {view, level, covered (share of the box), series_id, stack, instance_numbers,
                         angle_degrees}; series_id and what follows are null where no scan shows the level
 series                  what was there: {series_id, view, slices, stacks, pixel_spacing_mm, slice_spacing_mm}
-missing_views, problems what could not be used, in words
+missing_views, issues what could not be used, in words
 flags                   of `FLAGS`, what the index filters by
-model                   what graded, as the caller says: name, networks, mirrored, calibrated, disc_finder
+model                   what graded, as the caller says: name, networks, mirrored, calibrated, disc_localizer
 versions                of Python and the packages that a result depends on
 
-Nothing comes from a header that could name a patient: no names, dates or descriptions; paths are cut from problems.
+Nothing comes from a header that could name a patient: no names, dates or descriptions; paths are cut from issues.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import __version__
+from ..inference.submission import PHANTOM_NOTE, SYNTHETIC_WARNING, StudyPrediction
 from ..labels import (
     CONDITIONS,
     LEVELS,
@@ -49,13 +50,12 @@ from ..labels import (
     level_title,
     target_index,
 )
-from ..localizer.evaluation import names_doubtful
-from ..runs import versions
-from ..submission import PHANTOM_NOTE, SYNTHETIC_WARNING, StudyPrediction
+from ..localization.evaluation import level_labelling_uncertain
+from ..models.run_folder import versions
 
 if TYPE_CHECKING:
-    from ..crops import StudyCrops
-    from ..study import Study
+    from ..crops.extraction import StudyCrops
+    from ..studies.study import Study
 
 SCHEMA, SCHEMA_VERSION = "lumbar_utils/report", 1
 NOTICE = "Research use only. Not a medical device, not for diagnosis."
@@ -67,10 +67,10 @@ FLAGS = {
     "naming": "naming doubtful",
     "disc": "disc placed or doubtful",
     "view": "view missing",
-    "problem": "notes",
+    "issue": "notes",
 }
 """What a study may be flagged for, and how the pages call it. "disc": a level was not found but placed, or is doubted;
-"problem": anything that was left out or went wrong."""
+"issue": anything that was left out or went wrong."""
 SEVERE = len(PROBABILITY_COLUMNS) - 1
 
 
@@ -94,16 +94,16 @@ def describe(
     synthetic : bool
         The study is a phantom.
     model : mapping, optional
-        What graded: name, networks, mirrored, calibrated, disc_finder.
+        What graded: name, networks, mirrored, calibrated, disc_localizer.
     private_paths : sequence of path-like
-        Folders whose names are cut from the problems' words: a path may hold a patient's name.
+        Folders whose names are cut from the issues' words: a path may hold a patient's name.
     created : datetime, optional
         Default: now.
     """
     p = prediction.probabilities
     best = p.argmax(axis=1)
     worst = int(p[:, SEVERE].argmax())
-    problems = dict.fromkeys([*prediction.problems, *(study.problems if study else ())])
+    issues = dict.fromkeys([*prediction.issues, *(study.issues if study else ())])
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -133,7 +133,7 @@ def describe(
         "crops": [] if crops is None else _crops(crops),
         "series": [] if study is None else _series(study),
         "missing_views": list(prediction.missing_views),
-        "problems": [without_paths(problem, private_paths) for problem in problems],
+        "issues": [without_paths(issue, private_paths) for issue in issues],
         "flags": _flags(prediction),
         "model": dict(model or {}),
         "versions": {"lumbar_utils": __version__, **versions()},
@@ -164,7 +164,7 @@ def _warnings(prediction: StudyPrediction, synthetic: bool) -> list[str]:
     found = [f"The network was {SYNTHETIC_WARNING}."] if prediction.synthetic_only else []
     found += [f"This study is {PHANTOM_NOTE}."] if synthetic else []
     found += [_sentence(PRIOR_WARNING)] if prediction.fallback else []
-    naming = prediction.discs is not None and names_doubtful(prediction.discs)
+    naming = prediction.discs is not None and level_labelling_uncertain(prediction.discs)
     return found + ([_sentence(NAMING_WARNING)] if naming else [])
 
 
@@ -176,10 +176,10 @@ def _flags(prediction: StudyPrediction) -> list[str]:
     discs = prediction.discs
     held = {
         "fallback": prediction.fallback,
-        "naming": discs is not None and names_doubtful(discs),
+        "naming": discs is not None and level_labelling_uncertain(discs),
         "disc": discs is None or discs.flagged,
         "view": bool(prediction.missing_views),
-        "problem": bool(prediction.problems),
+        "issue": bool(prediction.issues),
     }
     return [name for name in FLAGS if held[name]]
 

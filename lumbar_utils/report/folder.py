@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..competition import in_synthetic_cohort
-from ..crops import extract_crops
+from ..crops.extraction import extract_crops
 from ..errors import DataError, LumbarError
-from ..jobs import JobFailure, run_jobs
-from ..runs import atomically, file_name, read_json, write_json
-from ..study import load_study
+from ..models.run_folder import atomically, file_name, read_json, write_json
+from ..parallel import JobFailure, run_jobs
+from ..studies.competition import in_synthetic_cohort
+from ..studies.study import load_study
 from .content import SCHEMA, SCHEMA_VERSION, describe, without_paths
 from .page import index_page, study_page
 from .pictures import overview, panels
 
 if TYPE_CHECKING:
-    from ..crops import CropSpec, StudyCrops
-    from ..study import Study, StudySource
-    from ..submission import StudyPrediction
+    from ..crops.extraction import CropSpec, StudyCrops
+    from ..inference.submission import StudyPrediction
+    from ..studies.study import Study, StudySource
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ class ReportFolder:
     folder : path-like
         Made when it is not there. Reports of other studies in it stay, and stand in the index too.
     model : mapping, optional
-        What graded, for the page: name, networks, mirrored, calibrated, disc_finder.
+        What graded, for the page: name, networks, mirrored, calibrated, disc_localizer.
     synthetic : bool
         All studies are phantoms; those in a synthetic cohort's folder are recognised without it.
 
@@ -148,7 +148,7 @@ class ReportFolder:
         synthetic : bool, optional
             The study is a phantom; default: as the folder was told.
         private_paths : tuple of str
-            Cut from the words about problems.
+            Cut from the words about issues.
         maps : mapping view -> ndarray, shape (5, D, H, W), optional
             Where the network looked, 0 to 1, in the shape of `crops.images`.
 
@@ -218,7 +218,7 @@ def _write_page(path: Path, page: str) -> None:
 def _read_again(
     source: StudySource, prediction: StudyPrediction, spec: CropSpec | None
 ) -> tuple[Study | None, StudyCrops | None]:
-    """The study and its crops as far as they can be had; the reasons stand in the prediction's problems already."""
+    """The study and its crops as far as they can be had; the reasons stand in the prediction's issues already."""
     try:
         study = load_study(source)
     except Exception as error:

@@ -16,8 +16,15 @@ from importlib import resources
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
-from ..labels import CONDITIONS, LEVELS, PROBABILITY_COLUMNS, SEVERITIES, condition_title, level_title
-from ..submission import WEIGHTED_NOTE
+from ..inference.submission import WEIGHTED_NOTE
+from ..labels import (
+    CONDITIONS,
+    LEVELS,
+    PROBABILITY_COLUMNS,
+    SEVERITIES,
+    condition_title,
+    level_title,
+)
 from .content import FLAGS, NOTICE, grade_of, target_title
 from .pictures import SCALE_MM
 
@@ -63,14 +70,14 @@ def index_page(entries: Sequence[Mapping], failures: Mapping[str, str] | None = 
 
 
 def _missing(report: Mapping) -> tuple[dict[str, str], list[str]]:
-    """The views that are missing with the reason, "" where none is known, and the other problems."""
+    """The views that are missing with the reason, "" where none is known, and the other issues."""
     missing, notes = dict.fromkeys(report["missing_views"], ""), []
-    for problem in report["problems"]:
-        view, _, reason = problem.partition(": no crops, ")
+    for issue in report["issues"]:
+        view, _, reason = issue.partition(": no crops, ")
         if view in missing and reason:
             missing[view] = reason
         else:
-            notes.append(problem)
+            notes.append(issue)
     return missing, notes
 
 

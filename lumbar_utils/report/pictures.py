@@ -13,16 +13,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..geometry import OrientedGrid, sample_stack
-from ..inline_html import data_uri, resize, to_grey
 from ..labels import LEVELS, SAGITTAL_T2, level_title
-from ..views.crops import CROP_WINDOW, MONTAGE_ROWS, nearest_index
-from ..views.images import DISC_LINE_MM, localized_plane
-from ..views.planes import ImagePlane, grey_window
+from ..notebook_html import data_uri, resize, to_grey
+from ..viz.crops import CROP_WINDOW, MONTAGE_ROWS, nearest_index
+from ..viz.images import DISC_LINE_MM, localized_plane
+from ..viz.planes import ImagePlane, grey_window
 
 if TYPE_CHECKING:
-    from ..crops import StudyCrops
-    from ..localizer import DiscPoints
-    from ..study import Study
+    from ..crops.extraction import StudyCrops
+    from ..localization import DiscPoints
+    from ..studies.study import Study
 
 SAGITTAL_PIXELS = 720
 """Longer side of the overview; 60 KB as WebP."""

@@ -7,7 +7,7 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
-from lumbar_utils import views
+from lumbar_utils import viz
 from lumbar_utils.labels import (
     AXIAL_T2,
     CONDITIONS,
@@ -17,9 +17,9 @@ from lumbar_utils.labels import (
     level_title,
     target_index,
 )
-from lumbar_utils.views.images import localized_plane, mark_discs
-from lumbar_utils.views.planes import draw_plane
-from lumbar_utils.views.style import FAMILY_COLORS, SEVERITY_COLORS, color, new_figure, theme
+from lumbar_utils.viz.images import localized_plane, mark_discs
+from lumbar_utils.viz.planes import draw_plane
+from lumbar_utils.viz.style import FAMILY_COLORS, SEVERITY_COLORS, color, new_figure, theme
 
 from .patients import example
 from .phantoms import around_the_spine
@@ -54,7 +54,7 @@ def architecture() -> Figure:
             shade = FAMILY_COLORS[i]
             for k, shift in enumerate((0.16, 0.08, 0.0)):
                 small = figure.add_axes(((x + shift) / width, (y + shift) / height, 0.92 / width, 0.92 / height))
-                plane = views.crop_plane(cut, view, level, offset + (2 - k) * 4.0)
+                plane = viz.crop_plane(cut, view, level, offset + (2 - k) * 4.0)
                 draw_plane(small, plane, window=(0, 1.05), letters=False)
                 for spine in small.spines.values():
                     spine.set(visible=True, color=shade, lw=1.2)

@@ -13,16 +13,17 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from lumbar_utils import evaluation, views
-from lumbar_utils.activation import explain
-from lumbar_utils.crops import StudyCrops, extract_crops
-from lumbar_utils.dicom import Study
+from lumbar_utils import viz
+from lumbar_utils.crops.extraction import StudyCrops, extract_crops
+from lumbar_utils.dicom.series import Study
+from lumbar_utils.evaluation import tables as evaluation
+from lumbar_utils.explain.attribution import explain
+from lumbar_utils.inference.predictor import Predictor, StudyPrediction
 from lumbar_utils.labels import CONDITIONS, SEVERITIES, target_index
-from lumbar_utils.predict import Predictor, StudyPrediction
 from lumbar_utils.report import ReportFolder
-from lumbar_utils.study import CompetitionFolder, find_studies, load_study
-from lumbar_utils.views.scene import PLANES, Scene
-from lumbar_utils.views.style import finish, new_figure, theme
+from lumbar_utils.studies.study import CompetitionFolder, find_studies, load_study
+from lumbar_utils.viz.scene import PLANES, Scene
+from lumbar_utils.viz.style import finish, new_figure, theme
 
 RUN = Path(__file__).resolve().parent.parent.parent / "runs" / "demo"
 WINDOW = (1180, 1500)
@@ -56,7 +57,7 @@ def chosen() -> tuple[Study, StudyPrediction, StudyCrops, np.ndarray]:
 def montage() -> Figure:
     """Five levels in three views with labels and predictions."""
     _, prediction, crops, labels = chosen()
-    return views.show_crops(crops, probabilities=prediction.probabilities, labels=labels, synthetic=True, width=9.0)
+    return viz.show_crops(crops, probabilities=prediction.probabilities, labels=labels, synthetic=True, width=9.0)
 
 
 def viewer() -> Figure:
@@ -89,7 +90,7 @@ def activation() -> Figure:
     condition = "spinal_canal_stenosis"
     targets = [target_index(condition, level) for level in range(5)]
     maps = explain(predictor(), crops, targets=targets)
-    return views.show_activation(
+    return viz.show_attribution(
         crops, maps, condition, probabilities=prediction.probabilities, labels=labels, synthetic=True, width=9.0
     )
 

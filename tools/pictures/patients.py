@@ -7,14 +7,21 @@ from functools import cache
 
 import numpy as np
 
-from lumbar_utils.crops import CropSpec, StudyCrops, extract_crops
-from lumbar_utils.dicom import Series, Stack, Study
-from lumbar_utils.labels import AXIAL_T2, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, target_index
-from lumbar_utils.localizer import DiscPoints
+from lumbar_utils.crops.extraction import CropSpec, StudyCrops, extract_crops
+from lumbar_utils.dicom.series import Series, Stack, Study
+from lumbar_utils.labels import (
+    AXIAL_T2,
+    N_TARGETS,
+    SAGITTAL_T1,
+    SAGITTAL_T2,
+    VIEWS,
+    target_index,
+)
+from lumbar_utils.localization import DiscPoints
 from lumbar_utils.phantom.anatomy import Body, build_body
 from lumbar_utils.phantom.disease import sample_person
 from lumbar_utils.phantom.protocol import Protocol, sample_protocols
-from lumbar_utils.phantom.reader import class_probabilities
+from lumbar_utils.phantom.reader_model import class_probabilities
 from lumbar_utils.phantom.scanner import acquire
 
 SEED = 11

@@ -8,9 +8,9 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from lumbar_utils import views
-from lumbar_utils.crops import extract_crops
-from lumbar_utils.dicom import Series, Study
+from lumbar_utils import viz
+from lumbar_utils.crops.extraction import extract_crops
+from lumbar_utils.dicom.series import Series, Study
 from lumbar_utils.geometry import INFERIOR, LEFT, POSTERIOR
 from lumbar_utils.labels import (
     AXIAL_T2,
@@ -22,11 +22,19 @@ from lumbar_utils.labels import (
     level_title,
     target_index,
 )
-from lumbar_utils.localizer import DiscPoints
+from lumbar_utils.localization import DiscPoints
 from lumbar_utils.phantom.protocol import Block
-from lumbar_utils.views.images import draw_localized, localized_plane
-from lumbar_utils.views.planes import ImagePlane, draw_plane, justified_panels
-from lumbar_utils.views.style import LEVEL_COLORS, SEVERITY_COLORS, color, finish, new_figure, outline, theme
+from lumbar_utils.viz.images import draw_localized, localized_plane
+from lumbar_utils.viz.planes import ImagePlane, draw_plane, justified_panels
+from lumbar_utils.viz.style import (
+    LEVEL_COLORS,
+    SEVERITY_COLORS,
+    color,
+    finish,
+    new_figure,
+    outline,
+    theme,
+)
 
 from .patients import FINE, example, patient, protocols_of, series_of
 
@@ -54,7 +62,7 @@ def title() -> Figure:
             for level in range(len(LEVELS)):
                 x, y = start + level * (side + 0.06), height - 0.56 - (row + 1) * (side + 0.06)
                 small = figure.add_axes((x / width, y / height, side / width, side / height))
-                draw_plane(small, views.crop_plane(cut, view, level, offset), window=(0.0, 1.05), letters=False)
+                draw_plane(small, viz.crop_plane(cut, view, level, offset), window=(0.0, 1.05), letters=False)
                 for spine in small.spines.values():
                     spine.set(visible=True, color=LEVEL_COLORS[level], lw=1.4)
                 if row == 0:
@@ -121,7 +129,7 @@ def _banner_grades(figure: Figure, x: float, width: float, height: float) -> Non
 def levels() -> Figure:
     """The five levels located on sagittal T2, with their boxes."""
     study, discs, cut, *_ = example()
-    figure = views.show_disc_points(study, discs, crops=cut, synthetic=True, width=6.0)
+    figure = viz.show_disc_points(study, discs, crops=cut, synthetic=True, width=6.0)
     figure.texts[0].set_text("The five disc levels on sagittal T2")
     return figure
 
@@ -129,7 +137,7 @@ def levels() -> Figure:
 def crops() -> Figure:
     """Five levels in three views with labels."""
     _, _, cut, labels, _ = example()
-    figure = views.show_crops(cut, labels=labels, synthetic=True, width=9.0)
+    figure = viz.show_crops(cut, labels=labels, synthetic=True, width=9.0)
     figure.texts[-2].set_text("What the network sees of one study")
     return figure
 
@@ -170,7 +178,7 @@ def _graded(conditions: tuple[int, ...], view: str, offset: float, degree: float
     series = series_of(body, protocols_of(body)[view], "1")
     discs = DiscPoints("phantom", "1", body.truth.canal, np.ones(5), source="truth")
     cut = extract_crops(Study("phantom", (series,)), discs, FINE)
-    return views.crop_plane(cut, view, LEVELS.index("l4_l5"), offset)
+    return viz.crop_plane(cut, view, LEVELS.index("l4_l5"), offset)
 
 
 def orientation() -> Figure:

@@ -1,0 +1,366 @@
+"""Cut a 3D region around each disc from all three views, in one anatomical orientation.
+
+The box of a crop is centred on the disc's canal point. Its axes are the scan's own directions, permuted and
+signed so that every crop reads the same way whatever the scanner did; following the scan keeps thick slices
+unmixed. `CropSpec(align="patient")` uses the patient's axes instead. Training and inference both come here.
+
+Array axes of a crop: sagittal (right to left, superior to inferior, anterior to posterior), axial (superior to
+inferior, anterior to posterior, right to left); the first axis is through-plane. Mirroring a study is therefore
+a flip of axis 0 (sagittal) or the last axis (axial) plus the swap of left and right targets.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from zipfile import BadZipFile
+
+import numpy as np
+
+from ..dicom.series import Series, Stack
+from ..errors import DataError
+from ..geometry import (
+    INFERIOR,
+    LEFT,
+    POSTERIOR,
+    OrientedGrid,
+    StackGeometry,
+    voxels_covered,
+)
+from ..labels import (
+    AXIAL_T2,
+    LEVELS,
+    N_LEVELS,
+    SAGITTAL_T1,
+    SAGITTAL_T2,
+    VIEWS,
+    level_title,
+)
+from ..localization import DiscPoints
+from ..notebook_html import card, data_uri, to_grey
+from ..studies.study import Study
+from .sampling import sample_box
+
+VIEW_AXES = {
+    SAGITTAL_T2: (LEFT, INFERIOR, POSTERIOR),
+    AXIAL_T2: (INFERIOR, POSTERIOR, LEFT),
+    SAGITTAL_T1: (LEFT, INFERIOR, POSTERIOR),
+}
+"""Directions in which the three array axes of a crop grow, per view."""
+
+LATERAL_AXIS = {SAGITTAL_T2: 0, AXIAL_T2: 2, SAGITTAL_T1: 0}
+"""The array axis of a crop (D, H, W) that runs from right to left: flip it to mirror the patient."""
+
+INTENSITY_PERCENTILES = (1.0, 99.0)
+"""Percentiles of a series' intensities inside its crop boxes that become 0 and 1; robust to vessels and hot spots
+and independent of the field of view."""
+INTENSITY_LIMITS = (-0.5, 2.0)
+ANGLE_COST_PER_DEGREE = 0.02
+"""How much coverage (as a fraction of the box) an axial stack may lack for each degree that it lies nearer to the
+disc's plane: an angulated block of four slices beats a straight block that cuts the disc at 20 degrees."""
+MIN_COVERAGE = 0.05
+"""A stack that covers less of the box than this does not show the disc."""
+FORMAT_VERSION = 2
+"""Of the files and of how they are cut: raise it when the same study gives other crops, and caches are made anew."""
+
+
+@dataclass(frozen=True)
+class CropSpec:
+    """Size and sampling of the crops.
+
+    Parameters
+    ----------
+    extents : mapping view -> (float, float, float)
+        Side lengths in mm along the crop's array axes, through-plane first. Default 30 x 70 x 70 for the T2 views
+        and 90 x 70 x 70 for sagittal T1, which must hold both foramina.
+    shapes : mapping view -> (int, int, int)
+        Samples along the same axes.
+    align : {"stack", "patient"}
+        Whose directions the box follows.
+    """
+
+    extents: Mapping[str, tuple[float, float, float]] = field(
+        default_factory=lambda: {
+            SAGITTAL_T2: (30.0, 70.0, 70.0),
+            AXIAL_T2: (30.0, 70.0, 70.0),
+            SAGITTAL_T1: (90.0, 70.0, 70.0),
+        }
+    )
+    shapes: Mapping[str, tuple[int, int, int]] = field(
+        default_factory=lambda: {SAGITTAL_T2: (8, 64, 64), AXIAL_T2: (8, 64, 64), SAGITTAL_T1: (24, 64, 64)}
+    )
+    align: str = "stack"
+
+    def __post_init__(self):
+        if self.align not in ("stack", "patient"):
+            raise DataError(f"align must be 'stack' or 'patient', got {self.align!r}")
+        for name in ("extents", "shapes"):
+            value = getattr(self, name)
+            if set(value) != set(VIEWS) or any(len(v) != 3 or min(v) <= 0 for v in value.values()):
+                raise DataError(f"{name} must give three positive numbers for each of {VIEWS}, got {dict(value)}")
+            object.__setattr__(self, name, {view: tuple(value[view]) for view in VIEWS})
+
+    def to_json(self) -> dict:
+        """A JSON-ready dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def of_size(cls, size: int) -> CropSpec:
+        """The usual boxes with `size` x `size` samples in the slices."""
+        return cls(shapes={view: (depth, size, size) for view, (depth, _, _) in cls().shapes.items()})
+
+    @classmethod
+    def from_json(cls, values: Mapping) -> CropSpec:
+        """The inverse of `to_json`; raises `DataError` for unknown keys."""
+        unknown = set(values) - {"extents", "shapes", "align"}
+        if unknown:
+            raise DataError(f"unknown keys in a crop specification: {sorted(unknown)}")
+        return cls(**values)
+
+
+@dataclass(frozen=True)
+class CropSource:
+    """Where one crop came from: the series, its stack, the slices inside the box, the angle to the disc's plane."""
+
+    series_id: str
+    stack: int
+    instance_numbers: tuple[int, ...]
+    angle_degrees: float
+
+
+@dataclass(frozen=True, eq=False)
+class StudyCrops:
+    """The crops of one study: five levels in each of the three views.
+
+    Attributes
+    ----------
+    images : dict view -> ndarray of float16, shape (5, D, H, W)
+        About 0 to 1 inside the scan; 0 where not covered.
+    covered : dict view -> ndarray of bool, shape (5, D, H, W)
+        True where the scan shows the place. All False for a missing view.
+    axes : dict view -> ndarray, shape (5, 3, 3)
+        Row i of a level's matrix is the LPS direction of array axis i.
+    sources : dict view -> tuple of 5 (CropSource or None)
+    points : DiscPoints
+        The centres of the boxes.
+    issues : tuple of str
+        What was missing or left out, in words.
+    """
+
+    study_id: str
+    spec: CropSpec
+    images: Mapping[str, np.ndarray] = field(repr=False)  # a thousand lines of numbers
+    covered: Mapping[str, np.ndarray] = field(repr=False)
+    axes: Mapping[str, np.ndarray] = field(repr=False)
+    sources: Mapping[str, tuple[CropSource | None, ...]] = field(repr=False)
+    points: DiscPoints
+    issues: tuple[str, ...] = ()
+
+    @property
+    def centers(self) -> np.ndarray:
+        """LPS mm of the boxes' centres, shape (5, 3)."""
+        return self.points.points
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """Views of which no level has a crop."""
+        return tuple(view for view in VIEWS if not self.covered[view].any())
+
+    def grid(self, view: str, level: int | str) -> OrientedGrid:
+        """The sample positions of one crop, to go from its voxels to the patient and back."""
+        index = LEVELS.index(level) if isinstance(level, str) else level
+        return OrientedGrid(
+            self.centers[index], self.axes[view][index], self.spec.extents[view], self.spec.shapes[view]
+        )
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for i, level in enumerate(LEVELS):
+            cells = [f"{self.covered[v][i].mean():.0%}" if self.sources[v][i] else "no scan" for v in VIEWS]
+            rows.append((level_title(level), *cells))
+        shown = [view for view in (SAGITTAL_T2, AXIAL_T2) if self.covered[view].any()]
+        pictures = []
+        if shown and len({self.spec.shapes[view][1:] for view in shown}) == 1:
+            middle = [np.hstack(self.images[view][:, self.spec.shapes[view][0] // 2]) for view in shown]
+            words = f"middle slices of the five levels: {', '.join(shown)}"
+            pictures.append((data_uri(to_grey(np.vstack(middle), (0.0, 1.05)), quality=70), words))
+        about = "share of each crop that the scans cover"
+        return card(f"study {self.study_id}", ("", *VIEWS), rows, about=about, notes=self.issues, pictures=pictures)
+
+    def save(self, path: Path | str) -> Path:
+        """Write one `.npz` atomically; nothing in it is pickled."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        meta = {
+            "version": FORMAT_VERSION,
+            "study_id": self.study_id,
+            "spec": self.spec.to_json(),
+            "sources": {v: [s and asdict(s) for s in self.sources[v]] for v in VIEWS},
+            "series_id": self.points.series_id,
+            "flags": list(self.points.flags),
+            "source": self.points.source,
+            "issues": list(self.issues),
+        }
+        arrays = {"points": self.points.points, "confidence": self.points.confidence}
+        for i, view in enumerate(VIEWS):
+            arrays[f"image_{i}"] = self.images[view]
+            arrays[f"covered_{i}"] = np.packbits(self.covered[view])
+            arrays[f"axes_{i}"] = self.axes[view]
+        temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
+        try:
+            with open(temporary, "wb") as file:
+                np.savez(file, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8), **arrays)
+            os.replace(temporary, path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        return path
+
+    @classmethod
+    def load(cls, path: Path | str) -> StudyCrops:
+        """Read what `save` wrote. Raises `DataError` naming the file when it is not such a file."""
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                meta = json.loads(data["meta"].tobytes())
+                if meta["version"] != FORMAT_VERSION:
+                    raise DataError(f"{path}: crops of format {meta['version']}, expected {FORMAT_VERSION}; rebuild")
+                spec = CropSpec.from_json(meta["spec"])
+                shapes = {view: (N_LEVELS, *spec.shapes[view]) for view in VIEWS}
+                points = DiscPoints(
+                    study_id=meta["study_id"],
+                    series_id=meta["series_id"],
+                    points=data["points"],
+                    confidence=data["confidence"],
+                    flags=tuple(meta["flags"]),
+                    source=meta["source"],
+                )
+                return cls(
+                    study_id=meta["study_id"],
+                    spec=spec,
+                    images={view: data[f"image_{i}"] for i, view in enumerate(VIEWS)},
+                    covered={
+                        view: np.unpackbits(data[f"covered_{i}"], count=int(np.prod(shapes[view])))
+                        .astype(bool)
+                        .reshape(shapes[view])
+                        for i, view in enumerate(VIEWS)
+                    },
+                    axes={view: data[f"axes_{i}"] for i, view in enumerate(VIEWS)},
+                    sources={view: tuple(_source(s) for s in meta["sources"][view]) for view in VIEWS},
+                    points=points,
+                    issues=tuple(meta["issues"]),
+                )
+        except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
+            raise DataError(f"{path}: not a readable file of crops ({error}); delete it and run again") from error
+
+
+def extract_crops(study: Study, discs: DiscPoints, spec: CropSpec | None = None) -> StudyCrops:
+    """Cut the five discs out of every view of a study.
+
+    For each disc and view the stack that shows it best is chosen among all series of the view: the one that covers
+    most of the box and, for the axial view, lies nearest to the disc's plane.
+
+    Parameters
+    ----------
+    study : Study
+    discs : DiscPoints
+        Canal points of the five levels, LPS mm, finite.
+    spec : CropSpec, optional
+        Default: 3 x 7 x 7 cm from the T2 views, 9 x 7 x 7 cm from sagittal T1.
+
+    Raises
+    ------
+    DataError
+        When a disc point is not finite. A missing view is no error; see `StudyCrops.missing`.
+    """
+    spec = spec or CropSpec()
+    if not np.isfinite(discs.points).all():
+        raise DataError(f"study {study.study_id}: disc points must be finite, got {discs.points.tolist()}")
+    images, covered, axes, sources = {}, {}, {}, {}
+    issues: list[str] = []
+    for view in VIEWS:
+        result = _crop_view(study.by_view(view), view, discs, spec)
+        images[view], covered[view], axes[view], sources[view] = result
+        lacking = [LEVELS[i] for i, source in enumerate(result[3]) if source is None]
+        if len(lacking) == N_LEVELS:
+            issues.append(f"{view}: no crops, " + ("no level lies in a scan" if study.by_view(view) else "no series"))
+        elif lacking:
+            issues.append(f"{view}: no scan shows {', '.join(lacking)}")
+    return StudyCrops(study.study_id, spec, images, covered, axes, sources, discs, tuple(issues))
+
+
+def _crop_view(
+    series: Sequence[Series], view: str, discs: DiscPoints, spec: CropSpec
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[CropSource | None, ...]]:
+    shape = (N_LEVELS, *spec.shapes[view])
+    values, covered = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=bool)
+    axes = np.tile(np.stack(VIEW_AXES[view]), (N_LEVELS, 1, 1))
+    sources: list[CropSource | None] = [None] * N_LEVELS
+    tangents = discs.tangents()
+    for level in range(N_LEVELS):
+        best = _best_stack(series, view, discs.points[level], tangents[level], spec)
+        if best is None:
+            continue
+        chosen, index, grid, angle = best
+        stack = chosen.stacks[index]
+        axes[level] = grid.axes
+        values[level], covered[level] = sample_box(stack.pixels, stack.geometry, grid)
+        if not covered[level].any():  # a sliver of the box that falls between the samples of a coarse grid
+            continue
+        inside = np.abs(stack.geometry.offsets - grid.center @ stack.geometry.normal) <= grid.extent[0] / 2
+        numbers = tuple(stack.instance_numbers[i] for i in np.flatnonzero(inside))
+        sources[level] = CropSource(chosen.series_id, index, numbers, angle)
+    for series_id in {s.series_id for s in sources if s is not None}:
+        levels = [i for i, s in enumerate(sources) if s is not None and s.series_id == series_id]
+        values[levels] = _normalise(values[levels], covered[levels])
+    values[~covered] = 0
+    return values.astype(np.float16), covered, axes, tuple(sources)
+
+
+def _best_stack(
+    series: Sequence[Series], view: str, center: np.ndarray, tangent: np.ndarray, spec: CropSpec
+) -> tuple[Series, int, OrientedGrid, float] | None:
+    coarse = (8, 6, 6)
+    best, best_fit = None, -np.inf
+    for item in series:
+        for index, stack in enumerate(item.stacks):
+            grid = _grid(stack, view, center, spec)
+            angle = float(np.degrees(np.arccos(np.clip(abs(stack.geometry.normal @ tangent), 0, 1))))
+            points = OrientedGrid(center, grid.axes, grid.extent, coarse).points()
+            coverage = float(voxels_covered(stack.geometry, stack.geometry.world_to_voxel(points)).mean())
+            if coverage < MIN_COVERAGE:
+                continue
+            fit = coverage - (ANGLE_COST_PER_DEGREE * angle if view == AXIAL_T2 else 0.0)
+            if fit > best_fit + 1e-9:
+                best, best_fit = (item, index, grid, angle if view == AXIAL_T2 else 0.0), fit
+    return best
+
+
+def _grid(stack: Stack, view: str, center: np.ndarray, spec: CropSpec) -> OrientedGrid:
+    wanted = VIEW_AXES[view]
+    axes = _axes_of(stack.geometry, wanted) if spec.align == "stack" else np.stack(wanted)
+    return OrientedGrid(center, axes, spec.extents[view], spec.shapes[view])
+
+
+def _axes_of(geometry: StackGeometry, wanted: Sequence[np.ndarray]) -> np.ndarray:
+    """The stack's own directions (3, 3), each signed as the wanted one: through the slices, then the two within them.
+
+    The first is always the normal: axial slices along a steep L5/S1 may lie nearer to the coronal plane than to the
+    axial one, and are axial slices still.
+    """
+    column, row = geometry.column_cosine, geometry.row_cosine
+    straight = abs(column @ wanted[1]) + abs(row @ wanted[2])
+    own = (geometry.normal, column, row)
+    if straight < abs(row @ wanted[1]) + abs(column @ wanted[2]):
+        own = (geometry.normal, row, column)
+    return np.stack([v if v @ w >= 0 else -v for v, w in zip(own, wanted, strict=True)])
+
+
+def _normalise(values: np.ndarray, covered: np.ndarray) -> np.ndarray:
+    low, high = np.percentile(values[covered], INTENSITY_PERCENTILES)
+    return np.clip((values - low) / max(high - low, 1e-6), *INTENSITY_LIMITS)
+
+
+def _source(values: dict | None) -> CropSource | None:
+    return values and CropSource(**{**values, "instance_numbers": tuple(values["instance_numbers"])})

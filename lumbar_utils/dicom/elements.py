@@ -1,0 +1,120 @@
+"""Single elements of a header as text and numbers, and the size of the image that it describes."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+
+import pydicom
+from pydicom.dataset import Dataset
+from pydicom.valuerep import PersonName
+
+from ..errors import DicomError
+
+MAX_IMAGE = 2**28
+"""Rows x columns x frames that are accepted: 1 GiB as float32, 30 times the largest series of the competition."""
+NOT_IMAGES = frozenset({"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "PR", "SR", "KO", "REG", "RWV", "FID", "DOC"})
+"""Modalities whose pixels, where they have any, are not an image of the patient."""
+MAX_NUMBERS = 8
+"""Values of an element that are looked at; no attribute of a place or a size has more than six."""
+MAX_TEXT = 256
+"""Characters of an element that are kept; the standard allows 64 in a description."""
+
+
+@contextmanager
+def without_warnings() -> Iterator[None]:
+    """Silence pydicom, which warns about every value that bends the standard; what matters is checked and raises."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"pydicom|pylibjpeg|openjpeg")
+        yield
+
+
+def check_image(dataset: Dataset, path: Path | str) -> tuple[int, int, int]:
+    """(frames, rows, columns) of a greyscale image of acceptable size; raises `DicomError` for anything else."""
+    if "DirectoryRecordSequence" in dataset:
+        raise DicomError("is a DICOMDIR, the index of a medium; give the folder of the images instead", path=path)
+    kind = _class_name(dataset)
+    if text(dataset, "Modality") in NOT_IMAGES:
+        raise DicomError(f"holds no MR image but {kind}", path=path)
+    if "Rows" not in dataset:
+        hint = ": the file is cut off, or only a header" if "Image Storage" in kind else ""
+        raise DicomError(f"holds {kind or 'a DICOM object'} without rows and columns{hint}", path=path)
+    rows, columns = integer(dataset, "Rows", path), integer(dataset, "Columns", path)
+    frames = integer(dataset, "NumberOfFrames", path, default=1) or 1  # some writers put 0 for "not multi-frame"
+    if min(rows, columns, frames) < 1:
+        raise DicomError(f"claims {rows} rows, {columns} columns and {frames} frames, expected 1 or more", path=path)
+    if rows * columns * frames > MAX_IMAGE:
+        raise DicomError(
+            f"claims {rows} x {columns} pixels in {frames} frames, more than the {MAX_IMAGE} pixels accepted",
+            path=path,
+        )
+    samples = integer(dataset, "SamplesPerPixel", path, default=1)
+    interpretation = text(dataset, "PhotometricInterpretation") or "MONOCHROME2"
+    if samples != 1 or not interpretation.startswith("MONOCHROME"):
+        raise DicomError(
+            f"is a colour image ({interpretation}, {samples} samples a pixel), expected a greyscale one", path=path
+        )
+    return frames, rows, columns
+
+
+def text(dataset: Dataset, keyword: str) -> str:
+    """An element as one line of printable text, several values joined with a blank; "" where missing or broken."""
+    try:
+        value = dataset.get(keyword)
+        if value is None:
+            return ""
+        several = not isinstance(value, (str, bytes, PersonName)) and hasattr(value, "__iter__")
+        words = " ".join(str(v).strip() for v in islice(value, MAX_TEXT)) if several else str(value)
+    except Exception:  # pydicom converts lazily and raises whatever the broken value leads to
+        return ""
+    return printable(words)[:MAX_TEXT].strip()
+
+
+def printable(words: str) -> str:
+    """Text on one line: runs of blanks, line ends and other controls become one blank, invisible characters nothing.
+
+    Descriptions end in logs, tables and on terminals; controls can forge lines there, colour them or turn them round.
+    """
+    words = words[: 4 * MAX_TEXT]
+    if words.isascii() and words.isprintable():  # nearly all are: no look at every letter
+        return " ".join(words.split())
+    kept = (" " if c.isspace() or unicodedata.category(c) == "Cc" else c for c in words)
+    return " ".join("".join(c for c in kept if unicodedata.category(c)[0] != "C").split())
+
+
+def numbers(dataset: Dataset, keyword: str, path: Path | str, count: int) -> list[float] | None:
+    """An element as `count` finite numbers, None where it is missing or empty; raises `DicomError` when broken."""
+    try:
+        value = dataset.get(keyword)
+        if value is None or value == "" or (hasattr(value, "__len__") and len(value) == 0):
+            return None
+        several = hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
+        values = [float(v) for v in islice(value, MAX_NUMBERS)] if several else [float(value)]
+    except Exception as error:
+        reason = printable(str(error))[:MAX_TEXT]
+        raise DicomError(f"{keyword} cannot be read as numbers: {reason}", path=path) from error
+    if len(values) != count or not all(map(math.isfinite, values)):
+        raise DicomError(f"{keyword} is {values}, expected {count} finite number{'s' * (count > 1)}", path=path)
+    return values
+
+
+def integer(dataset: Dataset, keyword: str, path: Path | str, *, default: int | None = None) -> int:
+    """An element as a whole number, `default` where it is missing; raises `DicomError` when broken."""
+    values = numbers(dataset, keyword, path, 1)
+    if values is None:
+        if default is None:
+            raise DicomError(f"{keyword} is missing", path=path)
+        return default
+    if values[0] != int(values[0]):
+        raise DicomError(f"{keyword} is {values[0]}, expected a whole number", path=path)
+    return int(values[0])
+
+
+def _class_name(dataset: Dataset) -> str:
+    uid = text(dataset, "SOPClassUID")
+    return pydicom.uid.UID(uid).name if uid else text(dataset, "Modality")

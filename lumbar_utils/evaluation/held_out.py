@@ -1,0 +1,163 @@
+"""Every study of a run that was graded without having been learnt from, with its labels and what could be known.
+
+Of a synthetic cohort these are the out-of-fold and the test predictions, and the oracle's frequencies; of real data
+the out-of-fold ones, as nobody but Kaggle has the labels of the test part.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DataError
+from ..labels import (
+    CONDITIONS,
+    LEVELS,
+    MISSING,
+    N_LEVELS,
+    PROBABILITY_COLUMNS,
+    SEVERITIES,
+    SEVERITY_WEIGHTS,
+    split_row_id,
+    target_index,
+)
+from ..metrics.score import EPSILON, metric_frequencies, plain_frequencies, read_predictions
+from ..studies.study import CompetitionFolder
+from .tables import oracle_frequencies, truth_labels
+
+OUT_OF_FOLD, TEST = "out of fold", "test part"
+FILES = {OUT_OF_FOLD: Path("classifier") / "oof.csv", TEST: Path("submission.csv")}
+"""Where a run keeps its predictions of each part."""
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOutStudies:
+    """Predictions beside labels.
+
+    Attributes
+    ----------
+    study_ids : tuple of str
+    parts : tuple of str
+        `OUT_OF_FOLD` or `TEST`, for each study.
+    labels : ndarray of int, shape (n, 25)
+        -1 where not labelled.
+    probabilities : ndarray, shape (n, 25, 3)
+        As the network gives them: with the metric's weights 1, 2, 4.
+    oracle : ndarray, shape (n, 25, 3), or None
+        Of a synthetic cohort the frequencies from which the labels were drawn, without the metric's weights.
+    """
+
+    study_ids: tuple[str, ...]
+    parts: tuple[str, ...]
+    labels: np.ndarray = field(repr=False)
+    probabilities: np.ndarray = field(repr=False)
+    oracle: np.ndarray | None = field(default=None, repr=False)
+
+    def __len__(self) -> int:
+        return len(self.study_ids)
+
+    def of_part(self, part: str) -> list[str]:
+        """Ids of one part's studies."""
+        return [study_id for study_id, own in zip(self.study_ids, self.parts, strict=True) if own == part]
+
+    @property
+    def best_known(self) -> np.ndarray | None:
+        """What the metric wants of somebody who knows the oracle's frequencies: nobody can score better on average."""
+        return None if self.oracle is None else metric_frequencies(self.oracle)
+
+    def readings(self, *, seed: int = 0) -> dict[str, np.ndarray]:
+        """Who is compared with the labels, for `agreement.agreement_table`.
+
+        "this network" and, where the oracle is known, "another reader", who looks at the same patients and draws
+        grades from the same frequencies as the first one did, and "oracle", who says the most probable grade and so
+        agrees with a reader better than readers do.
+        """
+        people = {"this network": plain_frequencies(self.probabilities)}
+        if self.oracle is not None:
+            draws = np.random.default_rng(seed).random((*self.labels.shape, 1))
+            people["another reader"] = (draws > self.oracle.cumsum(axis=-1)[..., :-1]).sum(axis=-1)
+            people["oracle"] = self.oracle
+        return people
+
+    def odd_labels(self, cases: pd.DataFrame) -> pd.DataFrame:
+        """Cases of `evaluation.worst_cases` with a column `oracle`, how often a reader would give such a label.
+
+        A small number means that the label is odd and the network was right to be surprised. Unchanged where there is
+        no oracle.
+        """
+        if self.oracle is None:
+            return cases
+        row = {study_id: i for i, study_id in enumerate(self.study_ids)}
+        rarity = []
+        for case in cases.itertuples():
+            i, target = row[case.study_id], target_index(case.condition, case.level)
+            rarity.append(self.oracle[i, target, self.labels[i, target]])
+        return cases.assign(oracle=rarity)
+
+    def own_errors(self, n: int = 6) -> pd.DataFrame | None:
+        """The `n` targets at which the network itself is most wrong, one a study; None where the oracle is not known.
+
+        What a prediction costs above the best possible one on average over all labels that readers would give: the
+        one label that was drawn, and whether it is odd, does not count. In the form of `evaluation.worst_cases`.
+        """
+        if self.oracle is None:
+            return None
+        best, own = (np.log(np.clip(p, EPSILON, 1)) for p in (self.best_known, self.probabilities))
+        surplus = best - own
+        cost = (self.oracle * SEVERITY_WEIGHTS * surplus).sum(axis=-1)
+        cost = np.where(self.labels == MISSING, -np.inf, cost)
+        worst = cost.argmax(axis=1)
+        largest = cost[np.arange(len(self)), worst]
+        rows = []
+        labelled = (self.labels != MISSING).any(axis=1)
+        for study in [i for i in np.argsort(-largest, kind="stable") if labelled[i]][:n]:
+            condition, level = divmod(int(worst[study]), N_LEVELS)
+            rows.append(
+                {
+                    "study_id": self.study_ids[study],
+                    "condition": CONDITIONS[condition],
+                    "level": LEVELS[level],
+                    "label": SEVERITIES[self.labels[study, worst[study]]],
+                    **dict(zip(PROBABILITY_COLUMNS, self.probabilities[study, worst[study]], strict=True)),
+                    "loss": largest[study],
+                }
+            )
+        return self.odd_labels(pd.DataFrame(rows))
+
+
+def held_out_studies(
+    folder: CompetitionFolder, run: Path | str, *, parts: Sequence[str] = tuple(FILES)
+) -> HeldOutStudies:
+    """Read a run's predictions of studies whose labels are known.
+
+    Raises
+    ------
+    DataError
+        When there is none, with the files that were looked for.
+    """
+    ids: list[str] = []
+    of_part: list[str] = []
+    labels, probabilities = [], []
+    for part in parts:
+        path = Path(run) / FILES[part]
+        if not path.is_file():
+            continue
+        table = pd.read_csv(path, dtype={"row_id": str})
+        named = list(dict.fromkeys(split_row_id(row_id)[0] for row_id in table["row_id"]))
+        known = folder.labels is not None and set(named) <= set(folder.labels["study_id"])
+        own = folder.label_codes(named) if known else truth_labels(folder, named)
+        if own is None:
+            continue
+        ids += named
+        of_part += [part] * len(named)
+        labels.append(own)
+        probabilities.append(read_predictions(table, named))
+    if not ids:
+        looked = ", ".join(str(Path(run) / FILES[part]) for part in parts)
+        raise DataError(f"no predictions of studies with known labels: looked for {looked}; run notebooks 04 and 05")
+    oracle = oracle_frequencies(folder, ids)
+    return HeldOutStudies(tuple(ids), tuple(of_part), np.concatenate(labels), np.concatenate(probabilities), oracle)

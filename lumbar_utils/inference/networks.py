@@ -1,0 +1,143 @@
+"""The networks of an ensemble on one device or several, and what each of them says of a batch of studies.
+
+On several devices every one holds a copy of all networks, and a batch is dealt out over them; two threads drive two
+GPUs, because torch lets go of Python while a GPU computes.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from ..devices import Compute, choose_compute
+from ..errors import DataError
+from ..labels import N_SEVERITIES, N_TARGETS
+from ..models.classifier import LumbarClassifier, grade
+from ..models.inputs import StudyInput
+from .deadline import Plan
+
+logger = logging.getLogger(__name__)
+
+
+def choose_devices(device: str | Sequence[str] | None = None, precision: str = "auto") -> tuple[Compute, ...]:
+    """The devices to grade on.
+
+    Parameters
+    ----------
+    device : str or sequence of str, optional
+        As for `devices.choose_compute`, several as a sequence or with commas between them (`cuda:0,cuda:1`). Default
+        and `auto`: all GPUs that can compute, else the CPU. `cuda` alone is the first GPU.
+    precision : str
+        See `devices.choose_compute`.
+
+    Raises
+    ------
+    DataError
+        When a device that is named is unknown or cannot compute, or none is named.
+    """
+    names = device.split(",") if isinstance(device, str) else list(device or ("auto",))
+    names = [name.strip() for name in names if name.strip()]
+    if not names:
+        raise DataError(f"no device is named in {device!r}, expected for example cpu, cuda or cuda:0,cuda:1")
+    if names != ["auto"]:
+        return tuple(choose_compute(name, precision) for name in names)
+    first = choose_compute("auto", precision)
+    if first.device.type != "cuda":
+        return (first,)
+    found = []
+    for number in range(torch.cuda.device_count()):
+        try:
+            found.append(choose_compute(f"cuda:{number}", precision))
+        except DataError as error:
+            logger.warning("not used: %s", error)
+    return tuple(found) or (first,)
+
+
+class Networks:
+    """An ensemble's networks, ready to grade.
+
+    Parameters
+    ----------
+    models : sequence of LumbarClassifier
+        On the CPU; they are moved to the first device and copied to the others.
+    computes : sequence of Compute
+        The devices.
+
+    Attributes
+    ----------
+    models : tuple of LumbarClassifier
+        Those on the first device.
+    seconds : ndarray of float64, shape (n_members,)
+        Of one study and one pass, in the latest call of `member_predictions`; nan for networks that were not asked.
+    """
+
+    def __init__(self, models: Sequence[LumbarClassifier], computes: Sequence[Compute]):
+        self.computes = tuple(computes)
+        first, *others = (compute.device for compute in self.computes)
+        copies = [tuple(copy.deepcopy(model).to(device) for model in models) for device in others]
+        self._copies = (tuple(model.to(first) for model in models), *copies)
+        self.seconds = np.full(len(models), np.nan)
+
+    @property
+    def models(self) -> tuple[LumbarClassifier, ...]:
+        return self._copies[0]
+
+    def __len__(self) -> int:
+        return len(self.models)
+
+    def member_predictions(
+        self, inputs: Sequence[Sequence[StudyInput]], inputs_of: Sequence[int], plan: Plan, batch_size: int
+    ) -> np.ndarray:
+        """What every network says.
+
+        Parameters
+        ----------
+        inputs : sequence of (sequence of StudyInput)
+            The same studies, cut by each specification of crops.
+        inputs_of : sequence of int
+            For each network, by which of them it was trained.
+        plan : Plan
+            Networks to ask, and whether mirrored too.
+        batch_size : int
+            Studies that a device takes at a time.
+
+        Returns
+        -------
+        ndarray of float64, shape (n_members, n_studies, 25, 3)
+            nan for networks that were not asked.
+        """
+        n = len(inputs[0]) if inputs else 0
+        result = np.full((len(self), n, N_TARGETS, N_SEVERITIES), np.nan)
+        self.seconds = np.full(len(self), np.nan)
+        if n == 0:
+            return result
+        bounds = np.linspace(0, n, min(len(self.computes), n) + 1).round().astype(int)
+        parts = [slice(a, b) for a, b in pairwise(bounds)]
+        passes = (2 if plan.mirror else 1) * n
+
+        def on_device(number: int) -> list[tuple[np.ndarray, float]]:
+            answers = []
+            for member in plan.members:
+                started = time.perf_counter()
+                model, part = self._copies[number][member], inputs[inputs_of[member]][parts[number]]
+                p = grade(model, part, self.computes[number], batch_size=batch_size, mirror=plan.mirror)
+                answers.append((p, time.perf_counter() - started))
+            return answers
+
+        if len(parts) == 1:
+            answered = [on_device(0)]
+        else:
+            with ThreadPoolExecutor(len(parts)) as threads:
+                answered = list(threads.map(on_device, range(len(parts))))
+        for part, answers in zip(parts, answered, strict=True):
+            for member, (p, seconds) in zip(plan.members, answers, strict=True):
+                result[member, part] = p
+                self.seconds[member] = np.fmax(self.seconds[member], seconds / passes)
+        return result

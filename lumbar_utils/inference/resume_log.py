@@ -1,0 +1,229 @@
+"""Finished predictions on disk while a run goes on, so that a run that was killed continues.
+
+One JSON object a line, appended and flushed as studies are graded. The first line says what made the predictions: a
+digest of the networks' and the localizer's weights, of the options and of the library's own code. A resume_log of
+anything else is not used. A line that was cut off by the end of the run, or was damaged since, is dropped with all that
+follow it; each carries a checksum.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import zlib
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, BinaryIO
+
+import numpy as np
+
+from ..errors import DataError
+from ..localization import DiscPoints
+from .issues import Issue
+from .submission import StudyPrediction
+
+if TYPE_CHECKING:
+    from ..studies.study import StudySource
+
+logger = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+_NOT_WRITABLE = "{path}: cannot be written ({error}); disk full, or a read-only folder?"
+
+
+class ResumeLog:
+    """The resume_log of one run.
+
+    Parameters
+    ----------
+    path : path-like
+    identity : str
+        What makes the predictions, as a digest. A resume_log of another identity is overwritten.
+
+    Attributes
+    ----------
+    found : dict str -> StudyPrediction
+        Predictions of an earlier, unfinished run, by study id.
+    broken : str
+        Why nothing more can be written, "" while all is well. A full disk does not end the run.
+
+    Raises
+    ------
+    DataError
+        When the file cannot be created, or another run has it open: better now than after hours of work.
+    """
+
+    def __init__(self, path: Path | str, identity: str):
+        self.path, self.identity, self.broken = Path(path), identity, ""
+        self.found: dict[str, StudyPrediction] = {}
+        self._places: dict[str, str] = {}
+        header = _line({"version": FORMAT_VERSION, "identity": identity})
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            self._file = open(self.path, "a+b")  # noqa: SIM115, open as long as the run
+        except OSError as error:
+            raise DataError(_NOT_WRITABLE.format(path=self.path, error=error)) from error
+        try:
+            _lock(self._file)
+            kept = self._read(header)
+            self._file.truncate(kept)
+            if not kept:
+                self._file.write(header)
+            self._file.flush()
+        except BlockingIOError as error:
+            self._file.close()
+            raise DataError(
+                f"{self.path}: another run is writing this output; wait for its end, or name another output"
+            ) from error
+        except OSError as error:
+            self._file.close()
+            raise DataError(_NOT_WRITABLE.format(path=self.path, error=error)) from error
+
+    def known(self, source: StudySource) -> StudyPrediction | None:
+        """The prediction of an earlier run for a study that lies where it did and looks as it did, else None."""
+        found = self.found.get(source.study_id)
+        return found if found is not None and self._places[source.study_id] == place_of(source) else None
+
+    def note(self, source: StudySource, prediction: StudyPrediction) -> None:
+        """Append a prediction and flush it to the disk; an error is kept in `broken` and said once."""
+        if self.broken:
+            return
+        try:
+            self._file.write(_line({"place": place_of(source), "study": _to_json(prediction)}))
+            self._file.flush()
+            os.fsync(self._file.fileno())
+        except OSError as error:
+            self.broken = f"{self.path.name}: {error.strerror or error}"
+            logger.warning("%s; the run goes on, but would start anew if it were killed", self.broken)
+
+    def close(self, *, remove: bool) -> None:
+        """Close the file, and remove it when the run's results are safely written."""
+        if remove:
+            with suppress(OSError):  # while it is still locked, where an open file can be removed
+                self.path.unlink(missing_ok=True)
+        try:
+            self._file.close()
+        except OSError as error:  # what could not be flushed because the disk is full
+            self.broken = self.broken or str(error)
+        if remove and os.name == "nt":
+            self.path.unlink(missing_ok=True)
+
+    def _read(self, header: bytes) -> int:
+        """Read an earlier run's lines; how many bytes of them are good, 0 when there is nothing to go on from."""
+        self._file.seek(0)
+        content = self._file.read() if self.path.is_file() else b""  # a device could go on for ever
+        if not content.startswith(header):
+            if content:
+                logger.info("%s is of other weights, options or code and is not used", self.path)
+            return 0
+        good = len(header)
+        for line in content[good:].splitlines(keepends=True):
+            values = _parsed(line)
+            try:
+                if values is None:
+                    break
+                prediction = _from_json(values["study"])
+                self._places[prediction.study_id] = str(values["place"])
+            except (DataError, KeyError, TypeError, ValueError):
+                break
+            self.found[prediction.study_id] = prediction
+            good += len(line)
+        return good
+
+
+def place_of(source: StudySource) -> str:
+    """Where a study lies and when its folders last changed, as a digest: cheap, and other when files come or go."""
+    folders = {source.path, *(file.parent for _, files in source.series for file in files)}
+    if source.in_competition:
+        with suppress(OSError):  # it is not there: then that is how it looked
+            folders |= {entry for entry in source.path.iterdir() if entry.is_dir()}
+    stamps = []
+    for folder in sorted(folders):
+        try:
+            stamps.append((os.path.abspath(folder), os.stat(folder).st_mtime_ns))
+        except OSError:
+            stamps.append((os.path.abspath(folder), None))
+    return hashlib.sha256(repr((stamps, source.listed, source.series_ids)).encode()).hexdigest()[:32]
+
+
+def code_digest() -> str:
+    """Changes with any line of the library's own source."""
+    digest = hashlib.sha256()
+    root = Path(__file__).parent.parent
+    for path in sorted(root.rglob("*.py")):
+        digest.update(str(path.relative_to(root)).encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _lock(file: BinaryIO) -> None:
+    """Keep other runs from a file until it is closed; raises `BlockingIOError` when one has it.
+
+    Where the system or the file system has no such locks, nothing is kept from anybody.
+    """
+    with suppress(ImportError):
+        import fcntl
+
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            logger.debug("no lock on %s: %s", file.name, error)
+
+
+def _line(values: Mapping) -> bytes:
+    text = json.dumps(values, separators=(",", ":"))
+    return f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
+
+
+def _parsed(line: bytes) -> dict | None:
+    """What `_line` was given, None when the line is cut off or damaged."""
+    checksum, _, text = line.rstrip(b"\n").partition(b" ")
+    if not line.endswith(b"\n") or checksum != f"{zlib.crc32(text):08x}".encode():
+        return None
+    return json.loads(text)
+
+
+def _to_json(prediction: StudyPrediction) -> dict:
+    discs = prediction.discs
+    return {
+        "study_id": prediction.study_id,
+        "probabilities": prediction.probabilities.tolist(),
+        "discs": discs
+        and {
+            "series_id": discs.series_id,
+            "points": np.asarray(discs.points).tolist(),
+            "confidence": np.asarray(discs.confidence).tolist(),
+            "flags": list(discs.flags),
+            "source": discs.source,
+        },
+        "missing_views": list(prediction.missing_views),
+        "records": [record.to_json() for record in prediction.records],
+        "fallback": prediction.fallback,
+        "synthetic_only": prediction.synthetic_only,
+    }
+
+
+def _from_json(values: Mapping) -> StudyPrediction:
+    discs, study_id = values["discs"], str(values["study_id"])
+    if discs is not None:
+        discs = DiscPoints(
+            study_id,
+            discs["series_id"],
+            np.array(discs["points"]),
+            np.array(discs["confidence"]),
+            tuple(discs["flags"]),
+            discs["source"],
+        )
+    return StudyPrediction(
+        study_id,
+        np.array(values["probabilities"]),
+        discs,
+        tuple(values["missing_views"]),
+        fallback=bool(values["fallback"]),
+        synthetic_only=bool(values["synthetic_only"]),
+        records=tuple(Issue.from_json(record) for record in values["records"]),
+    )

@@ -1,0 +1,213 @@
+"""The grades of a study, and the `submission.csv` of many with two logs of everything that was missing or replaced.
+
+`submission_log.csv` has one row a study, for people; `submission_log.jsonl` one record a line, for programs: study,
+series, file, stage, code, message, and what was used instead. See `issues.CODES`.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DataError
+from ..labels import (
+    CONDITIONS,
+    LEVELS,
+    N_LEVELS,
+    N_SEVERITIES,
+    N_TARGETS,
+    PROBABILITY_COLUMNS,
+    SEVERITIES,
+    VIEWS,
+    condition_title,
+    level_title,
+    split_row_id,
+)
+from ..localization import DiscPoints
+from ..metrics.score import EPSILON, prediction_table
+from ..models.run_folder import atomically, write_table
+from ..notebook_html import card, tinted
+from .issues import Issue
+
+logger = logging.getLogger(__name__)
+
+PHANTOM_NOTE = "a synthetic phantom, not a patient"
+SYNTHETIC_WARNING = "trained on synthetic phantoms only: these grades mean nothing for patients"
+WEIGHTED_NOTE = (
+    "Probabilities count a moderate grade twice and a severe one four times, as the RSNA 2024 metric does: "
+    "worse grades come out more probable than they are."
+)
+"""What must be said wherever probabilities are read by people; `metrics.plain_frequencies` takes the weights out."""
+
+
+@dataclass(frozen=True, eq=False)
+class StudyPrediction:
+    """The grades of one study.
+
+    Attributes
+    ----------
+    study_id : str
+    probabilities : ndarray of float64, shape (25, 3)
+        In the order of `labels.TARGETS` and `labels.SEVERITIES`; rows sum to one. As the metric wants them, with its
+        weights 1, 2, 4: see `WEIGHTED_NOTE`.
+    discs : DiscPoints or None
+        Where the discs were found; None when they were not.
+    missing_views : tuple of str
+        Views of which nothing could be used; the network's learned stand-in took their place.
+    issues : tuple of str
+        What went wrong or was left out, in words; default: those of the records.
+    fallback : bool
+        True when the class prior stands in for a prediction.
+    synthetic_only : bool
+        True when the network has seen nothing but synthetic phantoms.
+    records : tuple of Issue
+        The same for programs: codes, series and files; default: the words as notes.
+    """
+
+    study_id: str
+    probabilities: np.ndarray
+    discs: DiscPoints | None = None
+    missing_views: tuple[str, ...] = ()
+    issues: tuple[str, ...] = ()
+    fallback: bool = False
+    synthetic_only: bool = False
+    records: tuple[Issue, ...] = ()
+
+    def __post_init__(self):
+        p = np.asarray(self.probabilities, dtype=np.float64)
+        if p.shape != (N_TARGETS, N_SEVERITIES) or not np.isfinite(p).all() or (p < 0).any():
+            raise DataError(
+                f"study {self.study_id}: probabilities must be finite, not negative and of shape "
+                f"({N_TARGETS}, {N_SEVERITIES}), got shape {p.shape}"
+            )
+        if not np.allclose(p.sum(axis=-1), 1, atol=1e-6):
+            raise DataError(f"study {self.study_id}: probabilities must sum to one, got {p.sum(axis=-1)}")
+        object.__setattr__(self, "probabilities", p)
+        records = self.records or tuple(Issue("note", words, self.study_id) for words in self.issues)
+        object.__setattr__(self, "records", tuple(records))
+        object.__setattr__(self, "issues", tuple(self.issues) or tuple(map(str, records)))
+
+    def table(self) -> pd.DataFrame:
+        """Probability of moderate or severe, conditions by levels."""
+        worse = 1 - self.probabilities[:, 0].reshape(len(CONDITIONS), N_LEVELS)
+        return pd.DataFrame(worse, index=list(CONDITIONS), columns=list(LEVELS))
+
+    def _repr_html_(self) -> str:
+        notes = [SYNTHETIC_WARNING] if self.synthetic_only else []
+        notes += ["class prior instead of a prediction"] if self.fallback else []
+        notes += [f"missing: {view}" for view in self.missing_views] + list(self.issues)
+        notes += [WEIGHTED_NOTE]
+        cells = [self._cell(p, graded=not self.fallback) for p in self.probabilities]
+        rows = [(level_title(level), *cells[i::N_LEVELS]) for i, level in enumerate(LEVELS)]
+        head = ("", *(condition_title(condition).replace("Neural ", "") for condition in CONDITIONS))
+        about = "not graded: how often each grade occurs" if self.fallback else "most probable grades"
+        return card(f"study {self.study_id}", head, rows, about=about, notes=notes)
+
+    @staticmethod
+    def _cell(p: np.ndarray, *, graded: bool) -> str:
+        """The most probable grade with its probability, all three for the mouse; of a prior only the three numbers."""
+        if not graded:
+            return " / ".join(f"{value:.0%}" for value in p)
+        best = int(p.argmax())
+        words = f"{SEVERITIES[best]} {p[best]:.0%}"
+        title = ", ".join(f"{name} {value:.1%}" for name, value in zip(SEVERITIES, p, strict=True))
+        return tinted(words, ("127,127,127", "224,161,0", "207,47,58")[best], title) if best else words
+
+
+def write_submission(
+    predictions: Iterable[StudyPrediction],
+    path: Path | str,
+    sample: pd.DataFrame | None = None,
+    *,
+    fallback: np.ndarray | None = None,
+    events: Sequence[Issue] = (),
+) -> Path:
+    """Write `submission.csv` and its logs, each atomically.
+
+    Parameters
+    ----------
+    predictions : iterable of StudyPrediction
+    path : path-like
+        The logs go beside it: `<name>_log.csv` with study_id, fallback, missing_views, issues, synthetic_only, and
+        `<name>_log.jsonl` with the records of `StudyPrediction.records`.
+    sample : DataFrame, optional
+        The sample submission. Its rows are kept and filled in when it names all predicted studies; rows of studies
+        without a prediction get `fallback`. A sample that does not name every study (Kaggle's public one names
+        one) gives its column order only. Without a sample: studies as given, targets in `TARGETS` order.
+    fallback : ndarray, shape (25, 3), optional
+        For rows that the sample names and no prediction covers; default uniform.
+    events : sequence of Issue
+        What happened to the run as a whole; the first lines of the records.
+
+    Raises
+    ------
+    DataError
+        When a study is predicted twice, the sample has other columns, or a file cannot be written (disk full).
+    """
+    predictions, path = list(predictions), Path(path)
+    ids = [p.study_id for p in predictions]
+    if len(set(ids)) != len(ids):
+        raise DataError(f"study {next(s for s in ids if ids.count(s) > 1)!r} is predicted more than once")
+    values = np.clip([p.probabilities for p in predictions], EPSILON, None).reshape(-1, N_TARGETS, N_SEVERITIES)
+    values = values / values.sum(axis=-1, keepdims=True)
+    table = prediction_table(ids, values)
+    filled: list[str] = []
+    if sample is not None:
+        table, filled = _in_sample_order(table, sample, ids, fallback)
+    write_table(path, table)
+    log = pd.DataFrame(
+        {
+            "study_id": [*ids, *filled],
+            "fallback": [*(p.fallback for p in predictions), *(True for _ in filled)],
+            "missing_views": [*("; ".join(p.missing_views) for p in predictions), *("; ".join(VIEWS) for _ in filled)],
+            "issues": [*("; ".join(p.issues) for p in predictions), *("not predicted" for _ in filled)],
+            "synthetic_only": [*(p.synthetic_only for p in predictions), *(False for _ in filled)],
+        }
+    )
+    write_table(path.with_name(f"{path.stem}_log.csv"), log)
+    records = [*events, *(record for p in predictions for record in p.records)]
+    records += [Issue("not_predicted", "named by the sample, but not among the studies", s) for s in filled]
+    write_records(path.with_name(f"{path.stem}_log.jsonl"), records)
+    if any(p.synthetic_only for p in predictions):
+        logger.warning("%s: %s", path, SYNTHETIC_WARNING)
+    return path
+
+
+def write_records(path: Path, records: Iterable[Issue]) -> None:
+    """Write records as JSON lines, atomically."""
+    text = "".join(json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in records)
+    atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+
+
+def check_sample(sample: pd.DataFrame | None) -> None:
+    """Raise `DataError` when a sample submission has other columns, or other rows, than a submission."""
+    if sample is None:
+        return
+    if set(sample.columns) != {"row_id", *PROBABILITY_COLUMNS}:
+        raise DataError(f"the sample submission has the columns {list(sample.columns)}, expected those of a submission")
+    for row_id in sample["row_id"].astype(str):
+        split_row_id(row_id)
+
+
+def _in_sample_order(
+    table: pd.DataFrame, sample: pd.DataFrame, ids: Sequence[str], fallback: np.ndarray | None
+) -> tuple[pd.DataFrame, list[str]]:
+    check_sample(sample)
+    wanted = sample["row_id"].astype(str)
+    known = set(table["row_id"])
+    if not known <= set(wanted):
+        return table[list(sample.columns)], []
+    indexed = table.set_index("row_id").reindex(wanted)
+    constant = np.full((N_TARGETS, N_SEVERITIES), 1 / N_SEVERITIES) if fallback is None else np.asarray(fallback)
+    filled = []
+    for row_id in wanted[~wanted.isin(known)]:
+        study_id, target = split_row_id(row_id)
+        indexed.loc[row_id, list(PROBABILITY_COLUMNS)] = constant[target]
+        filled.append(study_id)
+    return indexed.reset_index()[list(sample.columns)], list(dict.fromkeys(filled))

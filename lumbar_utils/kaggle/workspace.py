@@ -1,0 +1,214 @@
+"""Where a notebook finds its data and leaves its results, the same in a clone, after pip, and on Kaggle.
+
+Data: the folder given; else the competition's among Kaggle's mounts; else a synthetic cohort beside the results,
+made on first use. Results: the folder given; else `runs/demo` of the clone, or of the current folder. localizer:
+the one of the run in use; else the one that ships with the library (`find_localizer`). On Kaggle each notebook runs in
+a session of its own, so what earlier ones left in their `runs/demo`, attached as their output, is taken over.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..errors import DataError
+from ..studies.study import CompetitionFolder, StudySource, find_studies
+from . import KAGGLE_INPUT, available_cores, find_competition_folder, mounted_folders
+
+COHORT = "cohort"
+FOLDS = 5
+LOCALIZER = "localizer"
+WEIGHTS = (LOCALIZER, "classifier")
+WEIGHTS_FILE, ENSEMBLE_FILE = "model.safetensors", "ensemble.json"
+WEIGHTS_DEPTH = 5
+"""`datasets/<owner>/<slug>/runs/demo`."""
+COPIED, LINKED = (LOCALIZER, "classifier"), ("crops", "crops_found")
+"""What is taken over from earlier notebooks: weights as copies, to be trained further; crops, some GB, as links."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """A data folder and a run folder.
+
+    Attributes
+    ----------
+    data : CompetitionFolder
+    run : Path
+        Relative to the current folder where that is shorter, so that messages show no machine's paths.
+    """
+
+    data: CompetitionFolder
+    run: Path
+
+    @property
+    def synthetic(self) -> bool:
+        """Whether the studies are phantoms: every figure then says so."""
+        return self.data.is_synthetic
+
+    def sources(self, part: str, study_ids: list[str] | None = None) -> list[StudySource]:
+        """Studies of the "train" or "test" part, all or those named, in the order of the names."""
+        found = {source.study_id: source for source in find_studies(self.data.root, part=part)}
+        absent = [s for s in study_ids or () if s not in found]
+        if absent:
+            raise DataError(f"{len(absent)} studies are not in the {part} part, the first is {absent[0]!r}")
+        return [found[s] for s in study_ids] if study_ids is not None else list(found.values())
+
+    def on_disk(self, part: str) -> list[str]:
+        """Listed studies of a part whose folder is there; the real tables are often looked at without the images."""
+        images = self.data.root / f"{part}_images"
+        there = {p.name for p in images.iterdir()} if images.is_dir() else set()
+        return [study_id for study_id in self.data.study_ids(part) if study_id in there]
+
+    def split(self, fold: int = 0, *, seed: int = 0) -> tuple[list[str], list[str]]:
+        """Labelled studies of the train part as (to learn from, held out), one fifth held out, labels spread evenly.
+
+        All notebooks split here, so that a held-out study is held out from the localizer and the classifier alike.
+        """
+        return split_studies(self.data, fold, seed=seed)
+
+
+def split_studies(
+    folder: CompetitionFolder, fold: int = 0, *, folds: int = FOLDS, seed: int = 0
+) -> tuple[list[str], list[str]]:
+    """Labelled studies of the train part as (to learn from, held out), fold number `fold` of `folds` held out.
+
+    Folds as in `train.fit`. Raises `DataError` when there is no such fold, or there are fewer labelled studies than
+    folds.
+    """
+    from ..models.inputs import folds_by_study
+
+    if not 0 <= fold < folds:
+        raise DataError(f"fold must lie between 0 and {folds - 1}, got {fold}")
+    labelled = set() if folder.labels is None else set(folder.labels["study_id"])
+    ids = [s for s in folder.study_ids("train") if s in labelled]
+    if len(ids) < folds:
+        raise DataError(f"{folder.root}: {len(ids)} labelled studies, expected at least {folds} to learn from")
+    number = folds_by_study(folder.labels, folds, seed=seed)
+    return [s for s in ids if number[s] != fold], [s for s in ids if number[s] == fold]
+
+
+def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Path:
+    """The folder of trained weights `name` ("localizer" or "classifier").
+
+    Looked for in the folder given, then in the run folder, then in every data set attached on Kaggle. A classifier may
+    be a single run or an ensemble, a folder with `ensemble.json`; one that lies above other runs goes before them.
+
+    Raises
+    ------
+    DataError
+        When there are none, with the places that were looked at.
+    """
+    roots = [Path(given)] if given else [Path(run), *_attached()]
+    files = (WEIGHTS_FILE, ENSEMBLE_FILE) if name == "classifier" else (WEIGHTS_FILE,)
+    for root in roots:
+        # A folder that is named outright may be called anything, but not as other weights are.
+        own = root.name == name or (bool(given) and root.name not in WEIGHTS)
+        if name == "classifier" and (root / ENSEMBLE_FILE).is_file():
+            return root
+        for folder in (root / name, *([root] if own else [])):
+            if any((folder / file).is_file() for file in files):
+                return folder
+    looked = ", ".join(str(root / name) for root in roots)
+    raise DataError(
+        f"no weights of a {name}: expected {' or '.join(files)} in one of {looked}; train it with "
+        "notebooks 02 to 04, `make run` or `lumbar train`"
+    )
+
+
+def find_localizer(run: str | Path = "") -> Path | None:
+    """The folder of the localizer that goes with a run; None for the one that ships with the library.
+
+    `localizer/` in the run folder, where it was fine-tuned or noted down; else None, which `locating.open_localizer`
+    understands. Nothing else is looked at: whoever names no weights gets the shipped ones, and not what an earlier
+    run left behind or what lies in some attached data set.
+    """
+    folder = Path(run) / LOCALIZER
+    return folder if str(run) and (folder / WEIGHTS_FILE).is_file() else None
+
+
+def _attached() -> list[Path]:
+    """Folders with weights at the depths at which Kaggle mounts data sets, and below, where runs/demo may lie."""
+    mounts = sorted(mounted_folders(KAGGLE_INPUT, WEIGHTS_DEPTH), key=lambda p: (len(p.parts), str(p)))
+    return [p for p in mounts if any((p / name).exists() for name in (*WEIGHTS, ENSEMBLE_FILE))]
+
+
+def open_workspace(
+    data: str | Path = "",
+    run: str | Path = "",
+    *,
+    n_studies: int = 200,
+    seed: int = 0,
+    n_jobs: int | None = None,
+    progress: bool = True,
+) -> Workspace:
+    """Find the data and the run folder; a synthetic cohort is made when there are no data anywhere.
+
+    Parameters
+    ----------
+    data, run : path-like
+        Empty for the defaults of the module's text.
+    n_studies, seed : int
+        Of the synthetic cohort. One that is there already is used as it is.
+    """
+    folder = run_folder(run)
+    found = find_data(data, run)
+    if found is None:
+        from ..phantom.cohort import generate_cohort
+
+        found = folder / COHORT
+        n_jobs = n_jobs or available_cores()
+        generate_cohort(found, n_studies=n_studies, seed=seed, n_jobs=n_jobs, progress=progress)
+    restore_weights(folder)
+    return Workspace(CompetitionFolder.open(_short(found)), folder)
+
+
+def run_folder(run: str | Path = "") -> Path:
+    """Where results go: the folder given, else the default of the module's text."""
+    return _short(Path(run) if run else _default_run())
+
+
+def find_data(data: str | Path = "", run: str | Path = "") -> Path | None:
+    """The data folder that `open_workspace` would use; None where it would make a synthetic cohort first."""
+    if data:
+        return Path(data)
+    cohort = run_folder(run) / COHORT
+    return find_competition_folder() or (cohort if (cohort / "train.csv").is_file() else None)
+
+
+def restore_weights(run: Path) -> list[Path]:
+    """On Kaggle: what earlier notebooks left in a run folder of that name, attached as their output, is put into this.
+
+    Weights are copied, crops linked; nothing that is there already is replaced. Returns what was taken over.
+    """
+    attached = [p for p in mounted_folders(KAGGLE_INPUT, WEIGHTS_DEPTH) if p.parent.name == "runs"]
+    taken = []
+    for folder in (p for p in attached if p.name == run.resolve().name):
+        for name in (*COPIED, *LINKED):
+            if not (folder / name).is_dir() or (run / name).exists():
+                continue
+            run.mkdir(parents=True, exist_ok=True)
+            if name in COPIED:
+                part = run / f".{name}.part"  # half a copy must never look like a whole one
+                shutil.rmtree(part, ignore_errors=True)
+                shutil.copytree(folder / name, part, copy_function=shutil.copyfile)
+                part.rename(run / name)
+            else:
+                (run / name).symlink_to(folder / name, target_is_directory=True)
+            taken.append(folder / name)
+    return taken
+
+
+def _default_run() -> Path:
+    here = Path.cwd()
+    clone = next((p for p in (here, here.parent) if (p / "lumbar_utils").is_dir() and (p / "notebooks").is_dir()), here)
+    return clone / "runs" / "demo"
+
+
+def _short(path: Path) -> Path:
+    try:
+        relative = os.path.relpath(path)
+    except ValueError:  # another drive on Windows
+        return path
+    return Path(relative) if len(relative) < len(str(path.absolute())) else path

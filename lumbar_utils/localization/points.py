@@ -1,0 +1,267 @@
+"""The five canal points of a study: the one thing that the localizer hands to the rest of the library.
+
+A canal point is what the competition marks: the middle of the spinal canal at the height of the disc, in the
+mid-sagittal plane. Everything here is numpy and pandas, so that reading a points file needs no network.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DataError
+from ..geometry import ANTERIOR, INFERIOR
+from ..labels import LEVELS, N_LEVELS, level_title
+from ..notebook_html import card
+
+LOW_CONFIDENCE = "low_confidence"
+"""The flag of a point that may be wrong; of all five, when the chain may bear the names of its neighbours."""
+SOURCES = ("localizer", "table", "truth")
+POINT_COLUMNS = ("study_id", "series_id", "level", "x", "y", "z", "confidence", "flag")
+
+TYPICAL_STEPS_MM = np.array([35.0, 35.0, 33.3, 28.6])
+"""Distance from each canal point to the next lower one in an adult, used only where neighbours tell nothing.
+Vertebral body plus disc heights of Nissan and Gilad 1986 (J Biomech 19:753), shortened behind the bodies at L5."""
+DUPLICATE_POINT_MM = 0.5
+"""Two canal points closer than this are the same point; discs are at least 20 mm apart even in small adults."""
+
+
+@dataclass(frozen=True, eq=False)
+class DiscPoints:
+    """The canal points of the five discs of one study.
+
+    Parameters
+    ----------
+    study_id, series_id : str
+        The series is the one on which the points were found; may be empty.
+    points : array_like, shape (5, 3)
+        LPS mm, in the order of `labels.LEVELS`. All finite: fill gaps with `DiscPoints.from_known`.
+    confidence : array_like, shape (5,)
+        0 to 1: about how probable it is that the point lies at its disc (within 5 mm).
+    flags : tuple of 5 str
+        "" where nothing is to be said, else for example "interpolated", "extrapolated", "outside", "low_confidence".
+    source : str
+        "localizer", "table" (the competition's coordinates) or "truth" (a synthetic cohort's).
+
+    Raises
+    ------
+    DataError
+        When shapes, ranges or words are wrong, or two neighbouring points coincide.
+    """
+
+    study_id: str
+    series_id: str
+    points: np.ndarray
+    confidence: np.ndarray
+    flags: tuple[str, ...] = ("",) * N_LEVELS
+    source: str = "localizer"
+
+    def __post_init__(self):
+        where = f"study {self.study_id}"
+        points = np.array(self.points, dtype=np.float64)
+        if points.shape != (N_LEVELS, 3) or not np.all(np.isfinite(points)):
+            raise DataError(
+                f"{where}: disc points must be {N_LEVELS} x 3 finite mm, got shape {points.shape}: {points}"
+            )
+        steps = np.linalg.norm(np.diff(points, axis=0), axis=1)
+        if steps.min() < DUPLICATE_POINT_MM:
+            pair = int(steps.argmin())
+            raise DataError(f"{where}: the points of {LEVELS[pair]} and {LEVELS[pair + 1]} are the same place")
+        confidence = np.array(self.confidence, dtype=np.float64)
+        if confidence.shape != (N_LEVELS,) or not np.all((confidence >= 0) & (confidence <= 1)):
+            raise DataError(f"{where}: confidence must be {N_LEVELS} numbers in 0..1, got {confidence}")
+        flags = tuple(str(flag) for flag in self.flags)
+        if len(flags) != N_LEVELS:
+            raise DataError(f"{where}: flags must be {N_LEVELS} words, got {flags}")
+        if self.source not in SOURCES:
+            raise DataError(f"{where}: source must be one of {SOURCES}, got {self.source!r}")
+        points.setflags(write=False)
+        confidence.setflags(write=False)
+        for name, value in (("points", points), ("confidence", confidence), ("flags", flags)):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "study_id", str(self.study_id))
+        object.__setattr__(self, "series_id", str(self.series_id))
+
+    @classmethod
+    def from_known(
+        cls, study_id: str, series_id: str, points: np.ndarray, *, source: str, confidence: np.ndarray | None = None
+    ) -> DiscPoints:
+        """Points of which some may be missing (rows of nan); gaps are filled from their neighbours and flagged.
+
+        Raises `DataError` when fewer than two levels are known.
+        """
+        filled, flags = complete_chain(points)
+        if confidence is None:
+            confidence = np.array([0.5 if flag else 1.0 for flag in flags])
+        return cls(study_id, series_id, filled, confidence, flags, source)
+
+    def tangents(self) -> np.ndarray:
+        """Unit directions of the canal at each point, towards the feet, shape (5, 3)."""
+        return chain_tangents(self.points)
+
+    def forward(self) -> np.ndarray:
+        """Unit directions from the canal to the front along the plane of each disc, shape (5, 3)."""
+        tangents = self.tangents()
+        ahead = ANTERIOR - (tangents @ ANTERIOR)[:, None] * tangents
+        return ahead / np.linalg.norm(ahead, axis=1, keepdims=True)
+
+    @property
+    def flagged(self) -> bool:
+        """Whether any level carries a flag."""
+        return any(self.flags)
+
+    def to_frame(self) -> pd.DataFrame:
+        """One row a level, columns `POINT_COLUMNS`."""
+        return pd.DataFrame(
+            {
+                "study_id": self.study_id,
+                "series_id": self.series_id,
+                "level": list(LEVELS),
+                "x": self.points[:, 0],
+                "y": self.points[:, 1],
+                "z": self.points[:, 2],
+                "confidence": self.confidence,
+                "flag": list(self.flags),
+            }
+        )
+
+    @classmethod
+    def from_frame(cls, frame: pd.DataFrame, *, source: str = "localizer") -> DiscPoints:
+        """The inverse of `to_frame`: a table that holds exactly the five rows of one study, in any order."""
+        absent = [column for column in POINT_COLUMNS if column not in frame.columns]
+        if absent:
+            raise DataError(f"the points table lacks the columns {absent}, it has {list(frame.columns)}")
+        studies = frame["study_id"].astype(str).unique()
+        if len(studies) != 1:
+            raise DataError(f"expected the points of one study, got {len(studies)} studies; `read_points` takes many")
+        levels = frame["level"].astype(str)
+        if sorted(levels) != sorted(LEVELS):
+            raise DataError(f"study {studies[0]}: expected one row for each of {LEVELS}, got {sorted(levels)}")
+        frame = frame.set_index(levels.to_numpy()).loc[list(LEVELS)]
+        flags = tuple("" if pd.isna(flag) else str(flag) for flag in frame["flag"])
+        series = frame["series_id"].iloc[0]
+        return cls(
+            str(studies[0]),
+            "" if pd.isna(series) else str(series),
+            frame[["x", "y", "z"]].to_numpy(dtype=np.float64),
+            frame["confidence"].to_numpy(dtype=np.float64),
+            flags,
+            source,
+        )
+
+    def _repr_html_(self) -> str:
+        rows = [
+            (level_title(level), *(f"{x:.1f}" for x in self.points[i]), f"{self.confidence[i]:.2f}", self.flags[i])
+            for i, level in enumerate(LEVELS)
+        ]
+        about = f"canal points from {self.source}, series {self.series_id or 'unknown'}, LPS mm"
+        return card(f"study {self.study_id}", ("", "x", "y", "z", "confidence", "flag"), rows, about=about)
+
+
+def chain_tangents(points: np.ndarray) -> np.ndarray:
+    """Unit tangents (n, 3) of a chain of points (n, 3) by finite differences, signed to point to the feet."""
+    tangents = np.gradient(np.asarray(points, dtype=np.float64), axis=0)
+    tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
+    downward = (points[-1] - points[0]) @ INFERIOR
+    return tangents if downward >= 0 else -tangents
+
+
+def complete_chain(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """Fill missing levels of a chain from their neighbours.
+
+    Between known levels a point is placed along the line (a cubic when four or more are known); beyond the ends
+    the last known step is continued, scaled by how long that step usually is.
+
+    Parameters
+    ----------
+    points : array_like, shape (5, 3)
+        LPS mm; a missing level is a row with nan.
+
+    Returns
+    -------
+    points : ndarray, shape (5, 3)
+        Finite.
+    flags : tuple of 5 str
+        "" where the point was known, else "interpolated" or "extrapolated".
+
+    Raises
+    ------
+    DataError
+        When fewer than two levels are known.
+    """
+    points = np.array(points, dtype=np.float64)
+    if points.shape != (N_LEVELS, 3):
+        raise DataError(f"expected {N_LEVELS} x 3 points, got shape {points.shape}")
+    known = np.flatnonzero(np.all(np.isfinite(points), axis=1))
+    if len(known) < 2:
+        raise DataError(f"only {len(known)} of {N_LEVELS} disc levels are known, at least two are needed")
+    along = np.concatenate([[0.0], np.cumsum(TYPICAL_STEPS_MM)])
+    filled, flags = points.copy(), [""] * N_LEVELS
+    for level in range(N_LEVELS):
+        if level in known:
+            continue
+        above, below = known[known < level], known[known > level]
+        if len(above) and len(below):
+            near, flags[level] = (above[-1], below[0]), "interpolated"
+            if len(known) >= 4:
+                filled[level] = _lagrange(along[known], points[known], along[level])
+                continue
+        else:
+            near, flags[level] = (tuple(above[-2:]) if len(above) else tuple(below[:2])), "extrapolated"
+        first, second = near
+        t = (along[level] - along[first]) / (along[second] - along[first])
+        filled[level] = points[first] + t * (points[second] - points[first])
+    return filled, tuple(flags)
+
+
+def _lagrange(knots: np.ndarray, values: np.ndarray, at: float) -> np.ndarray:
+    """Value at `at` of the polynomial through `values` (n, 3) at `knots` (n,)."""
+    weights = [
+        np.prod([(at - other) / (knot - other) for j, other in enumerate(knots) if j != i])
+        for i, knot in enumerate(knots)
+    ]
+    return np.asarray(weights) @ values
+
+
+def write_points(path: str | Path, discs: Iterable[DiscPoints]) -> Path:
+    """Write the points of many studies as one CSV (columns `POINT_COLUMNS`), atomically."""
+    path = Path(path)
+    frames = [item.to_frame() for item in discs]
+    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(POINT_COLUMNS))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(path, table.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode())
+    return path
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a killed run leaves either the old one or the new one."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
+    try:
+        with os.fdopen(handle, "wb") as stream:
+            stream.write(content)
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read_points(path: str | Path, *, source: str = "localizer") -> Mapping[str, DiscPoints]:
+    """Read what `write_points` wrote: study id -> `DiscPoints`, in the file's order. Raises `DataError`."""
+    path = Path(path)
+    try:
+        table = pd.read_csv(path, dtype={"study_id": str, "series_id": str, "flag": str})
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot read the points file ({error})") from error
+    if "study_id" not in table.columns:
+        raise DataError(f"{path}: the points table lacks the column study_id, it has {list(table.columns)}")
+    return {
+        str(study_id): DiscPoints.from_frame(rows, source=source)
+        for study_id, rows in table.groupby("study_id", sort=False)
+    }

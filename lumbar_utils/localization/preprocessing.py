@@ -1,0 +1,163 @@
+"""A sagittal series as the network sees it: anatomical order, one pixel size, robust intensities.
+
+Only the in-plane size changes; slices stay where the scanner put them, so nothing is invented between them. The
+volume keeps its stack's geometry and can say in millimetres where each of its voxels lies, however the series was
+stored (reversed, transposed, oblique, uneven).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch.nn import functional
+
+from ..errors import LumbarError
+from ..geometry import INFERIOR, LEFT, POSTERIOR, StackGeometry, anatomical_axes
+
+if TYPE_CHECKING:
+    from ..dicom.series import Series, Stack
+
+MAX_OBLIQUITY_DEGREES = 45.0
+"""A stack whose normal is further from left-right than this is not sagittal."""
+MIN_SIDE_MM = 60.0
+"""No more than one disc fits into less; such images are localizer strips or damaged headers."""
+DARK_PERCENTILE, BRIGHT_PERCENTILE = 1.0, 99.5
+"""Become 0 and 1. The bright end leaves out flow and fat next to the coil."""
+MIN_PIXELS = 100
+"""With fewer pixels that differ from the background there is no image."""
+
+
+class LocalizationError(LumbarError):
+    """A study or series on which the discs cannot be found; the message names it and says why."""
+
+
+@dataclass(frozen=True, eq=False)
+class SagittalVolume:
+    """A sagittal stack in anatomical order.
+
+    Parameters
+    ----------
+    pixels : ndarray of float32, shape (n, H, W)
+        About 0..1; slices from right to left, rows from superior to inferior, columns from anterior to posterior.
+    geometry : StackGeometry
+        The stack it was made from.
+    transposed : bool
+        Whether rows of the volume are columns of the stack.
+    flips : (bool, bool, bool)
+        Which of the volume's axes run against the stack's.
+    """
+
+    pixels: np.ndarray
+    geometry: StackGeometry
+    transposed: bool
+    flips: tuple[bool, bool, bool]
+
+    @cached_property
+    def _source_shape(self) -> np.ndarray:
+        rows, columns = self.geometry.shape
+        return np.array([len(self.geometry), *((columns, rows) if self.transposed else (rows, columns))])
+
+    @cached_property
+    def spacing(self) -> tuple[float, float]:
+        """mm between rows and between columns of the volume."""
+        row, column = self.geometry.spacing[::-1] if self.transposed else self.geometry.spacing
+        _, h, w = self._source_shape
+        return row * h / self.pixels.shape[1], column * w / self.pixels.shape[2]
+
+    @cached_property
+    def offsets(self) -> np.ndarray:
+        """mm of each slice from the first, ascending from right to left, shape (n,)."""
+        offsets = self.geometry.offsets
+        return (offsets[-1] - offsets[::-1]) if self.flips[0] else offsets - offsets[0]
+
+    def to_voxel(self, points: np.ndarray) -> np.ndarray:
+        """LPS mm (..., 3) to fractional (slice, row, column) of the volume (..., 3)."""
+        voxels = self.geometry.world_to_voxel(points)
+        if self.transposed:
+            voxels = voxels[..., [0, 2, 1]]
+        voxels = np.where(self.flips, self._source_shape - 1 - voxels, voxels)
+        scale = np.array(self.pixels.shape) / self._source_shape
+        return (voxels + 0.5) * scale - 0.5
+
+    def to_world(self, voxels: np.ndarray) -> np.ndarray:
+        """Fractional (slice, row, column) of the volume (..., 3) to LPS mm (..., 3)."""
+        scale = self._source_shape / np.array(self.pixels.shape)
+        voxels = (np.asarray(voxels, dtype=np.float64) + 0.5) * scale - 0.5
+        voxels = np.where(self.flips, self._source_shape - 1 - voxels, voxels)
+        if self.transposed:
+            voxels = voxels[..., [0, 2, 1]]
+        return self.geometry.voxel_to_world(voxels)
+
+
+def sagittal_volume(stack: Stack, pixel_mm: float) -> SagittalVolume:
+    """Bring a sagittal stack into anatomical order, to about `pixel_mm` in the plane, and to 0..1.
+
+    The size is rounded to whole pixels; `SagittalVolume.spacing` is exact. Raises `LocalizationError` when the
+    stack is not sagittal, too small, or has no contrast.
+    """
+    geometry = stack.geometry
+    axes = anatomical_axes(geometry, (LEFT, INFERIOR, POSTERIOR))
+    limit = np.cos(np.radians(MAX_OBLIQUITY_DEGREES))
+    if abs(geometry.normal @ LEFT) < limit or axes[1] @ INFERIOR < limit:
+        raise LocalizationError(f"not a sagittal stack: its slices' normal is {np.round(geometry.normal, 2).tolist()}")
+    transposed = bool(abs(axes[1] @ geometry.row_cosine) > 0.5)
+    down, across = (
+        (geometry.row_cosine, geometry.column_cosine) if transposed else (geometry.column_cosine, geometry.row_cosine)
+    )
+    flips = (bool(axes[0] @ geometry.normal < 0), bool(axes[1] @ down < 0), bool(axes[2] @ across < 0))
+    pixels = np.asarray(stack.pixels, dtype=np.float32)
+    pixels = pixels.transpose(0, 2, 1) if transposed else pixels
+    pixels = pixels[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
+    spacing = np.array(geometry.spacing[::-1] if transposed else geometry.spacing)
+    size = np.maximum(np.round(np.array(pixels.shape[1:]) * spacing / pixel_mm), 1).astype(int)
+    if min(size * pixel_mm) < MIN_SIDE_MM:
+        extent = np.round(np.array(pixels.shape[1:]) * spacing).astype(int).tolist()
+        raise LocalizationError(f"the images cover only {extent} mm, at least {MIN_SIDE_MM:.0f} mm are needed")
+    tensor = torch.from_numpy(np.ascontiguousarray(np.nan_to_num(pixels, posinf=0.0, neginf=0.0)))[:, None]
+    resized = functional.interpolate(tensor, size=tuple(int(s) for s in size), mode="bilinear", antialias=True)
+    return SagittalVolume(normalised(resized[:, 0].numpy()), geometry, transposed, flips)
+
+
+def normalised(pixels: np.ndarray) -> np.ndarray:
+    """Scale a volume so that its dark and bright percentiles become 0 and 1; clipped to 0..1.2. Float32.
+
+    Percentiles are taken over pixels above the minimum, so that wide empty borders do not change the contrast.
+    """
+    lowest = float(pixels.min())
+    inside = pixels[pixels > lowest]
+    dark, bright = lowest, lowest
+    if inside.size >= MIN_PIXELS:
+        dark, bright = np.percentile(inside[:: max(1, inside.size // 200_000)], [DARK_PERCENTILE, BRIGHT_PERCENTILE])
+    if bright - dark <= 1e-4 * max(abs(bright), abs(dark), 1e-6):  # less is rounding
+        raise LocalizationError("the images have no contrast: nearly all pixels have one value")
+    return np.clip((pixels - dark) / (bright - dark), 0.0, 1.2).astype(np.float32)
+
+
+def series_volume(series: Series, pixel_mm: float) -> SagittalVolume:
+    """`sagittal_volume` of the series' largest sagittal stack; errors name study and series."""
+    return next(series_volumes(series, pixel_mm))
+
+
+def series_volumes(series: Series, pixel_mm: float) -> Iterator[SagittalVolume]:
+    """`sagittal_volume` of each of the series' sagittal stacks, the largest first, at least one.
+
+    Stacks that cannot be prepared are passed over; where it is all of them, the error names study, series and the
+    first one's reason.
+    """
+    issue: LocalizationError | None = None
+    prepared = 0
+    for stack in series.stacks:
+        try:
+            volume = sagittal_volume(stack, pixel_mm)
+        except LocalizationError as error:
+            issue = issue or error
+            continue
+        prepared += 1
+        yield volume
+    if not prepared:
+        raise LocalizationError(f"study {series.study_id}, series {series.series_id}: {issue or 'it has no slices'}")

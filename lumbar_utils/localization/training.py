@@ -1,0 +1,375 @@
+"""Training of the localizer on any folder in the competition's layout: the synthetic demo cohort or the real one."""
+
+from __future__ import annotations
+
+import csv
+import io
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from ..devices import cpu_has_bfloat16
+from ..errors import DataError
+from ..labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
+from .augmentation import Augmentation, draw_window
+from .calibration import MIN_POINTS, fit_decoding
+from .localizer import DiscLocalizer
+from .network import CHAIN, LocalizerConfig, SliceUNet, log_probability
+from .points import write_atomically
+from .samples import LocalizerSample, load_samples
+
+if TYPE_CHECKING:
+    from ..studies.study import CompetitionFolder
+
+logger = logging.getLogger(__name__)
+
+HISTORY_FILE = "history.csv"
+LOG_EVERY = 25
+
+
+@dataclass(frozen=True)
+class LocalizerTraining:
+    """How to train.
+
+    Parameters
+    ----------
+    steps, batch : int
+        Optimiser steps, and windows in each.
+    learning_rate, weight_decay, warm_up : float
+        AdamW with a one-cycle cosine schedule; `warm_up` is the fraction of it that rises.
+    average : float
+        Decay of the exponential average of the weights, which is what is kept.
+    t1_share : float
+        Fraction of windows from series that are marked as sagittal T1, so that the same weights work where there is no
+        T2. Randomised phantoms, of any contrast, count as T2.
+    time_limit_s : float, optional
+        The schedule of each member is shortened to end by then. Leave it out for results that are the same on every
+        machine.
+    members : int
+        Networks trained one after the other, with seeds `seed`, `seed + 1`, ...; they are asked together. With
+        `start` there are as many as it has.
+    seed : int
+    """
+
+    steps: int = 1000
+    batch: int = 6
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    warm_up: float = 0.08
+    average: float = 0.99
+    t1_share: float = 0.15
+    time_limit_s: float | None = None
+    members: int = 1
+    seed: int = 0
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self):
+        if min(self.steps, self.batch, self.members) < 1 or (self.time_limit_s is not None and self.time_limit_s <= 0):
+            raise DataError(
+                f"localizer training: steps, batch, members and the time limit must be positive, got {self}"
+            )
+
+    @classmethod
+    def fine_tuning(cls, **changes) -> LocalizerTraining:
+        """For training that begins with weights which can find discs already: gentler and shorter."""
+        return cls(**{"steps": 600, "learning_rate": 5e-4, **changes})
+
+
+def train_localizer(
+    folder: CompetitionFolder,
+    study_ids: Sequence[str],
+    *,
+    config: LocalizerConfig | None = None,
+    training: LocalizerTraining | None = None,
+    start: DiscLocalizer | None = None,
+    out: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    n_jobs: int = 2,
+    progress: bool = True,
+) -> DiscLocalizer:
+    """Train on studies of a competition folder, on the points of its cleaned coordinate table.
+
+    The table names the five levels only, so what begins with weights that know their neighbours too goes on without
+    those. With `start` and enough studies, one in ten is kept apart and the confidence fitted anew on it; with fewer
+    the curve of `start` is carried over, which its new weights may not quite deserve.
+
+    Parameters
+    ----------
+    study_ids : sequence of str
+        The training part only; what is held out must not be among them.
+    start : DiscLocalizer, optional
+        Weights to begin from (fine-tuning); its config is used.
+    out : path, optional
+        Folder for weights, config and `history.csv`.
+
+    Raises
+    ------
+    DataError
+        When no study has a sagittal series with points.
+    """
+    config = start.config if start is not None else config or LocalizerConfig()
+    # The table tells nothing of the discs above and below the five.
+    taught = "synthetic" if folder.is_synthetic else "competition"
+    before = start.config.trained_on if start is not None else ""
+    trained_on = before if before.endswith(taught) else ", ".join(word for word in (before, taught) if word)
+    config = replace(config, chain=LEVELS, trained_on=trained_on)
+    samples = load_samples(folder, study_ids, config.pixel_mm, n_jobs=n_jobs, progress=progress)
+    learnt, kept = _set_aside(samples) if start is not None else (samples, [])
+    localizer = train_on_samples(
+        learnt, config=config, training=training, start=start, device=device, progress=progress
+    )
+    # Whoever measures this localizer, or cuts crops with it, must be able to see what it has learnt from.
+    seen_before = start.made.get("studies", ()) if start is not None else ()
+    localizer.made["studies"] = sorted({*seen_before, *(str(study_id) for study_id in study_ids)})
+    if kept:
+        try:
+            decoding = fit_decoding(localizer, kept)
+        except DataError as error:  # what was learnt is not lost for that
+            logger.warning("localizer: the confidence is not fitted anew: %s", error)
+            decoding = localizer.decoding
+        history, made = localizer.history, localizer.made
+        localizer = DiscLocalizer(localizer.networks, device=device, decoding=decoding, made=made)
+        localizer.history = history
+    if out is not None:  # at the end: weights that do not say what they have learnt from must not lie there
+        _save(localizer, out)
+    return localizer
+
+
+def _set_aside(samples: Sequence[LocalizerSample]) -> tuple[list[LocalizerSample], list[LocalizerSample]]:
+    """Samples to learn from, and those of one study in ten to fit the confidence on; none where that is too few."""
+    studies = list(dict.fromkeys(sample.study_id for sample in samples))
+    chosen = set(studies[::10])
+    kept = [sample for sample in samples if sample.study_id in chosen]
+    if np.sum([np.isfinite(sample.voxels).all(axis=1).sum() for sample in kept]) < 2 * MIN_POINTS:
+        return list(samples), []
+    return [sample for sample in samples if sample.study_id not in chosen], kept
+
+
+def train_on_samples(
+    samples: Sequence[LocalizerSample],
+    *,
+    config: LocalizerConfig,
+    training: LocalizerTraining | None = None,
+    start: DiscLocalizer | None = None,
+    out: str | Path | None = None,
+    device: torch.device | str = "cpu",
+    progress: bool = True,
+) -> DiscLocalizer:
+    """Train on prepared volumes. The same seed, machine and number of threads give the same weights on a CPU.
+
+    The returned localizer has the attribute `history`: per logged step the loss (nats above the target's own
+    entropy, averaged over levels), learning rate and seconds.
+    """
+    training = training or (LocalizerTraining() if start is None else LocalizerTraining.fine_tuning())
+    device = torch.device(device)
+    samples = [_in_chain(sample, config.chain) for sample in samples]
+    begin: list[SliceUNet | None] = list(start.networks) if start is not None else [None] * training.members
+    training = replace(training, members=len(begin))
+    networks, history = [], []
+    for member, known in enumerate(begin):
+        own = replace(training, seed=training.seed + member)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(own.seed)
+            network = SliceUNet(config)
+        if known is not None:
+            network.restore_weights(known)
+        networks.append(network)
+        title = "localizer" if len(begin) == 1 else f"localizer {member + 1}/{len(begin)}"
+        for row in _train_network(network, samples, own, device, title=title, progress=progress):
+            history.append({"member": member, **row})
+    localizer = DiscLocalizer(
+        networks,
+        device=device,
+        decoding=start.decoding if start is not None else None,
+        made=_made(training, len(samples), start),
+    )
+    localizer.history = history
+    logger.info("localizer: %d steps on %d series", history[-1]["step"], len(samples))
+    if out is not None:
+        _save(localizer, out)
+    return localizer
+
+
+def _save(localizer: DiscLocalizer, out: str | Path) -> None:
+    folder = localizer.save(out)
+    write_atomically(folder / HISTORY_FILE, _history_csv(localizer.history))
+    logger.info("localizer: saved to %s", folder)
+
+
+def _made(training: LocalizerTraining, n_samples: int, start: DiscLocalizer | None) -> dict:
+    """How the weights came about, for the JSON beside them."""
+    made = {"series": n_samples, "training": asdict(training)}
+    return made if start is None else {**made, "before": start.made}
+
+
+def _train_network(
+    network: SliceUNet,
+    samples: Sequence[LocalizerSample],
+    training: LocalizerTraining,
+    device: torch.device,
+    *,
+    title: str,
+    progress: bool,
+) -> list[dict[str, float]]:
+    """Train one network in place; returns its history."""
+    windows = _one_ahead(_windows(samples, network.config, training))
+    network = network.to(device, memory_format=torch.channels_last).train()
+    kept = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    optimiser = torch.optim.AdamW(
+        network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
+    )
+    half = device.type == "cuda" or cpu_has_bfloat16()
+    # Before Ampere (T4, P100) bfloat16 is emulated on GPUs, whatever `is_bf16_supported` says.
+    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
+    dtype = torch.bfloat16 if device.type == "cpu" or ampere else torch.float16
+    scaler = torch.amp.GradScaler(device.type, enabled=half and dtype == torch.float16)
+    history: list[dict[str, float]] = []
+    began, recent = time.monotonic(), []
+    bar = tqdm(total=training.steps, desc=title, unit="step", disable=not progress)
+    for step in range(training.steps):
+        done = _progress(step, training, time.monotonic() - began)
+        if done >= 1 and step:
+            step -= 1
+            break
+        rate = training.learning_rate * _cycle(done, training.warm_up)
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        slices, target, absent, known = (part.to(device) for part in next(windows))
+        batch, depth = slices.shape[:2]
+        flat = slices.flatten(0, 1).contiguous(memory_format=torch.channels_last)
+        with torch.autocast(device.type, dtype, enabled=half):
+            logits = network(flat)
+        loss = localizer_loss(logits.unflatten(0, (batch, depth)), target, absent, known)
+        optimiser.zero_grad(set_to_none=True)
+        scaler.scale(loss).backward()
+        scaler.unscale_(optimiser)
+        torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
+        scaler.step(optimiser)
+        scaler.update()
+        _average(kept, network, min(training.average, (step + 1) / (step + 10)))
+        recent.append(float(loss.detach()))
+        bar.update()
+        if (step + 1) % LOG_EVERY == 0:
+            history.append(_logged(step, recent, rate, began))
+            bar.set_postfix(loss=f"{history[-1]['loss']:.2f}")
+            recent = []
+    if recent:
+        history.append(_logged(step, recent, rate, began))
+    bar.close()
+    network.load_state_dict(kept)
+    network.eval()
+    return history
+
+
+def _logged(step: int, losses: list[float], rate: float, began: float) -> dict[str, float]:
+    mean = float(np.mean(losses))
+    if not np.isfinite(mean):
+        raise DataError(f"localizer training: the loss is {mean} at step {step + 1}; lower the learning rate")
+    seconds = round(time.monotonic() - began, 1)
+    return {"step": step + 1, "loss": mean, "learning_rate": rate, "seconds": seconds}
+
+
+def _in_chain(sample: LocalizerSample, chain: tuple[str, ...]) -> LocalizerSample:
+    """The sample with the levels of a network's chain, of which it must know the places."""
+    if len(sample.voxels) == len(chain):
+        return sample
+    if len(sample.voxels) == len(CHAIN):
+        return replace(sample, voxels=sample.voxels[[CHAIN.index(level) for level in chain]])
+    raise DataError(
+        f"study {sample.study_id}, series {sample.series_id}: points of {len(sample.voxels)} levels, but the network "
+        f"looks for {len(chain)} ({', '.join(chain)})"
+    )
+
+
+def localizer_loss(
+    logits: torch.Tensor, target: torch.Tensor, absent: torch.Tensor, known: torch.Tensor
+) -> torch.Tensor:
+    """Kullback-Leibler divergence of the target from the predicted distribution, mean over the known levels.
+
+    Parameters
+    ----------
+    logits, target : tensors, shape (B, n, levels, h, w)
+    absent, known : tensors, shape (B, levels)
+    """
+    voxels, none = log_probability(logits)
+    cross = -(target * voxels).sum(dim=(1, 3, 4)) - absent * none
+    entropy = -torch.xlogy(target, target).sum(dim=(1, 3, 4)) - torch.xlogy(absent, absent)
+    return ((cross - entropy) * known).sum() / known.sum().clamp_min(1)
+
+
+def _windows(
+    samples: Sequence[LocalizerSample], config: LocalizerConfig, training: LocalizerTraining
+) -> Iterator[tuple[torch.Tensor, ...]]:
+    """Endless batches; each view's samples are gone through in shuffled rounds."""
+    rng = np.random.default_rng(training.seed)
+    groups = {
+        view: [s for s in samples if (s.view == SAGITTAL_T1) == (view == SAGITTAL_T1)]
+        for view in (SAGITTAL_T2, SAGITTAL_T1)
+    }
+    queues: dict[str, list[LocalizerSample]] = {view: [] for view in groups}
+    share = {SAGITTAL_T1: training.t1_share, SAGITTAL_T2: 1 - training.t1_share}
+    views = [view for view in groups if groups[view] and share[view] > 0]
+    if not views:
+        raise DataError("localizer training: there are no samples of a view that is asked for")
+    weights = np.array([share[view] for view in views])
+    while True:
+        drawn = []
+        for _ in range(training.batch):
+            view = views[int(rng.choice(len(views), p=weights / weights.sum()))]
+            if not queues[view]:
+                queues[view] = [groups[view][i] for i in rng.permutation(len(groups[view]))]
+            drawn.append(draw_window(queues[view].pop(), config, training.augmentation, rng))
+        yield tuple(
+            torch.stack([getattr(window, name) for window in drawn]) for name in ("slices", "target", "absent", "known")
+        )
+
+
+def _one_ahead(batches: Iterator[tuple[torch.Tensor, ...]]) -> Iterator[tuple[torch.Tensor, ...]]:
+    """The same batches in the same order, each drawn by a second thread while the one before it is learnt from."""
+    with ThreadPoolExecutor(max_workers=1) as drawing:
+        coming = drawing.submit(next, batches)
+        while True:
+            batch = coming.result()
+            coming = drawing.submit(next, batches)
+            yield batch
+
+
+def _progress(step: int, training: LocalizerTraining, seconds: float) -> float:
+    """How much of the schedule is done, 0 to 1: by steps, or by time where that is scarcer."""
+    done = step / training.steps
+    return done if training.time_limit_s is None else max(done, seconds / training.time_limit_s)
+
+
+def _cycle(done: float, warm_up: float) -> float:
+    """Fraction of the highest learning rate: linear rise, then a cosine to nearly 0."""
+    if done < warm_up:
+        return max(done / warm_up, 0.02)
+    return 0.5 + 0.5 * float(np.cos(np.pi * (done - warm_up) / (1 - warm_up)))
+
+
+def _average(kept: dict[str, torch.Tensor], network: SliceUNet, decay: float) -> None:
+    now = network.state_dict()
+    averaged = [name for name, value in now.items() if value.is_floating_point()]
+    with torch.no_grad():
+        # One call for all tensors: most are so small that a call for each costs more than its arithmetic.
+        torch._foreach_lerp_([kept[name] for name in averaged], [now[name] for name in averaged], 1 - decay)
+        for name in now.keys() - set(averaged):
+            kept[name].copy_(now[name])
+
+
+def _history_csv(history: list[dict[str, float]]) -> bytes:
+    text = io.StringIO()
+    writer = csv.DictWriter(
+        text, fieldnames=["member", "step", "loss", "learning_rate", "seconds"], lineterminator="\n"
+    )
+    writer.writeheader()
+    writer.writerows(history)
+    return text.getvalue().encode()

@@ -1,0 +1,392 @@
+"""The competition's metric, exactly: on arrays, on CSV tables, and as a loss that a network can learn from.
+
+Weights are 1, 2, 4 for normal/mild, moderate, severe. Spinal, foraminal and subarticular targets are pooled over
+levels and sides into one weighted log loss each; the fourth term asks, per study, whether any level's canal is
+severe. The score is the mean of the four; lower is better.
+
+The official code calls `sklearn.metrics.log_loss` of scikit-learn 1.2, whose details are repeated here so that the
+result does not depend on the version installed: predictions are first clipped to [eps, 1 - eps], eps being float64's
+2.2e-16, then every row is divided by its sum. The fourth term takes the largest severe value of a study as it
+stands in the submission, before any renormalisation, and clips it likewise.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+
+from ..errors import DataError
+from ..labels import (
+    FAMILIES,
+    MISSING,
+    N_LEVELS,
+    N_SEVERITIES,
+    N_TARGETS,
+    PROBABILITY_COLUMNS,
+    SEVERITY_WEIGHTS,
+    encode_severities,
+    row_ids,
+    split_row_id,
+)
+
+if TYPE_CHECKING:
+    import torch
+
+EPSILON = float(np.finfo(np.float64).eps)
+"""Smallest probability that is scored; scikit-learn's default for float64."""
+SEVERE = 2
+PRIOR_PSEUDO_STUDIES = 1.0
+"""Strength, in studies, with which a target's prior is drawn to its family's, so that no class gets probability 0."""
+
+FAMILY_TARGETS = {
+    name: np.array([c * N_LEVELS + level for c in conditions for level in range(N_LEVELS)])
+    for name, conditions in FAMILIES.items()
+}
+"""Indices into `labels.TARGETS` of each of the metric's three groups."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """The metric's four terms and their mean. A term without any labelled row is nan and so is the total."""
+
+    spinal: float
+    foraminal: float
+    subarticular: float
+    any_severe_spinal: float
+
+    @property
+    def total(self) -> float:
+        """The competition's score: the mean of the four terms."""
+        return float(np.mean([self.spinal, self.foraminal, self.subarticular, self.any_severe_spinal]))
+
+    def to_json(self) -> dict[str, float]:
+        """The four terms and `total`."""
+        return {**asdict(self), "total": self.total}
+
+    def __str__(self) -> str:
+        return (
+            f"score {self.total:.4f} (spinal {self.spinal:.4f}, foraminal {self.foraminal:.4f}, "
+            f"subarticular {self.subarticular:.4f}, any severe spinal {self.any_severe_spinal:.4f})"
+        )
+
+
+def competition_score(labels: np.ndarray, probabilities: np.ndarray) -> Score:
+    """Score predictions against integer labels.
+
+    Parameters
+    ----------
+    labels : int array, shape (n_studies, 25)
+        0, 1, 2, or -1 where there is no label; such targets are not scored.
+    probabilities : float array, shape (n_studies, 25, 3)
+        Not negative and finite wherever there is a label; rows need not sum to one exactly.
+
+    Raises
+    ------
+    DataError
+        When shapes do not fit or a scored prediction is missing, negative or not finite.
+    """
+    labels, probabilities = _checked(labels, probabilities)
+    weights = np.where(labels == MISSING, 0.0, np.asarray(SEVERITY_WEIGHTS)[labels])
+    return _score(labels, weights, probabilities)
+
+
+def score_frames(solution: pd.DataFrame, submission: pd.DataFrame, *, only_submitted: bool = False) -> Score:
+    """Score a submission table against a solution table, rows matched by `row_id` whatever their order.
+
+    Parameters
+    ----------
+    solution : DataFrame
+        Either in `train.csv` form (study_id and the 25 target columns) or in long form (row_id, normal_mild,
+        moderate, severe as 0 or 1, and sample_weight).
+    submission : DataFrame
+        row_id, normal_mild, moderate, severe. Rows that the solution does not score are ignored.
+    only_submitted : bool
+        Score only the studies that the submission names, for out-of-fold predictions of one fold against the whole
+        `train.csv`. The competition does not do this: there a study that is not named is an error, as by default.
+
+    Raises
+    ------
+    DataError
+        When a column or a scored row is absent, a row is there twice, or a value is not a probability.
+    """
+    study_ids, labels, weights = _read_solution(solution)
+    if only_submitted and "row_id" in submission.columns:
+        named = {split_row_id(row_id)[0] for row_id in submission["row_id"].astype(str)}
+        kept = [i for i, study_id in enumerate(study_ids) if study_id in named]
+        if not kept:
+            raise DataError("the submission names none of the solution's studies")
+        study_ids, labels, weights = [study_ids[i] for i in kept], labels[kept], weights[kept]
+    elif "row_id" in submission.columns:
+        there = np.isin(row_ids(study_ids), submission["row_id"].astype(str)).reshape(labels.shape)
+        absent = np.flatnonzero((labels != MISSING).any(axis=1) & ~there.any(axis=1))
+        if absent.size:
+            raise DataError(
+                f"the submission lacks {absent.size} of {len(study_ids)} studies, the first is "
+                f"{study_ids[absent[0]]!r}; --predicted-only (from Python: only_submitted=True) leaves them out"
+            )
+    probabilities = read_predictions(submission, study_ids, needed=labels != MISSING)
+    labels, probabilities = _checked(labels, probabilities, study_ids)
+    return _score(labels, weights, probabilities)
+
+
+def read_predictions(
+    submission: pd.DataFrame, study_ids: Sequence[str], *, needed: np.ndarray | None = None
+) -> np.ndarray:
+    """Bring a submission table into the order of `study_ids`: float64, shape (n_studies, 25, 3), nan where absent.
+
+    `needed`, a boolean array of shape (n_studies, 25), marks rows that must be there; default all.
+    """
+    absent = [c for c in ("row_id", *PROBABILITY_COLUMNS) if c not in submission.columns]
+    if absent:
+        raise DataError(f"the submission lacks the columns {absent}, it has {list(submission.columns)}")
+    ids = submission["row_id"].astype(str)
+    if ids.duplicated().any():
+        raise DataError(f"the submission holds row_id {ids[ids.duplicated()].iloc[0]!r} more than once")
+    values = submission[list(PROBABILITY_COLUMNS)].apply(pd.to_numeric, errors="coerce")
+    values = values.set_axis(ids.to_numpy(), axis=0).astype(np.float64)
+    wanted = row_ids(study_ids)
+    needed = np.ones((len(study_ids), N_TARGETS), bool) if needed is None else needed
+    there = pd.Index(wanted).isin(values.index)
+    lacking = needed.ravel() & ~there
+    if lacking.any():
+        raise DataError(
+            f"the submission lacks {int(lacking.sum())} of {int(needed.sum())} scored rows, "
+            f"the first is {wanted[int(lacking.argmax())]!r}"
+        )
+    return values.reindex(wanted).to_numpy().reshape(len(study_ids), N_TARGETS, N_SEVERITIES)
+
+
+def prediction_table(study_ids: Sequence[str], probabilities: np.ndarray) -> pd.DataFrame:
+    """Probabilities (n, 25, 3) as a table in submission form."""
+    values = np.asarray(probabilities, dtype=np.float64).reshape(-1, len(PROBABILITY_COLUMNS))
+    frame = pd.DataFrame(values, columns=list(PROBABILITY_COLUMNS))
+    frame.insert(0, "row_id", row_ids(study_ids))
+    return frame
+
+
+def weighted_prior(labels: np.ndarray) -> np.ndarray:
+    """The best constant prediction: weighted class frequencies per target, float64, shape (25, 3), rows sum to one.
+
+    Every target is drawn towards its family's pooled frequencies with the weight of `PRIOR_PSEUDO_STUDIES`, and
+    the family towards uniform, so that a class never seen at a level does not get probability 0. Expects labels of
+    shape (n_studies, 25), -1 = not labelled.
+    """
+    labels = _checked_labels(labels)
+    counts = np.stack([(labels == k).sum(axis=0) * w for k, w in enumerate(SEVERITY_WEIGHTS)], axis=-1)
+    prior = np.empty((N_TARGETS, N_SEVERITIES))
+    for targets in FAMILY_TARGETS.values():
+        pooled = counts[targets].sum(axis=0) + np.asarray(SEVERITY_WEIGHTS) / N_SEVERITIES
+        prior[targets] = counts[targets] + PRIOR_PSEUDO_STUDIES * pooled / pooled.sum()
+    return prior / prior.sum(axis=-1, keepdims=True)
+
+
+def uniform() -> np.ndarray:
+    """One third for every class of every target, shape (25, 3)."""
+    return np.full((N_TARGETS, N_SEVERITIES), 1 / N_SEVERITIES)
+
+
+def plain_frequencies(probabilities: np.ndarray) -> np.ndarray:
+    """Probabilities (..., 3) of a network trained on the metric, without the metric's weights 1, 2, 4.
+
+    The weighted log loss is least where a network predicts weight times frequency. Its most probable class is severe
+    as soon as one in five such cases is, which no reader means by "severe".
+    """
+    plain = np.asarray(probabilities, dtype=np.float64) / SEVERITY_WEIGHTS
+    return plain / plain.sum(axis=-1, keepdims=True)
+
+
+def metric_frequencies(probabilities: np.ndarray) -> np.ndarray:
+    """The inverse of `plain_frequencies`: what the metric wants of somebody who knows the frequencies (..., 3)."""
+    weighted = np.asarray(probabilities, dtype=np.float64) * SEVERITY_WEIGHTS
+    return weighted / weighted.sum(axis=-1, keepdims=True)
+
+
+def bootstrap_scores(labels: np.ndarray, *predictions: np.ndarray, n: int = 500, seed: int = 0) -> np.ndarray:
+    """Total scores of one or more predictions on the same resamples of the studies, shape (n, n_predictions).
+
+    The standard deviation of a column is a score's standard error; that of the difference of two columns is the
+    paired standard error, which is the one to compare models by.
+    """
+    rng = np.random.default_rng(seed)
+    labels = np.asarray(labels)
+    draws = (rng.integers(0, len(labels), len(labels)) for _ in range(n))
+    return np.array([[competition_score(labels[i], p[i]).total for p in predictions] for i in draws])
+
+
+@dataclass(frozen=True)
+class CompetitionLoss:
+    """The metric on logits, for training: the four terms, missing labels masked, the mean of the terms.
+
+    In a batch of few studies the sum of weights jumps with every severe case; dividing by it would make severe
+    cases count less exactly where they are. With `mean_weights` the terms are divided by the number of labelled
+    rows times the training part's mean weight instead, which makes the expectation over batches the metric itself.
+
+    Parameters
+    ----------
+    mean_weights : (float, float, float, float), optional
+        Mean weight of a labelled row for spinal, foraminal, subarticular and of a study for the fourth term; from
+        `CompetitionLoss.fitted(labels)`. Without it the metric's own quotient is used.
+    any_severe : float
+        Weight of the fourth term; 1 is the metric.
+    class_weights : bool
+        False replaces 1/2/4 by 1/1/1, for the first step of a two-step training.
+    """
+
+    mean_weights: tuple[float, float, float, float] | None = None
+    any_severe: float = 1.0
+    class_weights: bool = True
+
+    @classmethod
+    def fitted(cls, labels: np.ndarray, **options) -> CompetitionLoss:
+        """A loss whose denominators are the mean weights of these labels, shape (n_studies, 25)."""
+        labels = _checked_labels(labels)
+        loss = cls(**options)
+        weights = np.where(labels == MISSING, 0.0, np.asarray(loss._weights)[labels])
+        means = []
+        for targets in FAMILY_TARGETS.values():
+            part = weights[:, targets]
+            means.append(part.sum() / max(int((part > 0).sum()), 1))
+        largest = weights[:, FAMILY_TARGETS["spinal"]].max(axis=1)
+        means.append(largest.sum() / max(int((largest > 0).sum()), 1))
+        return cls(mean_weights=tuple(float(m) or 1.0 for m in means), **options)
+
+    @property
+    def _weights(self) -> tuple[float, ...]:
+        return SEVERITY_WEIGHTS if self.class_weights else (1.0,) * N_SEVERITIES
+
+    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, share: torch.Tensor | None = None) -> torch.Tensor:
+        """Logits (B, 25, 3) and integer labels (B, 25), -1 = missing, to a scalar; 0 when nothing is labelled.
+
+        `share` (B,) in 0..1 says how much each row counts, as where a study is a mixture of two.
+        """
+        terms = self.terms(logits, labels, share)
+        return (sum(terms[:3]) + self.any_severe * terms[3]) / (3 + self.any_severe)
+
+    def terms(
+        self, logits: torch.Tensor, labels: torch.Tensor, share: torch.Tensor | None = None
+    ) -> list[torch.Tensor]:
+        """The four terms as scalars, in the order of `Score`."""
+        log_p = logits.float().log_softmax(-1)
+        labels = labels.long()
+        known = labels != MISSING
+        weight = log_p.new_tensor(self._weights)[labels.clamp(min=0)] * known
+        share = log_p.new_ones(len(labels)) if share is None else share
+        loss = -log_p.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * weight
+        terms = [
+            self._quotient(loss[:, targets], weight[:, targets], share[:, None], i)
+            for i, targets in enumerate(FAMILY_TARGETS.values())
+        ]
+        spinal = FAMILY_TARGETS["spinal"]
+        known, labels, weight = known[:, spinal], labels[:, spinal], weight[:, spinal]
+        log_severe = log_p[:, spinal, SEVERE].masked_fill(~known, -np.inf)
+        top = log_severe.argmax(dim=1, keepdim=True)
+        picked = log_p[:, spinal].gather(1, top[..., None].expand(-1, -1, N_SEVERITIES))[:, 0]
+        study_weight = weight.amax(dim=1)
+        severe = ((labels == SEVERE) & known).any(dim=1)
+        study_loss = -picked[:, SEVERE].where(severe, picked[:, :SEVERE].logsumexp(-1)) * study_weight
+        return [*terms, self._quotient(study_loss, study_weight, share, 3)]
+
+    def _quotient(self, loss: torch.Tensor, weight: torch.Tensor, share: torch.Tensor, term: int) -> torch.Tensor:
+        if self.mean_weights is None:
+            return (loss * share).sum() / (weight * share).sum().clamp(min=1e-12)
+        rows = ((weight > 0) * share).sum()
+        return (loss * share).sum() / (rows.clamp(min=1e-6) * self.mean_weights[term])
+
+
+def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """-ln p of each label, float64 (n, 25), 0 where absent; clipped and normalised as the metric does.
+
+    Labels int (n, 25), -1 = not labelled; probabilities (n, 25, 3), which may be anything where there is no label.
+    """
+    known = labels != MISSING
+    clipped = np.clip(np.where(known[..., None], probabilities, 1.0), EPSILON, 1 - EPSILON)
+    clipped = clipped / clipped.sum(axis=-1, keepdims=True)
+    p_true = np.take_along_axis(clipped, np.where(known, labels, 0)[..., None].astype(np.intp), axis=-1)[..., 0]
+    return np.where(known, -np.log(p_true), 0.0)
+
+
+def _score(labels: np.ndarray, weights: np.ndarray, probabilities: np.ndarray) -> Score:
+    known = labels != MISSING
+    loss = log_losses(labels, probabilities) * np.where(known, weights, 0.0)
+    terms = [_mean(loss[:, t].sum(), weights[:, t][known[:, t]].sum()) for t in FAMILY_TARGETS.values()]
+
+    spinal = FAMILY_TARGETS["spinal"]
+    scored = known[:, spinal].any(axis=1)
+    severe = (labels[:, spinal] == SEVERE).any(axis=1)
+    p = np.where(known[:, spinal], probabilities[:, spinal, SEVERE], 0.0).max(axis=1)
+    p = np.clip(p, EPSILON, 1 - EPSILON)
+    study_weight = np.where(scored, np.where(known[:, spinal], weights[:, spinal], 0.0).max(axis=1), 0.0)
+    any_severe = _mean((-np.log(np.where(severe, p, 1 - p)) * study_weight).sum(), study_weight.sum())
+    return Score(*terms, any_severe)
+
+
+def _mean(total: float, weight: float) -> float:
+    return float(total / weight) if weight > 0 else float("nan")
+
+
+def _checked_labels(labels: np.ndarray) -> np.ndarray:
+    labels = np.asarray(labels)
+    if labels.ndim != 2 or labels.shape[1] != N_TARGETS:
+        raise DataError(f"labels must have shape (n_studies, {N_TARGETS}), got {labels.shape}")
+    if labels.size and (labels.min() < MISSING or labels.max() >= N_SEVERITIES):
+        raise DataError(f"labels must be 0, 1, 2 or {MISSING}, got {sorted(set(np.unique(labels).tolist()))}")
+    return labels.astype(np.int64)
+
+
+def _checked(
+    labels: np.ndarray, probabilities: np.ndarray, study_ids: Sequence[str] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    labels = _checked_labels(labels)
+    probabilities = np.asarray(probabilities, dtype=np.float64)
+    if probabilities.shape != (*labels.shape, N_SEVERITIES):
+        raise DataError(f"probabilities must have shape {(*labels.shape, N_SEVERITIES)}, got {probabilities.shape}")
+    bad = (~np.isfinite(probabilities) | (probabilities < 0)).any(axis=-1) & (labels != MISSING)
+    if bad.any():
+        study, target = (int(i) for i in np.argwhere(bad)[0])
+        row = row_ids([study if study_ids is None else study_ids[study]])[target]
+        raise DataError(
+            f"{int(bad.sum())} predictions are missing, negative or not finite; the first is row {row!r}: "
+            f"{probabilities[study, target].tolist()}"
+        )
+    return labels, probabilities
+
+
+def _read_solution(solution: pd.DataFrame) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Study ids, labels (n, 25) and weights (n, 25) of either form of a solution."""
+    if "row_id" not in solution.columns:
+        if "study_id" not in solution.columns:
+            raise DataError(
+                "the solution has neither a column study_id (train.csv form) nor row_id (long form); "
+                f"it has {list(solution.columns)[:5]}"
+            )
+        study_ids = [str(s) for s in solution["study_id"]]
+        if len(set(study_ids)) != len(study_ids):
+            raise DataError("the solution holds a study more than once")
+        labels = encode_severities(solution).astype(np.int64)
+        return study_ids, labels, np.where(labels == MISSING, 0.0, np.asarray(SEVERITY_WEIGHTS)[labels])
+    absent = [c for c in (*PROBABILITY_COLUMNS, "sample_weight") if c not in solution.columns]
+    if absent:
+        raise DataError(f"the solution in long form lacks the columns {absent}")
+    ids = solution["row_id"].astype(str)
+    if ids.duplicated().any():
+        raise DataError(f"the solution holds row_id {ids[ids.duplicated()].iloc[0]!r} more than once")
+    parts = [split_row_id(row_id) for row_id in ids]
+    study_ids = list(dict.fromkeys(study_id for study_id, _ in parts))
+    position = {study_id: i for i, study_id in enumerate(study_ids)}
+    labels = np.full((len(study_ids), N_TARGETS), MISSING, dtype=np.int64)
+    weights = np.zeros((len(study_ids), N_TARGETS))
+    truth = solution[list(PROBABILITY_COLUMNS)].to_numpy(dtype=np.float64)
+    sample_weight = solution["sample_weight"].to_numpy(dtype=np.float64)
+    scored = sample_weight > 0
+    one_hot = (np.isin(truth, (0.0, 1.0)).all(axis=1) & (truth.sum(axis=1) == 1)) | ~scored
+    if not one_hot.all() or not np.isfinite(sample_weight).all() or (sample_weight < 0).any():
+        bad = int((~one_hot | ~np.isfinite(sample_weight) | (sample_weight < 0)).argmax())
+        raise DataError(f"row {ids.iloc[bad]!r} of the solution is not one-hot with a weight: {truth[bad].tolist()}")
+    for (study_id, target), code, weight in zip(parts, truth.argmax(axis=1), sample_weight, strict=True):
+        if weight > 0:
+            labels[position[study_id], target], weights[position[study_id], target] = code, weight
+    return study_ids, labels, weights

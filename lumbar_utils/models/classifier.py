@@ -1,0 +1,272 @@
+"""The grading network: per disc three stacks, each through its own encoder, joined into 25 targets x 3 classes.
+
+`ClassifierConfig.source()` is the source's own network: three 3D ResNet18 and one linear layer over everything.
+Encoders are 3D or 2.5D (`encoders`), heads `unified` or `per_level` (`heads`). With `split_sides`, the `per_level`
+head reads every side with the same weights: axial T2 and sagittal T1 are cut at the mid-line and the left part is
+mirrored, so that the encoder always sees one side, lateral to medial. One study then teaches ten half-discs instead
+of five discs, and left and right cannot be confused.
+
+Slices go on the encoders' last axis. A view that is missing has a learned stand-in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from itertools import islice
+
+import numpy as np
+import torch
+from torch import nn
+
+from ..crops.extraction import LATERAL_AXIS
+from ..devices import Compute
+from ..errors import DataError
+from ..labels import (
+    AXIAL_T2,
+    N_LEVELS,
+    N_SEVERITIES,
+    N_TARGETS,
+    SAGITTAL_T1,
+    VIEWS,
+)
+from .encoders import FAMILIES, build_encoder
+from .heads import PerLevelHead, Readout, UnifiedHead
+from .inputs import StudyInput, batch_of
+from .mirroring import mirror_images, mirror_probabilities
+from .slice_encoders import SLICE_POOLINGS
+
+HEADS = ("per_level", "unified")
+SPLIT_VIEWS = (AXIAL_T2, SAGITTAL_T1)
+"""Views that show both sides of the body well enough to be cut at the mid-line; sagittal T2 is used for the canal."""
+SIDE_OVERLAP = {AXIAL_T2: 1 / 6, SAGITTAL_T1: 0.0}
+"""How far a half reaches over the mid-line, as a fraction of the box: 12 mm of 70 hold the whole canal."""
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """The network's design; saved as JSON with the weights.
+
+    Parameters
+    ----------
+    encoder : str
+        A timm-3d model for `3d`, a timm model for `2.5d`; `resnet18` is the source's. In 3D,
+        ResNets, DenseNets and `efficientnet_b0` to `b7` read 8 slices, ConvNeXts need 32.
+    family : {"3d", "2.5d"}
+        `2.5d` runs a 2D network over every slice with its two neighbours as channels.
+    slice_pooling : {"average", "attention", "recurrent"}
+        How the slices become one. For `3d` these are the positions that the network leaves along the slices: one
+        of 8 with the original strides, where every pooling is the average; see `keep_slices`.
+    keep_slices : bool
+        Stages 2 to 4 of a 3D ResNet do not stride along the slices. The stem and its pooling have their own strides.
+    head : {"per_level", "unified"}
+    split_sides : bool
+        Only for `per_level`, see the module's text.
+    width : int
+        Width of the `per_level` head.
+    dropout : float
+        On the concatenated features.
+    view_dropout : float
+        Probability, in training, that a study's view is replaced by its stand-in; at least one view stays.
+    auxiliary : bool
+        One small head per view, which is trained to grade from that view alone.
+    stem_depth_stride, pool_depth_stride : int
+        Strides along the slices in the first convolution and the first pooling, 1 or 2; 3D ResNets only. The
+        original 2 and 2 leave one position of 8 slices after the second stage.
+    pretrained : str, optional
+        Local file with 2D weights of the encoder (inflated for `3d`, which takes 3D ones too) under timm's names,
+        safetensors or a torch state dict; all three views start from it.
+    """
+
+    encoder: str = "resnet18"
+    family: str = "3d"
+    slice_pooling: str = "average"
+    keep_slices: bool = False
+    head: str = "per_level"
+    split_sides: bool = True
+    width: int = 256
+    dropout: float = 0.2
+    view_dropout: float = 0.1
+    auxiliary: bool = True
+    stem_depth_stride: int = 2
+    pool_depth_stride: int = 2
+    pretrained: str | None = None
+
+    def __post_init__(self):
+        for name, known in (("family", FAMILIES), ("slice_pooling", SLICE_POOLINGS), ("head", HEADS)):
+            if getattr(self, name) not in known:
+                raise DataError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        for name in ("stem_depth_stride", "pool_depth_stride"):
+            if getattr(self, name) not in (1, 2):
+                raise DataError(f"{name} must be 1 or 2, got {getattr(self, name)}")
+        if self.family != "3d" and (self.keep_slices or (self.stem_depth_stride, self.pool_depth_stride) != (2, 2)):
+            raise DataError(
+                "keep_slices, stem_depth_stride and pool_depth_stride are for family '3d'; "
+                f"{self.family!r} keeps every slice anyway"
+            )
+        for name in ("dropout", "view_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise DataError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+
+    @classmethod
+    def source(cls) -> ClassifierConfig:
+        """The source's literal network, the baseline of every table: 3D ResNet18, one linear layer, nothing else."""
+        return cls(head="unified", split_sides=False, dropout=0.0, view_dropout=0.0, auxiliary=False)
+
+    @property
+    def sides(self) -> bool:
+        """Whether views are cut at the mid-line."""
+        return self.split_sides and self.head == "per_level"
+
+    def to_json(self) -> dict:
+        """A JSON-ready dictionary."""
+        return asdict(self)
+
+
+class LumbarClassifier(nn.Module):
+    """Three encoders and a head.
+
+    Parameters
+    ----------
+    config : ClassifierConfig
+    prior : array_like, shape (25, 3), optional
+        Class probabilities that the untrained network predicts: biases start at their logarithm.
+
+    Raises
+    ------
+    DataError
+        When the encoder is unknown or cannot read such crops, or its weights file is absent or does not fit.
+    """
+
+    def __init__(self, config: ClassifierConfig | None = None, prior: np.ndarray | None = None):
+        super().__init__()
+        self.config = config = config or ClassifierConfig()
+        options = {
+            "family": config.family,
+            "slice_pooling": config.slice_pooling,
+            "keep_slices": config.keep_slices,
+            "depth_strides": (config.stem_depth_stride, config.pool_depth_stride),
+            "pretrained": config.pretrained,
+        }
+        self.encoders = nn.ModuleList([build_encoder(config.encoder, **options) for _ in VIEWS])
+        features = int(self.encoders[0].num_features)
+        self.missing_view_embeddings = nn.Parameter(torch.zeros(len(VIEWS), features))
+        if config.head == "per_level":
+            self.head = PerLevelHead(features, sided=config.sides, width=config.width, dropout=config.dropout)
+        else:
+            self.head = UnifiedHead(features, dropout=config.dropout)
+        self.auxiliary = nn.ModuleList(
+            [Readout(features, self._sides(view)) for view in VIEWS] if config.auxiliary else []
+        )
+        prior = np.full((N_TARGETS, N_SEVERITIES), 1 / N_SEVERITIES) if prior is None else np.asarray(prior)
+        bias = torch.as_tensor(np.log(np.clip(prior, 1e-6, 1)), dtype=torch.float32)
+        self.bias = nn.Parameter(bias.clone())
+        self.auxiliary_bias = nn.Parameter(bias.expand(len(self.auxiliary), -1, -1).clone())
+
+    def forward(self, images: Mapping[str, torch.Tensor], present: torch.Tensor) -> dict:
+        """Grade a batch.
+
+        Parameters
+        ----------
+        images : dict view -> tensor (B, 5, D, H, W)
+            As made by `datasets.study_input`.
+        present : bool tensor (B, 3) or (B, 3, 5)
+            Which view, in the order of `labels.VIEWS`, is there, for the study or for each level.
+
+        Returns
+        -------
+        dict with `logits` (B, 25, 3) and `aux`, a dict view -> (B, 25, 3), empty without auxiliary heads.
+        """
+        present = present if present.ndim == 3 else present[..., None].expand(-1, -1, N_LEVELS)
+        if self.training and self.config.view_dropout:
+            present = self._drop_views(present)
+        features = [self._encode(i, images[view], present[:, i]) for i, view in enumerate(VIEWS)]
+        logits = self.head(features).float() + self.bias
+        aux = {
+            view: self.auxiliary[i](features[i]).float() + self.auxiliary_bias[i]
+            for i, view in enumerate(VIEWS[: len(self.auxiliary)])
+        }
+        return {"logits": logits, "aux": aux}
+
+    def _sides(self, view: str) -> int:
+        return 2 if self.config.sides and view in SPLIT_VIEWS else 1
+
+    def _encode(self, i: int, image: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
+        """Features of one view, (B, 5, sides, F); what is not there is not computed and gets the stand-in."""
+        view = VIEWS[i]
+        if image.shape[1] != N_LEVELS or image.ndim != 5:
+            raise DataError(f"{view}: crops must have shape (B, {N_LEVELS}, D, H, W), got {tuple(image.shape)}")
+        sides = self._sides(view)
+        result = self.missing_view_embeddings[i].expand(*present.shape, sides, -1)
+        if not bool(present.any()):
+            return result
+        stacks = image[present]
+        if sides == 2:
+            stacks = torch.stack(split_sides(stacks, view), dim=1).flatten(0, 1)
+        encoded = self._read(self.encoders[i], stacks.permute(0, 2, 3, 1)[:, None], view)
+        result = result.to(encoded.dtype).clone()
+        result[present] = encoded.reshape(-1, sides, encoded.shape[-1])
+        return result
+
+    def _read(self, encoder: nn.Module, stacks: torch.Tensor, view: str) -> torch.Tensor:
+        try:
+            return encoder(stacks)
+        except torch.OutOfMemoryError:
+            raise
+        except (RuntimeError, ValueError, AssertionError) as error:
+            # Networks halve their input until nothing is left of it, or insist on one size, each in its own words.
+            height, width, depth = stacks.shape[2:]
+            raise DataError(
+                f"{view}: the {self.config.family} encoder {self.config.encoder!r} failed on {depth} slices of "
+                f"{height} x {width} pixels ({error}); if it needs larger crops, change `CropSpec` or take resnet18"
+            ) from error
+
+    def _drop_views(self, present: torch.Tensor) -> torch.Tensor:
+        # Drawn on the CPU so that a seed means the same on every device.
+        kept = (torch.rand(present.shape[:2]) >= self.config.view_dropout).to(present.device)[..., None] & present
+        nothing = ~kept.flatten(1).any(dim=1)
+        return torch.where(nothing[:, None, None], present, kept)
+
+
+@torch.inference_mode()
+def grade(
+    model: LumbarClassifier,
+    inputs: Iterable[StudyInput],
+    compute: Compute,
+    *,
+    batch_size: int = 8,
+    mirror: bool = False,
+) -> np.ndarray:
+    """Class probabilities of studies, float64 (n, 25, 3), rows summing to one.
+
+    Parameters
+    ----------
+    inputs : iterable of StudyInput
+        Read `batch_size` at a time, so a generator keeps memory flat.
+    compute : Compute
+        The model must already lie on its device.
+    mirror : bool
+        Also grade the mirrored studies and average.
+    """
+    model.eval()
+    results = []
+    remaining = iter(inputs)
+    while chunk := list(islice(remaining, batch_size)):
+        batch = batch_of(chunk)
+        images = {view: image.to(compute.device) for view, image in batch["images"].items()}
+        present = batch["present"].to(compute.device)
+        with compute.autocast():
+            p = model(images, present)["logits"].double().softmax(-1)
+            if mirror:
+                mirrored = model(mirror_images(images), present)["logits"].double().softmax(-1)
+                p = (p + mirror_probabilities(mirrored)) / 2
+        results.append(p.cpu().numpy())
+    return np.concatenate(results) if results else np.zeros((0, N_TARGETS, N_SEVERITIES))
+
+
+def split_sides(stacks: torch.Tensor, view: str) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut crops (N, D, H, W) at the mid-line into the patient's right and left, both running lateral to medial."""
+    axis = LATERAL_AXIS[view] - 3
+    length = stacks.shape[axis]
+    half = min(length, int(np.ceil(length * (0.5 + SIDE_OVERLAP[view]) - 1e-9)))
+    return stacks.narrow(axis, 0, half), stacks.narrow(axis, length - half, half).flip(axis)

@@ -1,0 +1,157 @@
+"""Several trained networks as one: a plain list of run folders with weights, in `ensemble.json`.
+
+    {"version": 1,
+     "members": [{"run": "fold_0", "weight": 1.0}, {"run": "fold_1", "weight": 1.0}],
+     "calibration": null}
+
+Members may differ in everything: fold, family, crops. Their folders are given relative to the JSON file and lie below
+it, so that the whole can be moved, packed and uploaded; to mix several runs, put the list into the folder above them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path, PureWindowsPath
+
+import numpy as np
+
+from ..errors import DataError
+from ..metrics.calibration import Calibration
+from .run_folder import WEIGHTS, read_json, strict, write_json
+
+ENSEMBLE = "ensemble.json"
+FORMAT_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network of an ensemble.
+
+    Parameters
+    ----------
+    run : str
+        Its run folder (`config.json`, `model.safetensors`), relative to the JSON file's folder and inside it.
+    weight : float
+        Positive; members are averaged in proportion to their weights.
+    """
+
+    run: str = "."
+    weight: float = 1.0
+
+    def __post_init__(self):
+        path = PureWindowsPath(self.run)  # knows both kinds of slashes and drives
+        if not self.run or path.anchor or ".." in path.parts:
+            raise DataError(f"a member's run must be a folder below its {ENSEMBLE}, given relatively, got {self.run!r}")
+        if not (np.isfinite(self.weight) and self.weight > 0):
+            raise DataError(f"member {self.run!r}: the weight must be positive, got {self.weight}")
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """Networks whose probabilities are averaged, and a calibration of the average.
+
+    Parameters
+    ----------
+    members : tuple of Member
+        At least one, none twice.
+    calibration : Calibration, optional
+        Applied to the weighted mean of the members' probabilities.
+    """
+
+    members: tuple[Member, ...]
+    calibration: Calibration | None = None
+
+    def __post_init__(self):
+        object.__setattr__(self, "members", tuple(self.members))
+        runs = [member.run for member in self.members]
+        if not runs or len(set(runs)) != len(runs):
+            raise DataError(f"an ensemble needs at least one member and none twice, got {runs}")
+
+    @property
+    def shares(self) -> np.ndarray:
+        """The members' weights, float64, summing to one."""
+        weights = np.array([member.weight for member in self.members], dtype=np.float64)
+        return weights / weights.sum()
+
+    def save(self, folder: Path | str) -> Path:
+        """Write `ensemble.json` into a folder, atomically; returns the file."""
+        path = Path(folder) / ENSEMBLE
+        calibration = self.calibration and self.calibration.to_json()
+        members = [asdict(member) for member in self.members]
+        write_json(path, {"version": FORMAT_VERSION, "members": members, "calibration": calibration})
+        return path
+
+    @classmethod
+    def load(cls, path: Path | str) -> Ensemble:
+        """Read an ensemble; the members' weights are not looked at.
+
+        Parameters
+        ----------
+        path : path-like
+            The JSON file, or the folder with `ensemble.json` in it. Any other folder is taken for a single run, which
+            is an ensemble of one.
+
+        Raises
+        ------
+        DataError
+            When the file is damaged or of another version, holds unknown keys or members outside its folder, or
+            when a folder holds both a list and weights, of which one is a leftover.
+        """
+        path = Path(path)
+        if not path.is_file():
+            if not (path / ENSEMBLE).is_file():
+                return cls((Member(),))
+            if (path / WEIGHTS).is_file():
+                raise DataError(f"{path} holds both {ENSEMBLE} and {WEIGHTS}; delete the one that is of an older run")
+            path = path / ENSEMBLE
+        values = read_json(path)
+        if set(values) != {"version", "members", "calibration"}:
+            raise DataError(f"{path}: expected the keys version, members and calibration, got {sorted(values)}")
+        if values["version"] != FORMAT_VERSION:
+            raise DataError(f"{path}: an ensemble of format {values['version']}, this library reads {FORMAT_VERSION}")
+        members, calibration = values["members"], values["calibration"]
+        if not isinstance(members, list) or not all(isinstance(member, Mapping) for member in members):
+            raise DataError(f"{path}: members must be a list of objects with run and weight, got {members!r}")
+        try:
+            return cls(
+                tuple(strict(Member, member, "a member") for member in members),
+                None if calibration is None else Calibration.from_json(calibration),
+            )
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
+
+
+def member_folders(path: Path | str) -> list[Path]:
+    """The run folders of an ensemble's members, in their order; `path` as for `Ensemble.load`."""
+    path = Path(path)
+    folder = path.parent if path.is_file() else path
+    return [folder / member.run for member in Ensemble.load(path).members]
+
+
+def run_of(path: Path | str) -> Path:
+    """The run that a classifier belongs to, where its crops and its localizer lie.
+
+    The nearest folder that holds `localizer/`, from the classifier's own to the second above it, then around an
+    ensemble's members in their order; where none does, the folder above the classifier, or above the ensemble that it
+    is a member of.
+    """
+    path = Path(path)
+    folder = path.parent if path.is_file() else path
+    members = member_folders(path) if path.is_file() or (folder / ENSEMBLE).is_file() else []
+    for own in (folder, *members):
+        for near in (own, own.parent, own.parent.parent):
+            if (near / "localizer").is_dir():
+                return near
+    return folder.parent.parent if (folder.parent / ENSEMBLE).is_file() else folder.parent
+
+
+def name_of(path: Path | str) -> str:
+    """What grades, in a word: the run of a classifier or its folds; of a list of several runs the list's folder."""
+    path = Path(path)
+    folder = path.parent if path.is_file() else path
+    if path.is_file() or (folder / ENSEMBLE).is_file():
+        runs = {run_of(member).resolve() for member in member_folders(path)}
+        if len(runs) > 1:
+            return folder.resolve().name
+    return run_of(path).resolve().name

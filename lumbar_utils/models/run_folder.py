@@ -1,0 +1,245 @@
+"""The folder of a classifier run: what is in it, written atomically and read back without unpickling.
+
+config.json         network, training, crops, class prior: all that is needed to use the weights
+model.safetensors   the averaged weights
+history.csv         one row an epoch
+oof.csv             predictions for the held-out studies, in submission form
+manifest.json       versions, device, timing, studies, scores beside their references
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import re
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields, is_dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from ..crops.extraction import CropSpec
+from ..errors import DataError
+from ..labels import N_SEVERITIES, N_TARGETS
+from .classifier import ClassifierConfig, LumbarClassifier
+
+CONFIG, WEIGHTS, HISTORY, OOF, MANIFEST = "config.json", "model.safetensors", "history.csv", "oof.csv", "manifest.json"
+FORMAT_VERSION = 1
+PACKAGES = ("torch", "timm-3d", "timm", "numpy", "pandas", "pydicom", "scikit-learn", "albumentations")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
+"""Names that Windows gives to devices."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, eq=False)
+class RunConfig:
+    """What a run's `config.json` holds.
+
+    Attributes
+    ----------
+    classifier : ClassifierConfig
+    crops : CropSpec
+    prior : ndarray, shape (25, 3)
+        Weighted class prior of the training part; what a study gets that cannot be graded.
+    training : dict
+        The `TrainConfig` as JSON, for the record.
+    synthetic_only : bool
+        True when every training study was a synthetic phantom.
+    """
+
+    classifier: ClassifierConfig
+    crops: CropSpec
+    prior: np.ndarray
+    training: dict
+    synthetic_only: bool
+
+    def save(self, folder: Path) -> None:
+        """Write `config.json` into the run's folder."""
+        write_json(
+            folder / CONFIG,
+            {
+                "version": FORMAT_VERSION,
+                "classifier": self.classifier.to_json(),
+                "crops": self.crops.to_json(),
+                "prior": np.asarray(self.prior).round(9).tolist(),
+                "training": self.training,
+                "synthetic_only": self.synthetic_only,
+            },
+        )
+
+    @classmethod
+    def load(cls, folder: Path) -> RunConfig:
+        """Read `config.json`; raises `DataError` when it is absent, damaged or of another version."""
+        path = folder / CONFIG
+        values = read_json(path)
+        expected = {"version", *(f.name for f in fields(cls))}
+        if set(values) != expected:
+            raise DataError(f"{path}: expected the keys {sorted(expected)}, got {sorted(values)}")
+        if values["version"] != FORMAT_VERSION:
+            raise DataError(f"{path}: a run of format {values['version']}, this library reads {FORMAT_VERSION}")
+        prior = np.asarray(values["prior"], dtype=np.float64)
+        if prior.shape != (N_TARGETS, N_SEVERITIES):
+            raise DataError(f"{path}: prior must have shape {(N_TARGETS, N_SEVERITIES)}, got {prior.shape}")
+        return cls(
+            classifier=strict(ClassifierConfig, values["classifier"], path),
+            crops=CropSpec.from_json(values["crops"]),
+            prior=prior,
+            training=values["training"],
+            synthetic_only=bool(values["synthetic_only"]),
+        )
+
+
+def strict(cls: type[T], values: Mapping[str, Any], where: Path | str = "configuration") -> T:
+    """Build a dataclass from JSON values; unknown keys and values that it refuses raise `DataError` naming them."""
+    known = {f.name: f for f in fields(cls)}  # type: ignore[arg-type]
+    unknown = sorted(set(values) - set(known))
+    if unknown:
+        raise DataError(f"{where}: unknown keys {unknown} for {cls.__name__}; known are {sorted(known)}")
+    arguments = {}
+    for name, value in values.items():
+        default = known[name].default_factory if callable(known[name].default_factory) else None
+        nested = default if is_dataclass(default) else None
+        if nested and not isinstance(value, Mapping | nested):
+            raise DataError(f"{where}: {name} must be an object with fields of {nested.__name__}, got {value!r}")
+        if isinstance(value, Mapping) and nested:
+            value = strict(nested, value, f"{where}: {name}")
+        elif not nested and not _fits(value, known[name].default):
+            wanted = type(known[name].default).__name__
+            raise DataError(f"{where}: {name} must be of type {wanted}, got {value!r}")
+        arguments[name] = value
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise DataError(f"{where}: {error}") from error
+
+
+def _fits(value: Any, default: Any) -> bool:
+    """Whether a JSON value can stand where `default` stands; a default of None or none at all tells nothing."""
+    if isinstance(default, bool) or isinstance(value, bool):
+        return isinstance(value, bool) and isinstance(default, bool)
+    if isinstance(default, float):
+        return isinstance(value, int | float)
+    return not isinstance(default, int | str) or isinstance(value, type(default))
+
+
+def save_weights(model: torch.nn.Module, path: Path, *, half: bool = True) -> None:
+    """Write a model's state as safetensors, atomically; `half` stores matrices as float16 and halves the file."""
+    tensors = {}
+    for name, tensor in model.state_dict().items():
+        halved = half and _stored_half(tensor)
+        tensors[name] = tensor.detach().to("cpu", torch.float16 if halved else None).contiguous().clone()
+    atomically(path, lambda temporary: save_file(tensors, temporary))
+
+
+@torch.no_grad()
+def round_weights(model: T) -> T:
+    """Round a model's weights in place, as `save_weights` does on disk; returns the model."""
+    for tensor in model.state_dict().values():
+        if _stored_half(tensor):
+            tensor.copy_(tensor.half())
+    return model
+
+
+def _stored_half(tensor: torch.Tensor) -> bool:
+    return tensor.ndim >= 2 and tensor.is_floating_point()
+
+
+def load_model(folder: Path | str) -> tuple[LumbarClassifier, RunConfig]:
+    """The network of a run with its weights, on the CPU in evaluation mode, and the run's configuration."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise DataError(f"{folder}: no such run folder; train a classifier, or give the folder that holds {CONFIG}")
+    if not (folder / CONFIG).is_file():
+        raise DataError(f"{folder}: the run has no {CONFIG} and so no weights; was its training cut off? Run it again")
+    config = RunConfig.load(folder)
+    # The weights replace whatever the encoder started from, so its file need not be there any more.
+    model = LumbarClassifier(_without_pretraining(config.classifier), config.prior)
+    load_weights(model, folder / WEIGHTS)
+    return model.eval(), config
+
+
+def load_weights(model: torch.nn.Module, path: Path) -> None:
+    """Load safetensors into a model; raises `DataError` naming the file when it is absent or does not fit."""
+    try:
+        state = load_file(path)
+        model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: the run has no weights; was its training cut off? Run it again") from error
+    except (SafetensorError, RuntimeError, OSError) as error:
+        raise DataError(f"{path}: these weights cannot be used ({str(error).splitlines()[0]})") from error
+
+
+def file_name(study_id: str) -> str:
+    """A study's id as a file's name without ending, which no id can leave its folder by; different ids differ."""
+    if PLAIN_NAME.fullmatch(study_id) and not RESERVED.fullmatch(study_id) and not study_id.endswith("."):
+        return study_id
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", study_id)[:60].strip("_") or "study"
+    return f"{readable}-{hashlib.sha256(study_id.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+
+
+def atomically(path: Path, write) -> None:
+    """Call `write(temporary_path)` and move the result to `path`, so that a reader never sees half a file.
+
+    A full disk raises `DataError`; the old file, if any, is still there.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        os.chmod(temporary, 0o644)  # safetensors makes files that nobody else can read
+        os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        raise DataError(f"{path}: cannot be written ({error}); disk full? What was there before is kept") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, values: Mapping) -> None:
+    """Write JSON atomically."""
+    text = json.dumps(values, indent=1)
+    atomically(path, lambda temporary: temporary.write_text(text))
+
+
+def read_json(path: Path) -> dict:
+    """Read a JSON object; raises `DataError` naming the file."""
+    try:
+        values = json.loads(Path(path).read_text())
+    except FileNotFoundError as error:
+        raise DataError(f"{path}: no such file") from error
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: not readable as JSON ({error})") from error
+    if not isinstance(values, dict):
+        raise DataError(f"{path}: expected a JSON object, got {type(values).__name__}")
+    return values
+
+
+def write_table(path: Path, frame: pd.DataFrame) -> None:
+    """Write a CSV atomically with 9 significant digits."""
+    atomically(path, lambda temporary: frame.to_csv(temporary, index=False, float_format="%.9g"))
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that a result depends on."""
+    found = {"python": platform.python_version(), "platform": sys.platform}
+    for package in PACKAGES:
+        try:
+            found[package] = metadata.version(package)
+        except metadata.PackageNotFoundError:
+            found[package] = "absent"
+    return found
+
+
+def _without_pretraining(config: ClassifierConfig) -> ClassifierConfig:
+    return ClassifierConfig(**{**asdict(config), "pretrained": None})

@@ -1,0 +1,231 @@
+"""Which images of a study a result rests on: whose they are and where each lies, from headers read on request.
+
+`dicom.Series` keeps nothing that identifies a patient. A result that is to go back into an archive must carry the
+patient and the study of its source, so the headers are read again here, and only here.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterator
+from copy import deepcopy
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from pydicom.dataset import Dataset
+from pydicom.valuerep import DA, TM
+
+from ..dicom.elements import check_image, text, without_warnings
+from ..dicom.headers import acquisition, frame_geometry, functional_groups, list_files
+from ..dicom.parsing import read_dataset
+from ..dicom.recognition import plane_of, recognise
+from ..errors import DicomError
+from ..geometry import SliceGeometry
+from ..labels import VIEWS
+from .competition import folder_names
+from .study import StudySource
+
+logger = logging.getLogger(__name__)
+
+IDENTITY_GROUPS = frozenset({0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0040})
+"""Groups of elements in which the standard's patient and study modules lie (PS3.3 C.7.1, C.7.2)."""
+MUST_BE_THERE = (
+    *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
+    *("StudyDate", "StudyTime", "StudyID", "AccessionNumber", "ReferringPhysicianName"),
+)
+"""Type 2 attributes: may be empty, may not be absent."""
+SEXES = ("M", "F", "O")
+
+
+@dataclass(frozen=True, eq=False)
+class SourceImage:
+    """One image file that a result rests on.
+
+    Attributes
+    ----------
+    study_uid, series_uid, sop_class_uid, sop_instance_uid, frame_of_reference_uid : str
+        The last may be empty; millimetres of two images compare only where it is the same.
+    series_id : str
+        As the library names the series: the folder of a competition's study, else the SeriesInstanceUID.
+    series_number : int
+        0 where missing.
+    view : str
+        One of `labels.VIEWS`.
+    frames : tuple of SliceGeometry
+        One, or one for every frame of a multi-frame image.
+    """
+
+    study_uid: str
+    series_uid: str
+    sop_class_uid: str
+    sop_instance_uid: str
+    frame_of_reference_uid: str
+    series_id: str
+    series_number: int
+    view: str
+    frames: tuple[SliceGeometry, ...] = field(repr=False)
+
+    def distance(self, point: np.ndarray) -> tuple[float, int]:
+        """mm from an LPS point (3,) to the nearest frame, edges included, and that frame's number, counted from 0."""
+        away = [_distance(frame, point) for frame in self.frames]
+        nearest = int(np.argmin(away))
+        return away[nearest], nearest
+
+
+@dataclass(frozen=True, eq=False)
+class Evidence:
+    """The images of a study's three views, and the header that tells whose they are.
+
+    Attributes
+    ----------
+    study_id : str
+    identity : Dataset
+        Patient and study attributes of the first image, each checked to be readable; type 2 attributes are there,
+        empty where the source lacks them. Identifies the patient.
+    images : tuple of SourceImage
+        All of one StudyInstanceUID come first.
+    acquisitions : dict series_id -> dict
+        How each series was acquired, as in `dicom.Series.header`.
+    issues : tuple of str
+        Files that are left out, and why.
+    """
+
+    study_id: str
+    identity: Dataset = field(repr=False)
+    images: tuple[SourceImage, ...] = field(repr=False)
+    acquisitions: dict[str, dict] = field(default_factory=dict, repr=False)
+    issues: tuple[str, ...] = ()
+
+    def frame_of_reference(self, series_id: str) -> str:
+        """The frame of reference of a series by its id, "" when it has none or is not there."""
+        return next((i.frame_of_reference_uid for i in self.images if i.series_id == series_id), "")
+
+    def nearest(
+        self, point: np.ndarray, *, view: str = "", series_id: str = "", frame_of_reference_uid: str = ""
+    ) -> tuple[SourceImage, int] | None:
+        """The image nearest to an LPS point, and its frame (from 0), among those of the view, series and frame given.
+
+        None when there is none.
+        """
+        wanted = [
+            image
+            for image in self.images
+            if view in ("", image.view)
+            and series_id in ("", image.series_id)
+            and frame_of_reference_uid in ("", image.frame_of_reference_uid)
+        ]
+        if not wanted:
+            return None
+        best = min(wanted, key=lambda image: image.distance(point)[0])
+        return best, best.distance(point)[1]
+
+
+@without_warnings()
+def read_evidence(source: StudySource) -> Evidence:
+    """Read the headers of a study's files, without pixels.
+
+    Series that are none of the three views are left out, as is every file without the UIDs to refer to it by.
+
+    Raises
+    ------
+    DicomError
+        When nothing is left, with the first reason.
+    """
+    images: list[SourceImage] = []
+    headers: list[Dataset] = []
+    acquisitions: dict[str, dict] = {}
+    issues: list[str] = []
+    for series_id, view, paths in _series_of(source):
+        series_images, series_headers = [], []
+        for path in paths:
+            try:
+                dataset = read_dataset(path, headers_only=True)
+                series_images.append(_source_image(dataset, path, series_id))
+                series_headers.append(dataset)
+            except DicomError as error:
+                issues.append(f"{path.name}: {error.issue}")
+        if not series_images:
+            continue
+        acquisitions[series_id] = acquisition(series_headers[0])
+        view = view or _view_of(series_images, acquisitions[series_id], text(series_headers[0], "SeriesDescription"))
+        if view:
+            images += [SourceImage(**{**vars(image), "view": view}) for image in series_images]
+            headers += series_headers
+    if not images:
+        reason = issues[0] if issues else "it holds none of the three views"
+        raise DicomError(f"no image can be referred to: {reason}", path=source.path, study_id=source.study_id)
+    main_study = Counter(image.study_uid for image in images).most_common(1)[0][0]
+    order = sorted(range(len(images)), key=lambda i: images[i].study_uid != main_study)
+    identity = _identity(headers[order[0]])
+    return Evidence(source.study_id, identity, tuple(images[i] for i in order), acquisitions, tuple(issues))
+
+
+def _distance(frame: SliceGeometry, point: np.ndarray) -> float:
+    """mm from a point to an image, which ends at the edges of its first and last pixels."""
+    (x, y), depth = frame.world_to_pixel(point)
+    rows, columns = frame.shape
+    beside = [max(-0.5 - at, at - (size - 0.5), 0.0) for at, size in ((y, rows), (x, columns))]
+    return float(np.linalg.norm([depth, *np.multiply(beside, frame.spacing)]))
+
+
+def _series_of(source: StudySource) -> Iterator[tuple[str, str, list[Path]]]:
+    """(series id, view or "", files) of every series of a study."""
+    if not source.in_competition:
+        yield from ((series_id, "", list(files)) for series_id, files in source.series)
+        return
+    listed = dict(source.listed or ())
+    for series_id in folder_names(source.path):
+        if source.series_ids is None or series_id in source.series_ids:
+            described = listed.get(series_id, "")
+            yield series_id, described if described in VIEWS else "", list_files(source.path / series_id)
+
+
+def _source_image(dataset: Dataset, path: Path, series_id: str) -> SourceImage:
+    frames, rows, columns = check_image(dataset, path)
+    uids = {name: text(dataset, name) for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID")}
+    uids["SOPInstanceUID"] = text(dataset, "SOPInstanceUID")
+    absent = [name for name, value in uids.items() if not re.fullmatch(r"[0-9.]{1,64}", value)]
+    if absent:
+        raise DicomError(f"has no usable {absent[0]}, so nothing can refer to it", path=path)
+    groups = functional_groups(dataset, frames, path)
+    number = text(dataset, "SeriesNumber")
+    return SourceImage(
+        uids["StudyInstanceUID"],
+        uids["SeriesInstanceUID"],
+        uids["SOPClassUID"],
+        uids["SOPInstanceUID"],
+        text(dataset, "FrameOfReferenceUID"),
+        series_id,
+        int(number) if number.isdecimal() else 0,
+        "",
+        tuple(frame_geometry(group, (rows, columns), path) for group in groups),
+    )
+
+
+def _view_of(images: list[SourceImage], header: dict, description: str) -> str:
+    return recognise([plane_of(frame) for image in images for frame in image.frames], header, description)[0]
+
+
+def _identity(header: Dataset) -> Dataset:
+    """A header without what cannot be read or written again: broken elements must not cost the whole result."""
+    kept = Dataset()
+    for tag in sorted(header.keys()):  # iterating over the data set itself converts elements, outside of the try
+        if tag.group in IDENTITY_GROUPS:
+            try:
+                kept.add(deepcopy(header[tag]))
+            except Exception as error:  # pydicom converts lazily and raises whatever the broken value leads to
+                logger.warning("the header's element %s cannot be read and is left out: %s", tag, error)
+    for keyword in MUST_BE_THERE:
+        if kept.get(keyword) is None:
+            setattr(kept, keyword, "")
+    if kept.PatientSex not in SEXES:
+        kept.PatientSex = ""
+    for keyword, kind in (("PatientBirthDate", DA), ("StudyDate", DA), ("StudyTime", TM)):
+        try:
+            kind(kept.get(keyword))
+        except ValueError:
+            setattr(kept, keyword, "")
+    return kept

@@ -1,0 +1,298 @@
+"""Studies: the competition's folder with its tables, or any folder of DICOM files without one.
+
+`CompetitionFolder.open(root).load_study("4003253")` reads series and views that the tables name;
+`[load_study(source) for source in find_studies(path)]` works on anything and recognises views that no table names.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import os
+import re
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from ..dicom.series import (
+    FileHeader,
+    Study,
+    list_files,
+    read_series,
+    scan_headers,
+    without_identity,
+)
+from ..errors import DataError, DicomError
+from .competition import PARTS, CompetitionFolder, is_competition_folder, load_listed_study
+
+__all__ = [
+    "CompetitionFolder",
+    "Study",
+    "StudySource",
+    "find_studies",
+    "is_competition_folder",
+    "load_study",
+    "plain_name",
+]
+
+logger = logging.getLogger(__name__)
+
+MAX_NAME = 100
+"""Bytes of an id that comes from a header or a folder; files are named after it, and add up to 60."""
+_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
+
+
+@dataclass(frozen=True)
+class StudySource:
+    """Where a study lies; `load_study` reads it. Small, so that thousands can be sent to worker processes.
+
+    Parameters
+    ----------
+    study_id : str
+    path : Path
+        Its folder, or its file.
+    series : tuple of (str, tuple of Path)
+        Series ids and their files, for a study that was found by its headers.
+    in_competition : bool
+        Laid out as `<study>/<series>/<instance>.dcm`; the files are looked up when the study is read.
+    listed : tuple of (str, str), or None
+        In a competition folder: series ids and descriptions of the table; None without a table.
+    series_ids : tuple of str, or None
+        Only these series.
+    issues : tuple of str
+        Files that belong to no series.
+    """
+
+    study_id: str
+    path: Path
+    series: tuple[tuple[str, tuple[Path, ...]], ...] = field(default=(), repr=False)
+    in_competition: bool = False
+    listed: tuple[tuple[str, str], ...] | None = None
+    series_ids: tuple[str, ...] | None = None
+    issues: tuple[str, ...] = ()
+
+    def absolute(self) -> StudySource:
+        """The same, for a process that works in another folder."""
+        series = tuple((name, tuple(file.absolute() for file in files)) for name, files in self.series)
+        return replace(self, path=self.path.absolute(), series=series)
+
+
+def find_studies(path: Path | str, *, part: str | None = None, progress: bool = False) -> list[StudySource]:
+    """Studies at a path, without reading pixels.
+
+    Parameters
+    ----------
+    path : path-like
+        A competition folder (or a part, a study or a series of one), any folder tree of DICOM files, or one file.
+    part : {"train", "test"}, optional
+        Only this part of a competition folder, default both; other folders have no parts.
+
+    Returns
+    -------
+    list of StudySource
+        Without tables grouped by StudyInstanceUID. `study_id` is the folder's name when the study is all there is
+        below one folder and the name is not the patient's, else the StudyInstanceUID; `series_id` is the
+        SeriesInstanceUID. All of them are plain names (`plain_name`). What is no MR image is left out, and said in
+        the `issues` of its study or, where a study has nothing else, in the log.
+
+    Raises
+    ------
+    DataError
+        When the path does not exist.
+    DicomError
+        When nothing at the path is a readable DICOM image.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise DataError(f"{path} does not exist")
+    if is_competition_folder(path):
+        return _competition_sources(path, (), part)
+    if path.is_dir():
+        path = Path(os.path.abspath(path))  # without "..", which would be taken for a study's name
+        names = [f"{name}_images" for name in PARTS]
+        for images in [path, *path.parents][:3]:
+            if images.name in names and is_competition_folder(images.parent):
+                return _competition_sources(images.parent, path.relative_to(images.parent).parts, None)
+    return _plain_sources(path, scan_headers(path, progress=progress))
+
+
+def load_study(source: StudySource | Path | str) -> Study:
+    """Read a study.
+
+    Parameters
+    ----------
+    source : StudySource or path-like
+        A path must hold exactly one study.
+
+    Returns
+    -------
+    Study
+        Series that cannot be read are named in `issues`.
+
+    Raises
+    ------
+    DicomError
+        When none of its series can be read.
+    """
+    if not isinstance(source, StudySource):
+        found = find_studies(source)
+        if len(found) != 1:
+            raise DataError(f"{source} holds {len(found)} studies, expected one; use find_studies")
+        source = found[0]
+    if source.in_competition:
+        listed = None if source.listed is None else dict(source.listed)
+        return load_listed_study(source.path, source.study_id, listed, series_ids=source.series_ids)
+    series, issues = [], list(source.issues)
+    for series_id, files in source.series:
+        try:
+            series.append(read_series(files, study_id=source.study_id, series_id=series_id))
+        except DicomError as error:
+            issues.append(f"series {series_id}: {error.issue}")
+    if not series:  # without the path: its folders may be named after the patient, and this goes into logs
+        raise DicomError(f"no series can be read: {'; '.join(issues)}", study_id=source.study_id)
+    return Study(source.study_id, tuple(series), tuple(issues))
+
+
+def _competition_sources(root: Path, inside: Sequence[str], part: str | None) -> list[StudySource]:
+    """Sources of a competition folder, or of the part, study or series of it that `inside` leads to."""
+    folder = CompetitionFolder.open(root)
+    parts = PARTS if part is None else (part,)
+    if inside:
+        parts = (inside[0].removesuffix("_images"),)
+    series_ids = tuple(inside[2:3]) or None
+    sources = []
+    for one in parts:
+        for study_id in inside[1:2] or folder.study_ids(one):
+            listed = folder.listed_series(study_id, one)
+            rows = None if listed is None else tuple(listed.items())
+            path = root / f"{one}_images" / study_id
+            sources.append(StudySource(study_id, path, (), True, rows, series_ids))
+    return sources
+
+
+def plain_name(words: str) -> str:
+    """An id that can be a file's name anywhere: letters, digits, blanks, `._-`, at most `MAX_NAME` bytes.
+
+    Ids become file names and cells of tables, and a header or a folder's name can hold anything: `../../x`, a device
+    of Windows, a formula, characters that turn the line round. A name that is plain already comes back as it is.
+    """
+    plain = re.sub(r"[^\w.\- ]+", "_", unicodedata.normalize("NFC", words)).lstrip(".- ").rstrip(". ")
+    if _DEVICES.match(plain):
+        plain = f"_{plain}"
+    if len(plain.encode()) > MAX_NAME:
+        kept = plain.encode()[: MAX_NAME - 9].decode(errors="ignore")
+        plain = f"{kept}-{_fingerprint(words)}"
+    return plain or "study"
+
+
+def _fingerprint(words: str) -> str:
+    return hashlib.sha256(words.encode(errors="replace")).hexdigest()[:8]
+
+
+def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
+    """Group headers by study and series; files that are no images join the only series or study of their folder."""
+    studies: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
+    others: dict[tuple[str, str, str], int] = Counter()
+    below: dict[Path, set[str]] = defaultdict(set)
+    series_in: dict[Path, set[tuple[str, str]]] = defaultdict(set)
+    identity: dict[str, set[str]] = defaultdict(set)
+    for header in headers:
+        if header.shape[0]:
+            study = header.study_uid or f"study in {header.path.parent.name}"
+            series = header.series_uid or header.path.parent.name
+            identity[study] |= header.identity
+            modality = str(header.header.get("Modality") or "MR").upper()
+            if modality != "MR":
+                others[study, series, modality] += 1
+                continue
+            studies[study][series].append(header.path)
+            series_in[header.path.parent].add((study, series))
+            for folder in header.path.parents:
+                below[folder].add(study)
+    everyone = frozenset().union(*identity.values()) if identity else frozenset()
+    if not studies:
+        reason = f"; {headers[0].path.name}: {headers[0].issue}" if headers else ""
+        reason = f": {_modalities(others)}" if others else reason
+        words = f"holds no readable MR image in {_files(len(headers))}{reason}"
+        if not headers:
+            words = "holds no file that may be DICOM; archives such as ZIP have to be unpacked first"
+        raise DicomError(without_identity(words, everyone), path=path)
+    issues: dict[str, list[str]] = defaultdict(list)
+    for (study, series, modality), count in others.items():
+        words = f"series {plain_name(series)}: {count} images of modality {modality}, expected MR, left out"
+        if study in studies:
+            issues[study].append(words)
+        else:
+            logger.warning("study %s has no MR image and is left out: %s", plain_name(study), words)
+    for header in headers:
+        if header.shape[0]:
+            continue
+        here = series_in.get(header.path.parent, set())
+        if len(here) == 1:
+            study, series = next(iter(here))
+            studies[study][series].append(header.path)
+            continue
+        # Neither belongs it to one series; then its study is told, by the UID or by the nearest folder with images.
+        near = next((below[folder] for folder in header.path.parents if folder in below), set())
+        owners = {header.study_uid} & studies.keys() or {study for study, _ in here} or near
+        if len(owners) == 1:
+            issues[next(iter(owners))].append(f"{header.path.name}: {header.issue}")
+        else:
+            words = without_identity(header.path.name, everyone | header.identity)
+            logger.warning("%s belongs to no study and is left out: %s", words, header.issue)
+    names = _unique_names(
+        {study: _study_name(study, all_series, path, below, identity[study]) for study, all_series in studies.items()}
+    )
+    return [
+        StudySource(
+            names[study],
+            _common_folder(all_series),
+            tuple((plain_name(series_id), tuple(list_files(files))) for series_id, files in all_series.items()),
+            issues=tuple(without_identity(issue, identity[study]) for issue in issues[study]),
+        )
+        for study, all_series in studies.items()
+    ]
+
+
+def _files(count: int) -> str:
+    return f"{count} {'file' if count == 1 else 'files'}"
+
+
+def _modalities(others: dict[tuple[str, str, str], int]) -> str:
+    found: dict[str, int] = Counter()
+    for (_, _, modality), count in others.items():
+        found[modality] += count
+    return "it holds " + ", ".join(f"{count} of modality {modality}" for modality, count in sorted(found.items()))
+
+
+def _unique_names(names: dict[str, str]) -> dict[str, str]:
+    """Names of studies by UID, each only once: equal ones become the UID, UIDs that look alike get a fingerprint."""
+    for change in (plain_name, lambda uid: f"{plain_name(uid)}-{_fingerprint(uid)}"):
+        counts = Counter(names.values())
+        names = {uid: name if counts[name] == 1 else change(uid) for uid, name in names.items()}
+    return names
+
+
+def _study_name(
+    study: str, series: dict[str, list[Path]], path: Path, below: dict[Path, set[str]], identity: set[str]
+) -> str:
+    """The given folder's name when it holds one study, else that of the highest folder with no other, else the UID.
+
+    Also the UID when the name holds a word that names the patient: ids go into every table, log and picture.
+    """
+    own = path.with_suffix("")
+    if path.is_dir() and len(below[path]) == 1:
+        own = path
+    elif path.is_dir():
+        own = _common_folder(series)
+        if len(below[own]) > 1:
+            return plain_name(study)
+        while len(below[own.parent]) == 1:
+            own = own.parent
+    return plain_name(study if without_identity(own.name, identity) != own.name else own.name)
+
+
+def _common_folder(series: dict[str, list[Path]]) -> Path:
+    return Path(os.path.commonpath([file.parent for files in series.values() for file in files]))

@@ -1,0 +1,155 @@
+"""How the classifier is trained, as one configuration that is saved with the weights."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from ..errors import DataError
+from ..models.classifier import ClassifierConfig
+from ..models.run_folder import strict
+from .augmentation import AugmentConfig
+
+HOW_ONLY = ("device", "in_memory", "compile", "checkpoint_seconds", "evaluate_every")
+"""Fields of `TrainConfig` that a run may be continued with other values of."""
+
+
+@dataclass(frozen=True)
+class TrainingPhase:
+    """A part of the training, from `start` to `end` of its length: weighted as the metric or not, the head or all."""
+
+    start: float
+    end: float
+    class_weights: bool
+    head_only: bool
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train; JSON with these keys and no others.
+
+    Parameters
+    ----------
+    classifier, augment
+        Their own configurations.
+    epochs, batch_size : int
+        Studies are the items of a batch. Several processes share a batch among them.
+    learning_rate, weight_decay : float
+        AdamW's; weight decay is for matrices only.
+    warmup : float
+        Share of the training in which the learning rate rises linearly, before it falls as a cosine.
+    ema_decay : float
+        Decay per step of the averaged weights, which are the result; reached gradually.
+    clip : float
+        Largest norm of the gradient.
+    auxiliary_weight : float
+        Weight of the mean loss of the per-view heads.
+    any_severe : float
+        Weight of the metric's fourth term in the loss.
+    class_weights : bool
+        The metric's 1/2/4; False trains unweighted.
+    head_share : float
+        Two-step training: the last share of the training teaches the head alone, on encoders that learnt before without
+        the 1/2/4 weights. 0 trains everything at once.
+    folds, fold : int
+        Studies of fold number `fold` are held out when the call names none; folds = 1 holds nothing out.
+    seed : int
+    device, precision : str
+        See `devices.choose_compute`.
+    time_limit_minutes : float, optional
+        The schedule is shortened to this time when the epochs would take longer. The result then depends on the
+        machine's speed.
+    checkpoint_seconds : float
+        A checkpoint (1.6 GB for three ResNet18) is written after the first epoch that ends this long after the last.
+    evaluate_every : int
+        Epochs between gradings of the held-out studies, for the curves; 0 grades at the end only.
+    workers : int
+        Processes that read crops; 0 reads in this one.
+    in_memory : bool
+        Read all crops into memory at the start.
+    compile : bool
+        Let torch.compile fuse the encoders; costs a minute or more at the start.
+    """
+
+    classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    epochs: int = 10
+    batch_size: int = 8
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.02
+    warmup: float = 0.1
+    ema_decay: float = 0.97
+    clip: float = 1.0
+    auxiliary_weight: float = 0.3
+    any_severe: float = 1.0
+    class_weights: bool = True
+    head_share: float = 0.0
+    folds: int = 5
+    fold: int = 0
+    seed: int = 0
+    device: str = "auto"
+    precision: str = "auto"
+    time_limit_minutes: float | None = None
+    checkpoint_seconds: float = 120.0
+    evaluate_every: int = 0
+    workers: int = 0
+    in_memory: bool = True
+    compile: bool = False
+
+    def __post_init__(self):
+        for name in ("epochs", "batch_size", "folds"):
+            if int(getattr(self, name)) < 1:
+                raise DataError(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("head_share", "warmup", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise DataError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
+        for name in ("learning_rate", "clip"):
+            if not getattr(self, name) > 0:
+                raise DataError(f"{name} must be above 0, got {getattr(self, name)}")
+        weights = ("weight_decay", "auxiliary_weight", "any_severe")
+        for name in (*weights, "checkpoint_seconds", "evaluate_every", "workers"):
+            if not getattr(self, name) >= 0:
+                raise DataError(f"{name} must not be negative, got {getattr(self, name)}")
+        limit = self.time_limit_minutes
+        if limit is not None and (isinstance(limit, str) or not limit > 0):
+            raise DataError(f"time_limit_minutes must be a number above 0, or left out for no limit, got {limit!r}")
+        if self.folds > 1 and not 0 <= self.fold < self.folds:
+            raise DataError(f"fold must lie between 0 and {self.folds - 1}, got {self.fold}")
+
+    def to_json(self) -> dict:
+        """A JSON-ready dictionary."""
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, values: Mapping, where: Path | str = "training configuration") -> TrainConfig:
+        """The inverse of `to_json`; keys may be left out, unknown ones raise `DataError`."""
+        return strict(cls, values, where)
+
+    def identity(self) -> dict:
+        """What decides the result, JSON-ready: without settings that only decide how it is reached."""
+        values = self.to_json()
+        # Albumentations' draws depend on the number of workers; nothing else does.
+        means = (*HOW_ONLY, *(() if self.augment.intensity else ("workers",)))
+        return {name: value for name, value in values.items() if name not in means}
+
+    @property
+    def steps(self) -> tuple[TrainingPhase, ...]:
+        """What is trained how in which part of the training."""
+        if not self.head_share:
+            return (TrainingPhase(0.0, 1.0, class_weights=self.class_weights, head_only=False),)
+        change = 1 - self.head_share
+        return (
+            TrainingPhase(0.0, change, class_weights=False, head_only=False),
+            TrainingPhase(change, 1.0, class_weights=self.class_weights, head_only=True),
+        )
+
+    def rate(self, progress: float) -> float:
+        """The learning rate at a progress of 0 to 1: in each step it rises, then falls as a cosine."""
+        step = next(step for step in reversed(self.steps) if progress >= step.start)
+        own = (progress - step.start) / (step.end - step.start)
+        if own < self.warmup:
+            return self.learning_rate * (0.05 + 0.95 * own / self.warmup)
+        fall = (own - self.warmup) / max(1 - self.warmup, 1e-9)
+        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(fall, 1.0))))

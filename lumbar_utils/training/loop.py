@@ -1,0 +1,292 @@
+"""The training loop: one network, its averaged weights, its optimiser, and where they stand.
+
+Every epoch draws its random numbers from the seed and the epoch's number alone, so that a run that was killed goes
+on from its last checkpoint to the same result. Several processes share every batch among them, so that they see the
+studies that one alone would see; what one of them decides by the clock it decides for all.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.swa_utils import AveragedModel
+from torch.utils.data import DataLoader, Sampler
+from tqdm.auto import tqdm
+
+from ..crops.extraction import CropSpec
+from ..devices import Compute
+from ..errors import DataError
+from ..metrics.score import CompetitionLoss
+from ..models.inputs import CropDataset
+from .augmentation import augment_batch
+from .checkpoints import Checkpoint
+from .config import TrainConfig
+from .mixing import Mixed, mix_batch
+from .processes import Processes
+
+logger = logging.getLogger(__name__)
+
+MAX_OVERFLOWS = 20
+"""Steps without a finite loss, one after the other, that a float16 training may have."""
+
+
+class Trainer:
+    """The loop: network, averaged weights, optimiser and where they stand.
+
+    Parameters
+    ----------
+    model : nn.Module
+        Called as `model(images, present)` it returns a dict with `logits` (B, 25, 3) and `aux`, a dict of the same;
+        see `LumbarClassifier`. Two-step training also needs its `encoders`.
+    dataset : CropDataset
+    spec : CropSpec
+        Of the dataset's crops.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        dataset: CropDataset,
+        config: TrainConfig,
+        compute: Compute,
+        *,
+        spec: CropSpec,
+        processes: Processes | None = None,
+    ):
+        self.model, self.dataset, self.config, self.compute, self.spec = model, dataset, config, compute, spec
+        self.processes = processes or Processes()
+        self.average = AveragedModel(model, multi_avg_fn=_ema(config.ema_decay), use_buffers=True)
+        if config.compile:
+            for encoder in model.encoders:
+                encoder.compile()
+        self.scaler = torch.amp.GradScaler(compute.device.type, enabled=compute.scales_gradients)
+        self.epoch, self.step, self.seconds, self.studies = 0, 0, 0.0, 0
+        self.overflown = 0
+        self.history: list[dict] = []
+        self._begin(0)
+
+    def run(
+        self,
+        checkpoint: Checkpoint,
+        evaluate: Callable[[], float],
+        *,
+        on_epoch: Callable[[pd.DataFrame], None] | None = None,
+        progress: bool = True,
+    ) -> None:
+        """Train to the end from wherever it stands.
+
+        `evaluate` gives the held-out score for the history; `on_epoch` is shown the history after every epoch.
+        """
+        config = self.config
+        loader = self._loader()
+        total = len(loader) * config.epochs
+        progress = progress and self.processes.first
+        bar = tqdm(total=total, initial=self.step, desc="training", unit="step", disable=not progress)
+        saved = time.monotonic()
+        while self.epoch < config.epochs and self._progress(total) < 1:
+            started, losses = time.monotonic(), []
+            before = self.seconds
+            self._seed(loader)
+            for batch in loader:
+                self.seconds = before + time.monotonic() - started
+                position = self._progress(total)
+                if position >= 1:
+                    break
+                if self.stage + 1 < len(config.steps) and position >= config.steps[self.stage + 1].start:
+                    self._begin(self.stage + 1)
+                losses.append(self._train_step(batch, config.rate(position)))
+                bar.update()
+                bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", refresh=False)
+            if not losses:  # the time was over before the first step
+                break
+            self.epoch += 1
+            self.seconds = before + time.monotonic() - started
+            due = config.evaluate_every and self.epoch % config.evaluate_every == 0
+            self.history.append(
+                {
+                    "epoch": self.epoch,
+                    "loss": float(np.nanmean(np.where(np.isfinite(losses), losses, np.nan))),
+                    "learning_rate": self.optimizer.param_groups[0]["lr"],
+                    "seconds": round(self.seconds, 2),
+                    "held_out_score": evaluate() if due else float("nan"),
+                }
+            )
+            logger.info("epoch %(epoch)d: loss %(loss).4f, held out %(held_out_score).4f", self.history[-1])
+            if on_epoch is not None and self.processes.first:
+                on_epoch(pd.DataFrame(self.history))
+            late = time.monotonic() - saved >= config.checkpoint_seconds
+            if self.epoch < config.epochs and self.processes.agree(float(late)):
+                self.save(checkpoint)
+                saved = time.monotonic()
+        bar.close()
+        if self.epoch < config.epochs:
+            logger.info("the time was over after %d of %d epochs", self.epoch, config.epochs)
+
+    def averaged(self) -> torch.nn.Module:
+        """The network with the averaged weights, the same in every process."""
+        if self.processes.count > 1:
+            for buffer in self.average.buffers():  # each process has its own statistics of its own studies
+                distributed.broadcast(buffer, src=0)
+        return self.average.module
+
+    def save(self, checkpoint: Checkpoint) -> None:
+        """Write all state to the checkpoint."""
+        if self.processes.first:
+            state = {name: getattr(self, name) for name in ("epoch", "step", "seconds", "studies", "stage", "history")}
+            state["scaler"] = self.scaler.state_dict()
+            checkpoint.save(self.average, self.model, self.optimizer, state)
+        self.processes.wait()
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        """Take up the checkpoint's state, if it is of the same run."""
+        found = checkpoint.read()
+        if not self.processes.same(0 if found is None else found.state["step"]):
+            raise DataError(f"{checkpoint.path}: not every process finds this checkpoint; they must share its folder")
+        if found is None:
+            return
+        state = found.state
+        self._begin(state["stage"])
+        found.load_into(self.average, self.model, self.optimizer)
+        for name in ("epoch", "step", "seconds", "studies", "history"):
+            setattr(self, name, state[name])
+        self.scaler.load_state_dict(state["scaler"])
+        logger.info("going on after epoch %d", self.epoch)
+
+    def _begin(self, stage: int) -> None:
+        """Begin a step of the training, see `TrainConfig.steps`: its own loss, and an optimiser of what it teaches."""
+        config, model, step = self.config, self.model, self.config.steps[stage]
+        self.stage = stage
+        model.zero_grad(set_to_none=True)  # what is frozen now must not count in the norm that clips the rest
+        if step.head_only:  # on the averaged encoders, which stay as they are from now on
+            model.load_state_dict(self.average.module.state_dict())
+            model.encoders.requires_grad_(False)
+        taught = [p for p in model.parameters() if p.requires_grad]
+        groups = [
+            {"params": [p for p in taught if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in taught if p.ndim < 2], "weight_decay": 0.0},
+        ]
+        # Fused is one pass over 100 million parameters instead of a dozen: six times faster on a CPU.
+        self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
+        self.loss = CompetitionLoss.fitted(
+            self.dataset.labels, any_severe=config.any_severe, class_weights=step.class_weights
+        )
+        self.network = model
+        if self.processes.count > 1:  # a view that no study of a batch has leaves its encoder without a gradient
+            self.network = DistributedDataParallel(model, find_unused_parameters=True)
+
+    def _train_step(self, batch: dict, rate: float) -> float:
+        config, device = self.config, self.compute.device
+        self.model.train()
+        if config.steps[self.stage].head_only:
+            self.model.encoders.eval()
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        images = {view: image.to(device, non_blocking=True) for view, image in batch["images"].items()}
+        images, labels = augment_batch(images, batch["labels"].to(device), config.augment, self.spec, self.generator)
+        mixed = mix_batch(images, labels, batch["present"], config.augment, self.generator)
+        with self.compute.autocast():
+            output = self.network(mixed.images, batch["present"].to(device))
+        loss = self._loss(output["logits"], mixed)
+        if output["aux"]:
+            extra = [self._loss(logits, mixed) for logits in output["aux"].values()]
+            loss = loss + config.auxiliary_weight * sum(extra) / len(extra)
+        self.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(loss).backward()
+        self.scaler.unscale_(self.optimizer)
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.step += 1
+        self.studies += len(labels)
+        value = self.processes.mean(float(loss.detach()))
+        # float16 overflows now and then; its scaler leaves such a step out and goes on with a smaller scale.
+        self.overflown = 0 if math.isfinite(value) else self.overflown + 1
+        if self.overflown > (MAX_OVERFLOWS if self.scaler.is_enabled() else 0):
+            raise DataError(
+                f"the loss became {value} in step {self.step}; lower learning_rate or set precision to float32"
+            )
+        if not self.overflown:
+            self.average.update_parameters(self.model)
+        return value
+
+    def _loss(self, logits: torch.Tensor, mixed: Mixed) -> torch.Tensor:
+        if mixed.partner_labels is mixed.labels:
+            return self.loss(logits, mixed.labels)
+        labels = torch.cat([mixed.labels, mixed.partner_labels])
+        return self.loss(logits.repeat(2, 1, 1), labels, torch.cat([mixed.share, 1 - mixed.share]))
+
+    def _loader(self) -> DataLoader:
+        size = min(self.config.batch_size, len(self.dataset))
+        if size < self.processes.count:
+            raise DataError(f"{self.processes.count} processes cannot share batches of {size} studies")
+        return DataLoader(
+            self.dataset,
+            batch_sampler=SharedBatches(len(self.dataset), size, self.processes),
+            num_workers=self.config.workers,
+            generator=torch.Generator(),
+            pin_memory=self.compute.device.type == "cuda",
+            # Not kept from epoch to epoch: new workers draw by the epoch's seed, kept ones by what they drew before.
+            persistent_workers=False,
+        )
+
+    def _seed(self, loader: DataLoader) -> None:
+        """One order of the studies for all processes, and draws of its own for each."""
+        loader.batch_sampler.seed(_seed_of(self.config.seed, self.epoch))
+        seed = _seed_of(self.config.seed, self.epoch, 1 + self.processes.rank)
+        loader.generator.manual_seed(seed)
+        torch.manual_seed(seed)
+        reseed = getattr(self.dataset.transform, "reseed", None)
+        if reseed is not None:
+            reseed(seed)
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def _progress(self, total: int) -> float:
+        share = self.step / max(total, 1)
+        limit = self.config.time_limit_minutes
+        return self.processes.agree(max(share, self.seconds / (60 * limit))) if limit else share
+
+
+class SharedBatches(Sampler[list[int]]):
+    """Every epoch's batches in random order, the incomplete last one left out; each process gets its part of each."""
+
+    def __init__(self, n: int, size: int, processes: Processes):
+        self.n, self.size, self.processes = n, size, processes
+        self.generator = torch.Generator()
+
+    def seed(self, seed: int) -> None:
+        """Decide the order of the next epoch."""
+        self.generator.manual_seed(seed)
+
+    def __len__(self) -> int:
+        return self.n // self.size
+
+    def __iter__(self) -> Iterator[list[int]]:
+        order = torch.randperm(self.n, generator=self.generator).tolist()
+        for start in range(0, len(self) * self.size, self.size):
+            yield self.processes.share(order[start : start + self.size])
+
+
+def _seed_of(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+def _ema(decay: float):
+    @torch.no_grad()
+    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], n_averaged: torch.Tensor) -> None:
+        # The first steps must be forgotten quickly, or a short run averages in its random start.
+        share = 1 - min(decay, (1 + float(n_averaged)) / (10 + float(n_averaged)))
+        if averaged[0].is_floating_point():
+            torch._foreach_lerp_(averaged, current, share)
+        else:
+            for old, new in zip(averaged, current, strict=True):
+                old.copy_(new)
+
+    return update

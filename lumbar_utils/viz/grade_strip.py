@@ -1,0 +1,94 @@
+"""What was predicted and what was read, as a strip below the crops: a column a level, a bar a condition."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..errors import DataError
+from ..labels import (
+    MISSING,
+    N_CONDITIONS,
+    N_LEVELS,
+    N_SEVERITIES,
+    SEVERITIES,
+    target_index,
+)
+from .style import CONDITION_NAMES, SEVERITY_COLORS, color
+
+DARK_INK = "#0b0f14"
+"""Words on the severities' colours, in either theme."""
+ROOM = 0.9
+"""Width of the bars when the labels stand at their right."""
+
+
+def checked(probabilities, labels) -> tuple[np.ndarray | None, np.ndarray | None]:
+    """Probabilities as float (25, 3) and labels as int (25,), None where not given. Raises `DataError`."""
+    n = N_CONDITIONS * N_LEVELS
+    if probabilities is not None:
+        probabilities = np.asarray(probabilities, dtype=np.float64)
+        if probabilities.shape != (n, N_SEVERITIES):
+            raise DataError(f"probabilities must have shape ({n}, {N_SEVERITIES}), got {probabilities.shape}")
+    if labels is not None:
+        labels = np.asarray(labels).astype(int)
+        if labels.shape != (n,):
+            raise DataError(f"labels must have shape ({n},), got {labels.shape}")
+    return probabilities, labels
+
+
+def draw_grades(
+    panel: Axes,
+    level: int,
+    probabilities: np.ndarray | None,
+    labels: np.ndarray | None,
+    *,
+    names: bool,
+    conditions: Sequence[int] = range(N_CONDITIONS),
+) -> None:
+    """Thin bars, one a condition: predicted probabilities, and the label as a square at the right end."""
+    panel.set_facecolor(color("back"))
+    panel.set_xlim(0, 1.0)
+    panel.set_ylim(len(conditions) - 0.4, -0.6)
+    panel.set_xticks([])
+    for spine in panel.spines.values():
+        spine.set_visible(False)
+    room = ROOM if labels is not None else 1.0
+    for row, condition in enumerate(conditions):
+        target = target_index(condition, level)
+        if probabilities is not None:
+            start = 0.0
+            for k in range(N_SEVERITIES):
+                p = float(probabilities[target, k])
+                panel.barh(row, p * room, left=start * room, height=0.74, color=SEVERITY_COLORS[k], lw=0)
+                if p > 0.18:
+                    middle = (start + p / 2) * room
+                    words = {"ha": "center", "va": "center_baseline", "fontsize": 7, "color": DARK_INK}
+                    panel.text(middle, row, f"{100 * p:.0f}", **words)
+                start += p
+        if labels is None or labels[target] == MISSING:
+            continue
+        shade = SEVERITY_COLORS[labels[target]]
+        if probabilities is None:
+            panel.barh(row, 1.0, height=0.74, color=shade, lw=0)
+            continue
+        edge = color("ink") if int(np.argmax(probabilities[target])) != labels[target] else "none"
+        panel.plot(0.955, row, "s", ms=6.5, color=shade, mec=edge, mew=1.3)
+    panel.set_yticks(range(len(conditions)) if names else [], [CONDITION_NAMES[c] for c in conditions] if names else [])
+    panel.tick_params(length=0, labelsize=7.5)
+
+
+def draw_key(figure: Figure, panel: Axes, with_bars: bool, with_labels: bool) -> None:
+    """What the colours, bars and squares mean, below a panel."""
+    box, (width, height) = panel.get_position(), figure.get_size_inches()
+    x, y = box.x0, box.y0 - 0.17 / height
+    for shade, name in zip(SEVERITY_COLORS, SEVERITIES, strict=True):
+        figure.text(x, y, "■ ", color=shade, fontsize=9, va="center", gid="mark")
+        figure.text(x + 0.15 / width, y, name.lower(), color=color("muted"), fontsize=7.5, va="center")
+        x += (0.35 + 0.066 * len(name)) / width
+    words = ["bars: predicted %, with the metric's weights"] * with_bars
+    if with_labels:
+        words.append("squares: label (framed: another bar is longest)" if with_bars else "bars: label")
+    figure.text(x + 0.15 / width, y, "   ".join(words), color=color("muted"), fontsize=7.5, va="center")

@@ -1,0 +1,309 @@
+"""Series and studies as pictures: all slices of a series, the three views of a study, the discs on sagittal T2."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..errors import DataError
+from ..labels import (
+    AXIAL_T2,
+    CONDITIONS,
+    LEVELS,
+    SAGITTAL_T1,
+    SAGITTAL_T2,
+    level_title,
+)
+from .planes import ImagePlane, draw_absent, draw_plane, grey_window, justified_panels
+from .style import (
+    FAMILY_COLORS,
+    LEVEL_COLORS,
+    finish,
+    outline,
+    pictured,
+    say,
+)
+
+if TYPE_CHECKING:
+    from ..crops.extraction import StudyCrops
+    from ..dicom.series import Series, Stack
+    from ..localization import DiscPoints
+    from ..studies.study import Study
+
+DISC_LINE_MM = 42.0
+"""From the middle of the canal to the front of the disc: half a canal and a disc's depth, with a little to spare."""
+FAR_MM = 10.0
+"""An axial slice farther from a disc's point shows another place; slices lie up to 6 mm apart."""
+FORAMEN_OFFSET_MM = 17.0
+"""From the midline to a foramen: in the competition's T1 series left and right lie 7 slices of 4.5 mm apart."""
+
+
+@pictured
+def show_series(series: Series, *, columns: int = 6, limit: int = 24, synthetic: bool = False) -> Figure:
+    """All slices of a series in anatomical order, largest stack first; at most `limit`, evenly chosen."""
+    places = [(s, i) for s, stack in enumerate(series.stacks) for i in range(len(stack))]
+    if len(places) > limit:
+        places = [places[i] for i in np.linspace(0, len(places) - 1, limit).round().astype(int)]
+    planes = [slice_plane(series.stacks[s], i) for s, i in places]
+    window = grey_window(planes[len(planes) // 2].image)
+    rows = [list(range(start, min(start + columns, len(planes)))) for start in range(0, len(planes), columns)]
+    tallest = 9.0 / sum(planes[i].aspect for i in rows[0])
+    figure, axes = justified_panels([[planes[i].aspect for i in row] for row in rows], largest=tallest)
+    for row, line in zip(rows, axes, strict=True):
+        for i, panel in zip(row, line, strict=True):
+            stack, index = places[i]
+            number = series.stacks[stack].instance_numbers[index]
+            draw_plane(panel, planes[i], window=window, caption=f"{number}", scale_mm=50 if i == 0 else None)
+    title = f"{series.view or 'unknown view'}   study {series.study_id}   series {series.series_id}"
+    stacks = f", {len(series.stacks)} stacks" if len(series.stacks) > 1 else ""
+    return finish(figure, title=f"{title}   {series.n_slices} slices{stacks}", synthetic=synthetic)
+
+
+@pictured
+def show_study(
+    study: Study,
+    *,
+    points: pd.DataFrame | None = None,
+    discs: DiscPoints | None = None,
+    synthetic: bool = False,
+) -> Figure:
+    """The three views of a study with what is known about it drawn in: points of the tables, located discs.
+
+    Upper row: sagittal T2 in the midline with the cuts of the axial slices below, sagittal T1 through the right
+    and the left foramina. Lower row: the axial T2 slice of each level.
+
+    Parameters
+    ----------
+    points : DataFrame, optional
+        Points of the tables in the patient, from `CompetitionFolder.world_points(study)`. Filled on the slice shown,
+        hollow up to 6 mm beside it.
+    discs : DiscPoints, optional
+        Used to choose slices where the table has no points, and drawn.
+    """
+    series_of = {view: study.by_view(view) for view in (SAGITTAL_T2, SAGITTAL_T1, AXIAL_T2)}
+    points = pd.DataFrame(columns=["condition", "level", "x", "y", "z"]) if points is None else points
+    canal = _level_points(points, (0,), discs)
+    side = {}
+    for name, sign, conditions in (("right", -1, (2,)), ("left", 1, (1,))):
+        guess = canal + np.array([sign * FORAMEN_OFFSET_MM, 0, 0])
+        side[name] = _level_points(points, conditions, None, default=guess)
+    recess = _level_points(points, (3, 4), discs, default=canal)
+    middle = _nearest_plane(series_of[SAGITTAL_T2], canal, 0.5)
+    right, left = (
+        _nearest_plane(series_of[SAGITTAL_T1], side[name], f) for name, f in (("right", 0.27), ("left", 0.73))
+    )
+    axial = [_nearest_plane(series_of[AXIAL_T2], recess[i : i + 1], (i + 0.5) / 5) for i in range(len(LEVELS))]
+    axial = [None if _far(plane, recess[i]) else plane for i, plane in enumerate(axial)]
+    upper = [middle, right, left]
+    figure, axes = justified_panels(
+        [[p.aspect if p else 0.8 for p in upper], [p.aspect if p else 1.0 for p in axial]], largest=4.4
+    )
+    names = ("Sagittal T2\nmidline", "Sagittal T1\nright foramina", "Sagittal T1\nleft foramina")
+    for panel, plane, name in zip(axes[0], upper, names, strict=True):
+        _draw_or_absent(panel, plane, name, scale_mm=50)
+    for i, (panel, plane) in enumerate(zip(axes[1], axial, strict=True)):
+        _draw_or_absent(panel, plane, level_title(LEVELS[i]), LEVEL_COLORS[i], scale_mm=50)
+    for panel, plane in zip([*axes[0], *axes[1]], [*upper, *axial], strict=True):
+        if plane is not None:
+            _mark_table_points(panel, plane, points)
+    if middle is not None:
+        for i, plane in enumerate(axial):
+            cut = middle.cut_by(plane) if plane is not None else None
+            if cut is not None:
+                axes[0][0].plot(*cut.T, color=LEVEL_COLORS[i], lw=0.8, ls=(0, (4, 3)), alpha=0.8)
+        if discs is not None:
+            mark_discs(axes[0][0], middle, discs, lines=False)
+    return finish(figure, title=f"Study {study.study_id}", synthetic=synthetic)
+
+
+@pictured
+def show_disc_points(
+    study: Study,
+    discs: DiscPoints,
+    *,
+    truth: np.ndarray | None = None,
+    crops: StudyCrops | None = None,
+    synthetic: bool = False,
+    width: float = 5.2,
+) -> Figure:
+    """The five levels on the sagittal T2 slice nearest to them, with the discs' planes.
+
+    Parameters
+    ----------
+    truth : ndarray, shape (5, 3), optional
+        True canal points, LPS mm; nan where unknown. Drawn as rings, with the error in mm.
+    crops : StudyCrops, optional
+        Draws the boxes that were cut out of the sagittal T2 series.
+    """
+    plane = localized_plane(study, discs)
+    figure, axes = justified_panels([[plane.aspect]], width=width, largest=9.0)
+    draw_localized(axes[0][0], plane, discs, truth, crops, scale_mm=50)
+    return finish(figure, title=f"Study {study.study_id}", synthetic=synthetic)
+
+
+@pictured
+def show_localizations(
+    studies: Sequence[Study],
+    discs: Sequence[DiscPoints],
+    *,
+    truths: Sequence[np.ndarray | None] | None = None,
+    columns: int = 4,
+    synthetic: bool = False,
+    title: str = "",
+) -> Figure:
+    """`show_disc_points` for several studies side by side; `truths` holds (5, 3) arrays or None."""
+    truths = truths if truths is not None else [None] * len(studies)
+    if not len(studies) == len(discs) == len(truths):
+        raise DataError(f"got {len(studies)} studies, {len(discs)} disc points and {len(truths)} truths")
+    if not studies:
+        return say(f"{title or 'Located discs'}: no study to show")
+    planes = [localized_plane(study, item) for study, item in zip(studies, discs, strict=True)]
+    rows = [list(range(start, min(start + columns, len(planes)))) for start in range(0, len(planes), columns)]
+    figure, axes = justified_panels([[planes[i].aspect for i in row] for row in rows], largest=4.2, width=11.0)
+    for row, line in zip(rows, axes, strict=True):
+        for i, panel in zip(row, line, strict=True):
+            draw_localized(panel, planes[i], discs[i], truths[i], None, caption=studies[i].study_id, small=True)
+    return finish(figure, title=title, synthetic=synthetic)
+
+
+def slice_plane(stack: Stack, index: int) -> ImagePlane:
+    """One slice of a stack, turned for display."""
+    return ImagePlane.from_slice(stack.pixels[index], stack.geometry[index])
+
+
+def localized_plane(study: Study, discs: DiscPoints) -> ImagePlane:
+    """The sagittal slice (T2 when there is one, else T1) nearest to the located points."""
+    series = study.by_view(SAGITTAL_T2) or study.by_view(SAGITTAL_T1)
+    plane = _nearest_plane(series, discs.points, 0.5)
+    if plane is None:
+        raise DataError(f"study {study.study_id}: no sagittal series to show the discs on")
+    return plane
+
+
+def _level_points(points: pd.DataFrame, conditions: tuple[int, ...], discs, default=None) -> np.ndarray:
+    """(5, 3): mean table point per level of the conditions; then the located disc; then `default` or nan."""
+    fallback = discs.points if discs is not None else default
+    result = np.full((len(LEVELS), 3), np.nan) if fallback is None else np.array(fallback, dtype=np.float64)
+    chosen = points[points["condition"].isin([CONDITIONS[c] for c in conditions])]
+    for level, rows in chosen.groupby("level"):
+        result[LEVELS.index(level)] = rows[["x", "y", "z"]].to_numpy(dtype=float).mean(axis=0)
+    return result
+
+
+def _nearest_plane(series: Sequence[Series], points: np.ndarray, fraction: float) -> ImagePlane | None:
+    """The slice of all the series that lies nearest to most of the points and holds them; else by position."""
+    if not series:
+        return None
+    known = points[np.isfinite(points).all(axis=1)]
+    if len(known) == 0:
+        stack = series[0].stacks[0]
+        order = np.argsort([plane_coordinate(stack, i) for i in range(len(stack))])
+        return slice_plane(stack, int(order[round(fraction * (len(stack) - 1))]))
+    best, best_cost = None, np.inf
+    for stack in (stack for item in series for stack in item.stacks):
+        for index in range(len(stack)):
+            xy, distance = stack.geometry[index].world_to_pixel(known)
+            rows, cols = stack.geometry.shape
+            outside = (xy < 0).any(-1) | (xy[:, 0] > cols) | (xy[:, 1] > rows)
+            cost = float(np.median(np.abs(distance) + 1000.0 * outside))
+            if cost < best_cost:
+                best, best_cost = (stack, index), cost
+    return slice_plane(*best)
+
+
+def _far(plane: ImagePlane | None, point: np.ndarray) -> bool:
+    """Whether a slice is too far from a known point to show it: a series that ends above the level."""
+    return plane is not None and bool(np.isfinite(point).all()) and abs(float(plane.project(point)[1])) > FAR_MM
+
+
+def plane_coordinate(stack: Stack, index: int) -> float:
+    """Where a slice lies along its main axis: rising from right to left, front to back, or head to feet."""
+    axis = int(np.abs(stack.geometry.normal).argmax())
+    return float(stack.geometry.positions[index][axis]) * (-1 if axis == 2 else 1)
+
+
+def _draw_or_absent(panel: Axes, plane: ImagePlane | None, caption: str, caption_color=None, *, scale_mm=None) -> None:
+    if plane is None:
+        draw_absent(panel, f"{caption}\nnot in this study")
+        return
+    draw_plane(panel, plane, caption=caption, caption_color=caption_color, scale_mm=scale_mm)
+
+
+def _mark_table_points(panel: Axes, plane: ImagePlane, points: pd.DataFrame) -> None:
+    """Points of the table near the plane: filled on it, hollow within 6 mm of it."""
+    family = dict(zip(CONDITIONS, (0, 1, 1, 2, 2), strict=True))
+    for row in points.itertuples():
+        xy, distance = plane.project(np.array([row.x, row.y, row.z]))
+        height, width = plane.size
+        if abs(distance) > 6 or not (0 <= xy[0] <= width and 0 <= xy[1] <= height):
+            continue
+        shade = FAMILY_COLORS[family[row.condition]]
+        on_it = abs(distance) < 1.5
+        face, edge = (shade, "white") if on_it else ("none", shade)
+        panel.plot(*xy, "o", ms=5, mfc=face, mec=edge, mew=0.8, path_effects=outline(2.5))
+
+
+def mark_discs(panel: Axes, plane: ImagePlane, discs: DiscPoints, *, lines: bool = True, small: bool = False) -> None:
+    """Each level's point, the line of its disc towards the front, and its name behind the canal."""
+    forward = discs.forward()
+    points, _ = plane.project(discs.points)
+    fronts, _ = plane.project(discs.points + DISC_LINE_MM * forward)
+    for i, level in enumerate(LEVELS):
+        shade, back = LEVEL_COLORS[i], points[i] - (fronts[i] - points[i]) * 0.32
+        if lines:
+            panel.plot(*np.stack([points[i], fronts[i]]).T, color=shade, lw=1.2, alpha=0.9, path_effects=outline(2))
+        panel.plot(*points[i], "o", ms=4 if small else 5, color=shade, mec="black", mew=0.6)
+        flag = f" ({discs.flags[i]})" if discs.flags[i] else ""
+        panel.text(
+            *back,
+            level_title(level) + flag,
+            color=shade,
+            fontsize=6.5 if small else 8.5,
+            fontweight="bold",
+            ha="left",
+            va="center",
+            path_effects=outline(),
+        )
+
+
+def draw_localized(panel, plane, discs, truth, crops, *, caption="", scale_mm=None, small=False) -> None:
+    draw_plane(panel, plane, caption=caption, scale_mm=scale_mm)
+    if crops is not None:
+        _draw_boxes(panel, plane, crops)
+    mark_discs(panel, plane, discs, small=small)
+    if truth is None:
+        return
+    truth = np.asarray(truth, dtype=np.float64)
+    known = np.isfinite(truth).all(axis=1)
+    xy, _ = plane.project(truth[known])
+    panel.plot(*xy.T, "o", ms=9 if small else 11, mfc="none", mec="white", mew=1.1)
+    error = np.linalg.norm(truth[known] - discs.points[known], axis=1)
+    text = f"error, mm: median {np.median(error):.1f}\nlargest {error.max():.1f}" if known.any() else "truth not known"
+    panel.text(
+        0.025,
+        0.015,
+        text,
+        transform=panel.transAxes,
+        ha="left",
+        va="bottom",
+        fontsize=6.5 if small else 8.5,
+        color="white",
+        path_effects=outline(),
+    )
+
+
+def _draw_boxes(panel: Axes, plane: ImagePlane, crops: StudyCrops) -> None:
+    """Outlines of the sagittal T2 crops on the plane."""
+    for i in range(len(LEVELS)):
+        if crops.sources[SAGITTAL_T2][i] is None:
+            continue
+        grid = crops.grid(SAGITTAL_T2, i)
+        across, along = (0.5 * grid.extent[k] * grid.axes[k] for k in (2, 1))
+        signs = ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1))
+        ring = np.stack([grid.center + a * across + b * along for a, b in signs])
+        panel.plot(*plane.project(ring)[0].T, color=LEVEL_COLORS[i], lw=0.9, alpha=0.75)

@@ -1,0 +1,138 @@
+"""How good a localizer is, in one picture: what it found on single series, and its errors over all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ..errors import DataError
+from ..labels import LEVELS, level_title
+from .images import draw_localized, localized_plane
+from .style import (
+    color,
+    finish,
+    level_ink,
+    new_figure,
+    pictured,
+    say,
+)
+
+if TYPE_CHECKING:
+    from ..localization import DiscPoints
+    from ..studies.study import Study
+
+COLUMNS = 3
+CELL_INCHES = (2.2, 2.2)
+CHART_INCHES = 3.6
+GAP_INCHES = 0.06
+HEADER_INCHES = 0.36
+CHART_END_MM = 8.0
+"""The error axis ends here; what lies beyond is counted in words, as one shifted spine would squeeze all the rest."""
+
+
+@pictured
+def show_found_discs(
+    studies: Sequence[Study],
+    discs: Sequence[DiscPoints],
+    errors: pd.DataFrame | Mapping[str, pd.DataFrame],
+    *,
+    truths: Sequence[np.ndarray | None] | None = None,
+    captions: Sequence[str] | None = None,
+    limit: float = 5.0,
+    title: str = "",
+    synthetic: bool = False,
+) -> Figure:
+    """Found points on some studies, and the share of levels within a distance over all that were measured.
+
+    Parameters
+    ----------
+    studies, discs : sequences of the same length
+        Shown three in a row, each on the series on which its points were found.
+    errors : DataFrame, or mapping name -> DataFrame
+        From `localizer.evaluate_points`, of these studies or of many more. Several tables share the lines of the chart
+        and have their own numbers below it.
+    truths : sequence of ndarray (5, 3) or None, optional
+        LPS mm; drawn as rings, and the error in mm in the corner.
+    captions : sequence of str, optional
+        Instead of the study's id.
+    limit : float
+        mm within which a point counts as found.
+    """
+    truths = list(truths) if truths is not None else [None] * len(studies)
+    captions = list(captions) if captions is not None else [study.study_id for study in studies]
+    if not len(studies) == len(discs) == len(truths) == len(captions):
+        counts = [len(items) for items in (studies, discs, truths, captions)]
+        raise DataError(f"studies, disc points, truths and captions must be as many, got {counts}")
+    tables = dict(errors) if isinstance(errors, Mapping) else {"": errors}
+    pooled = pd.concat(tables.values()) if tables else pd.DataFrame()
+    if not studies or pooled.empty:
+        return say(f"{title or 'Found discs'}: no study to show")
+    columns, rows = min(COLUMNS, len(studies)), -(-len(studies) // COLUMNS)
+    cell_width, cell_height = CELL_INCHES
+    left = columns * (cell_width + GAP_INCHES) + GAP_INCHES
+    width, height = left + CHART_INCHES, HEADER_INCHES + max(rows * (cell_height + GAP_INCHES), 2.6)
+    figure = new_figure(width, height)
+    for i, (study, found, truth, caption) in enumerate(zip(studies, discs, truths, captions, strict=True)):
+        x = GAP_INCHES + (i % COLUMNS) * (cell_width + GAP_INCHES)
+        y = height - HEADER_INCHES - (i // COLUMNS + 1) * (cell_height + GAP_INCHES)
+        panel = figure.add_axes((x / width, y / height, cell_width / width, cell_height / height))
+        plane = localized_plane(_series_of(study, found), found)
+        draw_localized(panel, plane, found, truth, None, caption=caption, scale_mm=50, small=True)
+    chart_height = min(height - HEADER_INCHES - 1.55, 3.4)
+    bottom = height - HEADER_INCHES - 0.15 - chart_height
+    panel = figure.add_axes(
+        ((left + 0.55) / width, bottom / height, (CHART_INCHES - 0.75) / width, chart_height / height)
+    )
+    _draw_shares(panel, pooled, limit)
+    figure.text(
+        (left + 0.1) / width,
+        (bottom - 0.58) / height,
+        "\n".join(_in_words(name, table, limit) for name, table in tables.items()),
+        va="top",
+        fontsize=8,
+        linespacing=1.5,
+        color=color("muted"),
+    )
+    return finish(figure, title=title, synthetic=synthetic)
+
+
+def _series_of(study: Study, discs: DiscPoints) -> Study:
+    """The study with only the series on which the points were found, where that is known."""
+    series = study.series_by_id(discs.series_id)
+    return study if series is None else type(study)(study.study_id, (series,), ())
+
+
+def _draw_shares(panel: Axes, errors: pd.DataFrame, limit: float) -> None:
+    """Share of each level's points within a distance; a level that was not found never comes within."""
+    for level, shade in zip(LEVELS, map(level_ink, range(len(LEVELS))), strict=True):
+        values = errors.loc[errors["level"] == level, "error_mm"].to_numpy(dtype=float)
+        if not len(values):
+            continue
+        known = np.sort(values[np.isfinite(values)])
+        share = 100 * np.arange(len(known) + 1) / len(values)
+        x = np.concatenate([[0.0], known, [max(CHART_END_MM, *known[-1:])]])
+        panel.step(x, np.append(share, share[-1]), where="post", color=shade, label=level_title(level), lw=1.5)
+    panel.axvline(limit, color=color("ink"), lw=1, ls="--")
+    panel.set_xlim(0, CHART_END_MM)
+    panel.set_ylim(0, 101)
+    panel.set_xlabel("distance from the true point, mm")
+    panel.set_ylabel("% of levels within it")
+    panel.grid()
+    panel.legend(loc="lower right")
+
+
+def _in_words(name: str, errors: pd.DataFrame, limit: float) -> str:
+    values = errors["error_mm"].to_numpy(dtype=float)
+    known = values[np.isfinite(values)]
+    shifted = errors.loc[errors["shift"] != 0, "study_id"].nunique()
+    head = name or f"{errors['study_id'].nunique()} studies"
+    return (
+        f"{head}, {len(errors)} levels:\n"
+        f"  median {np.median(known) if known.size else np.nan:.2f} mm, "
+        f"{100 * np.mean(values <= limit):.1f} % within {limit:g} mm, {shifted} shifted"
+    )

@@ -1,0 +1,242 @@
+"""How every figure of the library looks: themes, colours, titles, the stamp on synthetic data, saving.
+
+Images of patients are shown on near-black, as in a reading room, because the eye judges grey levels against
+their surround; charts are light. Every function takes `theme="dark"` or `"light"` to have it otherwise, and
+`with use_theme("light"):` says it for all. Functions return a `Figure` that pyplot has already let go of, so that a
+notebook shows it once and long runs do not pile up open figures.
+"""
+
+from __future__ import annotations
+
+import base64
+import functools
+import io
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from pathlib import Path
+
+import matplotlib as mpl
+import matplotlib.pyplot as plt
+import numpy as np
+from matplotlib import patheffects
+from matplotlib.figure import Figure
+from PIL import Image
+
+from ..errors import DataError
+from ..labels import CONDITIONS, condition_title
+
+SEVERITY_COLORS = ("#4c9fe0", "#f2b134", "#e5484d")
+"""Normal/mild, moderate, severe: apart in hue and in lightness, also for colour-blind readers."""
+LEVEL_COLORS = ("#7cc4ff", "#5fe0b7", "#f6d365", "#ff9f5a", "#ff6f91")
+"""For marks on images, which are dark in both themes; `level_ink` for words beside them."""
+FAMILY_COLORS = ("#8f7cf0", "#2fb3a3", "#e8833a")
+CONDITION_NAMES = tuple(condition_title(c).rsplit(" ", 1)[0].replace("Neural ", "") for c in CONDITIONS)
+"""`Spinal Canal`, `Left Foraminal`, ...: what fits beside a small panel."""
+
+EXACT_COLORS = 80
+"""Of an image that is reduced to 256 colours: so many, those of grounds, bars and words, stay as they are."""
+MAX_TINT = 3
+"""A pixel whose red, green and blue differ by no more is grey."""
+_COLORS = {
+    "dark": {"back": "#0b0f14", "panel": "#10161d", "ink": "#e6edf3", "muted": "#93a1af", "grid": "#27313c"},
+    "light": {"back": "#ffffff", "panel": "#ffffff", "ink": "#1b2733", "muted": "#5b6b7a", "grid": "#e1e7ed"},
+}
+_LEVEL_INKS = {"dark": LEVEL_COLORS, "light": ("#1b66a6", "#0b6e53", "#7d6000", "#a84a0a", "#b3205a")}
+_SEVERITY_INKS = {"dark": ("#62adea", "#f2b134", "#f0666a"), "light": ("#1b66a6", "#8a5a00", "#c1272d")}
+_chosen: ContextVar[str | None] = ContextVar("theme", default=None)
+
+
+@contextmanager
+def use_theme(name: str) -> Iterator[None]:
+    """Draw everything inside of the `with` block in one theme, `"dark"` or `"light"`, where a call names none."""
+    theme(name)
+    token = _chosen.set(name)
+    try:
+        yield
+    finally:
+        _chosen.reset(token)
+
+
+def theme(name: str) -> dict:
+    """matplotlib settings of the theme `"dark"` or `"light"`. Raises `DataError` for another name."""
+    if name not in _COLORS:
+        raise DataError(f"unknown theme {name!r}, expected one of {sorted(_COLORS)}")
+    c = _COLORS[name]
+    return {
+        "figure.facecolor": c["back"],
+        "savefig.facecolor": c["back"],
+        "axes.facecolor": c["panel"],
+        "axes.edgecolor": c["muted"],
+        "axes.labelcolor": c["ink"],
+        "axes.titlecolor": c["ink"],
+        "axes.titlesize": 10,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.labelsize": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": False,
+        "grid.color": c["grid"],
+        "text.color": c["ink"],
+        "xtick.color": c["muted"],
+        "ytick.color": c["muted"],
+        "xtick.labelcolor": c["ink"],
+        "ytick.labelcolor": c["ink"],
+        "xtick.labelsize": 8,
+        "ytick.labelsize": 8,
+        "legend.fontsize": 8,
+        "legend.frameon": False,
+        "legend.labelcolor": c["ink"],
+        "font.size": 9,
+        "font.family": ["DejaVu Sans"],
+        "lines.linewidth": 1.8,
+        "figure.dpi": 100,
+    }
+
+
+def themed(function: Callable[..., Figure], default: str = "light") -> Callable[..., Figure]:
+    """Give a chart the keyword `theme` ("light" or "dark") and draw it in that theme, the one in use or `default`."""
+
+    @functools.wraps(function)
+    def draw(*args, theme: str | None = None, **kwargs) -> Figure:
+        with mpl.rc_context(_settings(theme or _chosen.get() or default)):
+            return function(*args, **kwargs)
+
+    return draw
+
+
+def pictured(function: Callable[..., Figure]) -> Callable[..., Figure]:
+    """`themed` for images of patients, dark unless told otherwise."""
+    return themed(function, "dark")
+
+
+_settings = theme
+
+
+class Picture(Figure):
+    """A figure that shows itself in a notebook as a PNG of 256 colours, a third smaller than usual."""
+
+    def png(self, dpi: float | None = None) -> bytes:
+        """The figure as a PNG file's bytes, the pixels for each inch as in a notebook unless told otherwise."""
+        drawn = io.BytesIO()
+        self.savefig(drawn, format="png", dpi=dpi or self.dpi, pil_kwargs={"compress_level": 0})
+        return palette_png(Image.open(drawn))
+
+    def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
+        return {"image/png": base64.b64encode(self.png()).decode("ascii"), "text/plain": repr(self)}
+
+
+def palette_png(image: Image.Image) -> bytes:
+    """An image as a PNG file's bytes in at most 256 colours: 64 greys, the commonest others, and what fits the rest."""
+    pixels = np.asarray(image.convert("RGB"))
+    tinted = np.ptp(pixels, axis=-1) > MAX_TINT
+    codes = pixels[..., 0] // 4
+    palette = np.repeat((np.arange(64) * 255 // 63).astype(np.uint8)[:, None], 3, axis=1)
+    if tinted.any():
+        packed = pixels[tinted].astype(np.int32) @ (65536, 256, 1)
+        packed, which, counts = np.unique(packed, return_inverse=True, return_counts=True)
+        colors = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=-1).astype(np.uint8)
+        place = np.empty(len(colors), dtype=np.uint8)
+        order = np.argsort(-counts)
+        exact, rest = order[:EXACT_COLORS], order[EXACT_COLORS:]
+        place[exact] = np.arange(len(exact))
+        palette = np.concatenate([palette, colors[exact]])
+        if len(rest):
+            few = Image.fromarray(colors[rest][None]).quantize(192 - EXACT_COLORS, method=Image.Quantize.MEDIANCUT)
+            place[rest] = len(exact) + np.asarray(few)[0]
+            palette = np.concatenate([palette, np.asarray(few.getpalette(), dtype=np.uint8).reshape(-1, 3)])
+        codes[tinted] = 64 + place[which]
+    coded = Image.fromarray(codes, mode="P")
+    coded.putpalette(palette.tobytes())
+    buffer = io.BytesIO()
+    coded.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()
+
+
+def new_figure(width: float, height: float, **kwargs) -> Picture:
+    """A figure of that many inches, already closed for pyplot, in the settings in force."""
+    _tell_notebook()
+    figure = plt.figure(figsize=(width, height), FigureClass=Picture, **kwargs)
+    plt.close(figure)
+    return figure
+
+
+def _tell_notebook() -> None:
+    """Have a running notebook show a `Picture` by its own PNG.
+
+    matplotlib's inline backend registers a printer for all figures, and what is registered goes before what an object
+    says of itself: pictures would be printed without palette, cropped, and twice as large.
+    """
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    formatter = getattr(shell, "display_formatter", None)
+    if formatter is not None:
+        formatter.formatters["image/png"].for_type(Picture, Picture.png)
+
+
+def color(role: str) -> str:
+    """Colour of a role (`back`, `panel`, `ink`, `muted`, `grid`) in the settings in force."""
+    return _COLORS[_in_force()][role]
+
+
+def level_ink(level: int) -> str:
+    """A level's colour for words on the background in force."""
+    return _LEVEL_INKS[_in_force()][level]
+
+
+def severity_ink(severity: int) -> str:
+    """A severity's colour for words on the background in force."""
+    return _SEVERITY_INKS[_in_force()][severity]
+
+
+def _in_force() -> str:
+    return "dark" if mpl.rcParams["figure.facecolor"] == _COLORS["dark"]["back"] else "light"
+
+
+def outline(width: float = 2.0) -> list:
+    """Path effect that keeps text and thin lines readable on any grey."""
+    return [patheffects.withStroke(linewidth=width, foreground="black", alpha=0.85)]
+
+
+def finish(figure: Figure, *, title: str = "", synthetic: bool = False) -> Figure:
+    """Write the figure's title at its top left, and `synthetic` at its top right when the data are."""
+    height = figure.get_size_inches()[1]
+    top = 1 - 0.08 / height
+    if title:
+        figure.text(0.012, top, title, ha="left", va="top", fontsize=11, fontweight="bold", color=color("ink"))
+    if synthetic:
+        figure.text(
+            0.988,
+            top,
+            "synthetic",
+            ha="right",
+            va="top",
+            fontsize=8,
+            fontweight="bold",
+            color="#10161d",
+            bbox={"boxstyle": "round,pad=0.25", "facecolor": "#f6d365", "edgecolor": "none"},
+        )
+    return figure
+
+
+def say(text: str) -> Figure:
+    """A figure that only says why there is nothing to see."""
+    figure = new_figure(8, 0.5)
+    figure.text(0.012, 0.5, text, va="center", fontsize=10, color=color("muted"))
+    figure.add_axes((0, 0, 1, 1)).set_axis_off()  # a notebook shows no figure without axes
+    return figure
+
+
+def save(figure: Figure, path: Path | str, *, dpi: int = 110) -> Figure:
+    """Write a figure to `path` (folders are made, the file appears whole or not at all) and give it back."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        figure.savefig(temporary, dpi=dpi)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return figure
