@@ -41,6 +41,7 @@ from lumbar_utils.crops.cache import CropCache, build_crop_cache
 from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.devices import choose_compute, peak_memory
 from lumbar_utils.evaluation import tables as evaluation
+from lumbar_utils.files import atomically, read_json, write_json
 from lumbar_utils.kaggle.workspace import split_studies
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.localization import DiscLocalizer, DiscPoints, read_reference
@@ -50,7 +51,7 @@ from lumbar_utils.metrics.calibration import fit_calibration
 from lumbar_utils.metrics.score import bootstrap_scores, competition_score, weighted_prior
 from lumbar_utils.models.classifier import ClassifierConfig, grade
 from lumbar_utils.models.inputs import CropDataset, study_input
-from lumbar_utils.models.run_folder import atomically, load_model, read_json, write_json
+from lumbar_utils.models.run_folder import load_model
 from lumbar_utils.phantom.cohort import generate_cohort
 from lumbar_utils.studies.study import CompetitionFolder, find_studies
 from lumbar_utils.training.augmentation import AugmentConfig

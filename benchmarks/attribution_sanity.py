@@ -38,6 +38,7 @@ sys.path.insert(0, str(ROOT))
 from lumbar_utils.crops.cache import CropCache
 from lumbar_utils.crops.extraction import LATERAL_AXIS, StudyCrops, extract_crops
 from lumbar_utils.explain.attribution import LAYERS, METHODS, explain
+from lumbar_utils.files import read_json
 from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.labels import (
     AXIAL_T2,
@@ -48,7 +49,7 @@ from lumbar_utils.labels import (
     target_index,
 )
 from lumbar_utils.models.classifier import SPLIT_VIEWS, LumbarClassifier
-from lumbar_utils.models.run_folder import load_model, read_json
+from lumbar_utils.models.run_folder import load_model
 from lumbar_utils.phantom.anatomy import build_body
 from lumbar_utils.phantom.cohort import CohortConfig
 from lumbar_utils.phantom.disease import sample_person

@@ -13,7 +13,7 @@ import torch
 
 from lumbar_utils import devices
 from lumbar_utils.cli import main
-from lumbar_utils.kaggle import environment_report as doctor
+from lumbar_utils.kaggle import environment as doctor
 from lumbar_utils.kaggle import machine as machines
 
 ROOT = Path(__file__).resolve().parent.parent

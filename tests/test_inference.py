@@ -21,8 +21,7 @@ import lumbar_utils.inference.preprocessing as preparing
 import lumbar_utils.inference.run as inference_module
 from lumbar_utils.cli import main
 from lumbar_utils.devices import Compute
-from lumbar_utils.errors import DataError
-from lumbar_utils.inference.issues import CODES
+from lumbar_utils.errors import CODES, DataError
 from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.inference.preprocessing import Finder, Prepared, prepare
 from lumbar_utils.inference.resume_log import ResumeLog

@@ -7,8 +7,8 @@ import json
 import pytest
 from dicom_files import AXIAL, SAGITTAL, image, write, write_series
 
-from lumbar_utils.errors import DataError
-from lumbar_utils.inference.issues import CODES, Issue, issues_of_study
+from lumbar_utils.errors import CODES, DataError, Issue
+from lumbar_utils.inference.issues import issues_of_study
 from lumbar_utils.inference.preprocessing import Finder, prepare_study
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.studies.study import StudySource, load_study

@@ -16,6 +16,7 @@ from planted_crops import disc_points, planted_cohort
 import lumbar_utils.report.folder as folder_module
 from lumbar_utils.crops.extraction import extract_crops
 from lumbar_utils.errors import DataError, DicomError
+from lumbar_utils.files import file_name
 from lumbar_utils.inference.preprocessing import words
 from lumbar_utils.inference.submission import SYNTHETIC_WARNING, WEIGHTED_NOTE, StudyPrediction
 from lumbar_utils.labels import (
@@ -28,7 +29,6 @@ from lumbar_utils.labels import (
 )
 from lumbar_utils.localization import DiscPoints
 from lumbar_utils.localization.evaluation import read_reference
-from lumbar_utils.models.run_folder import file_name
 from lumbar_utils.report import ReportFolder, describe, study_page
 from lumbar_utils.report.content import without_paths
 from lumbar_utils.report.page import percent

@@ -160,8 +160,8 @@ def _print_errors(
 
 
 def _train_classifier(args: argparse.Namespace) -> None:
+    from ..files import read_json
     from ..kaggle.workspace import split_studies
-    from ..models.run_folder import read_json
     from ..training.config import TrainConfig
     from ..training.cross_validation import fit_folds
     from ..training.train import fit

@@ -68,7 +68,7 @@ def add_kaggle(commands, new_command: Callable[..., argparse.ArgumentParser]) ->
 
 def doctor(args: argparse.Namespace) -> None:
     """`lumbar doctor`: print the report; raises `DataError` after it when there is a issue."""
-    from ..kaggle.environment_report import environment_report
+    from ..kaggle.environment import environment_report
 
     found = environment_report(args.path or "", args.run or "")
     print(json.dumps(found.to_json(), indent=1) if args.json else found)

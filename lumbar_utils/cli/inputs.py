@@ -139,7 +139,8 @@ def predictions(path: Path) -> tuple[pd.DataFrame, Mapping[str, Mapping[str, flo
     """
     if not path.is_dir():
         return read_csv(path), {}
-    from ..models.run_folder import MANIFEST, OOF, read_json
+    from ..files import read_json
+    from ..models.run_folder import MANIFEST, OOF
 
     folder = next((folder for folder in (path, path / "classifier") if (folder / OOF).is_file()), None)
     if folder is None:

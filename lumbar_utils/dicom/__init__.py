@@ -1,1 +1,1 @@
-"""dicom."""
+"""DICOM: file -> slice -> series. Every quirk of the format ends here."""

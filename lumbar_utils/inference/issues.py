@@ -8,115 +8,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..errors import DataError
+from ..errors import Issue
 from ..labels import VIEWS
 
 if TYPE_CHECKING:
     from ..crops.extraction import StudyCrops
     from ..studies.study import Study
-
-PRIOR = "weighted class prior"
-MISSING_VIEW_EMBEDDING = "the network's learned stand-in"
-
-CODES = {
-    # code: (stage, what is used instead)
-    "file_unreadable": ("read", "the other slices of the series"),
-    "slice_duplicate": ("read", "the other slice at the same place"),
-    "slice_scout": ("read", "the slices in the series' own plane"),
-    "series_unreadable": ("read", "the other series"),
-    "series_not_on_disk": ("read", "the other series"),
-    "series_not_listed": ("read", "the view recognised by its headers"),
-    "series_description_unknown": ("read", "the view recognised by its headers"),
-    "view_low_confidence": ("read", "the view that is listed or guessed"),
-    "study_unreadable": ("read", PRIOR),
-    "series_not_located": ("locate", "the other sagittal series"),
-    "levels_low_confidence": ("locate", "the most probable naming"),
-    "discs_not_found": ("locate", PRIOR),
-    "series_not_cropped": ("crop", "the other series"),
-    "view_missing": ("crop", MISSING_VIEW_EMBEDDING),
-    "levels_missing": ("crop", f"{MISSING_VIEW_EMBEDDING} at these levels"),
-    "not_cropped": ("crop", PRIOR),
-    "nothing_shown": ("crop", PRIOR),
-    "network_not_finite": ("grade", "the other networks"),
-    "not_graded": ("grade", PRIOR),
-    "study_timeout": ("time", PRIOR),
-    "worker_lost": ("time", PRIOR),
-    "out_of_time": ("time", PRIOR),
-    "not_predicted": ("write", PRIOR),
-    "mirror_dropped": ("run", "the studies as they are, without their mirror images"),
-    "network_dropped": ("run", "the networks of more weight"),
-    "time_ran_out": ("run", PRIOR),
-    "device_lost": ("run", "the CPU"),
-    "resumed": ("run", "the predictions that an earlier, unfinished run left"),
-    "resume_log_failed": ("run", "memory alone: if this run is killed, it starts anew"),
-    "finished": ("run", ""),
-    "note": ("note", ""),
-}
-"""Every code, with the stage at which it arises and what stands in for what is lost. Codes of the stage `run` are about
-the whole run; `study_id` then names the first study that is concerned, or none."""
-
-
-@dataclass(frozen=True)
-class Issue:
-    """One thing that went wrong or was left out.
-
-    Attributes
-    ----------
-    code : str
-        One of `CODES`.
-    message : str
-        What was met, in words.
-    study_id, series_id, file : str
-        Where, as far as it is known; file names are without folder.
-    used : str
-        What was used instead; default: as `CODES` says.
-
-    Raises `DataError` for an unknown code. `str()` gives the words with series and file.
-    """
-
-    code: str
-    message: str
-    study_id: str = ""
-    series_id: str = ""
-    file: str = ""
-    used: str = ""
-
-    def __post_init__(self):
-        if self.code not in CODES:
-            raise DataError(f"unknown code {self.code!r} of a issue, known are {sorted(CODES)}")
-        object.__setattr__(self, "used", self.used or CODES[self.code][1])
-
-    @property
-    def stage(self) -> str:
-        """read, locate, crop, grade, time, write, run or note."""
-        return CODES[self.code][0]
-
-    def __str__(self) -> str:
-        where = (f"series {self.series_id}" if self.series_id else "", self.file)
-        return ": ".join(part for part in (*where, self.message) if part)
-
-    def to_json(self) -> dict[str, str]:
-        """All fields and the stage, JSON-ready."""
-        return {
-            "study_id": self.study_id,
-            "series_id": self.series_id,
-            "file": self.file,
-            "stage": self.stage,
-            "code": self.code,
-            "message": self.message,
-            "used": self.used,
-        }
-
-    @classmethod
-    def from_json(cls, values: dict) -> Issue:
-        """The inverse of `to_json`; raises `DataError` when a key is missing or unknown."""
-        try:
-            return cls(**{name: str(value) for name, value in values.items() if name != "stage"})
-        except TypeError as error:
-            raise DataError(f"not a issue's record: {values!r}") from error
 
 
 def counted(count: int, one: str = "study", many: str = "studies") -> str:

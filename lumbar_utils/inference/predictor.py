@@ -22,7 +22,7 @@ from tqdm.auto import tqdm
 
 from ..crops.extraction import CropSpec, StudyCrops
 from ..devices import Compute
-from ..errors import DataError
+from ..errors import DataError, Issue
 from ..labels import VIEWS
 from ..localization import DiscPoints
 from ..localization.batch import localizer_origin, open_localizer
@@ -31,7 +31,6 @@ from ..models.inputs import study_input
 from ..models.run_folder import CONFIG, WEIGHTS, load_model
 from ..studies.study import Study, StudySource
 from .deadline import Plan, TimeGuard, plans
-from .issues import Issue
 from .networks import Networks, choose_devices
 from .preprocessing import (
     LEVEL_LABELLING_UNCERTAIN,

@@ -30,14 +30,14 @@ import numpy as np
 from joblib import Parallel, delayed
 
 from ..crops.extraction import CropSpec, StudyCrops, extract_crops
-from ..errors import LumbarError
+from ..errors import Issue, LumbarError
 from ..labels import VIEWS
 from ..localization import DiscPoints
 from ..localization.batch import LocalizerFiles
 from ..localization.evaluation import level_labelling_uncertain
 from ..localization.preprocessing import LocalizationError
 from ..studies.study import Study, StudySource, load_study
-from .issues import Issue, issues_of_crops, issues_of_study
+from .issues import issues_of_crops, issues_of_study
 
 if TYPE_CHECKING:
     from ..localization import DiscLocalizer

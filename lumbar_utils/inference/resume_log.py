@@ -20,9 +20,8 @@ from typing import TYPE_CHECKING, BinaryIO
 
 import numpy as np
 
-from ..errors import DataError
+from ..errors import DataError, Issue
 from ..localization import DiscPoints
-from .issues import Issue
 from .submission import StudyPrediction
 
 if TYPE_CHECKING:

@@ -19,10 +19,10 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..errors import DataError
+from ..errors import DataError, Issue
 from ..studies.study import StudySource
 from .deadline import HOURS, Step, TimeGuard
-from .issues import Issue, counted
+from .issues import counted
 from .predictor import Predictor
 from .preprocessing import STUDY_SECONDS
 from .resume_log import ResumeLog, code_digest

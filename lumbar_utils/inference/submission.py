@@ -15,7 +15,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..errors import DataError
+from ..errors import DataError, Issue
+from ..files import atomically, write_table
 from ..labels import (
     CONDITIONS,
     LEVELS,
@@ -31,9 +32,7 @@ from ..labels import (
 )
 from ..localization import DiscPoints
 from ..metrics.score import EPSILON, prediction_table
-from ..models.run_folder import atomically, write_table
 from ..notebook_html import card, tinted
-from .issues import Issue
 
 logger = logging.getLogger(__name__)
 

@@ -6,6 +6,7 @@ still lasts, `session` makes the attached library complete (its wheels, child pr
 """
 
 from .dataset import build_dataset
+from .environment import EnvironmentReport, environment_report
 from .kernels import build_kernels
 from .machine import Machine, available_cores, describe_machine, session_seconds_left
 from .mounts import (
@@ -18,20 +19,27 @@ from .mounts import (
     mounted_folders,
 )
 from .session import prepare_session
+from .workspace import Workspace, find_localizer, find_weights, open_workspace
 
 __all__ = [
     "COMPETITION_SLUG",
     "KAGGLE_INPUT",
     "KAGGLE_WORKING",
+    "EnvironmentReport",
     "Machine",
+    "Workspace",
     "available_cores",
     "build_dataset",
     "build_kernels",
     "copy_submission",
     "describe_machine",
+    "environment_report",
     "find_competition_folder",
+    "find_localizer",
+    "find_weights",
     "holds_competition_tables",
     "mounted_folders",
+    "open_workspace",
     "prepare_session",
     "session_seconds_left",
 ]

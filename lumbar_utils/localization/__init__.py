@@ -17,7 +17,27 @@ from .points import DiscPoints, complete_chain, read_points, write_points
 
 if TYPE_CHECKING:
     from .augmentation import Augmentation
-    from .evaluation import PointErrors, evaluate_points, point_errors, read_reference, summary
+    from .batch import (
+        localizer_origin,
+        locate_folders,
+        locate_studies,
+        low_confidence_message,
+        open_localizer,
+        points_from_table,
+        reference_points,
+        warn_of_studies_learnt_from,
+    )
+    from .evaluation import (
+        PointErrors,
+        calibration_error,
+        evaluate_on_images,
+        evaluate_points,
+        image_summary,
+        point_errors,
+        read_reference,
+        reliability,
+        summary,
+    )
     from .localizer import DiscLocalizer
     from .network import LocalizerConfig
     from .preprocessing import LocalizationError
@@ -29,33 +49,28 @@ _HOME = {
     "LocalizationError": "preprocessing",
     "LocalizerConfig": "network",
     "LocalizerTraining": "training",
+    "PointErrors": "evaluation",
+    "calibration_error": "evaluation",
+    "evaluate_on_images": "evaluation",
+    "evaluate_points": "evaluation",
+    "image_summary": "evaluation",
+    "localizer_origin": "batch",
+    "locate_folders": "batch",
+    "locate_studies": "batch",
+    "low_confidence_message": "batch",
+    "open_localizer": "batch",
+    "point_errors": "evaluation",
+    "points_from_table": "batch",
+    "read_reference": "evaluation",
+    "reference_points": "batch",
+    "reliability": "evaluation",
+    "summary": "evaluation",
     "train_localizer": "training",
     "train_on_samples": "training",
-    "PointErrors": "evaluation",
-    "evaluate_points": "evaluation",
-    "point_errors": "evaluation",
-    "read_reference": "evaluation",
-    "summary": "evaluation",
+    "warn_of_studies_learnt_from": "batch",
 }
 
-__all__ = [
-    "Augmentation",
-    "DiscLocalizer",
-    "DiscPoints",
-    "LocalizationError",
-    "LocalizerConfig",
-    "LocalizerTraining",
-    "PointErrors",
-    "complete_chain",
-    "evaluate_points",
-    "point_errors",
-    "read_points",
-    "read_reference",
-    "summary",
-    "train_localizer",
-    "train_on_samples",
-    "write_points",
-]
+__all__ = ["DiscPoints", "complete_chain", "read_points", "write_points", *_HOME]
 
 
 def __getattr__(name: str):

@@ -17,8 +17,9 @@ from pathlib import Path, PureWindowsPath
 import numpy as np
 
 from ..errors import DataError
+from ..files import read_json, write_json
 from ..metrics.calibration import Calibration
-from .run_folder import WEIGHTS, read_json, strict, write_json
+from .run_folder import WEIGHTS, strict
 
 ENSEMBLE = "ensemble.json"
 FORMAT_VERSION = 1

@@ -38,6 +38,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .. import __version__
+from ..files import versions
 from ..inference.submission import PHANTOM_NOTE, SYNTHETIC_WARNING, StudyPrediction
 from ..labels import (
     CONDITIONS,
@@ -51,7 +52,6 @@ from ..labels import (
     target_index,
 )
 from ..localization.evaluation import level_labelling_uncertain
-from ..models.run_folder import versions
 
 if TYPE_CHECKING:
     from ..crops.extraction import StudyCrops

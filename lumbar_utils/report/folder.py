@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 
 from ..crops.extraction import extract_crops
 from ..errors import DataError, LumbarError
-from ..models.run_folder import atomically, file_name, read_json, write_json
+from ..files import atomically, file_name, read_json, write_json
 from ..parallel import JobFailure, run_jobs
 from ..studies.competition import in_synthetic_cohort
 from ..studies.study import load_study

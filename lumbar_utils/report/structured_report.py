@@ -29,6 +29,7 @@ from pydicom.uid import UID, generate_uid
 
 from .. import __version__
 from ..errors import DataError, DicomError, LumbarError, MissingPackageError
+from ..files import file_name
 from ..inference.submission import PHANTOM_NOTE, SYNTHETIC_WARNING, WEIGHTED_NOTE, StudyPrediction
 from ..labels import (
     AXIAL_T2,
@@ -40,7 +41,6 @@ from ..labels import (
     level_title,
 )
 from ..localization.points import write_atomically
-from ..models.run_folder import file_name
 from ..studies.competition import in_synthetic_cohort
 from ..studies.source_images import Evidence, SourceImage, read_evidence
 from ..studies.study import StudySource

@@ -12,7 +12,7 @@ import pandas as pd
 
 from ..crops.cache import CropCache
 from ..errors import LumbarError
-from ..models.run_folder import read_json
+from ..files import read_json
 from ..studies.competition import SYNTHETIC_MARK
 from .config import TrainConfig
 from .cross_validation import fit_folds

@@ -13,7 +13,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..models.run_folder import atomically
+from ..files import atomically
 
 logger = logging.getLogger(__name__)
 

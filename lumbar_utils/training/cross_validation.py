@@ -17,21 +17,12 @@ import pandas as pd
 
 from ..crops.extraction import StudyCrops
 from ..errors import DataError
+from ..files import versions, write_json, write_table
 from ..labels import encode_severities
 from ..metrics.calibration import Calibration, cross_fitted, fit_calibration
 from ..metrics.score import Score, competition_score, prediction_table, uniform
 from ..models.ensemble import Ensemble, Member
-from ..models.run_folder import (
-    CONFIG,
-    HISTORY,
-    MANIFEST,
-    OOF,
-    WEIGHTS,
-    RunConfig,
-    versions,
-    write_json,
-    write_table,
-)
+from ..models.run_folder import CONFIG, HISTORY, MANIFEST, OOF, WEIGHTS, RunConfig
 from .config import TrainConfig
 from .processes import join_processes
 from .train import RunResult, fit

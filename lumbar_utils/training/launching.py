@@ -21,7 +21,7 @@ from pathlib import Path
 from ..crops.cache import CropCache
 from ..devices import choose_compute
 from ..errors import DataError
-from ..models.run_folder import write_json
+from ..files import write_json
 from .config import TrainConfig
 
 logger = logging.getLogger(__name__)

@@ -22,6 +22,7 @@ from ..crops.cache import CropCache
 from ..crops.extraction import StudyCrops
 from ..devices import choose_compute, peak_memory
 from ..errors import DataError
+from ..files import read_json, versions, write_json, write_table
 from ..labels import MISSING, N_TARGETS, encode_severities
 from ..metrics.score import (
     Score,
@@ -34,20 +35,7 @@ from ..metrics.score import (
 from ..models.classifier import LumbarClassifier, grade
 from ..models.ensemble import ENSEMBLE
 from ..models.inputs import CropDataset, folds_by_study, spec_of, study_input
-from ..models.run_folder import (
-    CONFIG,
-    HISTORY,
-    MANIFEST,
-    OOF,
-    WEIGHTS,
-    RunConfig,
-    read_json,
-    round_weights,
-    save_weights,
-    versions,
-    write_json,
-    write_table,
-)
+from ..models.run_folder import CONFIG, HISTORY, MANIFEST, OOF, WEIGHTS, RunConfig, round_weights, save_weights
 from .augmentation import IntensityAugmentation
 from .checkpoints import Checkpoint
 from .config import TrainConfig
