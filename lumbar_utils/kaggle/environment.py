@@ -17,7 +17,8 @@ from pathlib import Path
 from .. import __version__
 from ..dicom.headers import scan_headers, walk_files
 from ..errors import LumbarError
-from . import KAGGLE_INPUT, Machine, describe_machine, session_seconds_left
+from .machine import Machine, describe_machine, session_seconds_left
+from .mounts import KAGGLE_INPUT
 from .session import library_folder
 from .workspace import WEIGHTS_FILE, find_data, find_localizer, find_weights, run_folder
 

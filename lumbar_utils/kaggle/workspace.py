@@ -15,7 +15,8 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..studies.study import CompetitionFolder, StudySource, find_studies
-from . import KAGGLE_INPUT, available_cores, find_competition_folder, mounted_folders
+from .machine import available_cores
+from .mounts import KAGGLE_INPUT, find_competition_folder, mounted_folders
 
 COHORT = "cohort"
 FOLDS = 5
