@@ -4,9 +4,9 @@
 #   make run DATA=/path/to/folder the same on a folder with the competition's files, results in runs/<its name>
 #   make test                     all tests
 #   make kaggle RUN=runs/demo     dist/kaggle: library, wheels and weights as a data set, notebooks as kernels, to push
-#   make kaggle-rehearsal         notebook 05 on a made-up Kaggle, offline, with such a data set alone
+#   make kaggle-rehearsal         notebook 05 on an imitated Kaggle, offline, with such a data set alone
 #   make test-kaggle              tests with the versions of Kaggle's image, in .venv-kaggle (Python 3.12)
-#   make weights                  remake the disc finder that ships with the library, three quarters of an hour on two cores
+#   make weights                  remake the localizer that ships with the library, three quarters of an hour on two cores
 #   make lint | format | images | notebooks | clean
 #
 # PYTHON=/path/to/python picks the interpreter (3.11 or 3.12), VENV=folder the environment's place, JOBS=n the number
@@ -41,25 +41,25 @@ test: $(STAMP)  ## all tests
 lint: $(STAMP)  ## ruff, code and notebooks
 	@$(PY) -m ruff check . && $(PY) -m ruff format --check .
 
-format: $(STAMP)  ## let ruff put the code into shape
+format: $(STAMP)  ## ruff with fixes, and formatting
 	@$(PY) -m ruff check --fix . && $(PY) -m ruff format .
 
 images: $(STAMP)  ## the README's pictures, from phantoms
 	@$(PY) tools/make_images.py
 
-notebooks: $(STAMP)  ## take the executed notebooks of runs/demo over into notebooks/, ready to commit
+notebooks: $(STAMP)  ## copy the executed notebooks of runs/demo into notebooks/, ready to commit
 	@$(PY) tools/publish_notebooks.py
 
 kaggle: $(STAMP)  ## dist/kaggle: data set and notebooks to push (RUN=runs/demo: with its weights; OWNER=your name on Kaggle)
 	@$(PY) -m lumbar_utils kaggle build dist/kaggle $(if $(RUN),--run "$(RUN)") --owner "$(or $(OWNER),OWNER)"
 
-kaggle-rehearsal: $(STAMP)  ## notebook 05 on a made-up Kaggle without network, weights of RUN (default runs/demo)
+kaggle-rehearsal: $(STAMP)  ## notebook 05 on an imitated Kaggle without network, weights of RUN (default runs/demo)
 	@$(PY) tools/kaggle_rehearsal.py --run "$(or $(RUN),runs/demo)" $(ARGS)
 
 test-kaggle:  ## the tests with Kaggle's versions (requirements-kaggle.txt) in .venv-kaggle
 	@$(MAKE) test VENV=.venv-kaggle PYTHON="$(or $(PYTHON),python3.12)" REQUIREMENTS=requirements-kaggle.txt
 
-weights: $(STAMP)  ## the disc finder that ships with the library, from phantoms alone
+weights: $(STAMP)  ## the localizer that ships with the library, from phantoms alone
 	@$(PY) tools/make_localizer.py
 
 environment: $(STAMP)  ## only make .venv

@@ -35,6 +35,7 @@ EXTRAS = {
     "test": [
         "pytest>=8.0",
         "pytest-xdist>=3.5",
+        "mypy>=1.11",
         "filelock>=3.12",
         "accelerate>=1.10",
         "selenium>=4.20",
@@ -58,7 +59,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["lumbar_utils", "lumbar_utils.*"]),
     package_data={
-        "lumbar_utils": ["weights/*.safetensors", "weights/*.json"],
+        "lumbar_utils": ["py.typed", "weights/*.safetensors", "weights/*.json"],
         "lumbar_utils.report": ["templates/*.html", "assets/*", "report.schema.json"],
     },
     install_requires=CORE,

@@ -110,15 +110,16 @@ _HOME = {
 
 __all__ = [*_HOME, *_PACKAGES]
 
+if not TYPE_CHECKING:  # a module that has `__getattr__` has every name to a type checker
 
-def __getattr__(name: str):
-    if name in _PACKAGES:
-        return import_module(f"{__name__}.{name}")
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    globals()[name] = value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
-    return value
+    def __getattr__(name: str):
+        if name in _PACKAGES:
+            return import_module(f"{__name__}.{name}")
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        globals()[name] = value = getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+        return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, "__version__"])
+    return sorted(["__version__", *__all__])

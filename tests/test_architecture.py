@@ -8,6 +8,7 @@ import json
 import re
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,7 @@ LAYERS = (
     ("cli", "__main__"),
 )
 LAYER_OF = {name: number for number, layer in enumerate(LAYERS) for name in layer}
+MAX_ENTRIES = 22
 MAX_MODULE = 400
 EMPTY_NAMES = {"utils", "util", "helpers", "helper", "misc", "common", "manager", "tools", "stuff"}
 MAX_NOTEBOOK_BYTES = 3_000_000
@@ -122,6 +124,84 @@ def test_importing_the_library_starts_nothing():
     assert done.stdout == ""
 
 
+def modules_by_name() -> dict[str, Path]:
+    """`phantom.cohort` -> its file, `phantom` -> its `__init__.py`."""
+    names = {".".join(path.relative_to(LIBRARY).with_suffix("").parts): path for path in MODULES}
+    return {name.removesuffix(".__init__"): path for name, path in names.items() if name != "__init__"}
+
+
+def imported_modules(name: str, path: Path, modules: dict[str, Path]) -> set[str]:
+    """Modules of the library that a module imports when it runs, at its top or inside a function."""
+    package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
+    found = set()
+
+    def visit(node: ast.AST) -> None:
+        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test):
+            return
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = package[: len(package) + 1 - node.level] + (node.module.split(".") if node.module else [])
+            for alias in node.names:
+                whole = ".".join([*base, alias.name])
+                found.add(whole if whole in modules else ".".join(base))
+        for child in ast.iter_child_nodes(node):
+            visit(child)
+
+    visit(ast.parse(path.read_text("utf-8")))
+    return found & set(modules) - {name}
+
+
+def test_no_module_imports_itself_by_way_of_others():
+    modules = modules_by_name()
+    order = TopologicalSorter({name: imported_modules(name, path, modules) for name, path in modules.items()})
+    order.prepare()  # raises CycleError, which names the cycle
+
+
+def test_the_library_shows_few_entries_and_each_stands_in_the_readme():
+    entries = {path.name for path in LIBRARY.iterdir() if path.name != "__pycache__"}
+    shown = entries - {"__init__.py", "__main__.py", "py.typed", "weights"}
+    assert len(shown) <= MAX_ENTRIES, f"{len(shown)} entries in lumbar_utils/, at most {MAX_ENTRIES}: {sorted(shown)}"
+    tree = (ROOT / "README.md").read_text("utf-8").split("```text\nlumbar_utils/\n")[1].split("```")[0]
+    named = [line.split()[0].rstrip("/") for line in tree.splitlines()]
+    assert sorted(named) == sorted(entries - {"__init__.py", "__main__.py", "py.typed"})
+    packages = [name for row in LAYERS for name in row if (LIBRARY / name).is_dir()]
+    assert [name for name in named if name in packages] == packages, "the tree stands in the order of LAYERS"
+
+
+@pytest.mark.parametrize("package", ["lumbar_utils", "lumbar_utils.localization"])
+def test_names_that_are_loaded_on_first_use_are_the_ones_that_checkers_see(package):
+    module = importlib.import_module(package)
+    tree = ast.parse(Path(module.__file__).read_text("utf-8"))
+    guarded = next(node for node in tree.body if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test))
+    seen = {alias.name: node.module for node in guarded.body for alias in node.names}
+    packages = {name for name, home in seen.items() if home is None}
+    assert {name: home for name, home in seen.items() if home} == module._HOME
+    assert packages == set(getattr(module, "_PACKAGES", ()))
+    assert all(getattr(module, name) is not None for name in module.__all__)
+
+
+def test_dir_lists_attributes_only():
+    library = importlib.import_module("lumbar_utils")
+    assert set(dir(library)) == {*library.__all__, "__version__"}
+    assert all(hasattr(library, name) for name in dir(library))
+
+
+@pytest.mark.slow
+def test_a_type_checker_sees_the_public_names(tmp_path):
+    """mypy knows every public name with its type, and reports one that is not there."""
+    pytest.importorskip("mypy")
+    library = importlib.import_module("lumbar_utils")
+    names = [*library.__all__, "viz.show_crops", "localization.locate_studies"]
+    lines = ["import lumbar_utils as lu", *(f"reveal_type(lu.{name})" for name in names), "lu.no_such_name"]
+    (tmp_path / "user.py").write_text("\n".join(lines))
+    command = [sys.executable, "-m", "mypy", "--follow-imports=silent", "--ignore-missing-imports"]
+    command += ["--cache-dir", str(tmp_path / "cache"), str(tmp_path / "user.py")]
+    said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.splitlines()
+    types = {int(line.split(":")[1]): line for line in said if "Revealed type" in line}
+    unknown = [name for number, name in enumerate(names, 2) if re.search(r'"(Any|\.\.\.)"|\*Any', types[number])]
+    assert not unknown, f"mypy knows nothing of {unknown}"
+    assert any('no attribute "no_such_name"' in line for line in said)
+
+
 def test_third_party_imports_are_declared():
     """Whatever the library imports stands in setup.py."""
     declared = (ROOT / "setup.py").read_text("utf-8").lower()
@@ -139,13 +219,6 @@ def test_third_party_imports_are_declared():
                 )
 
 
-def test_the_readme_says_what_every_module_holds():
-    table = (ROOT / "README.md").read_text("utf-8")
-    parts = {part_of(path) for path in MODULES} - {"__init__", "__main__"}
-    absent = [part for part in sorted(parts) if f"`{part}`" not in table and f"`{part}/`" not in table]
-    assert not absent, f"the README's table of modules lacks {absent}"
-
-
 def test_the_readmes_pictures_and_files_are_there():
     text = (ROOT / "README.md").read_text("utf-8")
     links = [link for link in re.findall(r"\]\(([^)#]+)\)", text) if "://" not in link]
@@ -155,8 +228,8 @@ def test_the_readmes_pictures_and_files_are_there():
 
 def test_the_names_in_the_readmes_python_are_there():
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text("utf-8"), re.DOTALL)
-    names = set(re.findall(r"\b(?:lu|views)(?:\.\w+)+", "\n".join(blocks)))
-    assert {"lu.load_study", "viz.browse", "lu.activation.explain"} <= names
+    names = set(re.findall(r"\blu(?:\.\w+)+", "\n".join(blocks)))
+    assert {"lu.load_study", "lu.viz.browse", "lu.Predictor"} <= names
     for name in sorted(names):
         found = importlib.import_module("lumbar_utils")
         for part in name.removeprefix("lu.").split("."):

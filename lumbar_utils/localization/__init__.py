@@ -72,8 +72,9 @@ _HOME = {
 
 __all__ = ["DiscPoints", "complete_chain", "read_points", "write_points", *_HOME]
 
+if not TYPE_CHECKING:  # a module that has `__getattr__` has every name to a type checker
 
-def __getattr__(name: str):
-    if name not in _HOME:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}, it has {__all__}")
-    return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
+    def __getattr__(name: str):
+        if name not in _HOME:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}, it has {__all__}")
+        return getattr(import_module(f"{__name__}.{_HOME[name]}"), name)
