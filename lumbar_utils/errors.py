@@ -7,7 +7,8 @@ clear line instead of a traceback.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 
@@ -51,7 +52,7 @@ class MissingPackageError(LumbarError, ImportError):
 
 
 PRIOR = "weighted class prior"
-MISSING_VIEW_EMBEDDING = "the network's learned stand-in"
+MISSING_VIEW_EMBEDDING = "the network's missing-view embedding"
 
 CODES = {
     # code: (stage, what is used instead)
@@ -63,32 +64,34 @@ CODES = {
     "series_not_listed": ("read", "the view recognised by its headers"),
     "series_description_unknown": ("read", "the view recognised by its headers"),
     "view_low_confidence": ("read", "the view that is listed or guessed"),
+    "files_not_read": ("read", "the files before them"),
+    "series_not_mr": ("read", "the other series"),
     "study_unreadable": ("read", PRIOR),
     "series_not_located": ("locate", "the other sagittal series"),
-    "levels_low_confidence": ("locate", "the most probable naming"),
+    "levels_low_confidence": ("locate", "the most probable level labelling"),
     "discs_not_found": ("locate", PRIOR),
     "series_not_cropped": ("crop", "the other series"),
     "view_missing": ("crop", MISSING_VIEW_EMBEDDING),
     "levels_missing": ("crop", f"{MISSING_VIEW_EMBEDDING} at these levels"),
     "not_cropped": ("crop", PRIOR),
     "nothing_shown": ("crop", PRIOR),
-    "network_not_finite": ("grade", "the other networks"),
-    "not_graded": ("grade", PRIOR),
+    "network_not_finite": ("predict", "the other ensemble members"),
+    "not_predicted": ("predict", PRIOR),
     "study_timeout": ("time", PRIOR),
     "worker_lost": ("time", PRIOR),
     "out_of_time": ("time", PRIOR),
-    "not_predicted": ("write", PRIOR),
-    "mirror_dropped": ("run", "the studies as they are, without their mirror images"),
-    "network_dropped": ("run", "the networks of more weight"),
+    "study_absent": ("write", PRIOR),
+    "mirror_dropped": ("run", "the studies without their mirror images"),
+    "network_dropped": ("run", "the ensemble members of more weight"),
     "time_ran_out": ("run", PRIOR),
     "device_lost": ("run", "the CPU"),
     "resumed": ("run", "the predictions that an earlier, unfinished run left"),
-    "resume_log_failed": ("run", "memory alone: if this run is killed, it starts anew"),
+    "resume_log_failed": ("run", "memory alone: a killed run starts anew"),
     "finished": ("run", ""),
     "note": ("note", ""),
 }
-"""Every code, with the stage at which it arises and what stands in for what is lost. Codes of the stage `run` are about
-the whole run; `study_id` then names the first study that is concerned, or none."""
+"""Every code, with the stage at which it arises and what is used instead of what is lost. Codes of the stage `run` are
+about the whole run; `study_id` then names the first study that is concerned, or none."""
 
 
 @dataclass(frozen=True)
@@ -100,13 +103,13 @@ class Issue:
     code : str
         One of `CODES`.
     message : str
-        What was met, in words.
-    study_id, series_id, file : str
+        What was met.
+    study_id, series_id, file, view : str
         Where, as far as it is known; file names are without folder.
     used : str
         What was used instead; default: as `CODES` says.
 
-    Raises `DataError` for an unknown code. `str()` gives the words with series and file.
+    Raises `DataError` for an unknown code. `str()` gives the message with series, file and view.
     """
 
     code: str
@@ -114,6 +117,7 @@ class Issue:
     study_id: str = ""
     series_id: str = ""
     file: str = ""
+    view: str = ""
     used: str = ""
 
     def __post_init__(self):
@@ -123,12 +127,16 @@ class Issue:
 
     @property
     def stage(self) -> str:
-        """read, locate, crop, grade, time, write, run or note."""
+        """read, locate, crop, predict, time, write, run or note."""
         return CODES[self.code][0]
 
     def __str__(self) -> str:
-        where = (f"series {self.series_id}" if self.series_id else "", self.file)
+        where = (f"series {self.series_id}" if self.series_id else "", self.file, self.view)
         return ": ".join(part for part in (*where, self.message) if part)
+
+    def rewritten(self, rewrite: Callable[[str], str]) -> Issue:
+        """The same with its message and file name passed through a function, to take out what must not be shown."""
+        return replace(self, message=rewrite(self.message), file=rewrite(self.file))
 
     def to_json(self) -> dict[str, str]:
         """All fields and the stage, JSON-ready."""
@@ -136,6 +144,7 @@ class Issue:
             "study_id": self.study_id,
             "series_id": self.series_id,
             "file": self.file,
+            "view": self.view,
             "stage": self.stage,
             "code": self.code,
             "message": self.message,
@@ -149,3 +158,8 @@ class Issue:
             return cls(**{name: str(value) for name, value in values.items() if name != "stage"})
         except TypeError as error:
             raise DataError(f"not an issue's record: {values!r}") from error
+
+
+def counted(count: int, one: str = "study", many: str = "studies") -> str:
+    """`"1 study"`, `"2 studies"`, for messages."""
+    return f"{count} {one if count == 1 else many}"

@@ -1,18 +1,20 @@
-"""Many studies at a time: how jobs are run, on this machine's cores or on the user's cluster.
+"""Many studies in parallel: the one place where the library hands work to joblib.
 
-What works through many studies comes here, but for inference: `preparing` starts the next studies while the networks
-grade the last ones, against a clock, and interrupts a study that takes too long. By default joblib starts processes on
-this machine; inside `with joblib.parallel_config(backend="dask"):` (or ray, or any other backend) the same jobs go
-there instead.
+By default joblib starts processes on this machine; inside `with joblib.parallel_config(backend="dask"):` (or ray, or
+any other backend) the same jobs run there instead.
 
-A job is a function of a module and a few small arguments: paths and numbers, not images. What it returns is small as
-well, or it writes its result to a file. A job that fails costs only itself, also when it takes its process with it.
+A job is a function of a module and a few small arguments: paths and numbers, not images. A job that fails costs only
+itself, also when its process dies with it. Processes end when the process that started them is killed.
 """
 
 from __future__ import annotations
 
 import logging
 import multiprocessing
+import os
+import threading
+import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
 from dataclasses import dataclass
@@ -25,11 +27,13 @@ from joblib.parallel import ParallelBackendBase, get_active_backend
 logger = logging.getLogger(__name__)
 
 WINDOW = 16
-"""Jobs a worker that are under way or wait to be fetched: results pile up no further when the caller is slower."""
+"""Jobs per worker that are under way or wait to be fetched: results pile up no further when the caller is slower."""
 TIMEOUT_S = 900.0
-"""Seconds without any job done after which those under way are given up. A study takes a second; joblib never hears
-of a job of which dask has given up, because it killed several workers."""
-WORKER_DIED = "its process died (out of memory, or a crash in a library) or never answered"
+"""Seconds without any finished job after which those under way are given up. A study takes a second; joblib is never
+told of a job that dask has given up because it killed several workers."""
+WATCH_S = 2.0
+"""How often a worker process checks that the process which started it is alive."""
+DIED, HUNG = "WorkerDied", "WorkerHung"
 
 
 @dataclass(frozen=True)
@@ -41,15 +45,19 @@ class JobFailure:
     reason : str
         The message of what was raised, its type's name where it has none.
     kind : str
-        The type's name, "" where the process died.
+        The type's name; `DIED` or `HUNG` where the process was lost.
     """
 
     reason: str
-    kind: str = ""
+    kind: str
 
     @classmethod
-    def of(cls, error: Exception) -> JobFailure:
-        """From what was raised."""
+    def of(cls, error: BaseException) -> JobFailure:
+        """From what was raised by the job, or by joblib instead of a result."""
+        if _is_timeout(error):
+            return cls("it did not finish in time and its process was ended", HUNG)
+        if _worker_died(error):
+            return cls("its process died (out of memory, or a crash in a library)", DIED)
         return cls(str(error) or type(error).__name__, type(error).__name__)
 
 
@@ -57,10 +65,11 @@ def run_jobs(
     function: Callable,
     tasks: Iterable[tuple],
     *,
-    n_jobs: int = 2,
+    n_jobs: int | None = 2,
     ordered: bool = False,
     threads: bool = False,
-    timeout: float = TIMEOUT_S,
+    window: int | None = None,
+    timeout: Callable[[], float] = lambda: TIMEOUT_S,
 ) -> Iterator[tuple[int, Any]]:
     """Call a function with each of many tuples of arguments, in parallel.
 
@@ -69,16 +78,21 @@ def run_jobs(
     function : callable
         Of a module, so that workers can import it.
     tasks : iterable of tuple
-        Arguments of each call. Read as far as they are needed.
-    n_jobs : int
-        Worker processes, -1 for one a core; 1 works in this process. A user's active `joblib.parallel_config` goes
-        before it: its number of jobs where it names one, else, on a backend that is not joblib's own, all it has.
+        Arguments of each call. Read one window at a time.
+    n_jobs : int, optional
+        Worker processes, -1 for one per core; 1 works in this process. A user's active `joblib.parallel_config` takes
+        precedence: its number of jobs where it names one, else, on a backend that is not joblib's own, all it has.
+        None: as that configuration says, else 1.
     ordered : bool
-        Yield in the order of the tasks instead of as they are done.
+        Yield in the order of the tasks instead of as they finish.
     threads : bool
         Prefer threads to processes, for functions that share a device.
-    timeout : float
-        See `TIMEOUT_S`. In this process (one job) nothing is given up.
+    window : int, optional
+        Results that the caller uses together, in order: the next window is under way while one is used, and at most
+        two are held in memory. Default: results come one by one.
+    timeout : callable
+        Seconds without any finished job after which the jobs under way are given up, evaluated for every window. In
+        this process (one job) nothing is given up.
 
     Yields
     ------
@@ -87,63 +101,137 @@ def run_jobs(
     result
         What the function returned, or a `JobFailure` when it raised or its process died.
     """
-    backend, n_jobs = _backend(n_jobs, threads)
+    backend, n_jobs = _backend(1 if n_jobs is None else n_jobs, threads)
     workers = max(1, joblib.effective_n_jobs(n_jobs))
-    options: dict[str, Any] = {"n_jobs": n_jobs, "batch_size": 1, "prefer": "threads" if threads else None}
-    if backend.supports_return_generator:  # ray's gives all results of a window at once
-        options["return_as"] = "generator" if ordered else "generator_unordered"
-    options["timeout"] = timeout if workers > 1 else None
-    numbered = enumerate(tasks)
-    while window := list(islice(numbered, WINDOW * workers)):
-        yield from _run_window(function, window, options)
+    pool = _Pool(function, backend, n_jobs, workers, ordered or window is not None, threads)
+    numbered, ready, results = enumerate(tasks), [], iter(())
+    try:
+        while batch := list(islice(numbered, window or WINDOW * workers)):
+            results = pool.start(batch, timeout())
+            yield from ready  # the last window's, while this one is under way
+            finished = pool.finish(batch, results, timeout)
+            if window is None:
+                yield from finished
+            else:
+                ready = list(finished)
+        yield from ready
+    finally:
+        _close(results)
 
 
-def stays_here(n_jobs: int, *, threads: bool = False) -> bool:
+def stays_here(n_jobs: int | None, *, threads: bool = False) -> bool:
     """Whether `run_jobs` would do the work in this process, so that large arguments need not travel."""
-    backend, n_jobs = _backend(n_jobs, threads)
+    backend, n_jobs = _backend(1 if n_jobs is None else n_jobs, threads)
     return getattr(backend, "uses_threads", False) or joblib.effective_n_jobs(n_jobs) == 1
 
 
-def _run_window(function: Callable, window: list[tuple[int, tuple]], options: dict) -> Iterator[tuple[int, Any]]:
-    waiting = dict(window)
-    try:
-        jobs = (joblib.delayed(_attempt)(function, index, task) for index, task in window)
-        for index, result in _results(jobs, options):
-            del waiting[index]
-            yield index, result
-    except Exception as error:
-        if not _worker_died(error):
-            raise
-        logger.warning("a worker process died or is silent; %d jobs are tried again one by one", len(waiting))
-    for index, task in waiting.items():  # in their order, each alone: who dies now is the culprit
+@dataclass
+class _Pool:
+    function: Callable
+    backend: ParallelBackendBase
+    n_jobs: int
+    workers: int
+    ordered: bool
+    threads: bool
+    any_finished: bool = False
+
+    def start(self, batch: list[tuple[int, tuple]], timeout: float) -> Iterator[tuple[int, Any]]:
+        """Hand a batch to joblib; with workers it is under way when this returns."""
+        options: dict[str, Any] = {
+            "n_jobs": self.n_jobs,
+            "batch_size": 1,
+            "prefer": "threads" if self.threads else None,
+        }
+        options["timeout"] = max(timeout, 1.0) if self.workers > 1 else None
+        jobs = [joblib.delayed(_attempt)(os.getpid(), self.function, index, task) for index, task in batch]
+        if not self.backend.supports_return_generator:  # ray's gives all results of a window at once
+            return (result for result in joblib.Parallel(**options)(jobs))
+        kind = "generator" if self.ordered else "generator_unordered"
+        return joblib.Parallel(pre_dispatch="all", return_as=kind, **options)(jobs)
+
+    def finish(
+        self, batch: list[tuple[int, tuple]], results: Iterator, timeout: Callable[[], float]
+    ) -> Iterator[tuple[int, Any]]:
+        """All results of a batch, whatever happens to the processes."""
+        waiting = dict(batch)
         try:
-            yield from _results([joblib.delayed(_attempt)(function, index, task)], options)
+            for index, result in results:
+                del waiting[index]
+                self.any_finished = True
+                yield index, result
+            return
         except Exception as error:
             if not _worker_died(error):
                 raise
-            yield index, JobFailure(WORKER_DIED)
+            logger.warning("a worker process died or hangs; %d jobs are retried one by one", len(waiting))
+            if self.ordered and _is_timeout(error):  # the one that was waited for
+                index = next(iter(waiting))
+                del waiting[index]
+                yield index, JobFailure.of(error)
+        finally:
+            _close(results)
+        retried = [self._alone(index, task, timeout()) for index, task in waiting.items()]
+        if len(batch) > 1 and not self.any_finished:
+            logger.warning("no worker process works here; continuing in this process")
+            self.n_jobs = self.workers = 1
+            retried = list(self.start(list(waiting.items()), 0.0))
+        yield from retried
+
+    def _alone(self, index: int, task: tuple, timeout: float) -> tuple[int, Any]:
+        """The result of one job that has the workers to itself: if they fail now, it is the culprit."""
+        results = self.start([(index, task)], timeout)
+        try:
+            result = next(results)
+            next(results, None)  # a generator that is left before its end would end the processes
+        except Exception as error:
+            if not _worker_died(error):
+                raise
+            return index, JobFailure.of(error)
+        finally:
+            _close(results)
+        self.any_finished = True
+        return result
 
 
-def _results(jobs: Iterable, options: dict) -> Iterator[tuple[int, Any]]:
-    results = joblib.Parallel(**options)(jobs)
-    try:
-        yield from results
-    finally:
-        if hasattr(results, "close"):  # ends what is under way when the caller wants no more
+def _close(results: Iterator) -> None:
+    """End what is under way."""
+    if hasattr(results, "close"):
+        with warnings.catch_warnings():  # joblib warns that not all results were fetched
+            warnings.simplefilter("ignore")
             results.close()
 
 
-def _attempt(function: Callable, index: int, task: tuple) -> tuple[int, Any]:
+def _attempt(owner: int, function: Callable, index: int, task: tuple) -> tuple[int, Any]:
+    _end_with(owner)
     try:
         return index, function(*task)
-    except Exception as error:  # whatever is odd about one study must not cost the others
+    except Exception as error:  # whatever is wrong with one study must not cost the others
         return index, JobFailure.of(error)
 
 
-def _worker_died(error: Exception) -> bool:
-    if isinstance(error, (BrokenExecutor, TimeoutError, multiprocessing.TimeoutError)):
-        return True
-    return type(error).__name__ in ("KilledWorker", "WorkerCrashedError")  # of dask and of ray, which need not be there
+def _end_with(owner: int) -> None:
+    """End this worker process soon after the process that started it: joblib's own workers outlive a killed parent."""
+    name = f"ends with process {owner}"
+    own = multiprocessing.current_process().name.startswith("LokyProcess")
+    if not own or any(thread.name == name for thread in threading.enumerate()):
+        return
+
+    def watch() -> None:
+        while os.getppid() == owner:
+            time.sleep(WATCH_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, name=name, daemon=True).start()
+
+
+def _is_timeout(error: BaseException) -> bool:
+    return isinstance(error, (TimeoutError, multiprocessing.TimeoutError))
+
+
+def _worker_died(error: BaseException) -> bool:
+    # Of dask and of ray, which need not be installed.
+    named = type(error).__name__ in ("KilledWorker", "WorkerCrashedError")
+    return named or _is_timeout(error) or isinstance(error, BrokenExecutor)
 
 
 def _backend(n_jobs: int, threads: bool) -> tuple[ParallelBackendBase, int]:

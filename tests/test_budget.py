@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lumbar_utils.errors import DataError
-from lumbar_utils.inference.deadline import Plan, TimeGuard, plans
+from lumbar_utils.inference.deadline import Deadline, Plan, plans
 
 SHARES = (0.5, 0.2, 0.3)
 
@@ -28,9 +28,9 @@ class Work:
     batch: int = 8
     now: float = 0.0
 
-    def run(self) -> TimeGuard:
-        guard = TimeGuard(
-            self.budget, self.n_studies, shares=SHARES, mirror=self.mirror, clock=lambda: self.now, started=0.0
+    def run(self) -> Deadline:
+        guard = Deadline(
+            self.budget, self.n_studies, weights=SHARES, mirror=self.mirror, clock=lambda: self.now, started=0.0
         )
         self.plans, self.graded, behind = [], 0, 0.0
         for first in range(0, self.n_studies, self.batch):
@@ -42,7 +42,7 @@ class Work:
             if guard.left() <= 0:
                 guard.give_up()
             else:
-                self.now += min(waited, max(guard.left(), 0))  # as `prepare_studies` waits
+                self.now += min(waited, max(guard.left(), 0))  # as `preprocess_studies` waits
             plan = guard.decide(n)
             took, each = 0.0, np.full(len(SHARES), np.nan)
             if plan is not None:
@@ -142,10 +142,10 @@ def test_networks_of_different_cost():
 @pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
 def test_a_budget_that_is_none(seconds):
     with pytest.raises(DataError, match="positive"):
-        TimeGuard(seconds, 3)
+        Deadline(seconds, 3)
 
 
 def test_nothing_to_grade():
-    guard = TimeGuard(10, 0, clock=lambda: 0.0)
+    guard = Deadline(10, 0, clock=lambda: 0.0)
     guard.observe(0, 0.0, 0.0)
     assert guard.decide(0) is not None and not guard.steps

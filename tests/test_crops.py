@@ -128,7 +128,7 @@ def test_outside_the_scan_is_marked():
     assert not crops.covered[AXIAL_T2][0].any()
     assert crops.sources[AXIAL_T2][0] is None
     assert crops.missing == (SAGITTAL_T2, SAGITTAL_T1)
-    assert any("no scan shows l1_l2" in issue for issue in crops.issues)
+    assert any("no scan shows l1_l2" in issue for issue in map(str, crops.issues))
     assert (crops.images[AXIAL_T2][~crops.covered[AXIAL_T2]] == 0).all()
 
 

@@ -7,6 +7,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pydicom
 import pytest
 from dicom_files import (
@@ -98,7 +99,7 @@ def test_duplicates_are_left_out_and_noted(tmp_path):
     write(tmp_path / "99.dcm", image(position=stack_positions((-8, -20, 30), SAGITTAL, [8])[0], number=99))
     series = read_series(tmp_path)
     assert series.n_slices == 5 and series.slice_of(99) is None
-    assert series.issues == ("99.dcm: lies where another slice does (duplicate), left out",)
+    assert tuple(map(str, series.issues)) == ("99.dcm: lies where another slice does (duplicate), left out",)
 
 
 def test_many_duplicates_are_one_note_and_the_first_echo_is_kept(tmp_path):
@@ -107,7 +108,7 @@ def test_many_duplicates_are_one_note_and_the_first_echo_is_kept(tmp_path):
     series = read_series(tmp_path)
     assert numbers_in_order(series) == list(range(1, 11))
     names = "11.dcm, 12.dcm, 13.dcm, 14.dcm, 15.dcm and 5 more"
-    assert f"{names}: lies where another slice does (duplicate), left out" in series.issues
+    assert f"{names}: lies where another slice does (duplicate), left out" in list(map(str, series.issues))
 
 
 def test_two_matrices_in_one_series_are_two_stacks(tmp_path):
@@ -137,7 +138,7 @@ def test_slightly_turned_slices_that_nearly_touch_do_not_break_the_series(tmp_pa
         place = {"position": (-x, 50 * (-1) ** number, 30), "orientation": turned_slightly}
         write(tmp_path / f"{number}.dcm", image(**place, **wide))
     series = read_series(tmp_path)
-    assert "1.dcm: lies where another slice does" in series.issues[0]
+    assert "1.dcm: lies where another slice does" in str(series.issues[0])
     assert len(series.stacks) == 1 and series.n_slices == 5
     assert np.all(np.diff(series.stacks[0].geometry.offsets) > 0)
     assert error_of_brightness(series.stacks[0]) <= 0.501
@@ -297,7 +298,7 @@ def test_broken_files_are_refused_by_name_and_cost_only_themselves(tmp_path, mak
     write_series(tmp_path, numbers=[1, 2, 4, 5, 6])
     series = read_series(tmp_path)
     assert series.n_slices == 5
-    assert len(series.issues) == 1 and series.issues[0].startswith("3.dcm: ")
+    assert len(series.issues) == 1 and str(series.issues[0]).startswith("3.dcm: ")
 
 
 @pytest.mark.parametrize(("tags", "message"), WRONG_TAGS)
@@ -332,7 +333,7 @@ def test_an_element_of_no_known_kind_costs_only_its_file(tmp_path):
     (tmp_path / "3.dcm").write_bytes(content.replace(b"\xe0\x7f\x10\x00OW", b"\xe0\x7f\x10\x00OZ"))
     series = read_series(tmp_path)
     assert series.n_slices == 4
-    assert len(series.issues) == 1 and series.issues[0].startswith("3.dcm: cannot be read: Unknown Value Rep")
+    assert len(series.issues) == 1 and str(series.issues[0]).startswith("3.dcm: cannot be read: Unknown Value Rep")
 
 
 def test_a_broken_time_of_a_multi_frame_image_costs_only_itself():
@@ -451,13 +452,13 @@ def test_views_are_recognised_from_orientation_times_and_words(tmp_path, orienta
 def test_without_times_and_words_it_is_taken_as_t2_and_said(tmp_path, orientation, view):
     series = read_series(write_series(tmp_path, orientation=orientation, SeriesDescription=None))
     assert series.view == view
-    assert len(series.issues) == 1 and "tell T1 from T2; taken as T2" in series.issues[0]
+    assert len(series.issues) == 1 and "tell T1 from T2; taken as T2" in str(series.issues[0])
 
 
 def test_times_win_over_words_and_it_is_said(tmp_path):
     series = read_series(write_series(tmp_path, SeriesDescription="SAG T2", **SPIN_T1))
     assert series.view == SAGITTAL_T1
-    assert "described as T2 ('SAG T2')" in series.issues[0] and "taken as T1" in series.issues[0]
+    assert "described as T2 ('SAG T2')" in str(series.issues[0]) and "taken as T1" in str(series.issues[0])
 
 
 @pytest.mark.parametrize(
@@ -471,7 +472,7 @@ def test_times_win_over_words_and_it_is_said(tmp_path):
 )
 def test_other_parts_of_the_body_are_no_view_and_it_is_said(tmp_path, tags):
     series = read_series(write_series(tmp_path, **SPIN_T2, **tags))
-    assert series.view == "" and "no lumbar view" in series.issues[0]
+    assert series.view == "" and "no lumbar view" in str(series.issues[0])
 
 
 def test_scouts_in_a_series_are_left_out_and_noted(tmp_path):
@@ -480,7 +481,7 @@ def test_scouts_in_a_series_are_left_out_and_noted(tmp_path):
     write(tmp_path / "51.dcm", image(orientation=CORONAL, number=51))
     series = read_series(tmp_path)
     assert series.view == AXIAL_T2 and series.n_slices == 9
-    assert series.issues == ("50.dcm, 51.dcm: scout in another plane than the series, left out",)
+    assert tuple(map(str, series.issues)) == ("50.dcm, 51.dcm: scout in another plane than the series, left out",)
 
 
 def test_a_steep_block_is_no_scout(tmp_path):
@@ -496,7 +497,7 @@ def test_a_steep_block_is_no_scout(tmp_path):
     write(tmp_path / "99.dcm", image(orientation=SAGITTAL, number=99))
     series = read_series(tmp_path)
     assert series.view == AXIAL_T2 and len(series.stacks) == 5 and series.n_slices == 20
-    assert series.issues == ("99.dcm: scout in another plane than the series, left out",)
+    assert tuple(map(str, series.issues)) == ("99.dcm: scout in another plane than the series, left out",)
 
 
 def test_a_three_plane_localizer_is_no_view(tmp_path):
@@ -510,7 +511,7 @@ def test_the_table_s_view_holds_but_a_wrong_plane_is_noted(tmp_path):
     write_series(tmp_path, orientation=AXIAL)
     series = read_series(tmp_path, view=SAGITTAL_T1)
     assert series.view == SAGITTAL_T1
-    assert series.issues == ("listed as Sagittal T1 but its slices are axial",)
+    assert tuple(map(str, series.issues)) == ("listed as Sagittal T1 but its slices are axial",)
     with pytest.raises(DataError, match="view 'T1' is not known"):
         read_series(tmp_path, view="T1")
 
@@ -538,7 +539,7 @@ def test_a_link_that_leads_back_does_not_scan_for_ever(tmp_path):
 
 def test_real_series_are_recognised_as_their_description_says(real_mri):
     cases = sorted(folder for folder in real_mri.iterdir() if folder.is_dir())
-    assert len(cases) == 10
+    assert [case.name for case in cases] == sorted(pd.read_csv(real_mri / "points.csv")["case"].unique())
     for case in cases:
         series = read_series(case)
         expected = {"Sagittal T1": SAGITTAL_T1, "Sagittal T2": SAGITTAL_T2}[series.description]

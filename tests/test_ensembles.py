@@ -17,7 +17,7 @@ import lumbar_utils.inference.preprocessing as preparing_module
 from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.errors import DataError
 from lumbar_utils.inference.predictor import Predictor
-from lumbar_utils.inference.preprocessing import prepare_study
+from lumbar_utils.inference.preprocessing import preprocess_study
 from lumbar_utils.kaggle.workspace import find_weights
 from lumbar_utils.labels import AXIAL_T2, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.metrics.calibration import Calibration
@@ -132,12 +132,12 @@ def test_a_network_without_a_finite_answer_does_not_poison_the_mean(runs, crops,
     assert np.allclose(given.predict_crops(big), 0.25 * p0 + 0.75 * p1, atol=1e-9)
     result = given.predict_study(Study("2", (), ()), disc_points("2"))
     assert not result.fallback and np.allclose(result.probabilities, 0.25 * p0[2] + 0.75 * p1[2], atol=1e-9)
-    assert "1 of 3 networks gave no finite number" in result.issues[-1]
+    assert "1 of 3 networks gave no finite number" in str(result.issues[-1])
 
     none = predictor(listed(runs, "broken", name="all broken.json", calibration=CALIBRATION))
     result = none.predict_study(Study("2", (), ()), disc_points("2"))
     assert result.fallback and np.allclose(result.probabilities, none.prior)
-    assert "no finite number" in result.issues[-1]
+    assert "no finite number" in str(result.issues[-1])
 
 
 def test_an_overflow_in_one_study_costs_that_study_one_voice(runs, crops, alone, monkeypatch):
@@ -152,8 +152,8 @@ def test_an_overflow_in_one_study_costs_that_study_one_voice(runs, crops, alone,
         return p
 
     monkeypatch.setattr(grading_module, "grade", overflowing)
-    prepared = [prepare_study(Study(str(i), (), ()), None, both.specs, disc_points(str(i))) for i in range(3)]
-    results = list(both._grade_prepared(prepared, both.plan))
+    prepared = [preprocess_study(Study(str(i), (), ()), None, both.specs, disc_points(str(i))) for i in range(3)]
+    results = list(both._predict(prepared, both.plan))
     assert [bool(r.issues) for r in results] == [False, True, False] and not any(r.fallback for r in results)
     assert np.allclose(results[1].probabilities, alone["fold_1"][1], atol=1e-9)
 

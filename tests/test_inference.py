@@ -23,7 +23,7 @@ from lumbar_utils.cli import main
 from lumbar_utils.devices import Compute
 from lumbar_utils.errors import CODES, DataError
 from lumbar_utils.inference.predictor import Predictor
-from lumbar_utils.inference.preprocessing import Finder, Prepared, prepare
+from lumbar_utils.inference.preprocessing import PreprocessedStudy, preprocess
 from lumbar_utils.inference.resume_log import ResumeLog
 from lumbar_utils.inference.run import run_inference
 from lumbar_utils.labels import PROBABILITY_COLUMNS, VIEWS, row_ids
@@ -67,7 +67,7 @@ def test_every_kind_of_broken_study_among_healthy_ones(cohort, run, tmp_path):
     found = {p.study_id: p for p in done.predictions}
     for one in expected.predictions:
         assert np.allclose(found[one.study_id].probabilities, one.probabilities, rtol=0, atol=1e-7)
-        assert found[one.study_id].records == one.records
+        assert found[one.study_id].issues == one.issues
 
     records = records_of(done)
     for kind, study_id in broken.items():
@@ -77,7 +77,7 @@ def test_every_kind_of_broken_study_among_healthy_ones(cohort, run, tmp_path):
     # A slice, or a series beside which there is another: the view is still there. Else its stand-in is used.
     assert found[broken["truncated file"]].missing_views == found[broken["absurd size"]].missing_views == ()
     assert found[broken["no position"]].missing_views == (BROKEN["no position"][0],)
-    keys = {"study_id", "series_id", "file", "stage", "code", "message", "used"}
+    keys = {"study_id", "series_id", "file", "view", "stage", "code", "message", "used"}
     assert all(set(record) == keys and CODES[record["code"]][0] == record["stage"] for record in records)
     assert [r["file"] for r in records if r["study_id"] == broken["absurd size"] and r["file"]] == ["1.dcm"]
     log = pd.read_csv(done.log, dtype=str, keep_default_na=False)
@@ -86,7 +86,7 @@ def test_every_kind_of_broken_study_among_healthy_ones(cohort, run, tmp_path):
 
 
 def test_two_devices_share_the_studies(cohort, run):
-    crops = [prepare(source, Finder(MiddleLocalizer()), (SPEC,)).crops[0] for source in find_studies(cohort)[:5]]
+    crops = [preprocess(source, MiddleLocalizer(), (SPEC,)).crops[0] for source in find_studies(cohort)[:5]]
     one, two = predictor(run, mirror=True), predictor(run, "cpu,cpu", mirror=True, batch_size=2)
     assert [str(compute.device) for compute in two.networks.computes] == ["cpu", "cpu"] and two.window == 4
     asked = []
@@ -106,9 +106,9 @@ class BrokenGpu:
     seconds = np.full(3, np.nan)
 
     def __init__(self, networks):
-        self.empty = networks.member_predictions
+        self.empty = networks.predict
 
-    def member_predictions(self, inputs, inputs_of, plan, batch_size):
+    def predict(self, inputs, inputs_of, plan, batch_size):
         if not inputs:
             return self.empty(inputs, inputs_of, plan, batch_size)
         raise RuntimeError("CUDA error: an illegal memory access was encountered")
@@ -131,11 +131,13 @@ class Clock:
     def __init__(self, monkeypatch, read: float, grade: float):
         self.now = 100.0
         monkeypatch.setattr(inference_module.time, "monotonic", lambda: self.now)
-        crops = prepare(self.source, Finder(MiddleLocalizer()), (SPEC,)).crops
+        crops = preprocess(self.source, MiddleLocalizer(), (SPEC,)).crops
 
-        def fake_prepare(source, localizer, specs, seconds):
+        def fake_preprocess(source, localizer, specs, seconds, deadline):
+            if deadline <= time.time():
+                return preparing._lost(source, "out_of_time", "too late")
             self.now += read
-            return Prepared(source.study_id, (), None, crops)
+            return PreprocessedStudy(source.study_id, (), None, crops)
 
         def noting(model, inputs, compute, *, batch_size, mirror):
             self.now += grade * len(inputs) * (2 if mirror else 1)
@@ -144,7 +146,7 @@ class Clock:
         import lumbar_utils.inference.networks as grading
 
         graded = grading.grade
-        monkeypatch.setattr(preparing, "prepare", fake_prepare)
+        monkeypatch.setattr(preparing, "preprocess", fake_preprocess)
         monkeypatch.setattr(grading, "grade", noting)
         monkeypatch.setattr(grading.time, "perf_counter", lambda: self.now)
 
@@ -197,11 +199,11 @@ sys.path.insert(0, {tests!r})
 from test_inference import find_studies, predictor, run_inference, Path
 import lumbar_utils.inference.resume_log as resume_log
 
-def slowly(self, *arguments, note=resume_log.ResumeLog.note):
-    note(self, *arguments)
+def slowly(self, *arguments, add=resume_log.ResumeLog.add):
+    add(self, *arguments)
     time.sleep({pause})
 
-resume_log.ResumeLog.note = slowly
+resume_log.ResumeLog.add = slowly
 given = predictor(Path({run!r}), batch_size=1)
 print(run_inference(given, find_studies({data!r}), {out!r}, n_jobs=2, progress=False))
 """
@@ -224,11 +226,11 @@ def test_a_run_that_was_killed_goes_on_where_it_was(cohort, run, tmp_path):
     process.communicate(timeout=100)  # which waits for the workers too: they end by themselves
     assert not out.exists()
     with open(resume_log, "ab") as file:
-        file.write(b"0123abcd {cut off")
+        file.write(b'{"place":"cut off')
 
     process = start(run, cohort, out, 0)
     text = process.communicate(timeout=200)[0]
-    assert process.returncode == 0 and "1 of 8 studies were graded by an earlier run" in text
+    assert process.returncode == 0 and "1 of 8 studies were predicted by an earlier run" in text
     assert sorted(p.name for p in tmp_path.iterdir()) == ["s.csv", "s_log.csv", "s_log.jsonl"]
     whole = run_inference(predictor(run, batch_size=1), find_studies(cohort), tmp_path / "whole.csv", progress=False)
     assert out.read_bytes() == whole.path.read_bytes()
@@ -238,15 +240,15 @@ def test_a_run_that_was_killed_goes_on_where_it_was(cohort, run, tmp_path):
 @pytest.fixture
 def interrupted(cohort, run, tmp_path, monkeypatch):
     """A run whose resume_log holds three studies of eight, cut off by the user."""
-    note = ResumeLog.note
+    add = ResumeLog.add
 
     def cut(self, *arguments):
         if len(self.path.read_bytes().splitlines()) == 4:
             raise KeyboardInterrupt
-        note(self, *arguments)
+        add(self, *arguments)
 
     with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-        patched.setattr(ResumeLog, "note", cut)
+        patched.setattr(ResumeLog, "add", cut)
         run_inference(predictor(run), find_studies(cohort), tmp_path / "s.csv", progress=False)
     return tmp_path / "s.csv"
 
@@ -294,7 +296,7 @@ def test_a_study_that_has_changed_is_graded_again(interrupted, cohort, run, tmp_
     before = os.stat(series)
     try:
         os.utime(series, (before.st_atime, before.st_mtime + 10))
-        found = ResumeLog(resume_log, json.loads(resume_log.read_bytes().splitlines()[0][9:])["identity"])
+        found = ResumeLog(resume_log, json.loads(resume_log.read_bytes().splitlines()[0])["fingerprint"])
         assert len(found.found) == 3 and found.known(sources[0]) is None and found.known(sources[1]) is not None
         found.close(remove=False)
     finally:
@@ -302,7 +304,7 @@ def test_a_study_that_has_changed_is_graded_again(interrupted, cohort, run, tmp_
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_under_the_journal_does_not_end_the_run(cohort, run, tmp_path):
+def test_a_full_disk_under_the_resume_log_does_not_end_the_run(cohort, run, tmp_path):
     (tmp_path / "s_resume.jsonl").symlink_to("/dev/full")
     with pytest.raises(DataError, match="disk full"):  # it is full before the work
         run_inference(predictor(run), find_studies(cohort, part="test"), tmp_path / "s.csv", progress=False)
@@ -321,7 +323,7 @@ def test_a_disk_that_fills_up(cohort, run, tmp_path, monkeypatch):
     complete(path, [source.study_id for source in sources])
     before = path.read_bytes()
     with monkeypatch.context() as patched:
-        patched.setattr("lumbar_utils.models.run_folder.os.replace", full)
+        patched.setattr("lumbar_utils.files.os.replace", full)
         with pytest.raises(DataError, match=r"s\.csv: cannot be written .*disk full"):
             run_inference(predictor(run), sources, path, progress=False)
     assert path.read_bytes() == before, "what was there is kept"
@@ -331,7 +333,7 @@ def test_a_disk_that_fills_up(cohort, run, tmp_path, monkeypatch):
 def test_what_cannot_work_is_refused_before_the_work(cohort, run, tmp_path, monkeypatch):
     monkeypatch.setattr(preparing, "load_study", lambda source: pytest.fail("nothing should be read"))
     sources = find_studies(cohort, part="test")
-    with pytest.raises(DataError, match="named twice"):
+    with pytest.raises(DataError, match="listed twice"):
         run_inference(predictor(run), [*sources, sources[0]], tmp_path / "s.csv")
     with pytest.raises(DataError, match="columns"):
         run_inference(predictor(run), sources, tmp_path / "s.csv", sample=pd.DataFrame({"row_id": ["1"]}))
@@ -348,8 +350,8 @@ def test_the_sample_decides_the_rows(cohort, run, tmp_path):
     sample = CompetitionFolder.open(cohort).sample_submission
     done = run_inference(predictor(run), sources[:1], tmp_path / "s.csv", sample=sample, progress=False)
     complete(done.path, [source.study_id for source in sources])
-    (absent,) = [record for record in records_of(done) if record["code"] == "not_predicted"]
-    assert absent["study_id"] == sources[1].study_id and absent["used"] == CODES["not_predicted"][1]
+    (absent,) = [record for record in records_of(done) if record["code"] == "study_absent"]
+    assert absent["study_id"] == sources[1].study_id and absent["used"] == CODES["study_absent"][1]
     assert done.predictions[0].missing_views == () and set(VIEWS) == set(SPEC.shapes)
 
 

@@ -11,6 +11,7 @@ from planted_crops import POINTS, planted_cohort
 
 from lumbar_utils.crops.extraction import StudyCrops
 from lumbar_utils.dicom.series import Series, Stack, Study
+from lumbar_utils.errors import Issue
 from lumbar_utils.geometry import (
     ANTERIOR,
     INFERIOR,
@@ -79,7 +80,7 @@ def shown_objects(words: str) -> dict:
     return {
         "study": Study(words, (series,), (words,)),
         "discs": discs,
-        "crops": StudyCrops(words, **values, issues=(words,)),
+        "crops": StudyCrops(words, **values, issues=(Issue("note", words),)),
         "prediction": StudyPrediction(words, p, discs, (), (words,), fallback=True, synthetic_only=True),
     }
 
@@ -107,7 +108,7 @@ def test_a_class_prior_does_not_look_like_grades():
     p = np.tile([0.2, 0.3, 0.5], (25, 1))
     html = StudyPrediction("7", p, fallback=True)._repr_html_()
     assert html.count("20% / 30% / 50%") == 25
-    assert "Severe" not in html and "most probable grades" not in html and "not graded" in html
+    assert "Severe" not in html and "most probable grades" not in html and "not predicted" in html
 
 
 def test_objects_with_nothing_in_them_show_that():

@@ -20,7 +20,7 @@ from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.localization import DiscLocalizer, DiscPoints
 from lumbar_utils.localization.batch import LocalizerFiles, locate_studies, points_from_table
 from lumbar_utils.localization.evaluation import read_reference
-from lumbar_utils.parallel import JobFailure, run_jobs, stays_here
+from lumbar_utils.parallel import DIED, HUNG, JobFailure, run_jobs, stays_here
 from lumbar_utils.studies.study import CompetitionFolder, find_studies
 
 SPEC = CropSpec(shapes={SAGITTAL_T2: (4, 20, 20), AXIAL_T2: (4, 20, 20), SAGITTAL_T1: (8, 20, 20)})
@@ -82,13 +82,13 @@ def test_tasks_are_read_only_as_far_as_they_are_needed():
 
 def test_a_job_that_fails_or_kills_its_process_costs_only_itself():
     results = dict(run_jobs(odd, [(i,) for i in range(12)], n_jobs=2))
-    assert [results.pop(6).kind, results.pop(3)] == ["", JobFailure("three", "ValueError")]
+    assert [results.pop(6).kind, results.pop(3)] == [DIED, JobFailure("three", "ValueError")]
     assert results == {i: i for i in (0, 1, 2, 4, 5, 7, 8, 9, 10, 11)}
 
 
 def test_a_job_that_never_answers_is_given_up():
-    results = dict(run_jobs(sleep, [(0.0,), (60.0,), (0.0,)], n_jobs=2, timeout=5.0))
-    assert results.pop(1).reason.endswith("never answered")
+    results = dict(run_jobs(sleep, [(0.0,), (60.0,), (0.0,)], n_jobs=2, timeout=lambda: 5.0))
+    assert results.pop(1).kind == HUNG
     assert results == {0: 0.0, 2: 0.0}
 
 

@@ -8,9 +8,9 @@ from planted_crops import SPEC, disc_points, planted_cohort, study_crops, tiny_c
 import lumbar_utils.inference.networks as grading_module
 import lumbar_utils.inference.preprocessing as preparing_module
 from lumbar_utils.crops.extraction import CropSpec
-from lumbar_utils.errors import DataError, DicomError
-from lumbar_utils.inference.predictor import Predictor, StudyPrediction, write_submission
-from lumbar_utils.inference.preprocessing import Finder, prepare_study
+from lumbar_utils.errors import DataError, DicomError, Issue
+from lumbar_utils.inference import Predictor, StudyPrediction, write_submission
+from lumbar_utils.inference.preprocessing import preprocess_study
 from lumbar_utils.labels import N_TARGETS, PROBABILITY_COLUMNS, VIEWS, row_ids
 from lumbar_utils.metrics.score import read_predictions, weighted_prior
 from lumbar_utils.studies.study import Study
@@ -65,9 +65,9 @@ def test_a_study_is_graded_like_its_crops(predictor, cohort):
 
 @pytest.mark.parametrize(("study_id", "words"), [("lost", "no sagittal series"), ("broken", "reshape"), ("empty", "")])
 def test_a_broken_study_gets_the_prior(predictor, study_id, words):
-    result = predictor.predict_study(Study(study_id, (), ("one file was bad",)))
+    result = predictor.predict_study(Study(study_id, (), (Issue("note", "one file was bad", study_id),)))
     assert result.fallback and np.allclose(result.probabilities, predictor.prior)
-    assert "one file was bad" in result.issues and words in " ".join(result.issues)
+    assert "one file was bad" in list(map(str, result.issues)) and words in " ".join(map(str, result.issues))
 
 
 def test_many_studies_keep_their_order_whatever_breaks(predictor, cohort, monkeypatch):
@@ -90,7 +90,7 @@ def test_many_studies_keep_their_order_whatever_breaks(predictor, cohort, monkey
     results = list(predictor.predict_studies([Source(s) for s in ids], progress=False))
     assert [r.study_id for r in results] == ids
     assert [r.fallback for r in results] == [False, True, False, True, True, False, True]
-    assert "nobody foresaw" in results[-1].issues[0]
+    assert "nobody foresaw" in str(results[-1].issues[0])
     assert np.allclose(results[5].probabilities, predictor.predict_crops([crops["1002"]])[0], atol=1e-5)
 
 
@@ -99,9 +99,9 @@ def test_a_network_that_overflows_costs_one_study(predictor, cohort, monkeypatch
     graded = predictor.predict_crops([crops["1000"], crops["1001"]])
     graded[0, 3] = np.nan
     monkeypatch.setattr(grading_module, "grade", lambda *_, **__: graded)
-    prepared = [prepare_study(Study(s, (), ()), Finder(predictor.localizer), predictor.specs) for s in ("1000", "1001")]
-    first, second = predictor._grade_prepared(prepared, predictor.plan)
-    assert first.fallback and "no finite number" in first.issues[-1] and np.isfinite(first.probabilities).all()
+    prepared = [preprocess_study(Study(s, (), ()), predictor.localizer, predictor.specs) for s in ("1000", "1001")]
+    first, second = predictor._predict(prepared, predictor.plan)
+    assert first.fallback and "no finite number" in str(first.issues[-1]) and np.isfinite(first.probabilities).all()
     assert not second.fallback and np.allclose(second.probabilities, graded[1])
 
 
@@ -123,7 +123,7 @@ def test_a_folder_that_is_no_run(tmp_path):
 def test_submission_has_every_row_in_the_samples_order(tmp_path):
     rng = np.random.default_rng(0)
     predictions = [
-        StudyPrediction(s, rng.dirichlet([5, 2, 1e-3], size=N_TARGETS), issues=('a, "quoted"\nnote',))
+        StudyPrediction(s, rng.dirichlet([5, 2, 1e-3], size=N_TARGETS), issues=(Issue("note", 'a, "quoted"\nnote', s),))
         for s in ("20", "3")
     ]
     sample = pd.DataFrame({"row_id": sorted(row_ids(["3", "20", "99"]))})

@@ -15,8 +15,9 @@ import pytest
 from broken_studies import SPEC, MiddleLocalizer
 
 import lumbar_utils.inference.preprocessing as preparing
-from lumbar_utils.inference.preprocessing import Finder, StudyTimeout, prepare_studies, time_limit
+from lumbar_utils.inference.preprocessing import StudyTimeout, preprocess_studies, time_limit
 from lumbar_utils.localization import DiscLocalizer
+from lumbar_utils.localization.batch import LocalizerFiles
 from lumbar_utils.studies.study import StudySource, find_studies
 
 # joblib's processes are ended under way here, and say so in many voices.
@@ -54,15 +55,15 @@ def sources(cohort) -> list[StudySource]:
 
 
 def prepared(sources, how=None, **options):
-    """Prepared studies, flat, and the windows' lengths; `how` by index of the study."""
+    """PreprocessedStudy studies, flat, and the windows' lengths; `how` by index of the study."""
     how = {sources[i].study_id: what for i, what in (how or {}).items()}
-    windows = list(prepare_studies(sources, Finder(Obstinate(how)), (SPEC,), **options))
+    windows = list(preprocess_studies(sources, Obstinate(how), (SPEC,), **options))
     return [item for window in windows for item in window], [len(window) for window in windows]
 
 
 def codes(items) -> list[list[str]]:
     """What each lost study was lost to; nothing for those that are fine."""
-    return [[p.code for p in item.issues] if not item.gradable else [] for item in items]
+    return [[p.code for p in item.issues] if not item.usable else [] for item in items]
 
 
 @pytest.fixture(scope="module")
@@ -116,13 +117,13 @@ def test_a_study_that_hangs_is_given_up(sources, alone, n_jobs):
     started = time.monotonic()
     items, _ = prepared(sources[:4], {1: "hangs in Python"}, n_jobs=n_jobs, study_seconds=5.0)
     assert codes(items) == [[], ["study_timeout"], [], []]
-    assert "while finding the discs" in str(items[1].issues[0])
+    assert "while locating the discs" in str(items[1].issues[0])
     assert same([items[0], *items[2:]], [alone[0], *alone[2:4]])
     assert time.monotonic() - started < 60
 
 
 def test_a_process_that_cannot_be_interrupted_is_ended(sources, alone, monkeypatch):
-    monkeypatch.setattr(preparing, "GRACE_SECONDS", 2.0)
+    monkeypatch.setattr(preparing, "GRACE_SECONDS", 6.0)
     items, _ = prepared(sources[:4], {2: "hangs in C"}, n_jobs=2, window=2, study_seconds=8.0)
     assert codes(items) == [[], [], ["study_timeout"], []]
     assert "process was ended" in str(items[2].issues[0])
@@ -147,7 +148,7 @@ def test_nothing_is_read_when_the_time_is_over(sources, n_jobs):
 
 
 def test_leaving_early_ends_what_is_under_way(sources):
-    windows = prepare_studies(sources, Finder(MiddleLocalizer()), (SPEC,), n_jobs=2, window=2)
+    windows = preprocess_studies(sources, MiddleLocalizer(), (SPEC,), n_jobs=2, window=2)
     assert len(next(windows)) == 2
     windows.close()
 
@@ -179,16 +180,16 @@ def test_a_localizer_that_cannot_travel_is_used_in_this_process(sources, alone):
         def __reduce__(self):
             return Bound, (self.lock,)
 
-    windows = prepare_studies(sources[:2], Finder(Bound()), (SPEC,), n_jobs=2, window=2)
+    windows = preprocess_studies(sources[:2], Bound(), (SPEC,), n_jobs=2, window=2)
     assert same([item for window in windows for item in window], alone[:2])
 
 
 def test_a_localizer_travels_by_its_files_and_is_read_once_a_process(tmp_path):
     DiscLocalizer.shipped().save(tmp_path)
     localizer = DiscLocalizer.load(tmp_path)
-    sent = ForkingPickler.dumps(Finder(localizer))
+    sent = ForkingPickler.dumps(LocalizerFiles.of(localizer))
     assert len(sent) < 5000, "paths, not tensors: dask sends a localizer with every study"
-    arrived = [ForkingPickler.loads(sent).localizer for _ in range(2)]
+    arrived = [ForkingPickler.loads(sent).open() for _ in range(2)]
     assert arrived[0] is arrived[1] is not localizer
     own, other = (localizer.networks[0].state_dict() for localizer in (localizer, arrived[0]))
     assert all((own[name] == other[name]).all() for name in own)

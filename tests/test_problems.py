@@ -8,8 +8,7 @@ import pytest
 from dicom_files import AXIAL, SAGITTAL, image, write, write_series
 
 from lumbar_utils.errors import CODES, DataError, Issue
-from lumbar_utils.inference.issues import issues_of_study
-from lumbar_utils.inference.preprocessing import Finder, prepare_study
+from lumbar_utils.inference.preprocessing import preprocess_study
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.studies.study import StudySource, load_study
 
@@ -33,7 +32,7 @@ def records(tmp_path):
     (study / "text").mkdir()
     (study / "text" / "1.dcm").write_text("no image")
     listed = {"t2": SAGITTAL_T2, "wrong": AXIAL_T2, "odd": "T2 space", "text": SAGITTAL_T1, "gone": SAGITTAL_T1}
-    found = issues_of_study(study_of(tmp_path, listed))
+    found = study_of(tmp_path, listed).all_issues
     return {(record.code, record.series_id, record.file): record for record in found}
 
 
@@ -65,13 +64,6 @@ def test_records_travel_as_json(records):
         Issue.from_json({"code": "note", "mood": "grumpy"})
 
 
-def test_a_file_that_belongs_to_no_series():
-    from lumbar_utils.studies.study import Study
-
-    (record,) = issues_of_study(Study("7", (), ("IM_3: holds no MR image but SR",)))
-    assert (record.code, record.file, record.message) == ("file_unreadable", "IM_3", "holds no MR image but SR")
-
-
 class Stumbling:
     """A localizer that fails, in a way that nobody foresaw, on one series."""
 
@@ -90,7 +82,7 @@ def test_a_series_that_the_localizer_stumbles_over_costs_only_itself(tmp_path):
     for name in ("t2", "t1"):
         write_series(tmp_path / "7" / name)
     study = study_of(tmp_path, {"t2": SAGITTAL_T2, "t1": SAGITTAL_T1})
-    prepared = prepare_study(study, Finder(Stumbling("t1")), ())
+    prepared = preprocess_study(study, Stumbling("t1"), ())
     assert prepared.discs is not None
     (record,) = prepared.issues
     assert (record.code, record.series_id) == ("series_not_located", "t1") and "foresaw" in record.message
@@ -113,10 +105,10 @@ def test_a_series_that_cannot_be_cropped_costs_its_view(tmp_path, monkeypatch):
         return extract(part, discs, spec)
 
     monkeypatch.setattr(preparing, "extract_crops", stumbling)
-    prepared = prepare_study(study, Finder(MiddleLocalizer()), (SPEC,))
+    prepared = preprocess_study(study, MiddleLocalizer(), (SPEC,))
     codes = [record.code for record in prepared.issues]
-    assert prepared.gradable and prepared.missing == (AXIAL_T2, SAGITTAL_T1)
+    assert prepared.usable and prepared.missing == (AXIAL_T2, SAGITTAL_T1)
     assert codes[0] == "series_not_cropped" and codes.count("view_missing") == 2
     monkeypatch.setattr(preparing, "extract_crops", lambda *_: 1 / 0)
-    prepared = prepare_study(study, Finder(MiddleLocalizer()), (SPEC,))
-    assert [record.code for record in prepared.issues] == ["not_cropped"] and not prepared.gradable
+    prepared = preprocess_study(study, MiddleLocalizer(), (SPEC,))
+    assert [record.code for record in prepared.issues] == ["not_cropped"] and not prepared.usable

@@ -15,9 +15,9 @@ from planted_crops import disc_points, planted_cohort
 
 import lumbar_utils.report.folder as folder_module
 from lumbar_utils.crops.extraction import extract_crops
-from lumbar_utils.errors import DataError, DicomError
+from lumbar_utils.errors import DataError, DicomError, Issue
 from lumbar_utils.files import file_name
-from lumbar_utils.inference.preprocessing import words
+from lumbar_utils.inference.preprocessing import message_of
 from lumbar_utils.inference.submission import SYNTHETIC_WARNING, WEIGHTED_NOTE, StudyPrediction
 from lumbar_utils.labels import (
     CONDITIONS,
@@ -99,8 +99,11 @@ def test_the_json_says_what_was_predicted_and_keeps_its_form(located, tmp_path):
     assert len(report["crops"]) == len(VIEWS) * len(LEVELS) and report["model"] == {"name": "a run", "networks": 2}
 
 
+UNREADABLE = Issue("study_unreadable", "cannot be read", "7")
+
+
 def test_the_json_of_a_study_without_anything_keeps_its_form():
-    report = describe(StudyPrediction("7", grades(), None, tuple(VIEWS), ("cannot be read",), fallback=True))
+    report = describe(StudyPrediction("7", grades(), None, tuple(VIEWS), (UNREADABLE,), fallback=True))
     jsonschema.validate(report, SCHEMA)
     assert report["flags"] == ["fallback", "disc", "view", "issue"] and "class prior" in report["warnings"][0]
 
@@ -149,13 +152,16 @@ def test_pages_say_that_probabilities_carry_the_metrics_weights(located, tmp_pat
 
 def test_what_is_missing_is_said_once_and_stripes_are_explained(located, tmp_path):
     _, _, crops, prediction = located
-    issues = (f"{SAGITTAL_T1}: no crops, no series", "the naming is doubtful")
+    issues = (
+        Issue("view_missing", "no crops, no series", view=SAGITTAL_T1),
+        Issue("note", "the labelling is uncertain"),
+    )
     lacking = replace(prediction, missing_views=(SAGITTAL_T1,), issues=issues)
     covered = {view: np.ones_like(seen) for view, seen in crops.covered.items()}
     reports = ReportFolder(tmp_path)
     whole = Elements(reports.write(lacking, None, replace(crops, covered=covered)).read_text("utf-8"))
     assert whole.text.count("is missing") == 1 and f"{SAGITTAL_T1} is missing (no series); a learned" in whole.text
-    assert "no crops, no series" not in whole.text and whole.text.count("the naming is doubtful") == 1
+    assert "no crops, no series" not in whole.text and whole.text.count("the labelling is uncertain") == 1
     assert "Stripes" not in whole.text
     covered[VIEWS[0]][2, :, :10] = False
     assert "Stripes: outside of the scan" in reports.write(lacking, None, replace(crops, covered=covered)).read_text()
@@ -177,7 +183,7 @@ def test_the_page_can_be_read_without_seeing_it(located, tmp_path):
 def test_all_words_are_escaped(located, tmp_path):
     _, _, crops, prediction = located
     discs = DiscPoints(HOSTILE, HOSTILE, prediction.discs.points, prediction.discs.confidence, (HOSTILE,) * 5)
-    hostile = StudyPrediction(HOSTILE, prediction.probabilities, discs, (), (HOSTILE,))
+    hostile = StudyPrediction(HOSTILE, prediction.probabilities, discs, (), (Issue("note", HOSTILE),))
     reports = ReportFolder(tmp_path, model={HOSTILE: HOSTILE})
     path = reports.write(hostile, None, crops)
     reports.failures[HOSTILE] = HOSTILE
@@ -273,7 +279,7 @@ def test_what_lies_beside_a_synthetic_cohort_is_not_called_synthetic(cohort, tmp
 def test_what_is_said_of_a_failure_names_no_folder():
     gone = PermissionError(13, "Permission denied", "/data/Muster_Anna/train_images/1")
     broken = DicomError("cut off", path="/data/Muster_Anna/scan.dcm", study_id="1")
-    assert "Muster" not in words(gone) + words(broken) and "scan.dcm: cut off" in words(broken)
+    assert "Muster" not in message_of(gone) + message_of(broken) and "scan.dcm: cut off" in message_of(broken)
 
 
 def test_a_failure_costs_only_its_own_report(located, tmp_path, monkeypatch):

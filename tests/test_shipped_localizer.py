@@ -21,8 +21,9 @@ from lumbar_utils import __version__, viz
 from lumbar_utils.cli import main
 from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.errors import DataError
+from lumbar_utils.inference import Predictor
 from lumbar_utils.inference import predictor as predict_module
-from lumbar_utils.inference.predictor import LEVEL_LABELLING_UNCERTAIN, Predictor
+from lumbar_utils.inference.preprocessing import LEVEL_LABELLING_UNCERTAIN
 from lumbar_utils.labels import LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.localization import DiscLocalizer, DiscPoints, evaluate_points, read_reference, summary
 from lumbar_utils.localization import localizer as finder_module

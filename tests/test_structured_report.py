@@ -15,7 +15,7 @@ from dicom_files import AXIAL, SAGITTAL, enhanced, image, stack_positions, write
 from pydicom.sr.codedict import codes
 
 from lumbar_utils.cli import main, structured_reports
-from lumbar_utils.errors import DataError, DicomError, LumbarError
+from lumbar_utils.errors import DataError, DicomError, Issue, LumbarError
 from lumbar_utils.inference.submission import WEIGHTED_NOTE, StudyPrediction
 from lumbar_utils.labels import (
     AXIAL_T2,
@@ -209,14 +209,14 @@ def test_a_study_without_a_view_says_so(cohort, phantom, tmp_path):
     prediction = StudyPrediction(
         *(source.study_id, prediction.probabilities, prediction.discs),
         missing_views=(AXIAL_T2, SAGITTAL_T1),
-        issues=("the naming is doubtful",),
+        issues=(Issue("note", "the labelling is uncertain"),),
         synthetic_only=True,
     )
     files, failures = write_structured_reports([prediction], [only_t2], tmp_path)
     assert not failures and dciodvfy(files[source.study_id]) == []
     report = pydicom.dcmread(files[source.study_id])
     said = " ".join(item.TextValue for item in items(report, "Comment"))
-    assert f"Not available: {AXIAL_T2}, {SAGITTAL_T1}" in said and "low_confidence" in said
+    assert f"Not available: {AXIAL_T2}, {SAGITTAL_T1}" in said and "the labelling is uncertain" in said
     assert "mean nothing for patients" in said and report.CompletionFlag == "PARTIAL"
     groups = sr.srread(files[source.study_id]).content.get_image_measurement_groups()
     assert len(groups) == N_TARGETS and not groups[-1].source_images and len(groups[0].source_images) == 1
@@ -287,7 +287,7 @@ def test_files_that_cannot_be_referred_to_are_left_out_and_named(tmp_path):
     write(folder / "9.dcm", image(number=9, shape=(48, 40), SOPInstanceUID=None))
     (source,) = find_studies(folder)
     evidence = read_evidence(source)
-    assert len(evidence.images) == 5 and any("SOPInstanceUID" in issue for issue in evidence.issues)
+    assert len(evidence.images) == 5 and any("SOPInstanceUID" in issue for issue in map(str, evidence.issues))
     write_series(tmp_path / "coronal", orientation=(1, 0, 0, 0, 0, -1))
     with pytest.raises(DicomError, match="none of the three views"):
         read_evidence(find_studies(tmp_path / "coronal")[0])

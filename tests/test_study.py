@@ -161,7 +161,7 @@ def test_listed_but_absent_and_present_but_unlisted_series_are_noted(competition
     study = CompetitionFolder.open(competition).load_study("201")
     assert [s.series_id for s in study.series] == ["11", "12", "13"]
     assert study.by_view(AXIAL_T2)[0].series_id == "13", "recognised from its orientation and description"
-    assert study.issues == (
+    assert tuple(map(str, study.issues)) == (
         "series 99: listed as 'Axial T2' but not on disk",
         "series 13: on disk but not in the table, recognised as Axial T2",
     )
@@ -174,7 +174,7 @@ def test_an_unknown_description_is_recognised_from_the_headers(competition):
     )
     study = CompetitionFolder.open(competition).load_study("201")
     assert [s.view for s in study.series] == list(SERIES.values())
-    assert study.issues == ("series 12: described as 'Sag T1w', recognised as Sagittal T1",)
+    assert tuple(map(str, study.issues)) == ("series 12: described as 'Sag T1w', recognised as Sagittal T1",)
 
 
 def test_a_broken_series_is_named_and_the_rest_loads(competition):
@@ -182,7 +182,9 @@ def test_a_broken_series_is_named_and_the_rest_loads(competition):
         file.write_bytes(b"")
     study = CompetitionFolder.open(competition).load_study("201")
     assert [s.series_id for s in study.series] == ["11", "13"]
-    assert len(study.issues) == 1 and study.issues[0].startswith("series 12: none of its 5 files can be read; 1.dcm")
+    assert len(study.issues) == 1 and str(study.issues[0]).startswith(
+        "series 12: none of its 5 files can be read; 1.dcm"
+    )
 
 
 def test_nothing_readable_and_nothing_there_are_errors(competition):
@@ -213,7 +215,7 @@ def test_series_ids_of_the_table_cannot_lead_out_of_the_folder(competition):
         lambda t: pd.concat([t, series_rows("201", {"../../../elsewhere": AXIAL_T2, str(secret): AXIAL_T2})]),
     )
     study = CompetitionFolder.open(competition).load_study("201")
-    assert len(study.series) == 3 and sum("no plain name" in p for p in study.issues) == 2
+    assert len(study.series) == 3 and sum("no plain name" in p for p in map(str, study.issues)) == 2
 
 
 def test_study_ids_of_the_table_cannot_lead_out_of_the_folder(competition):
@@ -393,9 +395,9 @@ def test_broken_files_join_the_problems_of_their_folder(tmp_path):
     (tmp_path / "anna" / "SR" / "1").write_bytes(report)
     study = load_study(tmp_path / "anna")
     t1 = study.by_view(SAGITTAL_T1)[0]
-    assert t1.n_slices == 5 and t1.issues[0].startswith("9.dcm: is not a DICOM file")
-    assert study.issues[0] == "DICOMDIR: the file is empty (0 bytes)"
-    assert len(study.issues) == 2 and study.issues[1].startswith("1: holds no MR image but ")
+    assert t1.n_slices == 5 and t1.issues[0].file == "9.dcm" and t1.issues[0].message.startswith("is not a DICOM file")
+    assert str(study.issues[0]) == "DICOMDIR: the file is empty (0 bytes)"
+    assert len(study.issues) == 2 and str(study.issues[1]).startswith("1: holds no MR image but ")
 
 
 def test_paths_with_nothing_or_too_much_say_so(tmp_path):
@@ -464,11 +466,11 @@ def test_anybodys_disc_two_patients_in_one_folder_with_everything_a_scanner_send
         expected = {"0": SAGITTAL_T1, "1": SAGITTAL_T2, "2": AXIAL_T2, "5": SAGITTAL_T2, "6": "", "7": "", "8": ""}
         assert views == expected
         first = study.series_by_id(f"{study.study_id}.0")
-        assert first.n_slices == 5 and "lies where another slice does (duplicate)" in first.issues[0]
-        assert any("5 images of modality CT, expected MR" in issue for issue in study.issues)
-        assert "knee" in study.series_by_id(f"{study.study_id}.8").issues[0]
+        assert first.n_slices == 5 and "lies where another slice does (duplicate)" in str(first.issues[0])
+        assert any("5 images of modality CT, expected MR" in issue for issue in map(str, study.issues))
+        assert "knee" in str(study.series_by_id(f"{study.study_id}.8").issues[0])
     issues = next(source for source in sources if source.study_id == "1.2.10")
-    assert any("1.2.10.99" in issue and "no place" in issue for issue in load_study(issues).issues)
+    assert any("1.2.10.99" in issue and "no place" in issue for issue in map(str, load_study(issues).issues))
 
 
 def test_a_folder_without_any_mr_image_says_what_it_holds(tmp_path):
@@ -510,7 +512,7 @@ def test_real_series_flattened_under_random_names_are_the_same_studies(real_mri,
         study = load_study(source)
         expected[study.series[0].series_id] = (study.series[0].view, study.series[0].n_slices)
     sources = find_studies(flattened(copy, tmp_path / "flat"))
-    assert len(sources) == 10
+    assert len(sources) == len(expected)
     found = {s.series_id: (s.view, s.n_slices) for source in sources for s in load_study(source).series}
     assert found == expected
 
@@ -518,7 +520,7 @@ def test_real_series_flattened_under_random_names_are_the_same_studies(real_mri,
 def test_real_series_load_as_studies_named_by_case(real_mri):
     truth = pd.read_csv(real_mri / "points.csv").groupby("case")["series_description"].first()
     sources = find_studies(real_mri)
-    assert len(sources) == 10
+    assert [source.study_id for source in sources] == list(truth.index)
     for source in sources:
         study = load_study(source)
         assert (real_mri / study.study_id).is_dir() and study.issues == ()

@@ -14,8 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DataError
-from ..inference.issues import counted
+from ..errors import DataError, counted
 from ..studies.competition import in_synthetic_cohort
 from . import environment as machine
 from . import inputs, reports, structured_reports

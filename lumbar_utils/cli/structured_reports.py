@@ -29,7 +29,7 @@ def write(
     """Write a report a study into `folder` and say how many; nothing where no folder was asked for."""
     if folder is None:
         return
-    from ..inference.issues import counted
+    from ..errors import counted
     from ..report.structured_report import write_structured_reports
 
     written, refused = write_structured_reports(predictions, sources, folder, network=network)

@@ -21,7 +21,7 @@ from zipfile import BadZipFile
 import numpy as np
 
 from ..dicom.series import Series, Stack
-from ..errors import DataError
+from ..errors import DataError, Issue
 from ..geometry import (
     INFERIOR,
     LEFT,
@@ -63,7 +63,7 @@ ANGLE_COST_PER_DEGREE = 0.02
 disc's plane: an angulated block of four slices beats a straight block that cuts the disc at 20 degrees."""
 MIN_COVERAGE = 0.05
 """A stack that covers less of the box than this does not show the disc."""
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Of the files and of how they are cut: raise it when the same study gives other crops, and caches are made anew."""
 
 
@@ -146,8 +146,8 @@ class StudyCrops:
     sources : dict view -> tuple of 5 (CropSource or None)
     points : DiscPoints
         The centres of the boxes.
-    issues : tuple of str
-        What was missing or left out, in words.
+    issues : tuple of Issue
+        What was missing or left out.
     """
 
     study_id: str
@@ -157,7 +157,7 @@ class StudyCrops:
     axes: Mapping[str, np.ndarray] = field(repr=False)
     sources: Mapping[str, tuple[CropSource | None, ...]] = field(repr=False)
     points: DiscPoints
-    issues: tuple[str, ...] = ()
+    issues: tuple[Issue, ...] = ()
 
     @property
     def centers(self) -> np.ndarray:
@@ -188,7 +188,14 @@ class StudyCrops:
             words = f"middle slices of the five levels: {', '.join(shown)}"
             pictures.append((data_uri(to_grey(np.vstack(middle), (0.0, 1.05)), quality=70), words))
         about = "share of each crop that the scans cover"
-        return card(f"study {self.study_id}", ("", *VIEWS), rows, about=about, notes=self.issues, pictures=pictures)
+        return card(
+            f"study {self.study_id}",
+            ("", *VIEWS),
+            rows,
+            about=about,
+            notes=list(map(str, self.issues)),
+            pictures=pictures,
+        )
 
     def save(self, path: Path | str) -> Path:
         """Write one `.npz` atomically; nothing in it is pickled."""
@@ -202,7 +209,7 @@ class StudyCrops:
             "series_id": self.points.series_id,
             "flags": list(self.points.flags),
             "source": self.points.source,
-            "issues": list(self.issues),
+            "issues": [issue.to_json() for issue in self.issues],
         }
         arrays = {"points": self.points.points, "confidence": self.points.confidence}
         for i, view in enumerate(VIEWS):
@@ -249,7 +256,7 @@ class StudyCrops:
                     axes={view: data[f"axes_{i}"] for i, view in enumerate(VIEWS)},
                     sources={view: tuple(_source(s) for s in meta["sources"][view]) for view in VIEWS},
                     points=points,
-                    issues=tuple(meta["issues"]),
+                    issues=tuple(map(Issue.from_json, meta["issues"])),
                 )
         except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
             raise DataError(f"{path}: not a readable file of crops ({error}); delete it and run again") from error
@@ -278,15 +285,17 @@ def extract_crops(study: Study, discs: DiscPoints, spec: CropSpec | None = None)
     if not np.isfinite(discs.points).all():
         raise DataError(f"study {study.study_id}: disc points must be finite, got {discs.points.tolist()}")
     images, covered, axes, sources = {}, {}, {}, {}
-    issues: list[str] = []
+    issues: list[Issue] = []
     for view in VIEWS:
         result = _crop_view(study.by_view(view), view, discs, spec)
         images[view], covered[view], axes[view], sources[view] = result
         lacking = [LEVELS[i] for i, source in enumerate(result[3]) if source is None]
         if len(lacking) == N_LEVELS:
-            issues.append(f"{view}: no crops, " + ("no level lies in a scan" if study.by_view(view) else "no series"))
+            text = "no crops, " + ("no level lies in a scan" if study.by_view(view) else "no series")
+            issues.append(Issue("view_missing", text, study.study_id, view=view))
         elif lacking:
-            issues.append(f"{view}: no scan shows {', '.join(lacking)}")
+            text = f"no scan shows {', '.join(lacking)}"
+            issues.append(Issue("levels_missing", text, study.study_id, view=view))
     return StudyCrops(study.study_id, spec, images, covered, axes, sources, discs, tuple(issues))
 
 

@@ -11,7 +11,7 @@ References: DICOM PS3.3 C.7.6.2 (image plane), C.7.6.16 (functional groups of mu
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from pydicom.dataset import Dataset
 
-from ..errors import DataError, DicomError, GeometryError
+from ..errors import DataError, DicomError, GeometryError, Issue
 from ..geometry import (
     DUPLICATE_TOLERANCE_MM,
     INFERIOR,
@@ -120,7 +120,7 @@ class Series:
     header : dict
         By DICOM keyword `dicom_headers.HEADER_NUMBERS` as float (times in ms, field in T, lengths in mm) and
         `HEADER_TEXTS` as str, None where missing. Holds nothing that identifies the patient.
-    issues : tuple of str
+    issues : tuple of Issue
         What was left out or guessed, and why.
     """
 
@@ -130,7 +130,7 @@ class Series:
     stacks: tuple[Stack, ...]
     description: str = ""
     header: dict = field(default_factory=dict, repr=False)
-    issues: tuple[str, ...] = ()
+    issues: tuple[Issue, ...] = ()
 
     @property
     def n_slices(self) -> int:
@@ -159,13 +159,18 @@ class Study:
     study_id : str
     series : tuple of Series
         In the order of the table, then those that it does not name.
-    issues : tuple of str
+    issues : tuple of Issue
         Series that are missing or cannot be read, and what was guessed. Issues inside a series are its own.
     """
 
     study_id: str
     series: tuple[Series, ...]
-    issues: tuple[str, ...] = ()
+    issues: tuple[Issue, ...] = ()
+
+    @property
+    def all_issues(self) -> tuple[Issue, ...]:
+        """Those of the study, then those of each series."""
+        return (*self.issues, *(issue for series in self.series for issue in series.issues))
 
     def by_view(self, view: str) -> tuple[Series, ...]:
         """Series of one of `labels.VIEWS`, the one with most slices first; empty when the view is missing."""
@@ -184,7 +189,7 @@ class Study:
 
     def _repr_html_(self) -> str:
         rows = [(s.series_id, s.view or "none", len(s.stacks), s.n_slices, s.description) for s in self.series]
-        issues = [*self.issues, *(f"series {s.series_id}: {p}" for s in self.series for p in s.issues)]
+        issues = list(map(str, self.all_issues))
         pictures = []
         for view in VIEWS:
             for series in self.by_view(view)[:1]:
@@ -271,16 +276,18 @@ def read_series(
         raise DicomError("holds no files, expected the DICOM files of one series", **where)
     slices: list[Slice] = []
     names: list[str] = []
-    issues: list[str] = []
+    issues: list[Issue] = []
+    place = (study_id, series_id)
     pixels = 0
     for number, path in enumerate(paths):
         if len(slices) >= MAX_SLICES or pixels >= MAX_PIXELS:
-            issues.append(f"{len(paths) - number} more files are not read: {len(slices)} slices, {pixels} pixels")
+            message = f"{len(paths) - number} more files are not read: {len(slices)} slices, {pixels} pixels"
+            issues.append(Issue("files_not_read", message, *place))
             break
         try:
             read = read_slices(path)
         except DicomError as error:
-            issues.append(f"{path.name}: {error.issue}")
+            issues.append(Issue("file_unreadable", error.issue, *place, path.name))
             continue
         if numbered_by_file_name and len(read) == 1 and path.stem.isdecimal():
             read = [read[0]._replace(instance_number=int(path.stem))]
@@ -289,7 +296,7 @@ def read_series(
         read = read[: len(slices) - len(names)]
         names.extend([path.name] * len(read))
     if not slices:
-        first = without_identity(issues[0], scan_headers(paths[0])[0].identity)
+        first = without_identity(str(replace(issues[0], series_id="")), scan_headers(paths[0])[0].identity)
         raise DicomError(f"none of its {len(paths)} files can be read; {first}", **where)
     try:
         return _assemble(slices, names, issues, study_id=study_id, series_id=series_id, view=view)
@@ -298,26 +305,27 @@ def read_series(
 
 
 def _assemble(
-    slices: list[Slice], names: list[str], issues: list[str], *, study_id: str, series_id: str, view: str
+    slices: list[Slice], names: list[str], issues: list[Issue], *, study_id: str, series_id: str, view: str
 ) -> Series:
     """The series of slices that were read; `names` are those of their files."""
     geometries = [item.geometry for item in slices]
     groups = [_in_order(geometries, group) for group in group_into_stacks(geometries)]
     doubles = sorted(set(range(len(slices))) - {index for group in groups for index in group})
-    issues += _left_out("lies where another slice does (duplicate)", doubles, names)
+    place = (study_id, series_id)
+    issues += _left_out("slice_duplicate", "lies where another slice does (duplicate)", doubles, names, place)
     groups, scouts = _without_scouts(slices, groups)
-    issues += _left_out("scout in another plane than the series", scouts, names)
+    issues += _left_out("slice_scout", "scout in another plane than the series", scouts, names, place)
     first = slices[groups[0][0]].dataset
     identity = identity_of(first)
     header, description = acquisition(first, identity), text(first, "SeriesDescription")
     planes = [plane_of(slices[i].geometry) for group in groups for i in group]
     if view:
-        issues += _check_view(view, planes)
+        note = _check_view(view, planes)
     else:
         view, note = recognise(planes, header, description)
-        issues += [note] if note else []
+    issues += [Issue("view_low_confidence", note, *place)] if note else []
     stacks = tuple(_stack(slices, names, group) for group in groups)
-    issues = [without_identity(issue, identity) for issue in issues]
+    issues = [issue.rewritten(lambda words: without_identity(words, identity)) for issue in issues]
     return Series(study_id, series_id, view, stacks, without_identity(description, identity), header, tuple(issues))
 
 
@@ -327,11 +335,12 @@ def recognise_view(series: Series) -> str:
     return recognise(planes, series.header, series.description)[0]
 
 
-def _left_out(why: str, indices: Iterable[int], names: list[str]) -> list[str]:
-    """One note about slices that are not used, none when there are none."""
+def _left_out(code: str, why: str, indices: Iterable[int], names: list[str], place: tuple[str, str]) -> list[Issue]:
+    """One issue about slices that are not used, none when there are none."""
     affected = list(dict.fromkeys(names[i] for i in indices))
     more = f" and {len(affected) - NAMES_IN_A_NOTE} more" if len(affected) > NAMES_IN_A_NOTE else ""
-    return [f"{', '.join(affected[:NAMES_IN_A_NOTE])}{more}: {why}, left out"] if affected else []
+    named = f"{', '.join(affected[:NAMES_IN_A_NOTE])}{more}"
+    return [Issue(code, f"{why}, left out", *place, named)] if affected else []
 
 
 def _without_scouts(slices: list[Slice], groups: list[list[int]]) -> tuple[list[list[int]], list[int]]:
@@ -348,9 +357,9 @@ def _without_scouts(slices: list[Slice], groups: list[list[int]]) -> tuple[list[
     return kept, sorted(i for group, wanted in zip(groups, keep, strict=True) if not wanted for i in group)
 
 
-def _check_view(view: str, planes: list[str]) -> list[str]:
+def _check_view(view: str, planes: list[str]) -> str:
     wanted, found = AXIAL if view.startswith("Axial") else SAGITTAL, main_plane(planes)
-    return [] if found in ("", wanted) else [f"listed as {view} but its slices are {found}"]
+    return "" if found in ("", wanted) else f"listed as {view} but its slices are {found}"
 
 
 def _in_order(geometries: list[SliceGeometry], group: list[int]) -> list[int]:

@@ -279,7 +279,7 @@ def _members(source, crops: StudyCrops) -> list[tuple[LumbarClassifier, float]]:
             f"study {crops.study_id}: crops of {crops.spec.to_json()}, but a network was trained on others: "
             f"{[spec.to_json() for spec in source.specs]}; explain its networks one by one"
         )
-    return list(zip(source.models, source.shares, strict=True))
+    return list(zip(source.models, source.weights, strict=True))
 
 
 def _chosen_layers(model, i: int, crops: StudyCrops, layers: Sequence[int]) -> list[FeatureLayer]:

@@ -1,4 +1,4 @@
-"""The networks of an ensemble on one device or several, and what each of them says of a batch of studies.
+"""The networks of an ensemble on one device or several, and what each of them predicts for a batch of studies.
 
 On several devices every one holds a copy of all networks, and a batch is dealt out over them; two threads drive two
 GPUs, because torch lets go of Python while a GPU computes.
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 
 def choose_devices(device: str | Sequence[str] | None = None, precision: str = "auto") -> tuple[Compute, ...]:
-    """The devices to grade on.
+    """The devices to predict on.
 
     Parameters
     ----------
@@ -61,7 +61,7 @@ def choose_devices(device: str | Sequence[str] | None = None, precision: str = "
 
 
 class Networks:
-    """An ensemble's networks, ready to grade.
+    """An ensemble's networks, ready to predict.
 
     Parameters
     ----------
@@ -75,7 +75,7 @@ class Networks:
     models : tuple of LumbarClassifier
         Those on the first device.
     seconds : ndarray of float64, shape (n_members,)
-        Of one study and one pass, in the latest call of `member_predictions`; nan for networks that were not asked.
+        Of one study and one pass, in the latest call of `predict`; nan for networks that were not used.
     """
 
     def __init__(self, models: Sequence[LumbarClassifier], computes: Sequence[Compute]):
@@ -92,10 +92,10 @@ class Networks:
     def __len__(self) -> int:
         return len(self.models)
 
-    def member_predictions(
+    def predict(
         self, inputs: Sequence[Sequence[StudyInput]], inputs_of: Sequence[int], plan: Plan, batch_size: int
     ) -> np.ndarray:
-        """What every network says.
+        """Every network's prediction.
 
         Parameters
         ----------
@@ -104,14 +104,14 @@ class Networks:
         inputs_of : sequence of int
             For each network, by which of them it was trained.
         plan : Plan
-            Networks to ask, and whether mirrored too.
+            Networks to use, and whether mirrored too.
         batch_size : int
             Studies that a device takes at a time.
 
         Returns
         -------
         ndarray of float64, shape (n_members, n_studies, 25, 3)
-            nan for networks that were not asked.
+            nan for networks that were not used.
         """
         n = len(inputs[0]) if inputs else 0
         result = np.full((len(self), n, N_TARGETS, N_SEVERITIES), np.nan)

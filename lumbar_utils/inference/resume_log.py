@@ -1,9 +1,8 @@
-"""Finished predictions on disk while a run goes on, so that a run that was killed continues.
+"""Finished predictions on disk while a run is under way, so that a killed run continues.
 
-One JSON object a line, appended and flushed as studies are graded. The first line says what made the predictions: a
-digest of the networks' and the localizer's weights, of the options and of the library's own code. A resume_log of
-anything else is not used. A line that was cut off by the end of the run, or was damaged since, is dropped with all that
-follow it; each carries a checksum.
+One JSON object a line, appended and flushed as studies are predicted. The first line holds a fingerprint of what makes
+the predictions: the networks' and the localizer's weights, the options and the library's own code; a file with another
+fingerprint is not used. A line that was cut off by the end of the run is dropped with all that follow it.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import hashlib
 import json
 import logging
 import os
-import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -29,18 +27,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
-_NOT_WRITABLE = "{path}: cannot be written ({error}); disk full, or a read-only folder?"
+FORMAT_VERSION = 2
 
 
 class ResumeLog:
-    """The resume_log of one run.
+    """The resume log of one run.
 
     Parameters
     ----------
     path : path-like
-    identity : str
-        What makes the predictions, as a digest. A resume_log of another identity is overwritten.
+    fingerprint : str
+        What makes the predictions, as a digest. A file with another fingerprint is overwritten.
 
     Attributes
     ----------
@@ -55,43 +52,41 @@ class ResumeLog:
         When the file cannot be created, or another run has it open: better now than after hours of work.
     """
 
-    def __init__(self, path: Path | str, identity: str):
-        self.path, self.identity, self.broken = Path(path), identity, ""
+    def __init__(self, path: Path | str, fingerprint: str):
+        self.path, self.broken = Path(path), ""
         self.found: dict[str, StudyPrediction] = {}
         self._places: dict[str, str] = {}
-        header = _line({"version": FORMAT_VERSION, "identity": identity})
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b")  # noqa: SIM115, open as long as the run
-        except OSError as error:
-            raise DataError(_NOT_WRITABLE.format(path=self.path, error=error)) from error
-        try:
-            _lock(self._file)
-            kept = self._read(header)
-            self._file.truncate(kept)
-            if not kept:
-                self._file.write(header)
-            self._file.flush()
+            try:
+                _lock(self._file)
+                header = _line({"version": FORMAT_VERSION, "fingerprint": fingerprint})
+                kept = self._read(header)
+                self._file.truncate(kept)
+                if not kept:
+                    self._file.write(header)
+                self._file.flush()
+            except OSError:
+                self._file.close()
+                raise
         except BlockingIOError as error:
-            self._file.close()
-            raise DataError(
-                f"{self.path}: another run is writing this output; wait for its end, or name another output"
-            ) from error
+            text = "another run is writing this output; wait for its end, or name another output"
+            raise DataError(f"{self.path}: {text}") from error
         except OSError as error:
-            self._file.close()
-            raise DataError(_NOT_WRITABLE.format(path=self.path, error=error)) from error
+            raise DataError(f"{self.path}: cannot be written ({error}); disk full, or a read-only folder?") from error
 
     def known(self, source: StudySource) -> StudyPrediction | None:
         """The prediction of an earlier run for a study that lies where it did and looks as it did, else None."""
         found = self.found.get(source.study_id)
         return found if found is not None and self._places[source.study_id] == place_of(source) else None
 
-    def note(self, source: StudySource, prediction: StudyPrediction) -> None:
-        """Append a prediction and flush it to the disk; an error is kept in `broken` and said once."""
+    def add(self, source: StudySource, prediction: StudyPrediction) -> None:
+        """Append a prediction and flush it to the disk; an error is kept in `broken` and logged once."""
         if self.broken:
             return
         try:
-            self._file.write(_line({"place": place_of(source), "study": _to_json(prediction)}))
+            self._file.write(_line({"place": place_of(source), "prediction": _to_json(prediction)}))
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -111,30 +106,30 @@ class ResumeLog:
             self.path.unlink(missing_ok=True)
 
     def _read(self, header: bytes) -> int:
-        """Read an earlier run's lines; how many bytes of them are good, 0 when there is nothing to go on from."""
+        """Read an earlier run's lines; how many bytes of them are good, 0 when there is nothing to continue from."""
         self._file.seek(0)
         content = self._file.read() if self.path.is_file() else b""  # a device could go on for ever
         if not content.startswith(header):
             if content:
-                logger.info("%s is of other weights, options or code and is not used", self.path)
+                logger.info("%s was written with other weights, options or code and is not used", self.path)
             return 0
         good = len(header)
         for line in content[good:].splitlines(keepends=True):
-            values = _parsed(line)
             try:
-                if values is None:
+                if not line.endswith(b"\n"):
                     break
-                prediction = _from_json(values["study"])
-                self._places[prediction.study_id] = str(values["place"])
+                values = json.loads(line)
+                prediction = _from_json(values["prediction"])
+                place = str(values["place"])
             except (DataError, KeyError, TypeError, ValueError):
                 break
-            self.found[prediction.study_id] = prediction
+            self.found[prediction.study_id], self._places[prediction.study_id] = prediction, place
             good += len(line)
         return good
 
 
 def place_of(source: StudySource) -> str:
-    """Where a study lies and when its folders last changed, as a digest: cheap, and other when files come or go."""
+    """Where a study lies and when its folders last changed, as a digest: cheap, and changes when files come or go."""
     folders = {source.path, *(file.parent for _, files in source.series for file in files)}
     if source.in_competition:
         with suppress(OSError):  # it is not there: then that is how it looked
@@ -174,16 +169,7 @@ def _lock(file: BinaryIO) -> None:
 
 
 def _line(values: Mapping) -> bytes:
-    text = json.dumps(values, separators=(",", ":"))
-    return f"{zlib.crc32(text.encode()):08x} {text}\n".encode()
-
-
-def _parsed(line: bytes) -> dict | None:
-    """What `_line` was given, None when the line is cut off or damaged."""
-    checksum, _, text = line.rstrip(b"\n").partition(b" ")
-    if not line.endswith(b"\n") or checksum != f"{zlib.crc32(text):08x}".encode():
-        return None
-    return json.loads(text)
+    return json.dumps(values, separators=(",", ":")).encode() + b"\n"
 
 
 def _to_json(prediction: StudyPrediction) -> dict:
@@ -200,7 +186,7 @@ def _to_json(prediction: StudyPrediction) -> dict:
             "source": discs.source,
         },
         "missing_views": list(prediction.missing_views),
-        "records": [record.to_json() for record in prediction.records],
+        "issues": [issue.to_json() for issue in prediction.issues],
         "fallback": prediction.fallback,
         "synthetic_only": prediction.synthetic_only,
     }
@@ -224,5 +210,5 @@ def _from_json(values: Mapping) -> StudyPrediction:
         tuple(values["missing_views"]),
         fallback=bool(values["fallback"]),
         synthetic_only=bool(values["synthetic_only"]),
-        records=tuple(Issue.from_json(record) for record in values["records"]),
+        issues=tuple(map(Issue.from_json, values["issues"])),
     )

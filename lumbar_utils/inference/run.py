@@ -1,11 +1,11 @@
-"""A whole run from studies to `submission.csv` that nothing stops: in time, in parallel, continued when it was killed.
+"""A whole run from studies to `submission.csv`: in time, in parallel, continued when it was killed.
 
     run = run_inference(predictor, find_studies("data", part="test"), "submission.csv", hours=9, n_jobs=4)
     print(run)
 
 Finished predictions are kept in `submission_resume.jsonl` beside the submission until it is written. When a run is
-killed, the same call goes on where it was, with the whole budget again, as long as the weights, the options, the
-library's code and the study are what they were; studies that only the clock cost their grades are graded then.
+killed, the same call continues where it was, with the whole time again, as long as the weights, the options, the
+library's code and the study are unchanged; studies that only the deadline cost their prediction are predicted then.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from ..errors import DataError, Issue
+from ..errors import DataError, Issue, counted
 from ..studies.study import StudySource
-from .deadline import HOURS, Step, TimeGuard
-from .issues import counted
+from .deadline import HOURS, Deadline, Step
 from .predictor import Predictor
 from .preprocessing import STUDY_SECONDS
 from .resume_log import ResumeLog, code_digest
@@ -30,8 +29,8 @@ from .submission import StudyPrediction, check_sample, write_submission
 
 logger = logging.getLogger(__name__)
 
-CLOCKS_FAULT = {"out_of_time", "study_timeout", "worker_lost"}
-"""Codes that may be gone in another run: such predictions are not kept in the resume log."""
+TRANSIENT = {"out_of_time", "study_timeout", "worker_lost"}
+"""Codes that another run may not have: such predictions are not kept in the resume log."""
 MIN_FOR_PROCESSES = 6
 """Studies for which starting processes is worth while: each loads libraries for as long as it reads three studies."""
 
@@ -47,15 +46,16 @@ class InferenceRun:
     path : Path
         The submission; `log` and `records` lie beside it.
     events : tuple of Issue
-        What happened to the run as a whole, in order: what the time guard gave up, when and why; the last one sums up.
+        What happened to the run as a whole, in order: what was dropped to finish in time, when and why; the last one
+        sums up.
     steps : tuple of Step
-        The time guard's decisions.
+        The deadline's decisions.
     resumed : int
         Studies taken over from an earlier, unfinished run.
     seconds : float
-        Since the budget began.
-    budget : float or None
-        Seconds.
+        Since the time began.
+    allowed : float or None
+        Seconds that the run might take.
     """
 
     predictions: tuple[StudyPrediction, ...]
@@ -64,7 +64,7 @@ class InferenceRun:
     steps: tuple[Step, ...]
     resumed: int
     seconds: float
-    budget: float | None
+    allowed: float | None
 
     @property
     def log(self) -> Path:
@@ -92,7 +92,7 @@ def run_inference(
     study_seconds: float | None = STUDY_SECONDS,
     progress: bool = True,
 ) -> InferenceRun:
-    """Grade studies and write `submission.csv` with its logs, complete and in time.
+    """Predict studies and write `submission.csv` with its logs, complete and in time.
 
     Parameters
     ----------
@@ -103,9 +103,9 @@ def run_inference(
     sample : DataFrame, optional
         See `write_submission`.
     hours : float, optional
-        The whole budget; None for no limit.
+        The whole time; None for no limit.
     started : float, optional
-        When the budget began, by `time.monotonic()`; default now.
+        When the time began, by `time.monotonic()`; default now.
     n_jobs : int, optional
         See `Predictor.predict_studies`; a handful of studies is read in this process.
     study_seconds : float, optional
@@ -121,44 +121,44 @@ def run_inference(
     ids = [source.study_id for source in sources]
     twice = next((study_id for i, study_id in enumerate(ids) if study_id in ids[:i]), None)
     if twice is not None:
-        raise DataError(f"study {twice!r} is named twice among the studies to grade")
+        raise DataError(f"study {twice!r} is listed twice among the studies to predict")
     check_sample(sample)
     called = time.monotonic()
     began = called if started is None else started
-    identity = hashlib.sha256(f"{predictor.digest()} {code_digest()}".encode()).hexdigest()
-    resume_log = ResumeLog(path.with_name(f"{path.stem}_resume.jsonl"), identity)
+    fingerprint = hashlib.sha256(f"{predictor.digest()} {code_digest()}".encode()).hexdigest()
+    resume_log = ResumeLog(path.with_name(f"{path.stem}_resume.jsonl"), fingerprint)
     try:
         known = {source.study_id: resume_log.known(source) for source in sources}
         todo = [source for source in sources if known[source.study_id] is None]
         resumed = len(sources) - len(todo)
         events: list[Issue] = []
         if resumed:
-            text = f"{resumed} of {len(sources)} studies were graded by an earlier run that was cut off"
+            text = f"{resumed} of {len(sources)} studies were predicted by an earlier run that was cut off"
             events.append(Issue("resumed", text))
             logger.info(text)
-        guard = None
+        deadline = None
         if hours is not None:
-            options = {"shares": predictor.shares, "mirror": predictor.mirror, "started": began}
-            guard = TimeGuard(hours * 3600, len(todo), clock=time.monotonic, **options)
+            options = {"weights": predictor.weights, "mirror": predictor.mirror, "started": began}
+            deadline = Deadline(hours * 3600, len(todo), clock=time.monotonic, **options)
         n_jobs = n_jobs if len(todo) >= MIN_FOR_PROCESSES else None
-        graded = predictor.predict_studies(
-            todo, n_jobs=n_jobs, guard=guard, study_seconds=study_seconds, progress=progress
+        predicted = predictor.predict_studies(
+            todo, n_jobs=n_jobs, deadline=deadline, study_seconds=study_seconds, progress=progress
         )
-        for source, prediction in zip(todo, graded, strict=True):
+        for source, prediction in zip(todo, predicted, strict=True):
             known[source.study_id] = prediction
-            if not CLOCKS_FAULT & {record.code for record in prediction.records}:
-                resume_log.note(source, prediction)
+            if not TRANSIENT & {issue.code for issue in prediction.issues}:
+                resume_log.add(source, prediction)
         predictions = tuple(p for p in (known[study_id] for study_id in ids) if p is not None)
-        steps = tuple(guard.steps) if guard is not None else ()
+        steps = tuple(deadline.steps) if deadline is not None else ()
         events += [event for step in steps for event in _events(step, todo)]
         if predictor.lost_device:
-            events.append(Issue("device_lost", f"{predictor.lost_device}; the run went on without it"))
+            events.append(Issue("device_lost", f"{predictor.lost_device}; the run continued without it"))
         if resume_log.broken:
-            events.append(Issue("resume_log_failed", f"the resume log could not be kept: {resume_log.broken}"))
+            events.append(Issue("resume_log_failed", f"the resume log cannot be written: {resume_log.broken}"))
         seconds = time.monotonic() - began
-        budget = None if hours is None else hours * 3600
+        allowed = None if hours is None else hours * 3600
         each = (time.monotonic() - called) / max(len(todo), 1)
-        events.append(Issue("finished", _summary(predictions, seconds, budget, each)))
+        events.append(Issue("finished", _summary(predictions, seconds, allowed, each)))
         for event in events:
             log = logger.info if event.code in ("resumed", "finished") else logger.warning
             log("%s", event.message)
@@ -167,34 +167,34 @@ def run_inference(
         resume_log.close(remove=False)
         raise
     resume_log.close(remove=True)
-    return InferenceRun(predictions, path, tuple(events), steps, resumed, seconds, budget)
+    return InferenceRun(predictions, path, tuple(events), steps, resumed, seconds, allowed)
 
 
 def _events(step: Step, todo: Sequence[StudySource]) -> list[Issue]:
     first = todo[step.study].study_id if step.study < len(todo) else ""
     when = f"after {_duration(step.seconds)} and {counted(step.study)}"
     if step.after is None:
-        text = f"{when}: time ran out ({step.reason}); the class prior stands in for {counted(len(todo) - step.study)}"
+        text = f"{when}: time ran out ({step.reason}); the class prior is used for {counted(len(todo) - step.study)}"
         return [Issue("time_ran_out", text, first)]
     found = []
     if step.before.mirror and not step.after.mirror:
-        text = f"{when}: mirrored studies are no longer graded, because {step.reason}"
+        text = f"{when}: mirrored studies are no longer predicted, because {step.reason}"
         found.append(Issue("mirror_dropped", text, first))
     gone = [member for member in step.before.members if member not in step.after.members]
     if gone:
         text = (
             f"{when}: {len(gone)} of {len(step.before.members)} networks (number {', '.join(map(str, gone))}) are no "
-            f"longer asked, because {step.reason}"
+            f"longer used, because {step.reason}"
         )
         found.append(Issue("network_dropped", text, first))
     return found
 
 
-def _summary(predictions: Sequence[StudyPrediction], seconds: float, budget: float | None, each: float) -> str:
+def _summary(predictions: Sequence[StudyPrediction], seconds: float, allowed: float | None, each: float) -> str:
     prior = sum(p.fallback for p in predictions)
-    allowed = "" if budget is None else f" of {_duration(budget)} allowed"
-    graded = f"{counted(len(predictions))}, {prior} of them by the class prior"
-    return f"{graded}; took {_duration(seconds)}{allowed}, {each:.2f} s a study"
+    limit = "" if allowed is None else f" of {_duration(allowed)} allowed"
+    done = f"{counted(len(predictions))}, {prior} of them by the class prior"
+    return f"{done}; took {_duration(seconds)}{limit}, {each:.2f} s a study"
 
 
 def _duration(seconds: float) -> str:

@@ -1,7 +1,7 @@
-"""The grades of a study, and the `submission.csv` of many with two logs of everything that was missing or replaced.
+"""The prediction for a study, and the `submission.csv` of many with two logs of what was missing or replaced.
 
 `submission_log.csv` has one row a study, for people; `submission_log.jsonl` one record a line, for programs: study,
-series, file, stage, code, message, and what was used instead. See `issues.CODES`.
+series, file, stage, code, message, and what was used instead. See `errors.CODES`.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ WEIGHTED_NOTE = (
     "Probabilities count a moderate grade twice and a severe one four times, as the RSNA 2024 metric does: "
     "worse grades come out more probable than they are."
 )
-"""What must be said wherever probabilities are read by people; `metrics.plain_frequencies` takes the weights out."""
+"""Stated wherever people read probabilities; `metrics.plain_frequencies` removes the weights."""
 
 
 @dataclass(frozen=True, eq=False)
 class StudyPrediction:
-    """The grades of one study.
+    """The predicted severity grades of one study.
 
     Attributes
     ----------
@@ -58,25 +58,22 @@ class StudyPrediction:
     discs : DiscPoints or None
         Where the discs were found; None when they were not.
     missing_views : tuple of str
-        Views of which nothing could be used; the network's learned stand-in took their place.
-    issues : tuple of str
-        What went wrong or was left out, in words; default: those of the records.
+        Views of which nothing could be used; the network's missing-view embedding took their place.
+    issues : tuple of Issue
+        What went wrong or was left out.
     fallback : bool
-        True when the class prior stands in for a prediction.
+        True when this is the class prior, used instead of a prediction.
     synthetic_only : bool
-        True when the network has seen nothing but synthetic phantoms.
-    records : tuple of Issue
-        The same for programs: codes, series and files; default: the words as notes.
+        True when the network was trained on synthetic phantoms only.
     """
 
     study_id: str
     probabilities: np.ndarray
     discs: DiscPoints | None = None
     missing_views: tuple[str, ...] = ()
-    issues: tuple[str, ...] = ()
+    issues: tuple[Issue, ...] = ()
     fallback: bool = False
     synthetic_only: bool = False
-    records: tuple[Issue, ...] = ()
 
     def __post_init__(self):
         p = np.asarray(self.probabilities, dtype=np.float64)
@@ -88,9 +85,6 @@ class StudyPrediction:
         if not np.allclose(p.sum(axis=-1), 1, atol=1e-6):
             raise DataError(f"study {self.study_id}: probabilities must sum to one, got {p.sum(axis=-1)}")
         object.__setattr__(self, "probabilities", p)
-        records = self.records or tuple(Issue("note", words, self.study_id) for words in self.issues)
-        object.__setattr__(self, "records", tuple(records))
-        object.__setattr__(self, "issues", tuple(self.issues) or tuple(map(str, records)))
 
     def table(self) -> pd.DataFrame:
         """Probability of moderate or severe, conditions by levels."""
@@ -100,23 +94,25 @@ class StudyPrediction:
     def _repr_html_(self) -> str:
         notes = [SYNTHETIC_WARNING] if self.synthetic_only else []
         notes += ["class prior instead of a prediction"] if self.fallback else []
-        notes += [f"missing: {view}" for view in self.missing_views] + list(self.issues)
+        notes += [f"missing: {view}" for view in self.missing_views] + list(map(str, self.issues))
         notes += [WEIGHTED_NOTE]
-        cells = [self._cell(p, graded=not self.fallback) for p in self.probabilities]
+        cells = [_prior_cell(p) if self.fallback else _grade_cell(p) for p in self.probabilities]
         rows = [(level_title(level), *cells[i::N_LEVELS]) for i, level in enumerate(LEVELS)]
         head = ("", *(condition_title(condition).replace("Neural ", "") for condition in CONDITIONS))
-        about = "not graded: how often each grade occurs" if self.fallback else "most probable grades"
+        about = "not predicted: how often each grade occurs" if self.fallback else "most probable grades"
         return card(f"study {self.study_id}", head, rows, about=about, notes=notes)
 
-    @staticmethod
-    def _cell(p: np.ndarray, *, graded: bool) -> str:
-        """The most probable grade with its probability, all three for the mouse; of a prior only the three numbers."""
-        if not graded:
-            return " / ".join(f"{value:.0%}" for value in p)
-        best = int(p.argmax())
-        words = f"{SEVERITIES[best]} {p[best]:.0%}"
-        title = ", ".join(f"{name} {value:.1%}" for name, value in zip(SEVERITIES, p, strict=True))
-        return tinted(words, ("127,127,127", "224,161,0", "207,47,58")[best], title) if best else words
+
+def _prior_cell(p: np.ndarray) -> str:
+    return " / ".join(f"{value:.0%}" for value in p)
+
+
+def _grade_cell(p: np.ndarray) -> str:
+    """The most probable grade with its probability, all three as a tooltip."""
+    best = int(p.argmax())
+    text = f"{SEVERITIES[best]} {p[best]:.0%}"
+    title = ", ".join(f"{name} {value:.1%}" for name, value in zip(SEVERITIES, p, strict=True))
+    return tinted(text, ("127,127,127", "224,161,0", "207,47,58")[best], title) if best else text
 
 
 def write_submission(
@@ -134,10 +130,10 @@ def write_submission(
     predictions : iterable of StudyPrediction
     path : path-like
         The logs go beside it: `<name>_log.csv` with study_id, fallback, missing_views, issues, synthetic_only, and
-        `<name>_log.jsonl` with the records of `StudyPrediction.records`.
+        `<name>_log.jsonl` with the records of `StudyPrediction.issues`.
     sample : DataFrame, optional
         The sample submission. Its rows are kept and filled in when it names all predicted studies; rows of studies
-        without a prediction get `fallback`. A sample that does not name every study (Kaggle's public one names
+        without a prediction get `fallback`. A sample that does not list every study (Kaggle's public one lists
         one) gives its column order only. Without a sample: studies as given, targets in `TARGETS` order.
     fallback : ndarray, shape (25, 3), optional
         For rows that the sample names and no prediction covers; default uniform.
@@ -165,13 +161,13 @@ def write_submission(
             "study_id": [*ids, *filled],
             "fallback": [*(p.fallback for p in predictions), *(True for _ in filled)],
             "missing_views": [*("; ".join(p.missing_views) for p in predictions), *("; ".join(VIEWS) for _ in filled)],
-            "issues": [*("; ".join(p.issues) for p in predictions), *("not predicted" for _ in filled)],
+            "issues": [*("; ".join(map(str, p.issues)) for p in predictions), *("not predicted" for _ in filled)],
             "synthetic_only": [*(p.synthetic_only for p in predictions), *(False for _ in filled)],
         }
     )
     write_table(path.with_name(f"{path.stem}_log.csv"), log)
-    records = [*events, *(record for p in predictions for record in p.records)]
-    records += [Issue("not_predicted", "named by the sample, but not among the studies", s) for s in filled]
+    records = [*events, *(issue for p in predictions for issue in p.issues)]
+    records += [Issue("study_absent", "listed in the sample, but not among the studies", s) for s in filled]
     write_records(path.with_name(f"{path.stem}_log.jsonl"), records)
     if any(p.synthetic_only for p in predictions):
         logger.warning("%s: %s", path, SYNTHETIC_WARNING)

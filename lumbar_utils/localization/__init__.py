@@ -1,8 +1,8 @@
 """The localizer: sagittal series in, the canal point of each of the five discs in patient millimetres out.
 
-The parts, in the order in which data pass through them: `images` (series -> network input), `network`,
-`decoding` (heat maps -> a chain of points), `member_predictions` (several networks, several sizes), `localizer` (`DiscLocalizer`,
-which joins them), `points` (`DiscPoints`, the result); for training `samples`, `synthetic` (samples from phantoms),
+The parts, in the order in which data pass through them: `images` (series -> network input), `network`, `decoding` (heat
+maps -> a chain of points), `member_predictions` (several networks, several sizes), `localizer` (`DiscLocalizer`, which
+joins them), `points` (`DiscPoints`, the result); for training `samples`, `synthetic` (samples from phantoms),
 `augmentation`, `training`; and what came of it: `evaluation`, `calibration`.
 
 Names are loaded on first use, so that code that needs no more than `DiscPoints` does not wait for torch.

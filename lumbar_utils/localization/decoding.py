@@ -83,8 +83,8 @@ class Chain:
     """Result of `decode_chain`: voxel positions are fractional (slice, row, column) of the given maps.
 
     `support` is each level's mass at its place, `posterior` the probability of the place given all evidence,
-    `agreement` the share of member_predictions that name the chain alike, `anchored` whether the sacrum's upper or first disc is
-    seen, from which the names of the others are counted.
+    `agreement` the share of member_predictions that name the chain alike, `anchored` whether the sacrum's upper or
+    first disc is seen, from which the names of the others are counted.
     """
 
     voxels: np.ndarray

@@ -96,9 +96,9 @@ def point_errors(found: np.ndarray, reference: np.ndarray) -> PointErrors:
 def evaluate_points(found: Mapping[str, DiscPoints], reference: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Errors of many studies, one row a study and level that has a reference.
 
-    Columns: study_id, level, error_mm, along_mm, backward_mm, confidence, flag, shift, doubtful (see `level_labelling_uncertain`).
-    A study of `reference` that is not in `found` (the localizer raised on it) has rows with nan errors, which count as
-    wrong in `summary`.
+    Columns: study_id, level, error_mm, along_mm, backward_mm, confidence, flag, shift, doubtful (see
+    `level_labelling_uncertain`). A study of `reference` that is not in `found` (the localizer raised on it) has rows
+    with nan errors, which count as wrong in `summary`.
     """
     rows = []
     for study_id, points in reference.items():

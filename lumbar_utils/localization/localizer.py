@@ -1,7 +1,7 @@
 """`DiscLocalizer`: from a study or a series to its five canal points, and its weights on disk.
 
-The networks' member_predictions become one chain, each of whose points carries a confidence that was fitted on held-out scans.
-Where the names of the chain are in doubt, all five say so, and the points can still be used.
+The networks' member_predictions become one chain, each of whose points carries a confidence that was fitted on held-out
+scans. Where the names of the chain are in doubt, all five say so, and the points can still be used.
 """
 
 from __future__ import annotations
@@ -62,8 +62,8 @@ class Decoding:
         That of `ChainPrior`.
     slope, dissent, intercept : float
         The confidence of a seen level is the logistic function of `slope * logit(posterior) + intercept`, less
-        `dissent` times the share of the member_predictions that would name the chain otherwise. A dissent of 0, as was fitted
-        to the shipped networks, means that the posterior tells it already.
+        `dissent` times the share of the member_predictions that would name the chain otherwise. A dissent of 0, as was
+        fitted to the shipped networks, means that the posterior tells it already.
     placed : float
         Confidence of a level that its neighbours placed, relative to that.
     unanchored : float

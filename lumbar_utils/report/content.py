@@ -19,7 +19,7 @@ discs                   null, or {series_id, source, levels: 5 of {level, point_
 crops                   15 of {view, level, covered (share of the box), series_id, stack, instance_numbers,
                         angle_degrees}; series_id and what follows are null where no scan shows the level
 series                  what was there: {series_id, view, slices, stacks, pixel_spacing_mm, slice_spacing_mm}
-missing_views, issues what could not be used, in words
+missing_views, issues what could not be used; issues as records with code, series, file, view and message
 flags                   of `FLAGS`, what the index filters by
 model                   what graded, as the caller says: name, networks, mirrored, calibrated, disc_localizer
 versions                of Python and the packages that a result depends on
@@ -32,6 +32,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -96,7 +97,7 @@ def describe(
     model : mapping, optional
         What graded: name, networks, mirrored, calibrated, disc_localizer.
     private_paths : sequence of path-like
-        Folders whose names are cut from the issues' words: a path may hold a patient's name.
+        Folders whose names are cut from the issues' messages: a path may hold a patient's name.
     created : datetime, optional
         Default: now.
     """
@@ -104,6 +105,7 @@ def describe(
     best = p.argmax(axis=1)
     worst = int(p[:, SEVERE].argmax())
     issues = dict.fromkeys([*prediction.issues, *(study.issues if study else ())])
+    without_folders = partial(without_paths, folders=private_paths)
     return {
         "schema": SCHEMA,
         "schema_version": SCHEMA_VERSION,
@@ -133,7 +135,7 @@ def describe(
         "crops": [] if crops is None else _crops(crops),
         "series": [] if study is None else _series(study),
         "missing_views": list(prediction.missing_views),
-        "issues": [without_paths(issue, private_paths) for issue in issues],
+        "issues": [issue.rewritten(without_folders).to_json() for issue in issues],
         "flags": _flags(prediction),
         "model": dict(model or {}),
         "versions": {"lumbar_utils": __version__, **versions()},

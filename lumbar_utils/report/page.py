@@ -16,6 +16,7 @@ from importlib import resources
 from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
+from ..errors import Issue
 from ..inference.submission import WEIGHTED_NOTE
 from ..labels import (
     CONDITIONS,
@@ -72,12 +73,11 @@ def index_page(entries: Sequence[Mapping], failures: Mapping[str, str] | None = 
 def _missing(report: Mapping) -> tuple[dict[str, str], list[str]]:
     """The views that are missing with the reason, "" where none is known, and the other issues."""
     missing, notes = dict.fromkeys(report["missing_views"], ""), []
-    for issue in report["issues"]:
-        view, _, reason = issue.partition(": no crops, ")
-        if view in missing and reason:
-            missing[view] = reason
+    for issue in map(Issue.from_json, report["issues"]):
+        if issue.code == "view_missing" and issue.view in missing:
+            missing[issue.view] = issue.message.removeprefix("no crops, ")
         else:
-            notes.append(issue)
+            notes.append(str(issue))
     return missing, notes
 
 

@@ -20,7 +20,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..dicom.series import Series, Study, read_series, scan_headers
-from ..errors import DataError, DicomError
+from ..errors import DataError, DicomError, Issue
 from ..labels import (
     CONDITIONS,
     LEVELS,
@@ -293,7 +293,7 @@ def load_listed_study(
     described = dict(listed or {})
     on_disk = folder_names(folder)
     series: list[Series] = []
-    issues: list[str] = []
+    issues: list[Issue] = []
     for series_id in [*described, *(name for name in on_disk if name not in described)]:
         if series_ids is not None and series_id not in series_ids:
             continue
@@ -301,22 +301,26 @@ def load_listed_study(
         view = description if description in VIEWS else ""
         if series_id not in on_disk:
             odd = "" if _ID.fullmatch(series_id) else " (and its id is no plain name)"
-            issues.append(f"series {series_id}: listed as {description!r} but not on disk{odd}")
+            text = f"listed as {description!r} but not on disk{odd}"
+            issues.append(Issue("series_not_on_disk", text, study_id, series_id))
             continue
         try:
             one = read_series(
                 folder / series_id, study_id=study_id, series_id=series_id, view=view, numbered_by_file_name=True
             )
         except DicomError as error:
-            issues.append(f"series {series_id}: {error.issue}")
+            issues.append(Issue("series_unreadable", error.issue, study_id, series_id))
             continue
         series.append(one)
         if listed is not None and not view:
-            why = f"described as {description!r}" if series_id in described else "on disk but not in the table"
-            issues.append(f"series {series_id}: {why}, recognised as {one.view or 'no view that is used'}")
+            code, why = ("series_not_listed", "on disk but not in the table")
+            if series_id in described:
+                code, why = ("series_description_unknown", f"described as {description!r}")
+            text = f"{why}, recognised as {one.view or 'no view that is used'}"
+            issues.append(Issue(code, text, study_id, series_id))
     if not series:
         none = "it has no series folders" if series_ids is None else f"it holds none of the series {list(series_ids)}"
-        reasons = "; ".join(issues) or none
+        reasons = "; ".join(map(str, issues)) or none
         raise DicomError(f"no series can be read: {reasons}", path=folder, study_id=study_id)
     return Study(study_id, tuple(series), tuple(issues))
 

@@ -22,7 +22,7 @@ from ..dicom.elements import check_image, text, without_warnings
 from ..dicom.headers import acquisition, frame_geometry, functional_groups, list_files
 from ..dicom.parsing import read_dataset
 from ..dicom.recognition import plane_of, recognise
-from ..errors import DicomError
+from ..errors import DicomError, Issue
 from ..geometry import SliceGeometry
 from ..labels import VIEWS
 from .competition import folder_names
@@ -89,7 +89,7 @@ class Evidence:
         All of one StudyInstanceUID come first.
     acquisitions : dict series_id -> dict
         How each series was acquired, as in `dicom.Series.header`.
-    issues : tuple of str
+    issues : tuple of Issue
         Files that are left out, and why.
     """
 
@@ -97,7 +97,7 @@ class Evidence:
     identity: Dataset = field(repr=False)
     images: tuple[SourceImage, ...] = field(repr=False)
     acquisitions: dict[str, dict] = field(default_factory=dict, repr=False)
-    issues: tuple[str, ...] = ()
+    issues: tuple[Issue, ...] = ()
 
     def frame_of_reference(self, series_id: str) -> str:
         """The frame of reference of a series by its id, "" when it has none or is not there."""
@@ -137,7 +137,7 @@ def read_evidence(source: StudySource) -> Evidence:
     images: list[SourceImage] = []
     headers: list[Dataset] = []
     acquisitions: dict[str, dict] = {}
-    issues: list[str] = []
+    issues: list[Issue] = []
     for series_id, view, paths in _series_of(source):
         series_images, series_headers = [], []
         for path in paths:
@@ -146,7 +146,7 @@ def read_evidence(source: StudySource) -> Evidence:
                 series_images.append(_source_image(dataset, path, series_id))
                 series_headers.append(dataset)
             except DicomError as error:
-                issues.append(f"{path.name}: {error.issue}")
+                issues.append(Issue("file_unreadable", error.issue, source.study_id, series_id, path.name))
         if not series_images:
             continue
         acquisitions[series_id] = acquisition(series_headers[0])

@@ -14,6 +14,7 @@ import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 from ..dicom.series import (
@@ -24,7 +25,7 @@ from ..dicom.series import (
     scan_headers,
     without_identity,
 )
-from ..errors import DataError, DicomError
+from ..errors import DataError, DicomError, Issue
 from .competition import PARTS, CompetitionFolder, is_competition_folder, load_listed_study
 
 __all__ = [
@@ -61,7 +62,7 @@ class StudySource:
         In a competition folder: series ids and descriptions of the table; None without a table.
     series_ids : tuple of str, or None
         Only these series.
-    issues : tuple of str
+    issues : tuple of Issue
         Files that belong to no series.
     """
 
@@ -71,7 +72,7 @@ class StudySource:
     in_competition: bool = False
     listed: tuple[tuple[str, str], ...] | None = None
     series_ids: tuple[str, ...] | None = None
-    issues: tuple[str, ...] = ()
+    issues: tuple[Issue, ...] = ()
 
     def absolute(self) -> StudySource:
         """The same, for a process that works in another folder."""
@@ -149,9 +150,9 @@ def load_study(source: StudySource | Path | str) -> Study:
         try:
             series.append(read_series(files, study_id=source.study_id, series_id=series_id))
         except DicomError as error:
-            issues.append(f"series {series_id}: {error.issue}")
+            issues.append(Issue("series_unreadable", error.issue, source.study_id, series_id))
     if not series:  # without the path: its folders may be named after the patient, and this goes into logs
-        raise DicomError(f"no series can be read: {'; '.join(issues)}", study_id=source.study_id)
+        raise DicomError(f"no series can be read: {'; '.join(map(str, issues))}", study_id=source.study_id)
     return Study(source.study_id, tuple(series), tuple(issues))
 
 
@@ -219,13 +220,17 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
         if not headers:
             words = "holds no file that may be DICOM; archives such as ZIP have to be unpacked first"
         raise DicomError(without_identity(words, everyone), path=path)
-    issues: dict[str, list[str]] = defaultdict(list)
+    issues: dict[str, list[Issue]] = defaultdict(list)
     for (study, series, modality), count in others.items():
-        words = f"series {plain_name(series)}: {count} images of modality {modality}, expected MR, left out"
+        issue = Issue(
+            "series_not_mr",
+            f"{count} images of modality {modality}, expected MR, left out",
+            series_id=plain_name(series),
+        )
         if study in studies:
-            issues[study].append(words)
+            issues[study].append(issue)
         else:
-            logger.warning("study %s has no MR image and is left out: %s", plain_name(study), words)
+            logger.warning("study %s has no MR image and is left out: %s", plain_name(study), issue)
     for header in headers:
         if header.shape[0]:
             continue
@@ -238,7 +243,7 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
         near = next((below[folder] for folder in header.path.parents if folder in below), set())
         owners = {header.study_uid} & studies.keys() or {study for study, _ in here} or near
         if len(owners) == 1:
-            issues[next(iter(owners))].append(f"{header.path.name}: {header.issue}")
+            issues[next(iter(owners))].append(Issue("file_unreadable", header.issue, file=header.path.name))
         else:
             words = without_identity(header.path.name, everyone | header.identity)
             logger.warning("%s belongs to no study and is left out: %s", words, header.issue)
@@ -250,7 +255,10 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
             names[study],
             _common_folder(all_series),
             tuple((plain_name(series_id), tuple(list_files(files))) for series_id, files in all_series.items()),
-            issues=tuple(without_identity(issue, identity[study]) for issue in issues[study]),
+            issues=tuple(
+                replace(issue, study_id=names[study]).rewritten(partial(without_identity, identity=identity[study]))
+                for issue in issues[study]
+            ),
         )
         for study, all_series in studies.items()
     ]

@@ -1,12 +1,11 @@
 """Pictures and charts of everything that the library handles. A `show_` function returns a matplotlib `Figure`.
 
-`planes` knows where an image lies in the patient, `images` shows series, studies and located discs, `crops` the
-crops, with `grade_strip` below them, `activation` and `heat` what in them a grade comes from, `browser` scrolls a study
-in a notebook, with what `scene` draws on the pixels of `raster`.
-`cohort` holds the charts of a data set, `localization` and `localizer_error` the localizer's quality, `training` the
-curves of a training, `grading` what was graded well and what not, `worst_cases` the latter with their crops,
-`comparison` scores beside each other, `error_analysis` agreement and subgroups, `style` how all of it looks, in a dark or
-a light theme.
+`planes` knows where an image lies in the patient, `images` shows series, studies and located discs, `crops` the crops,
+with `grade_strip` below them, `activation` and `heat` what in them a grade comes from, `browser` scrolls a study in a
+notebook, with what `scene` draws on the pixels of `raster`. `cohort` holds the charts of a data set, `localization` and
+`localizer_error` the localizer's quality, `training` the curves of a training, `grading` what was graded well and what
+not, `worst_cases` the latter with their crops, `comparison` scores beside each other, `error_analysis` agreement and
+subgroups, `style` how all of it looks, in a dark or a light theme.
 """
 
 from .attribution import show_attribution
