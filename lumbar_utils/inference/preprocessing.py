@@ -33,8 +33,8 @@ from ..crops.extraction import CropSpec, StudyCrops, extract_crops
 from ..errors import Issue, LumbarError
 from ..labels import VIEWS
 from ..localization import DiscPoints
-from ..localization.batch import LocalizerFiles
 from ..localization.evaluation import level_labelling_uncertain
+from ..localization.localizer_files import LocalizerFiles
 from ..localization.preprocessing import LocalizationError
 from ..studies.study import Study, StudySource, load_study
 from .issues import issues_of_crops, issues_of_study

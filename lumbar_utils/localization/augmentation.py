@@ -1,8 +1,8 @@
-"""What the localizer sees in training: random windows of a volume, made unlike each other, with their targets.
+"""What the localizer is trained on: random windows of volumes, augmented, with their targets.
 
-Training never shows a whole series. A window of a few neighbouring slices is cut, turned, scaled, moved, and its
-contrast changed beyond what scanners do; the points move with it. That makes hundreds of volumes last for thousands
-of steps, and makes the network read shapes rather than one scanner's grey values.
+A window is a few neighbouring slices, rotated, scaled, shifted and bent together with its points, and its contrast is
+changed beyond what scanners do. That makes hundreds of volumes last for thousands of steps, and makes the network read
+shapes rather than one scanner's grey values.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch.nn import functional
 
 from .network import LocalizerConfig, with_neighbours
@@ -19,10 +20,21 @@ from .samples import LocalizerSample
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Strengths of the random changes; a probability or the standard deviation unless said otherwise.
+    """Strengths of the random changes.
 
-    `window` is the number of slices, `canvas` the rows and columns of a window in pixels (multiples of 32),
-    `bend_mm` the size of a smooth random displacement whose knots lie `bend_grid_mm` apart.
+    Parameters
+    ----------
+    window : int
+        Slices of a window.
+    canvas : (int, int)
+        Rows and columns of a window, multiples of 32.
+    rotation_degrees, log_scale, stretch, log_gamma, noise : float
+        Standard deviations; `stretch` is that of rows and columns apart.
+    bend_mm, bend_grid_mm : float
+        Largest standard deviation of a smooth displacement, and the distance of its knots.
+    anywhere, small_view, thicken, invert, curve, bias, blur, cut_outs : float
+        Probabilities of a window away from the spine, a smaller field of view, thicker slices, inverted grey values, a
+        random grey-value curve, a coil's bias field, blur, and rectangles of one grey value.
     """
 
     window: int = 3
@@ -78,8 +90,7 @@ def draw_window(
 
     volume, points_mm = _move(volume, voxels[:, 1:] * sample.spacing, sample.spacing, config, settings, rng)
     view = _small_view(config, settings, rng)
-    volume = _recolour(volume, settings, rng)
-    volume *= view
+    volume = _change_intensity(volume, settings, rng) * view
     repeated = with_neighbours(volume, config.neighbours)
     inner = slice(config.neighbours, len(volume) - config.neighbours)
     target, absent, known = _target(points_mm, voxels[:, 0], offsets, chosen, view, config, settings)
@@ -108,11 +119,10 @@ def _move(
     moved = (points - anchor) @ forward.T + middle + shift
     back = np.linalg.inv(forward)
     # affine_grid counts from -1 to 1 over the whole image, x before y.
-    source = np.array(volume.shape[1:])
-    half_out, half_in = canvas / 2 * config.pixel_mm, source / 2 * np.asarray(spacing)
-    source_middle = (source - 1) / 2 * np.asarray(spacing)
+    size = np.array(volume.shape[1:])
+    half_out, half_in = canvas / 2 * config.pixel_mm, size / 2 * np.asarray(spacing)
     linear = back * half_out[None, :] / half_in[:, None]
-    offset = (anchor - back @ shift - source_middle) / half_in
+    offset = (anchor - back @ shift - (size - 1) / 2 * np.asarray(spacing)) / half_in
     theta = torch.tensor(
         [[linear[1, 1], linear[1, 0], offset[1]], [linear[0, 1], linear[0, 0], offset[0]]], dtype=torch.float32
     )
@@ -120,58 +130,48 @@ def _move(
     if settings.bend_mm > 0:
         knots = np.maximum(np.ceil(side / settings.bend_grid_mm).astype(int) + 1, 4)
         field = rng.normal(0, settings.bend_mm * rng.random(), (1, 2, *knots)).astype(np.float32)
-        # mm on the canvas, (row, column): where a pixel takes its value from lies there instead of at itself.
+        # mm on the canvas, (row, column): a pixel takes its value from so far away.
         bend = functional.interpolate(torch.from_numpy(field), settings.canvas, mode="bicubic", align_corners=True)[0]
-        grid = grid + torch.einsum("rc,chw->hwr", theta[:, :2], (bend.flip(0) / _half(half_out)))
-        moved = _unbent(moved, bend.numpy(), config.pixel_mm)
+        in_grid = bend.flip(0) / torch.tensor(half_out[::-1].copy(), dtype=torch.float32)[:, None, None]
+        grid = grid + torch.einsum("rc,chw->hwr", theta[:, :2], in_grid)
+        moved = _bent(moved, bend.numpy(), config.pixel_mm)
     moved_volume = functional.grid_sample(volume[None], grid, align_corners=False)[0]
     return moved_volume, moved
 
 
-def _half(half_out: np.ndarray) -> torch.Tensor:
-    """Half the canvas in mm as (x, y, 1, 1), to go from mm to affine_grid's units."""
-    return torch.tensor([half_out[1], half_out[0]], dtype=torch.float32)[:, None, None]
-
-
-def _unbent(points: np.ndarray, bend: np.ndarray, pixel_mm: float) -> np.ndarray:
+def _bent(points: np.ndarray, bend: np.ndarray, pixel_mm: float) -> np.ndarray:
     """Where points (k, 2) of the canvas lie after bending: p with p + bend(p) = point, by iteration."""
-    known = np.isfinite(points).all(axis=1)
-    wanted = points[known]
-    at = wanted
+    bent = points
     for _ in range(6):
-        index = np.rint(at / pixel_mm).astype(int)
-        row, column = (np.clip(index[:, i], 0, bend.shape[i + 1] - 1) for i in (0, 1))
-        at = wanted - bend[:, row, column].T
-    bent = points.copy()
-    bent[known] = at
+        pixels = np.rint(np.nan_to_num(bent) / pixel_mm).astype(int)
+        row, column = np.clip(pixels, 0, np.array(bend.shape[1:]) - 1).T
+        bent = points - bend[:, row, column].T
     return bent
 
 
 def _small_view(config: LocalizerConfig, settings: Augmentation, rng: np.random.Generator) -> torch.Tensor:
     """1 inside a random field of view, 0 outside it, as a scan of 18 cm or more would have cut the canvas."""
-    view = torch.ones(settings.canvas)
     if rng.random() >= settings.small_view:
-        return view
-    for axis in (0, 1):
-        full = settings.canvas[axis]
-        least = min(full, round((180.0 if axis == 0 else 110.0) / config.pixel_mm))
-        size = int(rng.integers(least, full + 1))
+        return torch.ones(settings.canvas)
+    inside = []
+    for full, min_mm in zip(settings.canvas, (180.0, 110.0), strict=True):
+        size = int(rng.integers(min(full, round(min_mm / config.pixel_mm)), full + 1))
         start = int(rng.integers(0, full - size + 1))
-        view.narrow(axis, 0, start).zero_()
-        view.narrow(axis, start + size, full - start - size).zero_()
+        inside.append(slice(start, start + size))
+    view = torch.zeros(settings.canvas)
+    view[tuple(inside)] = 1
     return view
 
 
-def _recolour(volume: torch.Tensor, settings: Augmentation, rng: np.random.Generator) -> torch.Tensor:
+def _change_intensity(volume: torch.Tensor, settings: Augmentation, rng: np.random.Generator) -> torch.Tensor:
     """Change grey values of slices (n, H, W) of about 0..1; the result is float32 and about 0..1 again."""
     _, height, width = volume.shape
     volume = volume.clamp(0, 1.2)
     volume = volume.clamp_min(1e-4) ** float(np.exp(rng.normal(0, settings.log_gamma)))
     if rng.random() < settings.curve:
-        knots = torch.from_numpy(np.clip(np.linspace(0, 1.2, 6) + rng.normal(0, 0.18, 6), 0, 1.3)).float()
-        place = volume.clamp(0, 1.2) / 1.2 * 5
-        low = place.floor().clamp(0, 4).long()
-        volume = torch.lerp(knots[low], knots[low + 1], place - low)
+        knots = np.linspace(0, 1.2, 6)
+        values = np.clip(knots + rng.normal(0, 0.18, 6), 0, 1.3)
+        volume = torch.from_numpy(np.interp(volume.numpy(), knots, values)).float()
     if rng.random() < settings.invert:
         volume = 1.0 - volume
     if rng.random() < settings.bias:
@@ -180,12 +180,8 @@ def _recolour(volume: torch.Tensor, settings: Augmentation, rng: np.random.Gener
         a, b, c, d = rng.normal(0, (0.35, 0.45, 0.2, 0.2))
         volume = volume * torch.exp(a * y + b * x + c * y * y + d * x * x)
     if rng.random() < settings.blur:
-        sigma = rng.uniform(0.4, 1.6)
-        reach = torch.arange(-3, 4)
-        kernel = torch.exp(-0.5 * (reach / sigma) ** 2)
-        kernel = (kernel / kernel.sum()).float()
-        volume = functional.conv2d(volume[:, None], kernel.view(1, 1, 7, 1), padding=(3, 0))
-        volume = functional.conv2d(volume, kernel.view(1, 1, 1, 7), padding=(0, 3))[:, 0]
+        sigma = (0, *[rng.uniform(0.4, 1.6)] * 2)
+        volume = torch.from_numpy(ndimage.gaussian_filter(volume.numpy(), sigma, mode="constant", radius=(0, 3, 3)))
     if settings.noise:
         noise = rng.standard_normal(volume.shape, dtype=np.float32)
         volume = volume + float(abs(rng.normal(0, settings.noise))) * torch.from_numpy(noise)

@@ -1,7 +1,7 @@
-"""How far found points lie from reference points, whether a spine is off by a level, what confidence is worth.
+"""How far found points lie from reference points, whether a spine is shifted, whether confidence is calibrated.
 
-Two rulers: millimetres in the patient (`evaluate_points`), and the pixels and slices of the images that readers marked,
-in which the competition's solutions report their localizers (`evaluate_on_images`).
+Errors are measured in two ways: as millimetres in the patient (`evaluate_points`), and in the pixels and slices of the
+images that readers marked, in which the competition's solutions report their localizers (`evaluate_on_images`).
 """
 
 from __future__ import annotations
@@ -9,19 +9,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from ..errors import DataError
 from ..geometry import POSTERIOR
 from ..labels import CONDITIONS, LEVELS, N_LEVELS
+from ..parallel import JobFailure, run_jobs
 from .points import LOW_CONFIDENCE, DiscPoints, chain_tangents, complete_chain
-from .samples import STUDIES_A_JOB
+from .samples import single_study_folders
 
 if TYPE_CHECKING:
     from ..studies.study import CompetitionFolder
@@ -29,21 +30,14 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 FOUND_MM = 5.0
-"""A point this near counts as found, and this is what a level's confidence is the probability of."""
+"""A point this near counts as found; a level's confidence is the probability of that."""
 FOUND_PIXELS = 5.0
 """The same in pixels of the labelled image, as public solutions of the competition report it."""
 CONFIDENCE_BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 """Finer towards 1, where most levels are."""
 ERROR_COLUMNS = (
-    "study_id",
-    "level",
-    "error_mm",
-    "along_mm",
-    "backward_mm",
-    "confidence",
-    "flag",
-    "shift",
-    "low_confidence",
+    *("study_id", "level", "error_mm", "along_mm", "backward_mm"),
+    *("confidence", "flag", "shift", "low_confidence"),
 )
 IMAGE_COLUMNS = ("study_id", "level", "series_id", "instance_number", "error_pixels", "slices_apart")
 
@@ -96,110 +90,99 @@ def point_errors(found: np.ndarray, reference: np.ndarray) -> PointErrors:
 def evaluate_points(found: Mapping[str, DiscPoints], reference: Mapping[str, np.ndarray]) -> pd.DataFrame:
     """Errors of many studies, one row a study and level that has a reference.
 
-    Columns: study_id, level, error_mm, along_mm, backward_mm, confidence, flag, shift, doubtful (see `level_labelling_uncertain`).
-    A study of `reference` that is not in `found` (the localizer raised on it) has rows with nan errors, which count as
-    wrong in `summary`.
+    Columns: study_id, level, error_mm, along_mm, backward_mm, confidence, flag, shift, low_confidence (see
+    `level_labelling_uncertain`). A study of `reference` that is not in `found` (the localizer raised on it) has rows
+    with nan errors and the flag "not found", which count as wrong in `summary`.
     """
-    rows = []
+    nan = np.full(N_LEVELS, np.nan)
+    tables = []
     for study_id, points in reference.items():
-        known = np.isfinite(points).all(axis=1)
-        result = found.get(study_id)
-        errors = point_errors(result.points, points) if result is not None and known.any() else None
-        for level in np.flatnonzero(known):
-            rows.append(
-                {
-                    "study_id": study_id,
-                    "level": LEVELS[level],
-                    "error_mm": errors.distance[level] if errors else np.nan,
-                    "along_mm": errors.along[level] if errors else np.nan,
-                    "backward_mm": errors.backward[level] if errors else np.nan,
-                    "confidence": result.confidence[level] if result is not None else 0.0,
-                    "flag": result.flags[level] if result is not None else "not found",
-                    "shift": errors.shift if errors else 0,
-                    "low_confidence": result is not None and level_labelling_uncertain(result),
-                }
-            )
-    return pd.DataFrame(rows, columns=list(ERROR_COLUMNS))
+        discs = found.get(study_id)
+        errors = point_errors(discs.points, points) if discs is not None else PointErrors(nan, nan, nan, 0)
+        table = pd.DataFrame(
+            {
+                "study_id": study_id,
+                "level": LEVELS,
+                "error_mm": errors.distance,
+                "along_mm": errors.along,
+                "backward_mm": errors.backward,
+                "confidence": discs.confidence if discs is not None else 0.0,
+                "flag": discs.flags if discs is not None else "not found",
+                "shift": errors.shift,
+                "low_confidence": discs is not None and level_labelling_uncertain(discs),
+            }
+        )
+        tables.append(table[np.isfinite(points).all(axis=1)])
+    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(ERROR_COLUMNS))
 
 
 def level_labelling_uncertain(discs: DiscPoints) -> bool:
-    """Whether the naming of the whole chain is doubtful: the points lie on discs, perhaps a level too high or low."""
+    """Whether all levels have low confidence: the points lie on discs, perhaps a level too high or low."""
     return all(LOW_CONFIDENCE in flag for flag in discs.flags)
 
 
 def low_confidence_studies(found: Mapping[str, DiscPoints]) -> list[str]:
-    """Ids of the studies whose naming is doubtful, in the order given: the ones that somebody should look at."""
+    """Ids of the studies whose level labelling has low confidence, in the order given: somebody should look at them."""
     return [study_id for study_id, discs in found.items() if level_labelling_uncertain(discs)]
 
 
 def summary(errors: pd.DataFrame) -> dict[str, float]:
     """The numbers that are reported: medians in mm, fractions of levels, counts of studies.
 
-    `studies_shifted_unflagged` is the number that must be zero: whole spines off by a level without saying so.
+    `studies_shifted_unflagged` is the number that must be zero: whole spines off by a level without low confidence.
     "centred": less the mean offset, for a reference that is not the canal point but keeps its distance from it.
     """
     distance, along, backward = (errors[c].to_numpy(dtype=float) for c in ("error_mm", "along_mm", "backward_mm"))
-    shifted, doubtful = errors["shift"] != 0, errors["low_confidence"].astype(bool)
+    shifted, marked = errors["shift"] != 0, errors["low_confidence"].astype(bool)
     along_centred, backward_centred = _centred(along), _centred(backward)
     return {
         "studies": int(errors["study_id"].nunique()),
         "levels": len(errors),
         "median_mm": _median(distance),
-        "within_2mm": _share(distance <= 2),
-        "within_5mm": _share(distance <= FOUND_MM),
+        "within_2mm": _mean(distance <= 2),
+        "within_5mm": _mean(distance <= FOUND_MM),
         "median_along_mm": _median(np.abs(along)),
         "median_along_centred_mm": _median(np.abs(along_centred)),
         "median_in_plane_centred_mm": _median(np.hypot(along_centred, backward_centred)),
-        "within_10mm_along": _share(np.abs(along) <= 10),
+        "within_10mm_along": _mean(np.abs(along) <= 10),
         "studies_shifted": int(errors.loc[shifted, "study_id"].nunique()),
-        "studies_shifted_unflagged": int(errors.loc[shifted & ~doubtful, "study_id"].nunique()),
-        "studies_low_confidence": int(errors.loc[doubtful, "study_id"].nunique()),
+        "studies_shifted_unflagged": int(errors.loc[shifted & ~marked, "study_id"].nunique()),
+        "studies_low_confidence": int(errors.loc[marked, "study_id"].nunique()),
         "studies_not_found": int(errors.loc[errors["flag"] == "not found", "study_id"].nunique()),
         "levels_flagged": int(((errors["flag"] != "") & (errors["flag"] != "not found")).sum()),
     }
 
 
-def reliability(
-    errors: pd.DataFrame, *, within_mm: float = FOUND_MM, bins: Sequence[float] = CONFIDENCE_BINS
-) -> pd.DataFrame:
-    """What a confidence is worth: per bin of it, the share of levels that lie within `within_mm`.
+def reliability(errors: pd.DataFrame) -> pd.DataFrame:
+    """How often levels of a confidence are right: per bin of it, the share of levels within `FOUND_MM`.
 
     Parameters
     ----------
     errors : DataFrame
         From `evaluate_points`.
-    bins : sequence of float
-        Rising edges from 0 to 1; a confidence on an edge belongs to the bin below it.
 
     Returns
     -------
     DataFrame
-        bin ("0.50-0.70"), levels, mean_confidence, share_within; bins without a level are left out. Calibrated
-        confidence has the same mean and share in every row.
+        bin ("0.50-0.70", of `CONFIDENCE_BINS`, the upper edge belonging to it), levels, mean_confidence, share_within;
+        bins without a level are left out. Calibrated confidence has the same mean and share in every row.
     """
-    edges = np.asarray(bins, dtype=float)
-    if len(edges) < 2 or edges[0] > 0 or edges[-1] < 1 or np.any(np.diff(edges) <= 0):
-        raise DataError(f"bins must rise from 0 to 1, got {list(bins)}")
-    confidence = errors["confidence"].to_numpy(dtype=float)
-    within = errors["error_mm"].to_numpy(dtype=float) <= within_mm  # nan, which is "not found", is not within
-    number = np.clip(np.searchsorted(edges, confidence, side="left") - 1, 0, len(edges) - 2)
-    rows = [
-        (f"{edges[i]:.2f}-{edges[i + 1]:.2f}", int(here.sum()), float(confidence[here].mean()), _share(within[here]))
-        for i, here in ((i, number == i) for i in range(len(edges) - 1))
-        if here.any()
-    ]
-    return pd.DataFrame(rows, columns=["bin", "levels", "mean_confidence", "share_within"])
+    confidence = errors["confidence"].astype(float)
+    names = [f"{low:.2f}-{high:.2f}" for low, high in pairwise(CONFIDENCE_BINS)]
+    bins = pd.cut(confidence, CONFIDENCE_BINS, labels=names, include_lowest=True).astype(str)
+    within = errors["error_mm"].astype(float) <= FOUND_MM  # nan, which is "not found", is not within
+    table = pd.DataFrame({"bin": bins, "levels": 1, "mean_confidence": confidence, "share_within": within})
+    means = {"levels": "sum", "mean_confidence": "mean", "share_within": "mean"}
+    return table.groupby("bin", as_index=False).agg(means)
 
 
-def calibration_error(
-    errors: pd.DataFrame, *, within_mm: float = FOUND_MM, bins: Sequence[float] = CONFIDENCE_BINS
-) -> float:
+def calibration_error(errors: pd.DataFrame) -> float:
     """Expected calibration error: mean gap between confidence and share within, bins weighted by their levels.
 
     0 is perfect. Definition of Naeini et al. 2015 (AAAI, "Obtaining well calibrated probabilities using Bayesian
     binning") with fixed bins. nan without any level.
     """
-    table = reliability(errors, within_mm=within_mm, bins=bins)
+    table = reliability(errors)
     if table.empty:
         return float("nan")
     gap = (table["mean_confidence"] - table["share_within"]).abs()
@@ -216,10 +199,10 @@ def evaluate_on_images(
 ) -> pd.DataFrame:
     """Compare found points with the canal points of the cleaned coordinate table on the very images that were marked.
 
-    The found point is projected onto the labelled image along the slice's normal, so that in-plane error and slice
-    are judged apart, as the competition's solutions do. The table is cleaned of its traps first
-    (`CompetitionFolder.clean_coordinates`): corner points and points on the wrong series are not held against anybody,
-    and a level without a point is not counted.
+    The found point is projected onto the labelled image along the slice's normal, so that error in the plane and slice
+    are measured apart, as the competition's solutions do. The table's annotation errors are corrected or left out
+    first (`CompetitionFolder.clean_coordinates`): points in an image's corner and on the wrong series do not count,
+    nor does a level without a point.
 
     Returns
     -------
@@ -230,37 +213,25 @@ def evaluate_on_images(
         logged and left out.
     """
     study_ids = [str(study_id) for study_id in study_ids]
-    rows = folder.clean_coordinates()[0]
-    canal = rows[(rows["condition"] == CONDITIONS[0]) & rows["study_id"].isin(study_ids)]
-    labelled = {study_id: table for study_id, table in canal.groupby("study_id", sort=False)}
-    wanted = [study_id for study_id in study_ids if study_id in labelled]
-    # The folder's tables travel with every job, so a job is a handful of studies.
-    parts = [wanted[i : i + STUDIES_A_JOB] for i in range(0, len(wanted), STUDIES_A_JOB)]
-    jobs = Parallel(n_jobs=n_jobs, return_as="generator")(
-        delayed(_part_on_images)(folder, [(labelled[study_id], found.get(study_id)) for study_id in part])
-        for part in parts
+    tasks = (
+        (part, s, found.get(s)) for part, s in zip(single_study_folders(folder, study_ids), study_ids, strict=True)
     )
+    jobs = run_jobs(_on_images, tasks, n_jobs=n_jobs, ordered=True)
     compared: list[tuple] = []
-    with tqdm(total=len(wanted), desc="labelled images", unit="study", disable=not progress) as bar:
-        for part, found_rows in zip(parts, jobs, strict=True):
-            compared += found_rows
-            bar.update(len(part))
+    for index, rows in tqdm(jobs, total=len(study_ids), desc="labelled images", unit="study", disable=not progress):
+        if isinstance(rows, JobFailure):  # one odd study must not cost the comparison of all the others
+            logger.warning("study %s: its labelled images are left out: %s", study_ids[index], rows.reason)
+        else:
+            compared += rows
     return pd.DataFrame(compared, columns=list(IMAGE_COLUMNS))
 
 
-def _part_on_images(
-    folder: CompetitionFolder, studies: Sequence[tuple[pd.DataFrame, DiscPoints | None]]
-) -> list[tuple]:
-    return [row for labelled, discs in studies for row in _on_images(folder, labelled, discs)]
-
-
-def _on_images(folder: CompetitionFolder, labelled: pd.DataFrame, discs: DiscPoints | None) -> list[tuple]:
-    study_id = labelled["study_id"].iloc[0]
-    try:
-        study = folder.load_study(study_id, part="train", series_ids=list(labelled["series_id"].unique()))
-    except Exception as error:  # one odd study must not cost the comparison of all the others
-        logger.warning("study %s: its labelled images are left out: %s", study_id, error or type(error).__name__)
+def _on_images(folder: CompetitionFolder, study_id: str, discs: DiscPoints | None) -> list[tuple]:
+    labelled = folder.clean_coordinates()[0]
+    labelled = labelled[labelled["condition"] == CONDITIONS[0]]
+    if labelled.empty:
         return []
+    study = folder.load_study(study_id, part="train", series_ids=list(labelled["series_id"].unique()))
     rows = []
     for row in labelled.itertuples():
         series = study.series_by_id(row.series_id)
@@ -299,9 +270,9 @@ def image_summary(comparison: pd.DataFrame) -> pd.DataFrame:
         table[name] = {
             "points": len(part),
             "median_pixels": _median(pixels),
-            "within_5_pixels": _share(pixels <= FOUND_PIXELS),
-            "exact_slice": _share(apart == 0),
-            "within_one_slice": _share(np.abs(apart) <= 1),
+            "within_5_pixels": _mean(pixels <= FOUND_PIXELS),
+            "exact_slice": _mean(apart == 0),
+            "within_one_slice": _mean(np.abs(apart) <= 1),
         }
     return pd.DataFrame.from_dict(table, orient="index").rename_axis("level")
 
@@ -318,7 +289,7 @@ def _median(values: np.ndarray) -> float:
     return float(np.median(known)) if known.size else float("nan")
 
 
-def _share(found: np.ndarray) -> float:
+def _mean(found: np.ndarray) -> float:
     return float(np.mean(found)) if found.size else float("nan")
 
 

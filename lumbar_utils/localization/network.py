@@ -1,4 +1,4 @@
-"""The network: one sagittal slice with its neighbours in, one map of evidence per disc level out.
+"""The network: one sagittal slice with its neighbours in, one heat map per disc level out.
 
 A small 2.5D U-Net. Its logits are read as one categorical distribution per level over *all* voxels of the series
 plus "not in view", whose logit is fixed at 0. Two things follow from that reading which five independent heat maps
@@ -40,7 +40,7 @@ class LocalizerConfig:
     chain : tuple of str
         The discs that are looked for, in order: `CHAIN` where their truth is known, as on phantoms, or `labels.LEVELS`.
     trained_on : str
-        Said in reports: "synthetic", "competition", or both in the order of the lessons: "synthetic, competition".
+        Given in reports: "synthetic", "competition", or both in the order of training: "synthetic, competition".
     """
 
     pixel_mm: float = 2.0

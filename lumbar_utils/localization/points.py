@@ -1,4 +1,4 @@
-"""The five canal points of a study: the one thing that the localizer hands to the rest of the library.
+"""The five canal points of a study: what the rest of the library gets from localization.
 
 A canal point is what the competition marks: the middle of the spinal canal at the height of the disc, in the
 mid-sagittal plane. Everything here is numpy and pandas, so that reading a points file needs no network.
@@ -6,8 +6,6 @@ mid-sagittal plane. Everything here is numpy and pandas, so that reading a point
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +14,15 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
+from ..files import atomically
 from ..geometry import ANTERIOR, INFERIOR
 from ..labels import LEVELS, N_LEVELS, level_title
 from ..notebook_html import card
 
 LOW_CONFIDENCE = "low_confidence"
-"""The flag of a point that may be wrong; of all five, when the chain may bear the names of its neighbours."""
+"""The flag of a point that may be wrong; of all five, when the whole chain may lie a level too high or too low."""
+LOW_CONFIDENCE_BELOW = 0.8
+"""Points of less confidence get that flag."""
 SOURCES = ("localizer", "table", "truth")
 POINT_COLUMNS = ("study_id", "series_id", "level", "x", "y", "z", "confidence", "flag")
 
@@ -45,14 +46,15 @@ class DiscPoints:
     confidence : array_like, shape (5,)
         0 to 1: about how probable it is that the point lies at its disc (within 5 mm).
     flags : tuple of 5 str
-        "" where nothing is to be said, else for example "interpolated", "extrapolated", "outside", "low_confidence".
+        "" where all is well, else one or more, separated by ", ", of "interpolated", "extrapolated" (imputed from the
+        levels around it), "outside" (of the image) and "low_confidence".
     source : str
         "localizer", "table" (the competition's coordinates) or "truth" (a synthetic cohort's).
 
     Raises
     ------
     DataError
-        When shapes, ranges or words are wrong, or two neighbouring points coincide.
+        When shapes, ranges or the source are wrong, or two neighbouring points coincide.
     """
 
     study_id: str
@@ -78,7 +80,7 @@ class DiscPoints:
             raise DataError(f"{where}: confidence must be {N_LEVELS} numbers in 0..1, got {confidence}")
         flags = tuple(str(flag) for flag in self.flags)
         if len(flags) != N_LEVELS:
-            raise DataError(f"{where}: flags must be {N_LEVELS} words, got {flags}")
+            raise DataError(f"{where}: flags must be {N_LEVELS} texts, got {flags}")
         if self.source not in SOURCES:
             raise DataError(f"{where}: source must be one of {SOURCES}, got {self.source!r}")
         points.setflags(write=False)
@@ -122,12 +124,10 @@ class DiscPoints:
             {
                 "study_id": self.study_id,
                 "series_id": self.series_id,
-                "level": list(LEVELS),
-                "x": self.points[:, 0],
-                "y": self.points[:, 1],
-                "z": self.points[:, 2],
+                "level": LEVELS,
+                **dict(zip("xyz", self.points.T, strict=True)),
                 "confidence": self.confidence,
-                "flag": list(self.flags),
+                "flag": self.flags,
             }
         )
 
@@ -164,6 +164,20 @@ class DiscPoints:
         return card(f"study {self.study_id}", ("", "x", "y", "z", "confidence", "flag"), rows, about=about)
 
 
+def with_low_confidence(flags: Iterable[str], confidence: np.ndarray) -> tuple[str, ...]:
+    """Add `LOW_CONFIDENCE` to the flags of levels that may be wrong, to all when most are: then the chain may be."""
+    low = (confidence < LOW_CONFIDENCE_BELOW) | (np.median(confidence) < LOW_CONFIDENCE_BELOW)
+    return tuple(
+        ", ".join(part for part in (flag, LOW_CONFIDENCE if is_low else "") if part)
+        for flag, is_low in zip(flags, low, strict=True)
+    )
+
+
+def without_low_confidence(flag: str) -> str:
+    """What a flag tells beside `LOW_CONFIDENCE`: how the point was imputed, "" where its disc was observed."""
+    return ", ".join(part for part in flag.split(", ") if part not in ("", LOW_CONFIDENCE))
+
+
 def chain_tangents(points: np.ndarray) -> np.ndarray:
     """Unit tangents (n, 3) of a chain of points (n, 3) by finite differences, signed to point to the feet."""
     tangents = np.gradient(np.asarray(points, dtype=np.float64), axis=0)
@@ -175,7 +189,7 @@ def chain_tangents(points: np.ndarray) -> np.ndarray:
 def complete_chain(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Fill missing levels of a chain from their neighbours.
 
-    Between known levels a point is placed along the line (a cubic when four or more are known); beyond the ends
+    Between known levels a point is interpolated along the line (by the cubic where four are known); beyond the ends
     the last known step is continued, scaled by how long that step usually is.
 
     Parameters
@@ -210,7 +224,7 @@ def complete_chain(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
         if len(above) and len(below):
             near, flags[level] = (above[-1], below[0]), "interpolated"
             if len(known) >= 4:
-                filled[level] = _lagrange(along[known], points[known], along[level])
+                filled[level] = np.vander(along[[level]], 4) @ np.polyfit(along[known], points[known], 3)
                 continue
         else:
             near, flags[level] = (tuple(above[-2:]) if len(above) else tuple(below[:2])), "extrapolated"
@@ -220,36 +234,13 @@ def complete_chain(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     return filled, tuple(flags)
 
 
-def _lagrange(knots: np.ndarray, values: np.ndarray, at: float) -> np.ndarray:
-    """Value at `at` of the polynomial through `values` (n, 3) at `knots` (n,)."""
-    weights = [
-        np.prod([(at - other) / (knot - other) for j, other in enumerate(knots) if j != i])
-        for i, knot in enumerate(knots)
-    ]
-    return np.asarray(weights) @ values
-
-
 def write_points(path: str | Path, discs: Iterable[DiscPoints]) -> Path:
     """Write the points of many studies as one CSV (columns `POINT_COLUMNS`), atomically."""
     path = Path(path)
     frames = [item.to_frame() for item in discs]
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(POINT_COLUMNS))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, table.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode())
+    atomically(path, lambda file: table.to_csv(file, index=False, float_format="%.4f", lineterminator="\n"))
     return path
-
-
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a killed run leaves either the old one or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
 
 
 def read_points(path: str | Path, *, source: str = "localizer") -> Mapping[str, DiscPoints]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -13,17 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 from ..devices import cpu_has_bfloat16
 from ..errors import DataError
+from ..files import write_table
 from ..labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from .augmentation import Augmentation, draw_window
-from .calibration import MIN_POINTS, fit_decoding
+from .calibration import MIN_POINTS, fit_localizer_calibration
 from .localizer import DiscLocalizer
 from .network import CHAIN, LocalizerConfig, SliceUNet, log_probability
-from .points import write_atomically
 from .samples import LocalizerSample, load_samples
 
 if TYPE_CHECKING:
@@ -117,9 +116,9 @@ def train_localizer(
     """
     config = start.config if start is not None else config or LocalizerConfig()
     # The table tells nothing of the discs above and below the five.
-    taught = "synthetic" if folder.is_synthetic else "competition"
+    data = "synthetic" if folder.is_synthetic else "competition"
     before = start.config.trained_on if start is not None else ""
-    trained_on = before if before.endswith(taught) else ", ".join(word for word in (before, taught) if word)
+    trained_on = before if before.endswith(data) else ", ".join(name for name in (before, data) if name)
     config = replace(config, chain=LEVELS, trained_on=trained_on)
     samples = load_samples(folder, study_ids, config.pixel_mm, n_jobs=n_jobs, progress=progress)
     learnt, kept = _set_aside(samples) if start is not None else (samples, [])
@@ -131,13 +130,9 @@ def train_localizer(
     localizer.made["studies"] = sorted({*seen_before, *(str(study_id) for study_id in study_ids)})
     if kept:
         try:
-            decoding = fit_decoding(localizer, kept)
-        except DataError as error:  # what was learnt is not lost for that
+            localizer.calibration = fit_localizer_calibration(localizer, kept)
+        except DataError as error:  # the trained weights are not lost for that
             logger.warning("localizer: the confidence is not fitted anew: %s", error)
-            decoding = localizer.decoding
-        history, made = localizer.history, localizer.made
-        localizer = DiscLocalizer(localizer.networks, device=device, decoding=decoding, made=made)
-        localizer.history = history
     if out is not None:  # at the end: weights that do not say what they have learnt from must not lie there
         _save(localizer, out)
     return localizer
@@ -188,7 +183,7 @@ def train_on_samples(
     localizer = DiscLocalizer(
         networks,
         device=device,
-        decoding=start.decoding if start is not None else None,
+        calibration=start.calibration if start is not None else None,
         made=_made(training, len(samples), start),
     )
     localizer.history = history
@@ -200,7 +195,8 @@ def train_on_samples(
 
 def _save(localizer: DiscLocalizer, out: str | Path) -> None:
     folder = localizer.save(out)
-    write_atomically(folder / HISTORY_FILE, _history_csv(localizer.history))
+    columns = ["member", "step", "loss", "learning_rate", "seconds"]
+    write_table(folder / HISTORY_FILE, pd.DataFrame(localizer.history, columns=columns))
     logger.info("localizer: saved to %s", folder)
 
 
@@ -363,13 +359,3 @@ def _average(kept: dict[str, torch.Tensor], network: SliceUNet, decay: float) ->
         torch._foreach_lerp_([kept[name] for name in averaged], [now[name] for name in averaged], 1 - decay)
         for name in now.keys() - set(averaged):
             kept[name].copy_(now[name])
-
-
-def _history_csv(history: list[dict[str, float]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, fieldnames=["member", "step", "loss", "learning_rate", "seconds"], lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue().encode()
