@@ -79,9 +79,8 @@ def draw_window(
     centre = rng.uniform(0, n - 1) if rng.random() < settings.anywhere else middle + rng.uniform(-2.0, 2.0)
     start = int(np.clip(round(centre - (settings.window - 1) / 2), 0, max(n - settings.window, 0)))
     # A series of fewer slices than a window has its last one repeated.
-    wanted = np.arange(start, start + settings.window)
-    chosen = np.clip(wanted, 0, n - 1)
-    wide = np.clip(np.arange(start - config.neighbours, wanted[-1] + config.neighbours + 1), 0, n - 1)
+    wide = np.clip(np.arange(-config.neighbours, settings.window + config.neighbours) + start, 0, n - 1)
+    chosen = np.clip(np.arange(settings.window) + start, 0, n - 1)
     volume = torch.from_numpy(np.ascontiguousarray(pixels[wide])).float()
     if rng.random() < settings.thicken and len(volume) > 2:
         share = rng.uniform(0.1, 0.3)
@@ -105,38 +104,31 @@ def _move(
     settings: Augmentation,
     rng: np.random.Generator,
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Turn, scale, shift and bend all slices alike. Points (k, 2) go in as mm from the first pixel, and come out as
+    """Rotate, scale, shift and bend all slices alike. Points (k, 2) go in as mm from the first pixel, and come out as
     mm from the canvas's first pixel."""
-    canvas = np.array(settings.canvas)
     angle = np.radians(np.clip(rng.normal(0, settings.rotation_degrees), -25, 25))
     scale = np.exp(rng.normal(0, settings.log_scale) + rng.normal(0, settings.stretch, 2))
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    forward = scale[:, None] * turn
-    side = canvas * config.pixel_mm
-    shift = rng.uniform(-0.22, 0.22, 2) * side
+    forward = scale[:, None] * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    side = np.array(settings.canvas) * config.pixel_mm
+    centre = (side - config.pixel_mm) / 2 + rng.uniform(-0.22, 0.22, 2) * side
     anchor = np.nanmean(points, axis=0)
-    middle = (canvas - 1) / 2 * config.pixel_mm
-    moved = (points - anchor) @ forward.T + middle + shift
-    back = np.linalg.inv(forward)
-    # affine_grid counts from -1 to 1 over the whole image, x before y.
-    size = np.array(volume.shape[1:])
-    half_out, half_in = canvas / 2 * config.pixel_mm, size / 2 * np.asarray(spacing)
-    linear = back * half_out[None, :] / half_in[:, None]
-    offset = (anchor - back @ shift - (size - 1) / 2 * np.asarray(spacing)) / half_in
-    theta = torch.tensor(
-        [[linear[1, 1], linear[1, 0], offset[1]], [linear[0, 1], linear[0, 0], offset[0]]], dtype=torch.float32
-    )
-    grid = functional.affine_grid(theta[None], [1, 1, *settings.canvas], align_corners=False)
+    moved = (points - anchor) @ forward.T + centre
+    rows, columns = (torch.arange(size) * config.pixel_mm for size in settings.canvas)
+    canvas = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)  # mm of each pixel
     if settings.bend_mm > 0:
         knots = np.maximum(np.ceil(side / settings.bend_grid_mm).astype(int) + 1, 4)
         field = rng.normal(0, settings.bend_mm * rng.random(), (1, 2, *knots)).astype(np.float32)
-        # mm on the canvas, (row, column): a pixel takes its value from so far away.
-        bend = functional.interpolate(torch.from_numpy(field), settings.canvas, mode="bicubic", align_corners=True)[0]
-        in_grid = bend.flip(0) / torch.tensor(half_out[::-1].copy(), dtype=torch.float32)[:, None, None]
-        grid = grid + torch.einsum("rc,chw->hwr", theta[:, :2], in_grid)
+        # A pixel takes its value from so many mm away, (H, W, 2).
+        bend = functional.interpolate(torch.from_numpy(field), settings.canvas, mode="bicubic", align_corners=True)
+        bend = bend[0].permute(1, 2, 0)
+        canvas = canvas + bend
         moved = _bent(moved, bend.numpy(), config.pixel_mm)
-    moved_volume = functional.grid_sample(volume[None], grid, align_corners=False)[0]
-    return moved_volume, moved
+    values = (centre, np.linalg.inv(forward).T, anchor, spacing)
+    centre, back, anchor, spacing = (torch.tensor(value, dtype=torch.float32) for value in values)
+    pixels = ((canvas - centre) @ back + anchor) / spacing
+    # grid_sample counts from -1 to 1 over the whole image, x before y.
+    grid = (2 * pixels + 1) / torch.tensor(volume.shape[1:]) - 1
+    return functional.grid_sample(volume[None], grid.flip(-1)[None], align_corners=False)[0], moved
 
 
 def _bent(points: np.ndarray, bend: np.ndarray, pixel_mm: float) -> np.ndarray:
@@ -144,8 +136,8 @@ def _bent(points: np.ndarray, bend: np.ndarray, pixel_mm: float) -> np.ndarray:
     bent = points
     for _ in range(6):
         pixels = np.rint(np.nan_to_num(bent) / pixel_mm).astype(int)
-        row, column = np.clip(pixels, 0, np.array(bend.shape[1:]) - 1).T
-        bent = points - bend[:, row, column].T
+        row, column = np.clip(pixels, 0, np.array(bend.shape[:2]) - 1).T
+        bent = points - bend[row, column]
     return bent
 
 
@@ -213,20 +205,22 @@ def _target(
     through = np.interp(slices, index, offsets) + step * (np.minimum(slices, 0) + np.maximum(slices - index[-1], 0))
     thickness = np.gradient(offsets) if len(offsets) > 1 else np.full(1, 2.5 * config.through_sigma_mm)
     unique = np.concatenate([[True], np.diff(chosen) > 0])
-    distance = (offsets[chosen][:, None] - through[None, :]) / config.through_sigma_mm
-    along = np.exp(-0.5 * distance**2) * (thickness[chosen] * unique)[:, None]
-    along /= np.sqrt(2 * np.pi) * config.through_sigma_mm
+    along = _density(offsets[chosen][:, None] - through[None, :], config.through_sigma_mm)
+    along *= (thickness[chosen] * unique)[:, None]
     # Thin windows of thick slices can sum to more than 1 by a little; a distribution must not.
     along /= np.maximum(along.sum(axis=0), 1.0)
     parts = []
-    cell = 2 * config.pixel_mm
     for axis in (0, 1):
         centres = (np.arange(settings.canvas[axis] // 2) * 2 + 0.5) * config.pixel_mm
-        part = np.exp(-0.5 * ((centres[None, :] - points[:, axis : axis + 1]) / config.sigma_mm) ** 2)
-        parts.append(part * cell / (np.sqrt(2 * np.pi) * config.sigma_mm))
+        parts.append(2 * config.pixel_mm * _density(centres[None, :] - points[:, axis : axis + 1], config.sigma_mm))
     plane = parts[0][:, :, None] * parts[1][:, None, :] * view[::2, ::2].numpy()
     mass = along.sum(axis=0) * plane.sum(axis=(1, 2))
     plane /= np.maximum(mass, 1.0)[:, None, None]
     target = along.astype(np.float32)[:, :, None, None] * plane.astype(np.float32)
     absent = np.clip(1.0 - mass, 0.0, 1.0)
     return torch.from_numpy(target), torch.from_numpy(absent).float(), torch.from_numpy(known)
+
+
+def _density(distance: np.ndarray, sigma: float) -> np.ndarray:
+    """The normal distribution's."""
+    return np.exp(-0.5 * (distance / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)

@@ -18,10 +18,9 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from ..errors import DataError
-from ..geometry import POSTERIOR
 from ..labels import CONDITIONS, LEVELS, N_LEVELS
 from ..parallel import JobFailure, run_jobs
-from .points import LOW_CONFIDENCE, DiscPoints, chain_tangents, complete_chain
+from .points import LOW_CONFIDENCE, DiscPoints, chain_tangents, complete_chain, forward_directions
 from .samples import single_study_folders
 
 if TYPE_CHECKING:
@@ -35,6 +34,8 @@ FOUND_PIXELS = 5.0
 """The same in pixels of the labelled image, as public solutions of the competition report it."""
 CONFIDENCE_BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
 """Finer towards 1, where most levels are."""
+NOT_FOUND = "not found"
+"""The flag of levels of a study on which the localizer found no chain."""
 ERROR_COLUMNS = (
     *("study_id", "level", "error_mm", "along_mm", "backward_mm"),
     *("confidence", "flag", "shift", "low_confidence"),
@@ -79,9 +80,7 @@ def point_errors(found: np.ndarray, reference: np.ndarray) -> PointErrors:
     # One reference point has no direction of its own; the found chain lends it.
     chain = complete_chain(reference)[0] if known.sum() >= 2 else found
     tangents = chain_tangents(chain)
-    back = POSTERIOR - (tangents @ POSTERIOR)[:, None] * tangents
-    back /= np.linalg.norm(back, axis=1, keepdims=True)
-    along, backward = (np.einsum("ij,ij->i", difference, axis) for axis in (tangents, back))
+    along, backward = ((difference * axis).sum(axis=1) for axis in (tangents, -forward_directions(tangents)))
     step = float(np.median(np.linalg.norm(np.diff(chain, axis=0), axis=1)))
     shift = int(np.rint(np.median(along[known]) / step)) if known.any() else 0
     return PointErrors(np.linalg.norm(difference, axis=1), along, backward, shift)
@@ -107,7 +106,7 @@ def evaluate_points(found: Mapping[str, DiscPoints], reference: Mapping[str, np.
                 "along_mm": errors.along,
                 "backward_mm": errors.backward,
                 "confidence": discs.confidence if discs is not None else 0.0,
-                "flag": discs.flags if discs is not None else "not found",
+                "flag": discs.flags if discs is not None else NOT_FOUND,
                 "shift": errors.shift,
                 "low_confidence": discs is not None and level_labelling_uncertain(discs),
             }
@@ -132,24 +131,28 @@ def summary(errors: pd.DataFrame) -> dict[str, float]:
     `studies_shifted_unflagged` is the number that must be zero: whole spines off by a level without low confidence.
     "centred": less the mean offset, for a reference that is not the canal point but keeps its distance from it.
     """
-    distance, along, backward = (errors[c].to_numpy(dtype=float) for c in ("error_mm", "along_mm", "backward_mm"))
-    shifted, marked = errors["shift"] != 0, errors["low_confidence"].astype(bool)
-    along_centred, backward_centred = _centred(along), _centred(backward)
+    distance, along, backward = (errors[name].astype(float) for name in ("error_mm", "along_mm", "backward_mm"))
+    shifted, marked, missed = errors["shift"] != 0, errors["low_confidence"].astype(bool), errors["flag"] == NOT_FOUND
+    along_centred, backward_centred = along - along.mean(), backward - backward.mean()
+
+    def studies(rows: pd.Series) -> int:
+        return int(errors.loc[rows, "study_id"].nunique())
+
     return {
-        "studies": int(errors["study_id"].nunique()),
+        "studies": studies(errors.index),
         "levels": len(errors),
-        "median_mm": _median(distance),
-        "within_2mm": _mean(distance <= 2),
-        "within_5mm": _mean(distance <= FOUND_MM),
-        "median_along_mm": _median(np.abs(along)),
-        "median_along_centred_mm": _median(np.abs(along_centred)),
-        "median_in_plane_centred_mm": _median(np.hypot(along_centred, backward_centred)),
-        "within_10mm_along": _mean(np.abs(along) <= 10),
-        "studies_shifted": int(errors.loc[shifted, "study_id"].nunique()),
-        "studies_shifted_unflagged": int(errors.loc[shifted & ~marked, "study_id"].nunique()),
-        "studies_low_confidence": int(errors.loc[marked, "study_id"].nunique()),
-        "studies_not_found": int(errors.loc[errors["flag"] == "not found", "study_id"].nunique()),
-        "levels_flagged": int(((errors["flag"] != "") & (errors["flag"] != "not found")).sum()),
+        "median_mm": float(distance.median()),
+        "within_2mm": float((distance <= 2).mean()),
+        "within_5mm": float((distance <= FOUND_MM).mean()),
+        "median_along_mm": float(along.abs().median()),
+        "median_along_centred_mm": float(along_centred.abs().median()),
+        "median_in_plane_centred_mm": float(np.hypot(along_centred, backward_centred).median()),
+        "within_10mm_along": float((along.abs() <= 10).mean()),
+        "studies_shifted": studies(shifted),
+        "studies_shifted_unflagged": studies(shifted & ~marked),
+        "studies_low_confidence": studies(marked),
+        "studies_not_found": studies(missed),
+        "levels_flagged": int(((errors["flag"] != "") & ~missed).sum()),
     }
 
 
@@ -237,12 +240,8 @@ def _on_images(folder: CompetitionFolder, study_id: str, discs: DiscPoints | Non
         series = study.series_by_id(row.series_id)
         place = series.slice_of(row.instance_number) if series is not None else None
         if place is None:
-            logger.warning(
-                "study %s, series %s: instance %s has a point but cannot be read; it is left out",
-                study_id,
-                row.series_id,
-                row.instance_number,
-            )
+            image = f"study {study_id}, series {row.series_id}: instance {row.instance_number}"
+            logger.warning("%s has a point but cannot be read; it is left out", image)
             continue
         error, apart = np.nan, np.nan
         if discs is not None:
@@ -261,36 +260,20 @@ def image_summary(comparison: pd.DataFrame) -> pd.DataFrame:
     Columns: points, median_pixels, within_5_pixels, exact_slice, within_one_slice (shares of the points; a level that
     was not found counts as wrong). Rows: `labels.LEVELS` that have points, and "all".
     """
-    rows = {level: comparison[comparison["level"] == level] for level in LEVELS} | {"all": comparison}
-    table = {}
-    for name, part in rows.items():
-        if part.empty and name != "all":
-            continue
-        pixels, apart = (part[column].to_numpy(dtype=float) for column in ("error_pixels", "slices_apart"))
-        table[name] = {
-            "points": len(part),
-            "median_pixels": _median(pixels),
-            "within_5_pixels": _mean(pixels <= FOUND_PIXELS),
-            "exact_slice": _mean(apart == 0),
-            "within_one_slice": _mean(np.abs(apart) <= 1),
+    table = pd.DataFrame(
+        {
+            "level": comparison["level"],
+            "points": 1,
+            "median_pixels": comparison["error_pixels"].astype(float),
+            "within_5_pixels": comparison["error_pixels"] <= FOUND_PIXELS,
+            "exact_slice": comparison["slices_apart"] == 0,
+            "within_one_slice": comparison["slices_apart"].abs() <= 1,
         }
-    return pd.DataFrame.from_dict(table, orient="index").rename_axis("level")
-
-
-def _centred(values: np.ndarray) -> np.ndarray:
-    """Values less the mean of the finite ones."""
-    known = values[np.isfinite(values)]
-    return values - known.mean() if known.size else values
-
-
-def _median(values: np.ndarray) -> float:
-    """Median of the finite values, nan without any (and without numpy's warning)."""
-    known = values[np.isfinite(values)]
-    return float(np.median(known)) if known.size else float("nan")
-
-
-def _mean(found: np.ndarray) -> float:
-    return float(np.mean(found)) if found.size else float("nan")
+    )
+    functions = {name: "mean" for name in table.columns[1:]} | {"points": "sum", "median_pixels": "median"}
+    overall = table.agg(functions).to_frame("all").T
+    by_level = table.groupby("level").agg(functions)
+    return pd.concat([by_level, overall]).astype({"points": int}).rename_axis("level")
 
 
 def read_reference(path: str | Path, *, point: str = "canal", study_column: str = "study_id") -> dict[str, np.ndarray]:
@@ -311,11 +294,8 @@ def read_reference(path: str | Path, *, point: str = "canal", study_column: str 
     absent = [name for name in (study_column, "level", *names) if name not in table.columns]
     if absent:
         raise DataError(f"{path}: lacks the columns {absent}, it has {list(table.columns)}")
-    reference: dict[str, np.ndarray] = {}
-    for study_id, rows in table.groupby(study_column, sort=False):
-        points = np.full((N_LEVELS, 3), np.nan)
-        for level, xyz in zip(rows["level"], rows[names].to_numpy(), strict=True):
-            if level in LEVELS:
-                points[LEVELS.index(level)] = xyz
-        reference[str(study_id)] = points
+    table[study_column] = table[study_column].astype(str)
+    reference = {}
+    for study_id, rows in table.drop_duplicates([study_column, "level"], keep="last").groupby(study_column, sort=False):
+        reference[study_id] = rows.set_index("level")[names].reindex(LEVELS).to_numpy(dtype=np.float64)
     return reference

@@ -58,11 +58,8 @@ class HeatMaps:
     def disk(self, row: float, column: float, radius: float) -> tuple[slice, slice, np.ndarray]:
         """Rows and columns around a place in mm, and which of their pixels lie within `radius` mm of it."""
         rows, columns = (
-            slice(near[0], near[-1] + 1)
-            for near in (
-                np.flatnonzero(np.abs(self.rows_mm - row) <= radius),
-                np.flatnonzero(np.abs(self.columns_mm - column) <= radius),
-            )
+            slice(np.searchsorted(mm, at - radius), np.searchsorted(mm, at + radius, side="right"))
+            for mm, at in ((self.rows_mm, row), (self.columns_mm, column))
         )
         return rows, columns, np.hypot(self.rows_mm[rows][:, None] - row, self.columns_mm[columns] - column) <= radius
 

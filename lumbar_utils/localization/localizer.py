@@ -18,6 +18,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from scipy import special
+from torch import nn
 
 from ..errors import DataError
 from ..files import atomically, write_json
@@ -210,11 +211,8 @@ class DiscLocalizer:
 
     def write(self, weights: Path, note: Path) -> None:
         """Write the tensors and the JSON that belongs to them, each atomically."""
-        state = {
-            f"{member}.{name}": value.detach().cpu().contiguous()
-            for member, network in enumerate(self.networks)
-            for name, value in network.state_dict().items()
-        }
+        # Names begin with the number of the network, as a ModuleList's do.
+        state = {n: value.detach().cpu().contiguous() for n, value in nn.ModuleList(self.networks).state_dict().items()}
         atomically(weights, lambda file: save_file(state, file))
         write_json(note, {"config": asdict(self.config), "calibration": asdict(self.calibration), "made": self.made})
 
@@ -255,27 +253,16 @@ class DiscLocalizer:
                     "they were written by an older version of lumbar_utils; train again, or delete the folder to use "
                     "the localizer that ships with the library"
                 )
-            config = LocalizerConfig.from_dict(read["config"])
-            networks = _networks(config, load_file(weights))
+            config = LocalizerConfig(**read["config"])
+            state = load_file(weights)
+            networks = [SliceUNet(config) for _ in {name.partition(".")[0] for name in state}]
+            nn.ModuleList(networks).load_state_dict(state)
             calibration = LocalizerCalibration(**read["calibration"])
             localizer = cls(networks, device=device, calibration=calibration, made=read["made"])
         except (KeyError, ValueError, TypeError, RuntimeError, OSError, SafetensorError) as error:
             raise DataError(f"{weights.parent}: these are not weights of this localizer: {error}") from error
         localizer.files = (weights, note)
         return localizer
-
-
-def _networks(config: LocalizerConfig, state: dict[str, torch.Tensor]) -> list[SliceUNet]:
-    """Networks from tensors whose names begin with the number of their network."""
-    members: dict[int, dict[str, torch.Tensor]] = {}
-    for name, value in state.items():
-        member, _, own = name.partition(".")
-        members.setdefault(int(member), {})[own] = value
-    networks = []
-    for _, own in sorted(members.items()):
-        networks.append(SliceUNet(config))
-        networks[-1].load_state_dict(own)
-    return networks
 
 
 def _widest_first(series: tuple[Series, ...]) -> list[Series]:

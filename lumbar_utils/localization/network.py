@@ -8,7 +8,7 @@ do not give: the slice is found together with the place in it, and the masses of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -71,15 +71,6 @@ class LocalizerConfig:
     def multiple(self) -> int:
         """Rows and columns of the input must be a multiple of this."""
         return 2 ** len(self.widths)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> LocalizerConfig:
-        """From the dict that `dataclasses.asdict` gives. Raises `DataError` for unknown keys, with the known ones."""
-        known = [item.name for item in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise DataError(f"localizer config: unknown keys {unknown}, expected some of {known}")
-        return cls(**values)
 
 
 class _Block(nn.Sequential):

@@ -85,23 +85,18 @@ class DiscPoints:
             raise DataError(f"{where}: source must be one of {SOURCES}, got {self.source!r}")
         points.setflags(write=False)
         confidence.setflags(write=False)
-        for name, value in (("points", points), ("confidence", confidence), ("flags", flags)):
+        texts = {"study_id": str(self.study_id), "series_id": str(self.series_id), "flags": flags}
+        for name, value in {**texts, "points": points, "confidence": confidence}.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "study_id", str(self.study_id))
-        object.__setattr__(self, "series_id", str(self.series_id))
 
     @classmethod
-    def from_known(
-        cls, study_id: str, series_id: str, points: np.ndarray, *, source: str, confidence: np.ndarray | None = None
-    ) -> DiscPoints:
-        """Points of which some may be missing (rows of nan); gaps are filled from their neighbours and flagged.
+    def from_known(cls, study_id: str, series_id: str, points: np.ndarray, *, source: str) -> DiscPoints:
+        """Points of which some may be missing (rows of nan); these are imputed from their neighbours and flagged.
 
-        Raises `DataError` when fewer than two levels are known.
+        Known points get confidence 1, imputed ones 0.5. Raises `DataError` when fewer than two levels are known.
         """
         filled, flags = complete_chain(points)
-        if confidence is None:
-            confidence = np.array([0.5 if flag else 1.0 for flag in flags])
-        return cls(study_id, series_id, filled, confidence, flags, source)
+        return cls(study_id, series_id, filled, [0.5 if flag else 1.0 for flag in flags], flags, source)
 
     def tangents(self) -> np.ndarray:
         """Unit directions of the canal at each point, towards the feet, shape (5, 3)."""
@@ -109,9 +104,7 @@ class DiscPoints:
 
     def forward(self) -> np.ndarray:
         """Unit directions from the canal to the front along the plane of each disc, shape (5, 3)."""
-        tangents = self.tangents()
-        ahead = ANTERIOR - (tangents @ ANTERIOR)[:, None] * tangents
-        return ahead / np.linalg.norm(ahead, axis=1, keepdims=True)
+        return forward_directions(self.tangents())
 
     @property
     def flagged(self) -> bool:
@@ -132,7 +125,7 @@ class DiscPoints:
         )
 
     @classmethod
-    def from_frame(cls, frame: pd.DataFrame, *, source: str = "localizer") -> DiscPoints:
+    def from_frame(cls, frame: pd.DataFrame) -> DiscPoints:
         """The inverse of `to_frame`: a table that holds exactly the five rows of one study, in any order."""
         absent = [column for column in POINT_COLUMNS if column not in frame.columns]
         if absent:
@@ -143,17 +136,9 @@ class DiscPoints:
         levels = frame["level"].astype(str)
         if sorted(levels) != sorted(LEVELS):
             raise DataError(f"study {studies[0]}: expected one row for each of {LEVELS}, got {sorted(levels)}")
-        frame = frame.set_index(levels.to_numpy()).loc[list(LEVELS)]
-        flags = tuple("" if pd.isna(flag) else str(flag) for flag in frame["flag"])
-        series = frame["series_id"].iloc[0]
-        return cls(
-            str(studies[0]),
-            "" if pd.isna(series) else str(series),
-            frame[["x", "y", "z"]].to_numpy(dtype=np.float64),
-            frame["confidence"].to_numpy(dtype=np.float64),
-            flags,
-            source,
-        )
+        frame = frame.set_index(levels.to_numpy()).loc[list(LEVELS)].fillna({"flag": "", "series_id": ""})
+        points, confidence = frame[["x", "y", "z"]].to_numpy(dtype=np.float64), frame["confidence"]
+        return cls(studies[0], frame["series_id"].iloc[0], points, confidence, tuple(frame["flag"]))
 
     def _repr_html_(self) -> str:
         rows = [
@@ -184,6 +169,12 @@ def chain_tangents(points: np.ndarray) -> np.ndarray:
     tangents /= np.linalg.norm(tangents, axis=1, keepdims=True)
     downward = (points[-1] - points[0]) @ INFERIOR
     return tangents if downward >= 0 else -tangents
+
+
+def forward_directions(tangents: np.ndarray) -> np.ndarray:
+    """Unit directions (n, 3) to the front, each perpendicular to its tangent of the canal (n, 3)."""
+    ahead = ANTERIOR - (tangents @ ANTERIOR)[:, None] * tangents
+    return ahead / np.linalg.norm(ahead, axis=1, keepdims=True)
 
 
 def complete_chain(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
@@ -243,7 +234,7 @@ def write_points(path: str | Path, discs: Iterable[DiscPoints]) -> Path:
     return path
 
 
-def read_points(path: str | Path, *, source: str = "localizer") -> Mapping[str, DiscPoints]:
+def read_points(path: str | Path) -> Mapping[str, DiscPoints]:
     """Read what `write_points` wrote: study id -> `DiscPoints`, in the file's order. Raises `DataError`."""
     path = Path(path)
     try:
@@ -252,7 +243,4 @@ def read_points(path: str | Path, *, source: str = "localizer") -> Mapping[str, 
         raise DataError(f"{path}: cannot read the points file ({error})") from error
     if "study_id" not in table.columns:
         raise DataError(f"{path}: the points table lacks the column study_id, it has {list(table.columns)}")
-    return {
-        str(study_id): DiscPoints.from_frame(rows, source=source)
-        for study_id, rows in table.groupby("study_id", sort=False)
-    }
+    return {str(study_id): DiscPoints.from_frame(rows) for study_id, rows in table.groupby("study_id", sort=False)}
