@@ -22,9 +22,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lumbar_utils.labels import SAGITTAL_T1, SAGITTAL_T2
-from lumbar_utils.localization import DiscLocalizer, evaluate_points, locate_folders, read_reference
-from lumbar_utils.localization.evaluation import calibration_error, summary
-from lumbar_utils.localization.preprocessing import LocalizationError
+from lumbar_utils.localization import (
+    DiscLocalizer,
+    LocalizationError,
+    calibration_error,
+    evaluate_points,
+    locate_folders,
+    read_reference,
+    summary,
+)
 from lumbar_utils.phantom.cohort import generate_cohort
 from lumbar_utils.studies.study import find_studies, load_study
 

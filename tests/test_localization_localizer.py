@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -74,10 +74,8 @@ class FakeSeries:
 class FakeStudy:
     series: tuple = ()
     study_id: str = "7"
-    asked: list = field(default_factory=list)
 
     def by_view(self, view):
-        self.asked.append(view)
         return tuple(s for s in self.series if s.view == view)
 
 
@@ -487,7 +485,7 @@ def test_an_empty_image_is_an_error_that_names_the_series(localizer):
 
 
 def test_samples_of_a_folder_carry_its_points(cohort):
-    """Points of the coordinate table, by way of DICOM and resampling, lie where the phantom's truth says."""
+    """Points of the coordinate table, by way of DICOM and resampling, lie where the phantom's truth is."""
     folder = CompetitionFolder.open(cohort)
     truth = read_reference(cohort / "truth" / "discs.csv", point="canal")
     ids = folder.study_ids("train")
@@ -632,11 +630,11 @@ def test_confidence_is_fitted_to_what_was_right(localizer):
     for trial in (calibration, LocalizerCalibration()):
         located = locate_samples(DiscLocalizer(localizer.networks, calibration=trial), for_check)
         seen = np.isfinite(located.error_mm)
-        right, sure = located.error_mm[seen] <= 5, np.clip(located.confidence[seen], 1e-6, 1 - 1e-6)
-        losses.append(-np.mean(np.where(right, np.log(sure), np.log(1 - sure))))
+        right, confidence = located.error_mm[seen] <= 5, np.clip(located.confidence[seen], 1e-6, 1 - 1e-6)
+        losses.append(-np.mean(np.where(right, np.log(confidence), np.log(1 - confidence))))
         if trial is calibration:
-            assert 0.5 < right.mean() < 0.999, "the toy must be neither too easy nor too hard to say anything"
-            assert abs(sure.mean() - right.mean()) < 0.1
+            assert 0.5 < right.mean() < 0.999, "the toy must be neither too easy nor too hard to show anything"
+            assert abs(confidence.mean() - right.mean()) < 0.1
     assert losses[0] < losses[1]
     with pytest.raises(DataError, match="at least 50"):
         fit_localizer_calibration(localizer, for_fit[1:4])
@@ -711,7 +709,7 @@ def test_a_series_of_few_slices_can_be_trained_on_and_located(n):
 
 
 def test_before_any_image_the_decoder_does_not_prefer_one_of_neighbouring_labels():
-    """Nine peaks of which every level thinks alike: the chains through the upper and the lower eight weigh the same."""
+    """Nine peaks with the same mass of every level: chains through the upper and the lower eight weigh the same."""
     places = np.stack([np.full(9, 13.0), 20 + 31.0 * np.arange(9), np.full(9, 88.0)], axis=1)
     maps = planted_maps([(level, place, 0.11) for level in range(8) for place in places], levels=8, shape=(96, 60))
     nowhere = ChainPrior(middle_spread=1e6)  # the image's middle does prefer one of them, by intention

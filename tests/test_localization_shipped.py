@@ -204,7 +204,7 @@ def test_localize_uses_it_by_default(unseen, tmp_path, monkeypatch, capsys):
     study_id = unseen.study_ids("train")[0]
     demo = tmp_path / "runs" / "demo" / "localizer"
     demo.mkdir(parents=True)
-    (demo / "model.safetensors").write_text("left behind by an earlier run; nobody asked for it")
+    (demo / "model.safetensors").write_text("left behind by an earlier run; not to be used")
     monkeypatch.chdir(tmp_path)
     out = tmp_path / "points.csv"
     assert main(["localize", str(unseen.study_folder(study_id)), "--out", str(out), "--no-progress"]) == 0
@@ -223,11 +223,11 @@ def predictor_of(monkeypatch):
 
 
 def test_a_predictor_uses_it_when_none_is_given(predictor_of, unseen, monkeypatch):
-    asked = []
+    opened = []
     shipped = DiscLocalizer.shipped
-    monkeypatch.setattr(DiscLocalizer, "shipped", lambda **options: asked.append(1) or shipped(**options))
+    monkeypatch.setattr(DiscLocalizer, "shipped", lambda **options: opened.append(1) or shipped(**options))
     predictor = predictor_of()
-    assert not asked  # read when it is first needed
+    assert not opened  # read when it is first needed
     study_id = unseen.study_ids("train")[0]
     truth = read_reference(unseen.root / "truth" / "discs.csv")[study_id]
     study = unseen.load_study(study_id)
@@ -235,7 +235,7 @@ def test_a_predictor_uses_it_when_none_is_given(predictor_of, unseen, monkeypatc
     assert np.linalg.norm(discs.points - truth, axis=1).max() < 5
     again = next(predictor.predict_studies([s for s in find_studies(unseen.root) if s.study_id == study_id]))
     assert np.allclose(again.discs.points, discs.points)
-    assert len(asked) == 1
+    assert len(opened) == 1
 
 
 def test_a_localizer_or_points_that_are_given_win(predictor_of, unseen, monkeypatch):

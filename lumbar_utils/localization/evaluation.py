@@ -77,7 +77,7 @@ def point_errors(found: np.ndarray, reference: np.ndarray) -> PointErrors:
         raise DataError(f"both must have shape ({N_LEVELS}, 3), got {found.shape} and {reference.shape}")
     known = np.isfinite(reference).all(axis=1)
     difference = np.where(known[:, None], found - reference, np.nan)
-    # One reference point has no direction of its own; the found chain lends it.
+    # One reference point has no direction of its own; that of the found chain is used.
     chain = complete_chain(reference)[0] if known.sum() >= 2 else found
     tangents = chain_tangents(chain)
     along, backward = ((difference * axis).sum(axis=1) for axis in (tangents, -forward_directions(tangents)))
