@@ -139,7 +139,7 @@ def summary(errors: pd.DataFrame) -> dict[str, float]:
         return int(errors.loc[rows, "study_id"].nunique())
 
     return {
-        "studies": studies(errors.index),
+        "studies": int(errors["study_id"].nunique()),
         "levels": len(errors),
         "median_mm": float(distance.median()),
         "within_2mm": float((distance <= 2).mean()),

@@ -248,7 +248,7 @@ class DiscLocalizer:
         """The inverse of `write`. Raises `DataError` when a file is damaged or of another network or version."""
         try:
             read = json.loads(note.read_text())
-            if "config" not in read:
+            if not {"config", "calibration", "made"} <= set(read):
                 raise ValueError(
                     "they were written by an older version of lumbar_utils; train again, or delete the folder to use "
                     "the localizer that ships with the library"

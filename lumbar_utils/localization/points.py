@@ -136,9 +136,9 @@ class DiscPoints:
         levels = frame["level"].astype(str)
         if sorted(levels) != sorted(LEVELS):
             raise DataError(f"study {studies[0]}: expected one row for each of {LEVELS}, got {sorted(levels)}")
-        frame = frame.set_index(levels.to_numpy()).loc[list(LEVELS)].fillna({"flag": "", "series_id": ""})
-        points, confidence = frame[["x", "y", "z"]].to_numpy(dtype=np.float64), frame["confidence"]
-        return cls(studies[0], frame["series_id"].iloc[0], points, confidence, tuple(frame["flag"]))
+        frame = frame.set_index(levels.to_numpy()).loc[list(LEVELS)]
+        series_id, *flags = ("" if pd.isna(text) else text for text in (frame["series_id"].iloc[0], *frame["flag"]))
+        return cls(studies[0], series_id, frame[["x", "y", "z"]], frame["confidence"], tuple(flags))
 
     def _repr_html_(self) -> str:
         rows = [
