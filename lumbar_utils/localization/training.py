@@ -120,8 +120,8 @@ def train_localizer(
         training_samples, config=config, training=training, start=start, device=device, progress=progress
     )
     # Whoever measures this localizer, or cuts crops with it, must be able to see which studies it was trained on.
-    before = start.made.get("studies", ()) if start is not None else ()
-    localizer.made["studies"] = sorted({*before, *(str(study_id) for study_id in study_ids)})
+    earlier = start.made.get("studies", ()) if start is not None else ()
+    localizer.made["studies"] = sorted({*earlier, *(str(study_id) for study_id in study_ids)})
     if held_out:
         try:
             localizer.calibration = fit_localizer_calibration(localizer, held_out)
