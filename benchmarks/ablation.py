@@ -44,8 +44,7 @@ from lumbar_utils.evaluation import tables as evaluation
 from lumbar_utils.files import atomically, read_json, write_json
 from lumbar_utils.kaggle.workspace import split_studies
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
-from lumbar_utils.localization import DiscLocalizer, DiscPoints, read_reference
-from lumbar_utils.localization.batch import locate_studies, points_from_table
+from lumbar_utils.localization import DiscLocalizer, DiscPoints, locate_studies, points_from_table, read_reference
 from lumbar_utils.localization.localizer import SHIPPED_WEIGHTS
 from lumbar_utils.metrics.calibration import fit_calibration
 from lumbar_utils.metrics.score import bootstrap_scores, competition_score, weighted_prior

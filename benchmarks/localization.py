@@ -22,10 +22,15 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lumbar_utils.labels import SAGITTAL_T1, SAGITTAL_T2
-from lumbar_utils.localization import DiscLocalizer, evaluate_points, read_reference
-from lumbar_utils.localization.batch import locate_folders
-from lumbar_utils.localization.evaluation import calibration_error, summary
-from lumbar_utils.localization.preprocessing import LocalizationError
+from lumbar_utils.localization import (
+    DiscLocalizer,
+    LocalizationError,
+    calibration_error,
+    evaluate_points,
+    locate_folders,
+    read_reference,
+    summary,
+)
 from lumbar_utils.phantom.cohort import generate_cohort
 from lumbar_utils.studies.study import find_studies, load_study
 
@@ -34,7 +39,7 @@ COHORTS = {
     "randomised": {"n_studies": 200, "seed": 4712, "randomise": True},
     "demo": {"n_studies": 80, "seed": 4713},
 }
-TOLD = (
+REPORTED = (
     *("studies", "levels", "median_mm", "within_5mm"),
     *("studies_shifted", "studies_shifted_unflagged", "studies_low_confidence", "studies_not_found"),
 )
@@ -53,7 +58,7 @@ def main() -> int:
         errors, seconds[name] = measure(root, localizer)
         for kind, table in errors.items():
             found = summary(table)
-            rows[f"{name}, {kind}"] = {key: found[key] for key in TOLD} | {"ECE": calibration_error(table)}
+            rows[f"{name}, {kind}"] = {key: found[key] for key in REPORTED} | {"ECE": calibration_error(table)}
     with pd.option_context("display.width", 200, "display.max_columns", 20):
         print(pd.DataFrame(rows).T.round(4).to_string())
         print("\nseconds from a series' DICOM files to its points (mean, largest)")
@@ -72,13 +77,13 @@ def measure(root: Path, localizer: DiscLocalizer) -> tuple[dict[str, pd.DataFram
     """Errors of all studies, and of their series by kind; seconds of each series."""
     truth = read_reference(root / "truth" / "discs.csv")
     found: dict[str, dict] = {"study": {}, "T2": {}, "STIR": {}, "T1": {}}
-    asked: dict[str, dict] = {kind: {} for kind in found}
+    expected: dict[str, dict] = {kind: {} for kind in found}
     seconds = []
     for part in ("train", "test"):
         for source in find_studies(root, part=part, progress=False):
             study = load_study(source)
             points = truth[study.study_id]
-            asked["study"][study.study_id] = points
+            expected["study"][study.study_id] = points
             with suppress(LocalizationError):  # what is not found counts as not found
                 found["study"][study.study_id] = localizer.locate(study)
             for series in study.series:
@@ -89,11 +94,11 @@ def measure(root: Path, localizer: DiscLocalizer) -> tuple[dict[str, pd.DataFram
                 name = f"{study.study_id} {series.series_id}"
                 began = time.perf_counter()
                 alone = load_study(find_studies(root / f"{part}_images" / study.study_id / series.series_id)[0])
-                asked[kind][name] = points
+                expected[kind][name] = points
                 with suppress(LocalizationError):
                     found[kind][name] = localizer.locate_series(alone.series[0])
                 seconds.append(time.perf_counter() - began)
-    return {kind: evaluate_points(found[kind], asked[kind]) for kind in found if asked[kind]}, pd.Series(seconds)
+    return {kind: evaluate_points(found[kind], expected[kind]) for kind in found if expected[kind]}, pd.Series(seconds)
 
 
 if __name__ == "__main__":

@@ -35,8 +35,7 @@ from lumbar_utils.crops.cache import build_crop_cache
 from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.labels import N_SEVERITIES, N_TARGETS
-from lumbar_utils.localization import DiscPoints
-from lumbar_utils.localization.batch import locate_studies, open_localizer
+from lumbar_utils.localization import DiscPoints, locate_studies, open_localizer
 from lumbar_utils.localization.evaluation import read_reference
 from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier
 from lumbar_utils.models.run_folder import WEIGHTS, RunConfig, save_weights

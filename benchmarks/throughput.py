@@ -41,9 +41,9 @@ except ModuleNotFoundError as missing:
 from lumbar_utils.crops.cache import CropCache, build_crop_cache
 from lumbar_utils.crops.extraction import CropSpec, extract_crops
 from lumbar_utils.devices import Compute, choose_compute
-from lumbar_utils.localization import DiscPoints
-from lumbar_utils.localization.batch import LocalizerFiles, open_localizer
+from lumbar_utils.localization import DiscPoints, open_localizer
 from lumbar_utils.localization.evaluation import read_reference
+from lumbar_utils.localization.localizer_files import LocalizerFiles
 from lumbar_utils.models.classifier import LumbarClassifier, grade
 from lumbar_utils.models.inputs import batch_of, study_input
 from lumbar_utils.parallel import JobFailure, run_jobs

@@ -352,8 +352,7 @@ def test_localize_and_crops_write_what_the_next_step_reads(cohort, trained_run, 
 def test_folds_learn_from_marked_points_and_are_graded_on_found_ones(cohort, tmp_path, capsys, monkeypatch):
     from lumbar_utils.crops.cache import CropCache
     from lumbar_utils.kaggle.workspace import split_studies
-    from lumbar_utils.localization import read_points
-    from lumbar_utils.localization.batch import points_from_table
+    from lumbar_utils.localization import points_from_table, read_points
     from lumbar_utils.studies.study import CompetitionFolder
 
     folder, run = CompetitionFolder.open(cohort), tmp_path / "run"
@@ -433,8 +432,7 @@ def test_the_localizer_of_the_run_in_use_is_taken_and_runs_demo_only_when_it_is_
 
 def test_doubtful_studies_are_counted_and_named(tmp_path, monkeypatch, capsys):
     from lumbar_utils.cli import inputs
-    from lumbar_utils.localization import DiscPoints
-    from lumbar_utils.localization import batch as locating
+    from lumbar_utils.localization import DiscPoints, many_studies
     from lumbar_utils.studies import study
 
     def located(sources, localizer, *, n_jobs, progress):
@@ -443,10 +441,10 @@ def test_doubtful_studies_are_counted_and_named(tmp_path, monkeypatch, capsys):
 
     monkeypatch.setattr(inputs, "open_localizer", lambda folder: None)
     monkeypatch.setattr(study, "find_studies", lambda path, **_: [f"case{i}" for i in range(7)])
-    monkeypatch.setattr(locating, "locate_studies", located)
+    monkeypatch.setattr(many_studies, "locate_studies", located)
     assert main(["localize", str(tmp_path), "--out", str(tmp_path / "points.csv")]) == 0
     text = capsys.readouterr().out
-    assert "doubtful in 7 studies" in text and "case0, case1, case2, case3, case4, ..." in text
+    assert "low confidence in 7 studies" in text and "case0, case1, case2, case3, case4, ..." in text
 
 
 @pytest.mark.slow
@@ -468,6 +466,6 @@ def test_a_localizer_that_has_seen_the_held_out_studies_is_used_with_a_warning(t
     shipped.made["studies"] = ["1", "2"]
     folder = shipped.save(tmp_path / "localizer")
     assert inputs.discs_of([], points=None, localizer=folder, held_out=["3"], progress=False) == {}
-    assert "to be judged" not in caplog.text
+    assert "held-out studies" not in caplog.text
     inputs.discs_of([], points=None, localizer=folder, held_out=["2", "3"], progress=False)
-    assert "learnt from 1 of the 2 studies that are to be judged" in caplog.text
+    assert "trained on 1 of the 2 held-out studies" in caplog.text

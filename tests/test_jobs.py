@@ -17,9 +17,9 @@ from lumbar_utils.crops.cache import build_crop_cache
 from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
-from lumbar_utils.localization import DiscLocalizer, DiscPoints
-from lumbar_utils.localization.batch import LocalizerFiles, locate_studies, points_from_table
+from lumbar_utils.localization import DiscLocalizer, DiscPoints, locate_studies, points_from_table
 from lumbar_utils.localization.evaluation import read_reference
+from lumbar_utils.localization.localizer_files import LocalizerFiles
 from lumbar_utils.parallel import DIED, HUNG, JobFailure, run_jobs, stays_here
 from lumbar_utils.studies.study import CompetitionFolder, find_studies
 
@@ -173,7 +173,7 @@ def test_what_travels_is_small(cohort, sources, points, monkeypatch):
         sent.extend((function.__name__, len(pickle.dumps((function, task)))) for task in tasks)
         return iter(())
 
-    monkeypatch.setattr("lumbar_utils.localization.batch.run_jobs", note)
+    monkeypatch.setattr("lumbar_utils.localization.many_studies.run_jobs", note)
     locate_studies(sources, DiscLocalizer.shipped(), n_jobs=2, **QUIET)
     folder = CompetitionFolder.open(cohort)
     points_from_table(folder, folder.study_ids("train"), **QUIET)

@@ -14,8 +14,7 @@ from lumbar_utils.crops.cache import build_crop_cache
 from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.dicom.series import Stack
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
-from lumbar_utils.localization import DiscLocalizer, DiscPoints
-from lumbar_utils.localization.batch import locate_studies
+from lumbar_utils.localization import DiscLocalizer, DiscPoints, locate_studies
 from lumbar_utils.localization.evaluation import read_reference
 from lumbar_utils.phantom.cohort import generate_cohort
 from lumbar_utils.studies.study import StudySource, find_studies, load_study

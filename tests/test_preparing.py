@@ -17,7 +17,7 @@ from broken_studies import SPEC, MiddleLocalizer
 import lumbar_utils.inference.preprocessing as preparing
 from lumbar_utils.inference.preprocessing import StudyTimeout, preprocess_studies, time_limit
 from lumbar_utils.localization import DiscLocalizer
-from lumbar_utils.localization.batch import LocalizerFiles
+from lumbar_utils.localization.localizer_files import LocalizerFiles
 from lumbar_utils.studies.study import StudySource, find_studies
 
 # joblib's processes are ended under way here, and say so in many voices.

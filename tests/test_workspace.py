@@ -14,7 +14,7 @@ from lumbar_utils.evaluation import tables as evaluation
 from lumbar_utils.kaggle import workspace
 from lumbar_utils.kaggle.workspace import find_localizer, find_weights, open_workspace, restore_weights
 from lumbar_utils.labels import N_LEVELS, N_TARGETS, SAGITTAL_T2
-from lumbar_utils.localization.batch import locate_studies, points_from_table, reference_points
+from lumbar_utils.localization import locate_studies, points_from_table, reference_points
 from lumbar_utils.studies import statistics as eda
 from lumbar_utils.studies.competition import CompetitionFolder
 

@@ -3,9 +3,9 @@
     python tools/make_localizer.py                         lumbar_utils/weights/localizer.{safetensors,json}
     python tools/make_localizer.py --out /tmp/try --bodies 200 --steps 300      a quick try
 
-Every member learns from its own phantoms with its own seed, one process and one core each (on a GPU they share it),
+Every member is trained on its own phantoms with its own seed, one process and one core each (on a GPU they share it),
 so the time is that of one member where there are as many cores. A finished member is kept in the work folder, and a
-second call goes on from there. No real scan is read, neither for training nor for calibration nor here for measuring.
+second call continues from there. No real scan is read, neither for training nor for calibration nor for evaluation.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import shutil
 import sys
 import time
@@ -28,7 +27,10 @@ for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
 
 import joblib
 import numpy as np
+import torch
 
+from lumbar_utils import __version__
+from lumbar_utils.files import versions
 from lumbar_utils.localization import DiscLocalizer, LocalizerConfig, LocalizerTraining
 from lumbar_utils.phantom.cohort import COHORT_VERSION
 
@@ -53,7 +55,7 @@ def main() -> int:
         for member in range(args.members)
     )
     networks = [network for folder, _ in members for network in DiscLocalizer.load(folder).networks]
-    decoding, measured = calibrate(networks, args)
+    calibration, measured = calibrate(networks, args)
     made = {
         "command": f"python tools/make_localizer.py --seed {args.seed} --members {args.members} "
         f"--bodies {args.bodies} --steps {args.steps} --held-out {args.held_out}",
@@ -61,15 +63,14 @@ def main() -> int:
         "no scan of a person was used",
         "phantom_version": COHORT_VERSION,
         "series_per_member": SCANS * args.bodies,
-        "training": {name: value for name, value in asdict(training).items() if name not in ("members", "seed")},
+        "training": {name: value for name, value in asdict(training).items() if name != "seed"},
         "seeds": [training.seed + member for member in range(args.members)],
         "seconds_per_member": [round(seconds) for _, seconds in members],
         "cores": joblib.cpu_count(),
         "measured_on_held_out_phantoms": measured,
-        "code": _digest_of_code(),
-        "versions": versions(),
+        **_code(),
     }
-    localizer = DiscLocalizer(networks, decoding=decoding, made=made)
+    localizer = DiscLocalizer(networks, calibration=calibration, made=made)
     out.mkdir(parents=True, exist_ok=True)
     localizer.write(out / "localizer.safetensors", out / "localizer.json")
     for folder, _ in members:
@@ -80,15 +81,13 @@ def main() -> int:
 
 
 def recalibrate(out: Path, args: argparse.Namespace) -> int:
-    """Fit and measure again with the networks that are there, after a change of the decoder."""
+    """Calibrate and evaluate again with the networks that are there, after a change of the decoder."""
     localizer = DiscLocalizer.read(out / "localizer.safetensors", out / "localizer.json")
-    decoding, measured = calibrate(localizer.networks, args)
+    localizer.calibration, measured = calibrate(localizer.networks, args)
+    localizer.made["measured_on_held_out_phantoms"] = measured
     command = f"python tools/make_localizer.py --recalibrate --seed {args.seed} --held-out {args.held_out}"
-    made = {**localizer.made, "measured_on_held_out_phantoms": measured}
-    made["recalibrated"] = {"command": command, "code": _digest_of_code(), "versions": versions()}
-    DiscLocalizer(localizer.networks, decoding=decoding, made=made).write(
-        out / "localizer.safetensors", out / "localizer.json"
-    )
+    localizer.made["recalibrated"] = {"command": command, **_code()}
+    localizer.write(out / "localizer.safetensors", out / "localizer.json")
     print(json.dumps(measured, indent=1))
     return 0
 
@@ -97,8 +96,6 @@ def make_member(
     work: Path, member: int, config: LocalizerConfig, training: LocalizerTraining, bodies: int, device: str
 ) -> tuple[Path, float]:
     """One network with phantoms of its own; the folder that holds it, and the seconds that it took."""
-    import torch
-
     from lumbar_utils.devices import choose_compute
     from lumbar_utils.localization.synthetic_samples import synthetic_samples
     from lumbar_utils.localization.training import train_on_samples
@@ -106,12 +103,12 @@ def make_member(
     torch.set_num_threads(1)
     own = replace(training, seed=training.seed + member)
     folder = work / f"member_{own.seed}"
-    key = {"training": asdict(own), "config": asdict(config), "bodies": bodies, "code": _digest_of_code()}
+    key = {"training": asdict(own), "config": asdict(config), "bodies": bodies, **_code()}
     key = json.loads(json.dumps(key))
     note = folder / "done.json"
     if note.is_file() and (done := json.loads(note.read_text()))["key"] == key:
         return folder, done["seconds"]
-    note.unlink(missing_ok=True)  # it must never stand beside other weights
+    note.unlink(missing_ok=True)  # it must never lie beside other weights
     began = time.monotonic()
     samples = synthetic_samples(range(bodies), _seed(own.seed, 0), config.pixel_mm, scans=SCANS, n_jobs=1)
     print(f"member {member}: {len(samples)} series in {time.monotonic() - began:.0f} s", flush=True)
@@ -125,8 +122,8 @@ def make_member(
 
 
 def calibrate(networks: list, args: argparse.Namespace) -> tuple:
-    """What is fitted on the calibration's phantoms, and how good all of it is on the measurement's."""
-    from lumbar_utils.localization.calibration import cut_off, fit_decoding
+    """The calibration fitted on phantoms, and how good the localizer is on others."""
+    from lumbar_utils.localization.calibration import cut_off, fit_localizer_calibration
     from lumbar_utils.localization.synthetic_samples import is_randomised, synthetic_samples
 
     began = time.monotonic()
@@ -135,8 +132,8 @@ def calibrate(networks: list, args: argparse.Namespace) -> tuple:
         synthetic_samples(range(args.held_out), _seed(args.seed, part), pixel_mm, scans=1, n_slices=9, n_jobs=-1)
         for part in (CALIBRATION, MEASUREMENT)
     )
-    decoding = fit_decoding(DiscLocalizer(networks), for_fit)
-    localizer = DiscLocalizer(networks, decoding=decoding)
+    localizer = DiscLocalizer(networks)
+    localizer.calibration = fit_localizer_calibration(localizer, for_fit)
     ordinary = [sample for sample in for_measure if not is_randomised(sample)]
     randomised = [sample for sample in for_measure if is_randomised(sample)]
     measured = {"ordinary": _measure(localizer, ordinary), "randomised": _measure(localizer, randomised)}
@@ -144,18 +141,18 @@ def calibrate(networks: list, args: argparse.Namespace) -> tuple:
     for name, whole in (("ordinary", ordinary), ("randomised", randomised)):
         measured[f"{name}_cut_off"] = _measure(localizer, [cut_off(sample, rng) for sample in whole])
     print(f"calibrated and measured in {time.monotonic() - began:.0f} s", flush=True)
-    return decoding, measured
+    return localizer.calibration, measured
 
 
 def _measure(localizer: DiscLocalizer, samples: list) -> dict[str, float]:
     from lumbar_utils.localization.calibration import locate_samples
     from lumbar_utils.localization.evaluation import FOUND_MM
-    from lumbar_utils.localization.localizer import LOW_CONFIDENCE_BELOW
+    from lumbar_utils.localization.points import LOW_CONFIDENCE_BELOW
 
     located = locate_samples(localizer, samples)
     seen = located.in_view
     error = located.error_mm[seen]
-    shifted, doubtful = np.nan_to_num(located.shift) != 0, np.median(located.confidence, axis=1) < LOW_CONFIDENCE_BELOW
+    shifted, marked = np.nan_to_num(located.shift) != 0, np.median(located.confidence, axis=1) < LOW_CONFIDENCE_BELOW
     return {
         "series": len(samples),
         "series_without_a_chain": int(np.isnan(located.shift).sum()),
@@ -164,8 +161,8 @@ def _measure(localizer: DiscLocalizer, samples: list) -> dict[str, float]:
         "within_5mm": round(float(np.mean(error <= FOUND_MM)), 4),
         "mean_confidence": round(float(located.confidence[seen].mean()), 4),
         "series_shifted": int(shifted.sum()),
-        "of_them_not_low_confidence": int((shifted & ~doubtful).sum()),
-        "series_low_confidence": int(doubtful.sum()),
+        "of_them_not_low_confidence": int((shifted & ~marked).sum()),
+        "series_low_confidence": int(marked.sum()),
     }
 
 
@@ -173,24 +170,12 @@ def _seed(seed: int, part: int) -> int:
     return 1000 * (seed + 1) + part
 
 
-def _digest_of_code() -> str:
-    """Of all that decides what a member becomes."""
-    parts = [path.read_bytes() for name in ("phantom", "localizer") for path in sorted((PACKAGE / name).glob("*.py"))]
-    return hashlib.sha256(b"\0".join(parts)).hexdigest()
-
-
-def versions() -> dict[str, str]:
-    """Of what decides the numbers."""
-    import torch
-
-    import lumbar_utils
-
-    return {
-        "lumbar_utils": lumbar_utils.__version__,
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "numpy": np.__version__,
-    }
+def _code() -> dict:
+    """Digest of the code that decides what a member becomes, and versions of the packages."""
+    folders = [PACKAGE / name for name in ("phantom", "localization")]
+    parts = [path.read_bytes() for folder in folders for path in sorted(folder.glob("*.py"))]
+    digest = hashlib.sha256(b"\0".join(parts)).hexdigest()
+    return {"code": digest, "versions": {"lumbar_utils": __version__, **versions()}}
 
 
 def _arguments() -> argparse.Namespace:
@@ -198,13 +183,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", default=str(ROOT / "lumbar_utils" / "weights"), help="folder for the two files")
     parser.add_argument("--work", default=str(ROOT / "runs" / "localizer_making"), help="folder for unfinished work")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--members", type=int, default=2, help="networks that are asked together (default 2)")
+    parser.add_argument("--members", type=int, default=2, help="networks whose heat maps are averaged (default 2)")
     parser.add_argument(
         "--bodies", type=int, default=2400, help="bodies for each member, half of them randomised (2400)"
     )
     parser.add_argument("--steps", type=int, default=9500, help="training steps of each member (default 9500)")
     parser.add_argument("--held-out", type=int, default=300, help="bodies each for calibration and measurement")
-    parser.add_argument("--recalibrate", action="store_true", help="keep the networks, fit and measure anew")
+    parser.add_argument("--recalibrate", action="store_true", help="keep the networks, calibrate and evaluate anew")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     return parser.parse_args()
 

@@ -65,8 +65,7 @@ def localize(args: argparse.Namespace) -> None:
     """`lumbar localize`: find the discs of every study under a path."""
     path, folder = inputs.data_path(args.path), inputs.localizer_folder(args.weights)
     inputs.table_to_write(args.out)
-    from ..localization import write_points
-    from ..localization.batch import locate_studies, low_confidence_message
+    from ..localization import locate_studies, low_confidence_message, write_points
     from ..studies.study import find_studies
 
     localizer = inputs.open_localizer(folder)
@@ -139,7 +138,7 @@ def _print_errors(
     folder: CompetitionFolder, study_ids: list[str], localizer: DiscLocalizer, *, jobs: int, progress: bool
 ) -> None:
     """How good a localizer is on studies with known points: in the patient, and on the labelled images."""
-    from ..localization.batch import locate_studies, low_confidence_message, reference_points
+    from ..localization import locate_studies, low_confidence_message, reference_points
     from ..localization.evaluation import evaluate_on_images, evaluate_points, image_summary, summary
 
     reference = reference_points(folder, study_ids, n_jobs=jobs, progress=progress)
@@ -226,7 +225,7 @@ def _shifted_as_the_localizer_errs(
     """Crops shifted by the error measured on the studies to be graded; as they were, where no true points are known."""
     import numpy as np
 
-    from ..localization.batch import reference_points
+    from ..localization import reference_points
 
     if folder.coordinates is None and not (folder.root / "truth" / "discs.csv").is_file():
         return augment
@@ -246,8 +245,7 @@ def _training_crops(
 ) -> tuple[CropCache, CropCache]:
     """Crops to learn from, around the table's points where it has any, and crops to grade on, around found points."""
     from ..crops.cache import build_crop_cache
-    from ..localization import write_points
-    from ..localization.batch import points_from_table
+    from ..localization import points_from_table, write_points
 
     labelled, jobs = set(folder.labels["study_id"]), inputs.jobs(args.jobs)
     sources = [source for source in inputs.studies_of(folder, "train") if source.study_id in labelled]
@@ -277,7 +275,7 @@ def predict(args: argparse.Namespace) -> None:
     reports.check(args.report)
     from ..inference.predictor import SYNTHETIC_WARNING, Predictor
     from ..inference.run import run_inference
-    from ..localization.batch import low_confidence_message
+    from ..localization import low_confidence_message
     from ..models.ensemble import name_of, run_of
     from ..studies.study import CompetitionFolder, find_studies, is_competition_folder
 

@@ -79,10 +79,10 @@ def localizer_folder(given: Path | None, *, run: Path | None = None) -> Path | N
 
 def open_localizer(folder: Path | None) -> DiscLocalizer:
     """The localizer in the folder, or the shipped one; prints which it is."""
-    from ..localization import batch as locating
+    from .. import localization
 
-    localizer = locating.open_localizer(folder)
-    print(locating.localizer_origin(localizer, folder))
+    localizer = localization.open_localizer(folder)
+    print(localization.localizer_origin(localizer, folder))
     return localizer
 
 
@@ -99,8 +99,7 @@ def discs_of(
 
     A localizer that has learnt from studies of `held_out` is used, with a warning.
     """
-    from ..localization import read_points
-    from ..localization.batch import locate_studies, low_confidence_message, warn_of_studies_learnt_from
+    from ..localization import locate_studies, low_confidence_message, read_points, warn_of_studies_learnt_from
 
     if points is not None:
         return read_points(points)

@@ -41,7 +41,7 @@ def write(
 
 def graded_by(predictor: Predictor, run: Path) -> dict:
     """What a report says about the networks that graded; folders by their names, since a path may name a person."""
-    from ..localization.batch import localizer_origin
+    from ..localization import localizer_origin
     from ..models.ensemble import name_of, run_of
 
     folder = inputs.localizer_folder(None, run=run_of(run))

@@ -24,8 +24,7 @@ from ..crops.extraction import CropSpec, StudyCrops
 from ..devices import Compute
 from ..errors import PRIOR, DataError, Issue
 from ..labels import VIEWS
-from ..localization import DiscPoints
-from ..localization.batch import localizer_origin, open_localizer
+from ..localization import DiscPoints, localizer_origin, open_localizer
 from ..models.ensemble import ENSEMBLE, Ensemble, member_folders, run_of
 from ..models.inputs import study_input
 from ..models.run_folder import CONFIG, WEIGHTS, load_model

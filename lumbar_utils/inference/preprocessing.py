@@ -25,8 +25,8 @@ from ..crops.extraction import CropSpec, StudyCrops, extract_crops
 from ..errors import Issue, LumbarError
 from ..labels import VIEWS
 from ..localization import DiscPoints
-from ..localization.batch import LocalizerFiles
 from ..localization.evaluation import level_labelling_uncertain
+from ..localization.localizer_files import LocalizerFiles
 from ..localization.preprocessing import LocalizationError
 from ..parallel import HUNG, JobFailure, run_jobs, stays_here
 from ..studies.study import Study, StudySource, load_study

@@ -59,7 +59,7 @@ def build_dataset(
         When the run lacks a classifier or one of its members, its localizer cannot be read, there is no localizer
         at all, no wheel of timm-3d can be had, the slug is not one, or `out` holds something else.
     """
-    from ..localization.batch import open_localizer
+    from ..localization import open_localizer
 
     out = Path(out)
     if not 6 <= len(slug) <= 50 or slug.strip("-") != slug or not slug.replace("-", "").isalnum():
@@ -97,7 +97,7 @@ def build_dataset(
 
 def _weights_of(run: Path) -> list[Path]:
     """The folders of a run to pack: `classifier/`, and `localizer/` where it holds weights."""
-    from ..localization.batch import open_localizer
+    from ..localization import open_localizer
     from ..models.ensemble import ENSEMBLE, member_folders
 
     classifier, localizer = run / "classifier", run / "localizer"

@@ -1,9 +1,10 @@
 """The localizer: sagittal series in, the canal point of each of the five discs in patient millimetres out.
 
-The parts, in the order in which data pass through them: `images` (series -> network input), `network`, `decoding` (heat
-maps -> a chain of points), `member_predictions` (several networks, several sizes), `localizer` (`DiscLocalizer`, which
-joins them), `points` (`DiscPoints`, the result); for training `samples`, `synthetic` (samples from phantoms),
-`augmentation`, `training`; and what came of it: `evaluation`, `calibration`.
+In the order of the data: `preprocessing` (series -> network input), `network`, `heat_maps` (predictions of several
+networks, averaged), `decoding` (heat maps -> a chain of points), `localizer` (`DiscLocalizer`, which joins them),
+`series_fusion` (one chain from several series), `points` (`DiscPoints`, the result); `many_studies` and
+`localizer_files` run it on a cohort. For training `samples`, `synthetic_samples` (of phantoms), `augmentation`,
+`training`, `calibration` (of the confidence); `evaluation` measures it.
 
 Names are loaded on first use, so that code that needs no more than `DiscPoints` does not wait for torch.
 """
@@ -17,16 +18,6 @@ from .points import DiscPoints, complete_chain, read_points, write_points
 
 if TYPE_CHECKING:
     from .augmentation import Augmentation
-    from .batch import (
-        localizer_origin,
-        locate_folders,
-        locate_studies,
-        low_confidence_message,
-        open_localizer,
-        points_from_table,
-        reference_points,
-        warn_of_studies_learnt_from,
-    )
     from .evaluation import (
         PointErrors,
         calibration_error,
@@ -39,6 +30,14 @@ if TYPE_CHECKING:
         summary,
     )
     from .localizer import DiscLocalizer
+    from .localizer_files import localizer_origin, open_localizer, warn_of_studies_learnt_from
+    from .many_studies import (
+        locate_folders,
+        locate_studies,
+        low_confidence_message,
+        points_from_table,
+        reference_points,
+    )
     from .network import LocalizerConfig
     from .preprocessing import LocalizationError
     from .training import LocalizerTraining, train_localizer, train_on_samples
@@ -54,20 +53,20 @@ _HOME = {
     "evaluate_on_images": "evaluation",
     "evaluate_points": "evaluation",
     "image_summary": "evaluation",
-    "localizer_origin": "batch",
-    "locate_folders": "batch",
-    "locate_studies": "batch",
-    "low_confidence_message": "batch",
-    "open_localizer": "batch",
+    "localizer_origin": "localizer_files",
+    "locate_folders": "many_studies",
+    "locate_studies": "many_studies",
+    "low_confidence_message": "many_studies",
+    "open_localizer": "localizer_files",
     "point_errors": "evaluation",
-    "points_from_table": "batch",
+    "points_from_table": "many_studies",
     "read_reference": "evaluation",
-    "reference_points": "batch",
+    "reference_points": "many_studies",
     "reliability": "evaluation",
     "summary": "evaluation",
     "train_localizer": "training",
     "train_on_samples": "training",
-    "warn_of_studies_learnt_from": "batch",
+    "warn_of_studies_learnt_from": "localizer_files",
 }
 
 __all__ = ["DiscPoints", "complete_chain", "read_points", "write_points", *_HOME]

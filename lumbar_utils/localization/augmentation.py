@@ -1,8 +1,8 @@
-"""What the localizer sees in training: random windows of a volume, made unlike each other, with their targets.
+"""What the localizer is trained on: random windows of volumes, augmented, with their targets.
 
-Training never shows a whole series. A window of a few neighbouring slices is cut, turned, scaled, moved, and its
-contrast changed beyond what scanners do; the points move with it. That makes hundreds of volumes last for thousands
-of steps, and makes the network read shapes rather than one scanner's grey values.
+A window is a few neighbouring slices, rotated, scaled, shifted and bent together with its points, and its contrast is
+changed beyond what scanners do. That makes hundreds of volumes last for thousands of steps, and makes the network read
+shapes rather than one scanner's grey values.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from scipy import ndimage
 from torch.nn import functional
 
 from .network import LocalizerConfig, with_neighbours
@@ -19,10 +20,21 @@ from .samples import LocalizerSample
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Strengths of the random changes; a probability or the standard deviation unless said otherwise.
+    """Strengths of the random changes.
 
-    `window` is the number of slices, `canvas` the rows and columns of a window in pixels (multiples of 32),
-    `bend_mm` the size of a smooth random displacement whose knots lie `bend_grid_mm` apart.
+    Parameters
+    ----------
+    window : int
+        Slices of a window.
+    canvas : (int, int)
+        Rows and columns of a window, multiples of 32.
+    rotation_degrees, log_scale, stretch, log_gamma, noise : float
+        Standard deviations; `stretch` is that of rows and columns apart.
+    bend_mm, bend_grid_mm : float
+        Largest standard deviation of a smooth displacement, and the distance of its knots.
+    anywhere, small_view, thicken, invert, curve, bias, blur, cut_outs : float
+        Probabilities of a window away from the spine, a smaller field of view, thicker slices, inverted grey values, a
+        random grey-value curve, a coil's bias field, blur, and rectangles of one grey value.
     """
 
     window: int = 3
@@ -67,9 +79,8 @@ def draw_window(
     centre = rng.uniform(0, n - 1) if rng.random() < settings.anywhere else middle + rng.uniform(-2.0, 2.0)
     start = int(np.clip(round(centre - (settings.window - 1) / 2), 0, max(n - settings.window, 0)))
     # A series of fewer slices than a window has its last one repeated.
-    wanted = np.arange(start, start + settings.window)
-    chosen = np.clip(wanted, 0, n - 1)
-    wide = np.clip(np.arange(start - config.neighbours, wanted[-1] + config.neighbours + 1), 0, n - 1)
+    wide = np.clip(np.arange(-config.neighbours, settings.window + config.neighbours) + start, 0, n - 1)
+    chosen = np.clip(np.arange(settings.window) + start, 0, n - 1)
     volume = torch.from_numpy(np.ascontiguousarray(pixels[wide])).float()
     if rng.random() < settings.thicken and len(volume) > 2:
         share = rng.uniform(0.1, 0.3)
@@ -78,8 +89,7 @@ def draw_window(
 
     volume, points_mm = _move(volume, voxels[:, 1:] * sample.spacing, sample.spacing, config, settings, rng)
     view = _small_view(config, settings, rng)
-    volume = _recolour(volume, settings, rng)
-    volume *= view
+    volume = _change_intensity(volume, settings, rng) * view
     repeated = with_neighbours(volume, config.neighbours)
     inner = slice(config.neighbours, len(volume) - config.neighbours)
     target, absent, known = _target(points_mm, voxels[:, 0], offsets, chosen, view, config, settings)
@@ -94,84 +104,66 @@ def _move(
     settings: Augmentation,
     rng: np.random.Generator,
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Turn, scale, shift and bend all slices alike. Points (k, 2) go in as mm from the first pixel, and come out as
+    """Rotate, scale, shift and bend all slices alike. Points (k, 2) go in as mm from the first pixel, and come out as
     mm from the canvas's first pixel."""
-    canvas = np.array(settings.canvas)
     angle = np.radians(np.clip(rng.normal(0, settings.rotation_degrees), -25, 25))
     scale = np.exp(rng.normal(0, settings.log_scale) + rng.normal(0, settings.stretch, 2))
-    turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    forward = scale[:, None] * turn
-    side = canvas * config.pixel_mm
-    shift = rng.uniform(-0.22, 0.22, 2) * side
+    forward = scale[:, None] * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+    side = np.array(settings.canvas) * config.pixel_mm
+    centre = (side - config.pixel_mm) / 2 + rng.uniform(-0.22, 0.22, 2) * side
     anchor = np.nanmean(points, axis=0)
-    middle = (canvas - 1) / 2 * config.pixel_mm
-    moved = (points - anchor) @ forward.T + middle + shift
-    back = np.linalg.inv(forward)
-    # affine_grid counts from -1 to 1 over the whole image, x before y.
-    source = np.array(volume.shape[1:])
-    half_out, half_in = canvas / 2 * config.pixel_mm, source / 2 * np.asarray(spacing)
-    source_middle = (source - 1) / 2 * np.asarray(spacing)
-    linear = back * half_out[None, :] / half_in[:, None]
-    offset = (anchor - back @ shift - source_middle) / half_in
-    theta = torch.tensor(
-        [[linear[1, 1], linear[1, 0], offset[1]], [linear[0, 1], linear[0, 0], offset[0]]], dtype=torch.float32
-    )
-    grid = functional.affine_grid(theta[None], [1, 1, *settings.canvas], align_corners=False)
+    moved = (points - anchor) @ forward.T + centre
+    rows, columns = (torch.arange(size) * config.pixel_mm for size in settings.canvas)
+    canvas = torch.stack(torch.meshgrid(rows, columns, indexing="ij"), dim=-1)  # mm of each pixel
     if settings.bend_mm > 0:
         knots = np.maximum(np.ceil(side / settings.bend_grid_mm).astype(int) + 1, 4)
         field = rng.normal(0, settings.bend_mm * rng.random(), (1, 2, *knots)).astype(np.float32)
-        # mm on the canvas, (row, column): where a pixel takes its value from lies there instead of at itself.
-        bend = functional.interpolate(torch.from_numpy(field), settings.canvas, mode="bicubic", align_corners=True)[0]
-        grid = grid + torch.einsum("rc,chw->hwr", theta[:, :2], (bend.flip(0) / _half(half_out)))
-        moved = _unbent(moved, bend.numpy(), config.pixel_mm)
-    moved_volume = functional.grid_sample(volume[None], grid, align_corners=False)[0]
-    return moved_volume, moved
+        # A pixel takes its value from so many mm away, (H, W, 2).
+        bend = functional.interpolate(torch.from_numpy(field), settings.canvas, mode="bicubic", align_corners=True)
+        bend = bend[0].permute(1, 2, 0)
+        canvas = canvas + bend
+        moved = _bent(moved, bend.numpy(), config.pixel_mm)
+    values = (centre, np.linalg.inv(forward).T, anchor, spacing)
+    centre, back, anchor, spacing = (torch.tensor(value, dtype=torch.float32) for value in values)
+    pixels = ((canvas - centre) @ back + anchor) / spacing
+    # grid_sample counts from -1 to 1 over the whole image, x before y.
+    grid = (2 * pixels + 1) / torch.tensor(volume.shape[1:]) - 1
+    return functional.grid_sample(volume[None], grid.flip(-1)[None], align_corners=False)[0], moved
 
 
-def _half(half_out: np.ndarray) -> torch.Tensor:
-    """Half the canvas in mm as (x, y, 1, 1), to go from mm to affine_grid's units."""
-    return torch.tensor([half_out[1], half_out[0]], dtype=torch.float32)[:, None, None]
-
-
-def _unbent(points: np.ndarray, bend: np.ndarray, pixel_mm: float) -> np.ndarray:
+def _bent(points: np.ndarray, bend: np.ndarray, pixel_mm: float) -> np.ndarray:
     """Where points (k, 2) of the canvas lie after bending: p with p + bend(p) = point, by iteration."""
-    known = np.isfinite(points).all(axis=1)
-    wanted = points[known]
-    at = wanted
+    bent = points
     for _ in range(6):
-        index = np.rint(at / pixel_mm).astype(int)
-        row, column = (np.clip(index[:, i], 0, bend.shape[i + 1] - 1) for i in (0, 1))
-        at = wanted - bend[:, row, column].T
-    bent = points.copy()
-    bent[known] = at
+        pixels = np.rint(np.nan_to_num(bent) / pixel_mm).astype(int)
+        row, column = np.clip(pixels, 0, np.array(bend.shape[:2]) - 1).T
+        bent = points - bend[row, column]
     return bent
 
 
 def _small_view(config: LocalizerConfig, settings: Augmentation, rng: np.random.Generator) -> torch.Tensor:
     """1 inside a random field of view, 0 outside it, as a scan of 18 cm or more would have cut the canvas."""
-    view = torch.ones(settings.canvas)
     if rng.random() >= settings.small_view:
-        return view
-    for axis in (0, 1):
-        full = settings.canvas[axis]
-        least = min(full, round((180.0 if axis == 0 else 110.0) / config.pixel_mm))
-        size = int(rng.integers(least, full + 1))
+        return torch.ones(settings.canvas)
+    inside = []
+    for full, min_mm in zip(settings.canvas, (180.0, 110.0), strict=True):
+        size = int(rng.integers(min(full, round(min_mm / config.pixel_mm)), full + 1))
         start = int(rng.integers(0, full - size + 1))
-        view.narrow(axis, 0, start).zero_()
-        view.narrow(axis, start + size, full - start - size).zero_()
+        inside.append(slice(start, start + size))
+    view = torch.zeros(settings.canvas)
+    view[tuple(inside)] = 1
     return view
 
 
-def _recolour(volume: torch.Tensor, settings: Augmentation, rng: np.random.Generator) -> torch.Tensor:
+def _change_intensity(volume: torch.Tensor, settings: Augmentation, rng: np.random.Generator) -> torch.Tensor:
     """Change grey values of slices (n, H, W) of about 0..1; the result is float32 and about 0..1 again."""
     _, height, width = volume.shape
     volume = volume.clamp(0, 1.2)
     volume = volume.clamp_min(1e-4) ** float(np.exp(rng.normal(0, settings.log_gamma)))
     if rng.random() < settings.curve:
-        knots = torch.from_numpy(np.clip(np.linspace(0, 1.2, 6) + rng.normal(0, 0.18, 6), 0, 1.3)).float()
-        place = volume.clamp(0, 1.2) / 1.2 * 5
-        low = place.floor().clamp(0, 4).long()
-        volume = torch.lerp(knots[low], knots[low + 1], place - low)
+        knots = np.linspace(0, 1.2, 6)
+        values = np.clip(knots + rng.normal(0, 0.18, 6), 0, 1.3)
+        volume = torch.from_numpy(np.interp(volume.numpy(), knots, values)).float()
     if rng.random() < settings.invert:
         volume = 1.0 - volume
     if rng.random() < settings.bias:
@@ -180,12 +172,8 @@ def _recolour(volume: torch.Tensor, settings: Augmentation, rng: np.random.Gener
         a, b, c, d = rng.normal(0, (0.35, 0.45, 0.2, 0.2))
         volume = volume * torch.exp(a * y + b * x + c * y * y + d * x * x)
     if rng.random() < settings.blur:
-        sigma = rng.uniform(0.4, 1.6)
-        reach = torch.arange(-3, 4)
-        kernel = torch.exp(-0.5 * (reach / sigma) ** 2)
-        kernel = (kernel / kernel.sum()).float()
-        volume = functional.conv2d(volume[:, None], kernel.view(1, 1, 7, 1), padding=(3, 0))
-        volume = functional.conv2d(volume, kernel.view(1, 1, 1, 7), padding=(0, 3))[:, 0]
+        sigma = (0, *[rng.uniform(0.4, 1.6)] * 2)
+        volume = torch.from_numpy(ndimage.gaussian_filter(volume.numpy(), sigma, mode="constant", radius=(0, 3, 3)))
     if settings.noise:
         noise = rng.standard_normal(volume.shape, dtype=np.float32)
         volume = volume + float(abs(rng.normal(0, settings.noise))) * torch.from_numpy(noise)
@@ -217,20 +205,22 @@ def _target(
     through = np.interp(slices, index, offsets) + step * (np.minimum(slices, 0) + np.maximum(slices - index[-1], 0))
     thickness = np.gradient(offsets) if len(offsets) > 1 else np.full(1, 2.5 * config.through_sigma_mm)
     unique = np.concatenate([[True], np.diff(chosen) > 0])
-    distance = (offsets[chosen][:, None] - through[None, :]) / config.through_sigma_mm
-    along = np.exp(-0.5 * distance**2) * (thickness[chosen] * unique)[:, None]
-    along /= np.sqrt(2 * np.pi) * config.through_sigma_mm
+    along = _density(offsets[chosen][:, None] - through[None, :], config.through_sigma_mm)
+    along *= (thickness[chosen] * unique)[:, None]
     # Thin windows of thick slices can sum to more than 1 by a little; a distribution must not.
     along /= np.maximum(along.sum(axis=0), 1.0)
     parts = []
-    cell = 2 * config.pixel_mm
     for axis in (0, 1):
         centres = (np.arange(settings.canvas[axis] // 2) * 2 + 0.5) * config.pixel_mm
-        part = np.exp(-0.5 * ((centres[None, :] - points[:, axis : axis + 1]) / config.sigma_mm) ** 2)
-        parts.append(part * cell / (np.sqrt(2 * np.pi) * config.sigma_mm))
+        parts.append(2 * config.pixel_mm * _density(centres[None, :] - points[:, axis : axis + 1], config.sigma_mm))
     plane = parts[0][:, :, None] * parts[1][:, None, :] * view[::2, ::2].numpy()
     mass = along.sum(axis=0) * plane.sum(axis=(1, 2))
     plane /= np.maximum(mass, 1.0)[:, None, None]
     target = along.astype(np.float32)[:, :, None, None] * plane.astype(np.float32)
     absent = np.clip(1.0 - mass, 0.0, 1.0)
     return torch.from_numpy(target), torch.from_numpy(absent).float(), torch.from_numpy(known)
+
+
+def _density(distance: np.ndarray, sigma: float) -> np.ndarray:
+    """The normal distribution's."""
+    return np.exp(-0.5 * (distance / sigma) ** 2) / (np.sqrt(2 * np.pi) * sigma)

@@ -1,16 +1,17 @@
-"""What is fitted once the networks are trained: how far their evidence may be trusted.
+"""What is fitted once the networks are trained: how confident the localizer may be.
 
-The networks' answers for neighbouring levels are wrong together or right together, so the decoder's posterior is too
-sure of itself. On held-out scans with known points, phantoms or those of a table, it is seen which points are right:
-a temperature for the evidence and a logistic curve for the confidence are fitted to that, so that of the points with
-a confidence of 0.9 nine in ten lie within 5 mm. Some of the scans are cut off first, above the sacrum too: there the
-lowest disc looks like a good L5/S1, and a name that is wrong must not be called sure. Real scans differ from phantoms
-in ways that no phantom tells; what was fitted on phantoms is an estimate there.
+The networks' predictions for neighbouring levels are wrong together or right together, so the decoder's posterior is
+overconfident. Held-out scans with known points, phantoms or those of a table, show which points are right: a
+temperature for the heat maps and a logistic curve for the confidence are fitted to that, so that of the points with a
+confidence of 0.9 nine in ten lie within 5 mm. Some of the scans are cut off first, above the sacrum too: there the
+lowest disc looks like a good L5/S1, and a wrong label must not get a high confidence. Real scans differ from phantoms
+in ways that no phantom shows; what was fitted on phantoms is an estimate there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,27 +19,27 @@ from scipy import optimize
 
 from ..errors import DataError
 from ..labels import LEVELS, N_LEVELS
-from .decoding import SUPPORTED, Chain
+from .decoding import OBSERVED, Chain
 from .evaluation import FOUND_MM
-from .localizer import Decoding, DiscLocalizer, bounded_logit
-from .member_predictions import MemberPrediction
+from .heat_maps import HeatMaps
+from .localizer import DiscLocalizer, LocalizerCalibration, clipped_logit
 from .network import CHAIN
 from .preprocessing import LocalizationError, normalised
 from .samples import LocalizerSample
 
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
 MIN_POINTS = 50
-NEARLY = 0.003
+FOUND_TOLERANCE = 0.003
 """Shares of discs found that differ by less are taken for equal."""
 CUT_EVERY = 3
 """Of the scans to fit on, one in so many is cut off."""
-MIN_MM = 100.0
+MIN_HEIGHT_MM = 100.0
 """No scan is cut to less: there would hardly be a chain to see."""
 
 
 @dataclass(frozen=True, eq=False)
-class Located:
-    """What the localizer made of samples.
+class LocatedSamples:
+    """What the localizer found on samples, beside their truth.
 
     Parameters
     ----------
@@ -59,102 +60,99 @@ class Located:
     chains: list[Chain | None]
 
 
-def locate_samples(localizer: DiscLocalizer, samples: Sequence[LocalizerSample]) -> Located:
+def locate_samples(localizer: DiscLocalizer, samples: Sequence[LocalizerSample]) -> LocatedSamples:
     """Find the discs of samples, whose truth is known."""
-    return _compare(localizer, samples, (localizer.ask(_pixels(sample)) for sample in samples))
+    return _compare(localizer, samples, (_heat_maps(localizer, sample) for sample in samples))
 
 
 def cut_off(sample: LocalizerSample, rng: np.random.Generator) -> LocalizerSample:
     """The sample without its lower end, or one time in four without its upper end, from anywhere on.
 
-    What is left is scaled to its own brightness, as a scan that ends there is, and is at least `MIN_MM` high.
+    What is left is scaled to its own brightness, as a scan that ends there is, and is at least `MIN_HEIGHT_MM` high.
     """
     rows = sample.pixels.shape[1]
-    shortest = min(rows, int(np.ceil(MIN_MM / sample.spacing[0])))
+    shortest = min(rows, int(np.ceil(MIN_HEIGHT_MM / sample.spacing[0])))
     kept = int(rng.integers(shortest, rows + 1))
     first = rows - kept if rng.random() < 0.25 else 0
     try:
-        pixels = normalised(_pixels(sample)[:, first : first + kept])
+        pixels = normalised(sample.pixels[:, first : first + kept].astype(np.float32))
     except LocalizationError:  # nothing but air is left
         return sample
     return replace(sample, pixels=pixels.astype(np.float16), voxels=sample.voxels - [0, first, 0])
 
 
-def fit_decoding(localizer: DiscLocalizer, samples: Sequence[LocalizerSample], *, seed: int = 0) -> Decoding:
+def fit_localizer_calibration(
+    localizer: DiscLocalizer, samples: Sequence[LocalizerSample], *, seed: int = 0
+) -> LocalizerCalibration:
     """Temperature and confidence that fit samples which the networks have not seen.
 
     Every third one is cut off (`cut_off`) by the seed. Of the temperatures that find nearly as many discs of the other
     ones as the best does, that is taken whose confidence fits best. Raises `DataError` when fewer than 50 discs are
-    found with evidence of their own on scans that show the sacrum.
+    observed on scans that show the sacrum.
     """
     rng = np.random.default_rng(seed)
     cut = np.arange(len(samples)) % CUT_EVERY == 0
     samples = [cut_off(sample, rng) if off else sample for sample, off in zip(samples, cut, strict=True)]
-    member_predictions = [localizer.ask(_pixels(sample)) for sample in samples]
-    fits = []
+    heat_maps = [_heat_maps(localizer, sample) for sample in samples]
+    trial, fits = copy(localizer), []
     for temperature in TEMPERATURES:
-        trial = DiscLocalizer(
-            localizer.networks,
-            device=localizer.device,
-            prior=localizer.prior,
-            decoding=Decoding(temperature=temperature),
-        )
-        located = _compare(trial, samples, member_predictions)
+        trial.calibration = LocalizerCalibration(temperature=temperature)
+        located = _compare(trial, samples, heat_maps)
         found = [i for i, chain in enumerate(located.chains) if chain is not None]
         if not found:
             raise DataError(f"no chain of discs is found in {len(samples)} series, so no confidence can be fitted")
+        chains = [located.chains[i] for i in found]
         known = ~np.isnan(located.error_mm[found])
-        right = (located.error_mm[found] <= FOUND_MM)[known]
-        logits = np.stack([bounded_logit(located.chains[i].posterior) for i in found])[known]
-        dissent = np.repeat([1 - located.chains[i].agreement for i in found], known.sum(axis=1))
-        anchored = np.repeat([located.chains[i].anchored for i in found], known.sum(axis=1))
-        seen = np.stack([located.chains[i].support >= SUPPORTED for i in found])[known]
-        usual = seen & anchored
+        near = located.error_mm[found] <= FOUND_MM
+        right = near[known]
+        logits = clipped_logit(np.stack([chain.posterior for chain in chains]))[known]
+        anchored = np.repeat([chain.anchored for chain in chains], known.sum(axis=1))
+        observed = np.stack([chain.mass >= OBSERVED for chain in chains])[known]
+        usual = observed & anchored
         if usual.sum() < MIN_POINTS:
             raise DataError(f"only {usual.sum()} discs to fit the confidence on, at least {MIN_POINTS} are needed")
-        slope, against, intercept = _logistic(logits[usual], dissent[usual], right[usual])
-        placed, unanchored = _share(right[~seen & anchored]), _share(right[seen & ~anchored])
-        decoding = Decoding(temperature, slope, against, intercept, placed, unanchored)
-        sure = np.stack([decoding.confidence(located.chains[i]) for i in found])[known]
-        loss = -float(np.mean(np.log(np.clip(np.where(right, sure, 1 - sure), 1e-4, 1))))
+        slope, intercept = _fit_logistic(logits[usual], right[usual])
+        imputed, unanchored = _smoothed_share(right[~observed & anchored]), _smoothed_share(right[observed & ~anchored])
+        calibration = LocalizerCalibration(temperature, slope, intercept, imputed, unanchored)
+        confidence = np.stack([calibration.confidence(chain) for chain in chains])[known]
+        loss = -float(np.mean(np.log(np.clip(np.where(right, confidence, 1 - confidence), 1e-4, 1))))
         whole = ~cut[found][:, None] & located.in_view[found]  # where a cut-off chain ends is no question of finding
-        fits.append(((located.error_mm[found] <= FOUND_MM)[whole].sum() / max(whole.sum(), 1), loss, decoding))
+        fits.append((near[whole].sum() / max(whole.sum(), 1), loss, calibration))
     most = max(share for share, _, _ in fits)
-    return min((fit for fit in fits if fit[0] >= most - NEARLY), key=lambda fit: fit[1])[2]
+    return min((fit for fit in fits if fit[0] >= most - FOUND_TOLERANCE), key=lambda fit: fit[1])[2]
 
 
-def _logistic(logits: np.ndarray, dissent: np.ndarray, right: np.ndarray) -> tuple[float, float, float]:
-    """Slope, weight of the dissent and intercept, with a slight pull to 1, 0, 0."""
+def _fit_logistic(logits: np.ndarray, right: np.ndarray) -> tuple[float, float]:
+    """Slope and intercept of the logistic curve, with slight regularisation towards 1 and 0."""
 
     def loss(p: np.ndarray) -> float:
-        z = p[0] * logits - p[1] * dissent + p[2]
-        pull = (p[0] - 1) ** 2 + p[1] ** 2 + p[2] ** 2
-        return float(np.mean(np.logaddexp(0, z) - right * z)) + 1e-4 * float(pull)
+        z = p[0] * logits + p[1]
+        return float(np.mean(np.logaddexp(0, z) - right * z) + 1e-4 * ((p[0] - 1) ** 2 + p[1] ** 2))
 
-    found = optimize.minimize(loss, [1.0, 1.0, 0.0], bounds=[(0.05, 5), (0, 20), (-10, 10)])
-    return tuple(float(value) for value in found.x)
+    slope, intercept = optimize.minimize(loss, [1.0, 0.0], bounds=[(0.05, 5), (-10, 10)]).x
+    return float(slope), float(intercept)
 
 
-def _share(right: np.ndarray) -> float:
-    """Of few, not trusted all the way: as if there were one right and one wrong more than there are."""
+def _smoothed_share(right: np.ndarray) -> float:
+    """Laplace's rule of succession: as if there were one right and one wrong more than there are."""
     return float((right.sum() + 1) / (len(right) + 2))
 
 
-def _pixels(sample: LocalizerSample) -> np.ndarray:
-    return sample.pixels.astype(np.float32)
+def _heat_maps(localizer: DiscLocalizer, sample: LocalizerSample) -> HeatMaps:
+    return localizer.predict_heat_maps(sample.pixels.astype(np.float32), sample.offsets, sample.spacing)
 
 
 def _compare(
-    localizer: DiscLocalizer, samples: Sequence[LocalizerSample], member_predictions: Iterable[list[MemberPrediction]]
-) -> Located:
+    localizer: DiscLocalizer, samples: Sequence[LocalizerSample], heat_maps: Iterable[HeatMaps]
+) -> LocatedSamples:
     error, in_view, confidence, shift, chains = [], [], [], [], []
-    for sample, said in zip(samples, member_predictions, strict=True):
+    for sample, maps in zip(samples, heat_maps, strict=True):
         truth = sample.voxels
         if len(truth) == len(CHAIN):
             truth = truth[[CHAIN.index(level) for level in LEVELS]]
         inside = np.all((truth > -1) & (truth < sample.pixels.shape), axis=1)  # False where it is not known
         in_view.append(inside)
-        chain = localizer.decode(said, sample.offsets, sample.spacing)
+        chain = localizer.decode(maps)
         chains.append(chain)
         if chain is None:
             error.append(np.where(inside, np.inf, np.nan))
@@ -163,10 +161,10 @@ def _compare(
             continue
         away = (chain.voxels - truth) * [1, *sample.spacing]
         index = np.arange(len(sample.offsets))
-        at, should = (np.interp(v[:, 0], index, sample.offsets) for v in (chain.voxels, truth))
-        away[:, 0] = at - should
+        found_mm, true_mm = (np.interp(v[:, 0], index, sample.offsets) for v in (chain.voxels, truth))
+        away[:, 0] = found_mm - true_mm
         error.append(np.linalg.norm(away, axis=1))  # nan where it is not known
-        confidence.append(localizer.decoding.confidence(chain))
+        confidence.append(localizer.calibration.confidence(chain))
         step = float(np.median(np.diff(chain.voxels[:, 1]))) * sample.spacing[0]
         shift.append(np.rint(np.median(away[inside, 1]) / step) if inside.any() else 0.0)
-    return Located(np.array(error), np.array(in_view), np.array(confidence), np.array(shift), chains)
+    return LocatedSamples(np.array(error), np.array(in_view), np.array(confidence), np.array(shift), chains)

@@ -1,4 +1,4 @@
-"""The network: one sagittal slice with its neighbours in, one map of evidence per disc level out.
+"""The network: one sagittal slice with its neighbours in, one heat map per disc level out.
 
 A small 2.5D U-Net. Its logits are read as one categorical distribution per level over *all* voxels of the series
 plus "not in view", whose logit is fixed at 0. Two things follow from that reading which five independent heat maps
@@ -8,7 +8,7 @@ do not give: the slice is found together with the place in it, and the masses of
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -40,7 +40,7 @@ class LocalizerConfig:
     chain : tuple of str
         The discs that are looked for, in order: `CHAIN` where their truth is known, as on phantoms, or `labels.LEVELS`.
     trained_on : str
-        Said in reports: "synthetic", "competition", or both in the order of the lessons: "synthetic, competition".
+        Given in reports: "synthetic", "competition", or both in the order of training: "synthetic, competition".
     """
 
     pixel_mm: float = 2.0
@@ -71,15 +71,6 @@ class LocalizerConfig:
     def multiple(self) -> int:
         """Rows and columns of the input must be a multiple of this."""
         return 2 ** len(self.widths)
-
-    @classmethod
-    def from_dict(cls, values: dict) -> LocalizerConfig:
-        """From the dict that `dataclasses.asdict` gives. Raises `DataError` for unknown keys, with the known ones."""
-        known = [item.name for item in fields(cls)]
-        unknown = sorted(set(values) - set(known))
-        if unknown:
-            raise DataError(f"localizer config: unknown keys {unknown}, expected some of {known}")
-        return cls(**values)
 
 
 class _Block(nn.Sequential):

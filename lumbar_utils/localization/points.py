@@ -1,4 +1,4 @@
-"""The five canal points of a study: the one thing that the localizer hands to the rest of the library.
+"""The five canal points of a study: what the rest of the library gets from localization.
 
 A canal point is what the competition marks: the middle of the spinal canal at the height of the disc, in the
 mid-sagittal plane. Everything here is numpy and pandas, so that reading a points file needs no network.
@@ -6,8 +6,6 @@ mid-sagittal plane. Everything here is numpy and pandas, so that reading a point
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +14,15 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
+from ..files import atomically
 from ..geometry import ANTERIOR, INFERIOR
 from ..labels import LEVELS, N_LEVELS, level_title
 from ..notebook_html import card
 
 LOW_CONFIDENCE = "low_confidence"
-"""The flag of a point that may be wrong; of all five, when the chain may bear the names of its neighbours."""
+"""The flag of a point that may be wrong; of all five, when the whole chain may lie a level too high or too low."""
+LOW_CONFIDENCE_BELOW = 0.8
+"""Points of less confidence get that flag."""
 SOURCES = ("localizer", "table", "truth")
 POINT_COLUMNS = ("study_id", "series_id", "level", "x", "y", "z", "confidence", "flag")
 
@@ -45,14 +46,15 @@ class DiscPoints:
     confidence : array_like, shape (5,)
         0 to 1: about how probable it is that the point lies at its disc (within 5 mm).
     flags : tuple of 5 str
-        "" where nothing is to be said, else for example "interpolated", "extrapolated", "outside", "low_confidence".
+        "" where all is well, else one or more, separated by ", ", of "interpolated", "extrapolated" (imputed from the
+        levels around it), "outside" (of the image) and "low_confidence".
     source : str
         "localizer", "table" (the competition's coordinates) or "truth" (a synthetic cohort's).
 
     Raises
     ------
     DataError
-        When shapes, ranges or words are wrong, or two neighbouring points coincide.
+        When shapes, ranges or the source are wrong, or two neighbouring points coincide.
     """
 
     study_id: str
@@ -78,28 +80,23 @@ class DiscPoints:
             raise DataError(f"{where}: confidence must be {N_LEVELS} numbers in 0..1, got {confidence}")
         flags = tuple(str(flag) for flag in self.flags)
         if len(flags) != N_LEVELS:
-            raise DataError(f"{where}: flags must be {N_LEVELS} words, got {flags}")
+            raise DataError(f"{where}: flags must be {N_LEVELS} texts, got {flags}")
         if self.source not in SOURCES:
             raise DataError(f"{where}: source must be one of {SOURCES}, got {self.source!r}")
         points.setflags(write=False)
         confidence.setflags(write=False)
-        for name, value in (("points", points), ("confidence", confidence), ("flags", flags)):
+        texts = {"study_id": str(self.study_id), "series_id": str(self.series_id), "flags": flags}
+        for name, value in {**texts, "points": points, "confidence": confidence}.items():
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "study_id", str(self.study_id))
-        object.__setattr__(self, "series_id", str(self.series_id))
 
     @classmethod
-    def from_known(
-        cls, study_id: str, series_id: str, points: np.ndarray, *, source: str, confidence: np.ndarray | None = None
-    ) -> DiscPoints:
-        """Points of which some may be missing (rows of nan); gaps are filled from their neighbours and flagged.
+    def from_known(cls, study_id: str, series_id: str, points: np.ndarray, *, source: str) -> DiscPoints:
+        """Points of which some may be missing (rows of nan); these are imputed from their neighbours and flagged.
 
-        Raises `DataError` when fewer than two levels are known.
+        Known points get confidence 1, imputed ones 0.5. Raises `DataError` when fewer than two levels are known.
         """
         filled, flags = complete_chain(points)
-        if confidence is None:
-            confidence = np.array([0.5 if flag else 1.0 for flag in flags])
-        return cls(study_id, series_id, filled, confidence, flags, source)
+        return cls(study_id, series_id, filled, [0.5 if flag else 1.0 for flag in flags], flags, source)
 
     def tangents(self) -> np.ndarray:
         """Unit directions of the canal at each point, towards the feet, shape (5, 3)."""
@@ -107,9 +104,7 @@ class DiscPoints:
 
     def forward(self) -> np.ndarray:
         """Unit directions from the canal to the front along the plane of each disc, shape (5, 3)."""
-        tangents = self.tangents()
-        ahead = ANTERIOR - (tangents @ ANTERIOR)[:, None] * tangents
-        return ahead / np.linalg.norm(ahead, axis=1, keepdims=True)
+        return forward_directions(self.tangents())
 
     @property
     def flagged(self) -> bool:
@@ -122,17 +117,15 @@ class DiscPoints:
             {
                 "study_id": self.study_id,
                 "series_id": self.series_id,
-                "level": list(LEVELS),
-                "x": self.points[:, 0],
-                "y": self.points[:, 1],
-                "z": self.points[:, 2],
+                "level": LEVELS,
+                **dict(zip("xyz", self.points.T, strict=True)),
                 "confidence": self.confidence,
-                "flag": list(self.flags),
+                "flag": self.flags,
             }
         )
 
     @classmethod
-    def from_frame(cls, frame: pd.DataFrame, *, source: str = "localizer") -> DiscPoints:
+    def from_frame(cls, frame: pd.DataFrame) -> DiscPoints:
         """The inverse of `to_frame`: a table that holds exactly the five rows of one study, in any order."""
         absent = [column for column in POINT_COLUMNS if column not in frame.columns]
         if absent:
@@ -144,16 +137,8 @@ class DiscPoints:
         if sorted(levels) != sorted(LEVELS):
             raise DataError(f"study {studies[0]}: expected one row for each of {LEVELS}, got {sorted(levels)}")
         frame = frame.set_index(levels.to_numpy()).loc[list(LEVELS)]
-        flags = tuple("" if pd.isna(flag) else str(flag) for flag in frame["flag"])
-        series = frame["series_id"].iloc[0]
-        return cls(
-            str(studies[0]),
-            "" if pd.isna(series) else str(series),
-            frame[["x", "y", "z"]].to_numpy(dtype=np.float64),
-            frame["confidence"].to_numpy(dtype=np.float64),
-            flags,
-            source,
-        )
+        series_id, *flags = ("" if pd.isna(text) else text for text in (frame["series_id"].iloc[0], *frame["flag"]))
+        return cls(studies[0], series_id, frame[["x", "y", "z"]], frame["confidence"], tuple(flags))
 
     def _repr_html_(self) -> str:
         rows = [
@@ -164,6 +149,20 @@ class DiscPoints:
         return card(f"study {self.study_id}", ("", "x", "y", "z", "confidence", "flag"), rows, about=about)
 
 
+def with_low_confidence(flags: Iterable[str], confidence: np.ndarray) -> tuple[str, ...]:
+    """Add `LOW_CONFIDENCE` to the flags of levels that may be wrong, to all when most are: then the chain may be."""
+    low = (confidence < LOW_CONFIDENCE_BELOW) | (np.median(confidence) < LOW_CONFIDENCE_BELOW)
+    return tuple(
+        ", ".join(part for part in (flag, LOW_CONFIDENCE if is_low else "") if part)
+        for flag, is_low in zip(flags, low, strict=True)
+    )
+
+
+def without_low_confidence(flag: str) -> str:
+    """What a flag tells beside `LOW_CONFIDENCE`: how the point was imputed, "" where its disc was observed."""
+    return ", ".join(part for part in flag.split(", ") if part not in ("", LOW_CONFIDENCE))
+
+
 def chain_tangents(points: np.ndarray) -> np.ndarray:
     """Unit tangents (n, 3) of a chain of points (n, 3) by finite differences, signed to point to the feet."""
     tangents = np.gradient(np.asarray(points, dtype=np.float64), axis=0)
@@ -172,10 +171,16 @@ def chain_tangents(points: np.ndarray) -> np.ndarray:
     return tangents if downward >= 0 else -tangents
 
 
+def forward_directions(tangents: np.ndarray) -> np.ndarray:
+    """Unit directions (n, 3) to the front, each perpendicular to its tangent of the canal (n, 3)."""
+    ahead = ANTERIOR - (tangents @ ANTERIOR)[:, None] * tangents
+    return ahead / np.linalg.norm(ahead, axis=1, keepdims=True)
+
+
 def complete_chain(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     """Fill missing levels of a chain from their neighbours.
 
-    Between known levels a point is placed along the line (a cubic when four or more are known); beyond the ends
+    Between known levels a point is interpolated along the line (by the cubic where four are known); beyond the ends
     the last known step is continued, scaled by how long that step usually is.
 
     Parameters
@@ -210,7 +215,7 @@ def complete_chain(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
         if len(above) and len(below):
             near, flags[level] = (above[-1], below[0]), "interpolated"
             if len(known) >= 4:
-                filled[level] = _lagrange(along[known], points[known], along[level])
+                filled[level] = np.vander(along[[level]], 4) @ np.polyfit(along[known], points[known], 3)
                 continue
         else:
             near, flags[level] = (tuple(above[-2:]) if len(above) else tuple(below[:2])), "extrapolated"
@@ -220,39 +225,16 @@ def complete_chain(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     return filled, tuple(flags)
 
 
-def _lagrange(knots: np.ndarray, values: np.ndarray, at: float) -> np.ndarray:
-    """Value at `at` of the polynomial through `values` (n, 3) at `knots` (n,)."""
-    weights = [
-        np.prod([(at - other) / (knot - other) for j, other in enumerate(knots) if j != i])
-        for i, knot in enumerate(knots)
-    ]
-    return np.asarray(weights) @ values
-
-
 def write_points(path: str | Path, discs: Iterable[DiscPoints]) -> Path:
     """Write the points of many studies as one CSV (columns `POINT_COLUMNS`), atomically."""
     path = Path(path)
     frames = [item.to_frame() for item in discs]
     table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(POINT_COLUMNS))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(path, table.to_csv(index=False, float_format="%.4f", lineterminator="\n").encode())
+    atomically(path, lambda file: table.to_csv(file, index=False, float_format="%.4f", lineterminator="\n"))
     return path
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file so that a killed run leaves either the old one or the new one."""
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=path.name, suffix=".part")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-        os.chmod(name, 0o644)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def read_points(path: str | Path, *, source: str = "localizer") -> Mapping[str, DiscPoints]:
+def read_points(path: str | Path) -> Mapping[str, DiscPoints]:
     """Read what `write_points` wrote: study id -> `DiscPoints`, in the file's order. Raises `DataError`."""
     path = Path(path)
     try:
@@ -261,7 +243,4 @@ def read_points(path: str | Path, *, source: str = "localizer") -> Mapping[str, 
         raise DataError(f"{path}: cannot read the points file ({error})") from error
     if "study_id" not in table.columns:
         raise DataError(f"{path}: the points table lacks the column study_id, it has {list(table.columns)}")
-    return {
-        str(study_id): DiscPoints.from_frame(rows, source=source)
-        for study_id, rows in table.groupby("study_id", sort=False)
-    }
+    return {str(study_id): DiscPoints.from_frame(rows) for study_id, rows in table.groupby("study_id", sort=False)}

@@ -1,7 +1,7 @@
 """A sagittal series as the network sees it: anatomical order, one pixel size, robust intensities.
 
 Only the in-plane size changes; slices stay where the scanner put them, so nothing is invented between them. The
-volume keeps its stack's geometry and can say in millimetres where each of its voxels lies, however the series was
+volume keeps its stack's geometry and knows in millimetres where each of its voxels lies, however the series was
 stored (reversed, transposed, oblique, uneven).
 """
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 MAX_OBLIQUITY_DEGREES = 45.0
 """A stack whose normal is further from left-right than this is not sagittal."""
 MIN_SIDE_MM = 60.0
-"""No more than one disc fits into less; such images are localizer strips or damaged headers."""
+"""No more than one disc fits into less; such images are strips of scouts, or their headers are damaged."""
 DARK_PERCENTILE, BRIGHT_PERCENTILE = 1.0, 99.5
 """Become 0 and 1. The bright end leaves out flow and fat next to the coil."""
 MIN_PIXELS = 100
@@ -58,7 +58,7 @@ class SagittalVolume:
     flips: tuple[bool, bool, bool]
 
     @cached_property
-    def _source_shape(self) -> np.ndarray:
+    def _stack_shape(self) -> np.ndarray:
         rows, columns = self.geometry.shape
         return np.array([len(self.geometry), *((columns, rows) if self.transposed else (rows, columns))])
 
@@ -66,7 +66,7 @@ class SagittalVolume:
     def spacing(self) -> tuple[float, float]:
         """mm between rows and between columns of the volume."""
         row, column = self.geometry.spacing[::-1] if self.transposed else self.geometry.spacing
-        _, h, w = self._source_shape
+        _, h, w = self._stack_shape
         return row * h / self.pixels.shape[1], column * w / self.pixels.shape[2]
 
     @cached_property
@@ -80,15 +80,15 @@ class SagittalVolume:
         voxels = self.geometry.world_to_voxel(points)
         if self.transposed:
             voxels = voxels[..., [0, 2, 1]]
-        voxels = np.where(self.flips, self._source_shape - 1 - voxels, voxels)
-        scale = np.array(self.pixels.shape) / self._source_shape
+        voxels = np.where(self.flips, self._stack_shape - 1 - voxels, voxels)
+        scale = np.array(self.pixels.shape) / self._stack_shape
         return (voxels + 0.5) * scale - 0.5
 
     def to_world(self, voxels: np.ndarray) -> np.ndarray:
         """Fractional (slice, row, column) of the volume (..., 3) to LPS mm (..., 3)."""
-        scale = self._source_shape / np.array(self.pixels.shape)
+        scale = self._stack_shape / np.array(self.pixels.shape)
         voxels = (np.asarray(voxels, dtype=np.float64) + 0.5) * scale - 0.5
-        voxels = np.where(self.flips, self._source_shape - 1 - voxels, voxels)
+        voxels = np.where(self.flips, self._stack_shape - 1 - voxels, voxels)
         if self.transposed:
             voxels = voxels[..., [0, 2, 1]]
         return self.geometry.voxel_to_world(voxels)
@@ -146,18 +146,18 @@ def series_volume(series: Series, pixel_mm: float) -> SagittalVolume:
 def series_volumes(series: Series, pixel_mm: float) -> Iterator[SagittalVolume]:
     """`sagittal_volume` of each of the series' sagittal stacks, the largest first, at least one.
 
-    Stacks that cannot be prepared are passed over; where it is all of them, the error names study, series and the
+    Stacks that cannot be used are left out; where it is all of them, the error names study, series and the
     first one's reason.
     """
     issue: LocalizationError | None = None
-    prepared = 0
+    usable = False
     for stack in series.stacks:
         try:
             volume = sagittal_volume(stack, pixel_mm)
         except LocalizationError as error:
             issue = issue or error
             continue
-        prepared += 1
+        usable = True
         yield volume
-    if not prepared:
+    if not usable:
         raise LocalizationError(f"study {series.study_id}, series {series.series_id}: {issue or 'it has no slices'}")

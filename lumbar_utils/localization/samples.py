@@ -1,27 +1,26 @@
-"""Training data of the localizer: prepared sagittal volumes with their canal points, kept small in memory."""
+"""Training data of the localizer: preprocessed sagittal volumes with their canal points, kept small in memory."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from joblib import Parallel, delayed
 from tqdm.auto import tqdm
 
 from ..errors import DataError, LumbarError
-from ..labels import N_LEVELS, SAGITTAL_T1, SAGITTAL_T2
-from .preprocessing import series_volume
+from ..labels import SAGITTAL_T1, SAGITTAL_T2
+from ..parallel import JobFailure, run_jobs
+from .preprocessing import SagittalVolume, series_volume
 
 if TYPE_CHECKING:
     from ..dicom.series import Series
-    from ..studies.study import CompetitionFolder, Study
+    from ..studies.study import CompetitionFolder
 
 logger = logging.getLogger(__name__)
-
-STUDIES_A_JOB = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,88 +40,76 @@ class LocalizerSample:
     offsets: np.ndarray
     spacing: tuple[float, float]
 
+    @classmethod
+    def of(
+        cls, volume: SagittalVolume, points: np.ndarray, study_id: str, series_id: str, view: str
+    ) -> LocalizerSample:
+        """A volume with its canal points in LPS mm, nan rows where unknown."""
+        pixels, voxels = volume.pixels.astype(np.float16), volume.to_voxel(np.asarray(points, dtype=np.float64))
+        return cls(study_id, series_id, view, pixels, voxels, volume.offsets, volume.spacing)
+
 
 def sample_from_series(series: Series, points: np.ndarray, pixel_mm: float) -> LocalizerSample:
-    """Prepare a series with its canal points (5, 3) in LPS mm, nan rows where unknown."""
-    points = np.asarray(points, dtype=np.float64)
-    if points.shape != (N_LEVELS, 3):
-        raise DataError(f"study {series.study_id}: points must have shape ({N_LEVELS}, 3), got {points.shape}")
+    """Preprocess a series with its canal points (5, 3) in LPS mm, nan rows where unknown."""
     volume = series_volume(series, pixel_mm)
-    return LocalizerSample(
-        series.study_id,
-        series.series_id,
-        series.view,
-        volume.pixels.astype(np.float16),
-        volume.to_voxel(points),
-        volume.offsets,
-        volume.spacing,
+    return LocalizerSample.of(volume, points, series.study_id, series.series_id, series.view)
+
+
+def load_samples(
+    folder: CompetitionFolder, study_ids: Sequence[str], pixel_mm: float, *, n_jobs: int = 2, progress: bool = True
+) -> list[LocalizerSample]:
+    """Read and preprocess the sagittal T2 and T1 series of many studies of a competition folder.
+
+    The points come from the folder's cleaned coordinate table (`CompetitionFolder.canal_points`).
+    Studies without at least two known points, or without a readable sagittal series, are logged and left out.
+    Raises `DataError` when none is left.
+    """
+    study_ids = [str(study_id) for study_id in study_ids]
+    tasks = zip(single_study_folders(folder, study_ids), study_ids, [pixel_mm] * len(study_ids), strict=True)
+    jobs = run_jobs(_samples_of_study, tasks, n_jobs=n_jobs, ordered=True)
+    samples: list[LocalizerSample] = []
+    for index, found in tqdm(jobs, total=len(study_ids), desc="sagittal series", unit="study", disable=not progress):
+        if isinstance(found, JobFailure):
+            logger.warning("left out of the localizer's training: study %s: %s", study_ids[index], found.reason)
+        else:
+            samples += found
+    if not samples:
+        raise DataError(f"none of {len(study_ids)} studies has a sagittal series with canal points to train on")
+    return samples
+
+
+def single_study_folders(folder: CompetitionFolder, study_ids: Sequence[str]) -> Iterator[CompetitionFolder]:
+    """The folder with one study's rows in its tables, for each study: so small that it can be sent to a worker.
+
+    Raises `DataError` when the folder has no table of points.
+    """
+    if folder.coordinates is None:
+        raise DataError(f"{folder.root} has no train_label_coordinates.csv")
+    folder = replace(folder, root=Path(folder.root).absolute(), labels=None, sample_submission=None)
+    train = folder.series_table[folder.series_table["part"] == "train"]
+    points_of, series_of = (dict(list(table.groupby("study_id"))) for table in (folder.coordinates, train))
+    # Annotations are cleaned study by study, so the workers can do it.
+    return (
+        replace(folder, coordinates=points_of.get(s, folder.coordinates[:0]), series_table=series_of.get(s, train[:0]))
+        for s in study_ids
     )
 
 
-def samples_from_study(
-    study: Study, points: np.ndarray, pixel_mm: float, views: Sequence[str] = (SAGITTAL_T2, SAGITTAL_T1)
-) -> list[LocalizerSample]:
-    """One sample for each sagittal series of the views; a series that cannot be used is logged and left out."""
+def _samples_of_study(folder: CompetitionFolder, study_id: str, pixel_mm: float) -> list[LocalizerSample]:
+    """One sample for each sagittal series; a series that cannot be used is logged and left out."""
+    table = folder.series_table
+    wanted = table.loc[table["series_description"].isin((SAGITTAL_T2, SAGITTAL_T1)), "series_id"]
+    study = folder.load_study(study_id, part="train", series_ids=list(wanted))
+    points = folder.canal_points(study_id, study)
+    if np.isfinite(points).all(axis=1).sum() < 2:
+        logger.info("study %s has fewer than two canal points and is left out of the localizer's training", study_id)
+        return []
     samples = []
     for series in study.series:
-        if series.view not in views:
+        if series.view not in (SAGITTAL_T2, SAGITTAL_T1):
             continue
         try:
             samples.append(sample_from_series(series, points, pixel_mm))
         except LumbarError as error:
             logger.warning("left out of the localizer's training: %s", error)
     return samples
-
-
-def load_samples(
-    folder: CompetitionFolder,
-    study_ids: Sequence[str],
-    pixel_mm: float,
-    *,
-    views: Sequence[str] = (SAGITTAL_T2, SAGITTAL_T1),
-    n_jobs: int = 2,
-    progress: bool = True,
-) -> list[LocalizerSample]:
-    """Read and prepare the sagittal series of many studies of a competition folder.
-
-    The points come from the folder's cleaned coordinate table (`CompetitionFolder.canal_points`).
-    Studies without at least two known points, or without a readable sagittal series, are logged and left out.
-    """
-    study_ids = [str(study_id) for study_id in study_ids]
-    folder.clean_coordinates()  # kept by the folder, so the workers need not clean the table again
-    # The folder's tables travel with every job, so a job is a handful of studies.
-    parts = [study_ids[i : i + STUDIES_A_JOB] for i in range(0, len(study_ids), STUDIES_A_JOB)]
-    jobs = Parallel(n_jobs=n_jobs, return_as="generator")(
-        delayed(_load_part)(folder, part, pixel_mm, tuple(views)) for part in parts
-    )
-    samples: list[LocalizerSample] = []
-    with tqdm(total=len(study_ids), desc="sagittal series", unit="study", disable=not progress) as bar:
-        for part, found in zip(parts, jobs, strict=True):
-            samples += found
-            bar.update(len(part))
-    if not samples:
-        raise DataError(f"none of {len(study_ids)} studies has a sagittal series with canal points to train on")
-    return samples
-
-
-def _load_part(
-    folder: CompetitionFolder, study_ids: Sequence[str], pixel_mm: float, views: tuple[str, ...]
-) -> list[LocalizerSample]:
-    return [sample for study_id in study_ids for sample in _load_one(folder, study_id, pixel_mm, views)]
-
-
-def _load_one(
-    folder: CompetitionFolder, study_id: str, pixel_mm: float, views: tuple[str, ...]
-) -> list[LocalizerSample]:
-    try:
-        table = folder.series_table
-        wanted = table.loc[(table["study_id"] == study_id) & table["series_description"].isin(views), "series_id"]
-        study = folder.load_study(study_id, part="train", series_ids=list(wanted))
-        points = folder.canal_points(study_id, study)
-    except LumbarError as error:
-        logger.warning("left out of the localizer's training: study %s: %s", study_id, error)
-        return []
-    if np.isfinite(points).all(axis=1).sum() < 2:
-        logger.info("study %s has fewer than two canal points and is left out of the localizer's training", study_id)
-        return []
-    return samples_from_study(study, points, pixel_mm, views)

@@ -1,4 +1,4 @@
-"""Training material straight from phantoms, scanned in a few slices, never written to disk.
+"""Training data straight from phantoms, scanned in a few slices, never written to disk.
 
 Every second body is randomised. A body's scan costs a tenth of a second, so every training can have thousands of
 people, each in another contrast, field of view and position. Unlike the competition's table, a phantom knows the
@@ -10,12 +10,12 @@ from __future__ import annotations
 import logging
 
 import numpy as np
-from joblib import Parallel, delayed
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from ..dicom.series import Stack
-from ..errors import DataError
+from ..errors import DataError, LumbarError
+from ..parallel import JobFailure, run_jobs
 from ..phantom.anatomy import build_body
 from ..phantom.disease import sample_person
 from ..phantom.scanner import acquire, localizer_protocol
@@ -26,7 +26,6 @@ logger = logging.getLogger(__name__)
 
 RENDERED_SHARE = 0.75
 """Pixels are rendered at this share of the network's and averaged, as real ones are."""
-BODIES_A_JOB = 16
 PLAIN_EVERY = 2
 """Every second body is an ordinary person in an ordinary scan: what is far from reality must not be all there is."""
 _STREAM_LOCALIZER = 41
@@ -65,21 +64,14 @@ def synthetic_samples(
     """
     if scans < 1 or n_slices < 1:
         raise DataError(f"a body must be scanned at least once in one slice, got {scans} scans of {n_slices}")
-    parts = [bodies[i : i + BODIES_A_JOB] for i in range(0, len(bodies), BODIES_A_JOB)]
-    jobs = Parallel(n_jobs=n_jobs, return_as="generator")(
-        delayed(_scan_bodies)(part, seed, pixel_mm, scans, n_slices) for part in parts
-    )
+    tasks = ((index, seed, pixel_mm, scans, n_slices) for index in bodies)
+    jobs = run_jobs(_scan_body, tasks, n_jobs=n_jobs, ordered=True)
     samples: list[LocalizerSample] = []
-    with tqdm(total=len(bodies), desc="synthetic bodies", unit="body", disable=not progress) as bar:
-        for part, made in zip(parts, jobs, strict=True):
-            samples += made
-            bar.update(len(part))
+    for index, made in tqdm(jobs, total=len(bodies), desc="synthetic bodies", unit="body", disable=not progress):
+        if isinstance(made, JobFailure):
+            raise LumbarError(f"body {bodies[index]} of seed {seed} cannot be scanned: {made.reason}")
+        samples += made
     return samples
-
-
-def _scan_bodies(bodies: range, seed: int, pixel_mm: float, scans: int, n_slices: int) -> list[LocalizerSample]:
-    with threadpool_limits(1):  # how a product is split among threads can change its last bit
-        return [s for index in bodies for s in scan_body(index, seed, pixel_mm, scans=scans, n_slices=n_slices)]
 
 
 def is_randomised(sample: LocalizerSample) -> bool:
@@ -91,8 +83,8 @@ def _randomised(index: int) -> bool:
     return index % PLAIN_EVERY != 0
 
 
-def scan_body(index: int, seed: int, pixel_mm: float, *, scans: int = 1, n_slices: int = 5) -> list[LocalizerSample]:
-    """Scan body `index` of the people of `seed`; see `synthetic_samples`."""
+@threadpool_limits.wrap(limits=1)  # how a product is split among threads can change its last bit
+def _scan_body(index: int, seed: int, pixel_mm: float, scans: int, n_slices: int) -> list[LocalizerSample]:
     randomise = _randomised(index)
     body = build_body(sample_person(index, seed, randomise=randomise))
     made = []
@@ -108,15 +100,6 @@ def scan_body(index: int, seed: int, pixel_mm: float, *, scans: int = 1, n_slice
         except LocalizationError as error:
             logger.info("body %d of seed %d, scan %d: %s", index, seed, number, error)
             continue
-        made.append(
-            LocalizerSample(
-                f"synthetic-{seed}-{index}",
-                str(number),
-                protocol.view,
-                volume.pixels.astype(np.float16),
-                volume.to_voxel(body.truth.chain),
-                volume.offsets,
-                volume.spacing,
-            )
-        )
+        study_id = f"synthetic-{seed}-{index}"
+        made.append(LocalizerSample.of(volume, body.truth.chain, study_id, str(number), protocol.view))
     return made

@@ -1,9 +1,7 @@
-"""Training of the localizer on any folder in the competition's layout: the synthetic demo cohort or the real one."""
+"""Training of the localizer: on phantoms, or on a folder in the competition's layout, from scratch or fine-tuned."""
 
 from __future__ import annotations
 
-import csv
-import io
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -13,17 +11,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 from ..devices import cpu_has_bfloat16
 from ..errors import DataError
+from ..files import write_table
 from ..labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from .augmentation import Augmentation, draw_window
-from .calibration import MIN_POINTS, fit_decoding
+from .calibration import MIN_POINTS, fit_localizer_calibration
 from .localizer import DiscLocalizer
 from .network import CHAIN, LocalizerConfig, SliceUNet, log_probability
-from .points import write_atomically
 from .samples import LocalizerSample, load_samples
 
 if TYPE_CHECKING:
@@ -37,7 +36,7 @@ LOG_EVERY = 25
 
 @dataclass(frozen=True)
 class LocalizerTraining:
-    """How to train.
+    """How to train one network.
 
     Parameters
     ----------
@@ -53,10 +52,8 @@ class LocalizerTraining:
     time_limit_s : float, optional
         The schedule of each member is shortened to end by then. Leave it out for results that are the same on every
         machine.
-    members : int
-        Networks trained one after the other, with seeds `seed`, `seed + 1`, ...; they are asked together. With
-        `start` there are as many as it has.
     seed : int
+        Of several networks, the first one's; then `seed + 1`, ...
     """
 
     steps: int = 1000
@@ -67,15 +64,12 @@ class LocalizerTraining:
     average: float = 0.99
     t1_share: float = 0.15
     time_limit_s: float | None = None
-    members: int = 1
     seed: int = 0
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self):
-        if min(self.steps, self.batch, self.members) < 1 or (self.time_limit_s is not None and self.time_limit_s <= 0):
-            raise DataError(
-                f"localizer training: steps, batch, members and the time limit must be positive, got {self}"
-            )
+        if min(self.steps, self.batch) < 1 or (self.time_limit_s is not None and self.time_limit_s <= 0):
+            raise DataError(f"localizer training: steps, batch and the time limit must be positive, got {self}")
 
     @classmethod
     def fine_tuning(cls, **changes) -> LocalizerTraining:
@@ -97,18 +91,18 @@ def train_localizer(
 ) -> DiscLocalizer:
     """Train on studies of a competition folder, on the points of its cleaned coordinate table.
 
-    The table names the five levels only, so what begins with weights that know their neighbours too goes on without
-    those. With `start` and enough studies, one in ten is kept apart and the confidence fitted anew on it; with fewer
-    the curve of `start` is carried over, which its new weights may not quite deserve.
+    The table has the five levels only, so fine-tuning drops their neighbours, which the shipped weights know too. With
+    `start` and enough studies, one in ten is held out and the confidence calibrated on it; with fewer the calibration
+    of `start` is kept, which may be a little off for the new weights.
 
     Parameters
     ----------
     study_ids : sequence of str
-        The training part only; what is held out must not be among them.
+        Of the training fold only.
     start : DiscLocalizer, optional
         Weights to begin from (fine-tuning); its config is used.
     out : path, optional
-        Folder for weights, config and `history.csv`.
+        Folder for weights, config and `history.csv`, written at the end.
 
     Raises
     ------
@@ -116,41 +110,36 @@ def train_localizer(
         When no study has a sagittal series with points.
     """
     config = start.config if start is not None else config or LocalizerConfig()
-    # The table tells nothing of the discs above and below the five.
-    taught = "synthetic" if folder.is_synthetic else "competition"
+    data = "synthetic" if folder.is_synthetic else "competition"
     before = start.config.trained_on if start is not None else ""
-    trained_on = before if before.endswith(taught) else ", ".join(word for word in (before, taught) if word)
+    trained_on = before if before.endswith(data) else ", ".join(name for name in (before, data) if name)
     config = replace(config, chain=LEVELS, trained_on=trained_on)
     samples = load_samples(folder, study_ids, config.pixel_mm, n_jobs=n_jobs, progress=progress)
-    learnt, kept = _set_aside(samples) if start is not None else (samples, [])
+    training_samples, held_out = _hold_out(samples) if start is not None else (samples, [])
     localizer = train_on_samples(
-        learnt, config=config, training=training, start=start, device=device, progress=progress
+        training_samples, config=config, training=training, start=start, device=device, progress=progress
     )
-    # Whoever measures this localizer, or cuts crops with it, must be able to see what it has learnt from.
-    seen_before = start.made.get("studies", ()) if start is not None else ()
-    localizer.made["studies"] = sorted({*seen_before, *(str(study_id) for study_id in study_ids)})
-    if kept:
+    # Whoever measures this localizer, or cuts crops with it, must be able to see which studies it was trained on.
+    earlier = start.made.get("studies", ()) if start is not None else ()
+    localizer.made["studies"] = sorted({*earlier, *(str(study_id) for study_id in study_ids)})
+    if held_out:
         try:
-            decoding = fit_decoding(localizer, kept)
-        except DataError as error:  # what was learnt is not lost for that
-            logger.warning("localizer: the confidence is not fitted anew: %s", error)
-            decoding = localizer.decoding
-        history, made = localizer.history, localizer.made
-        localizer = DiscLocalizer(localizer.networks, device=device, decoding=decoding, made=made)
-        localizer.history = history
-    if out is not None:  # at the end: weights that do not say what they have learnt from must not lie there
+            localizer.calibration = fit_localizer_calibration(localizer, held_out)
+        except DataError as error:  # the trained weights are not lost for that
+            logger.warning("localizer: the confidence is not calibrated anew: %s", error)
+    if out is not None:  # at the end: there must be no weights without the list of their studies
         _save(localizer, out)
     return localizer
 
 
-def _set_aside(samples: Sequence[LocalizerSample]) -> tuple[list[LocalizerSample], list[LocalizerSample]]:
-    """Samples to learn from, and those of one study in ten to fit the confidence on; none where that is too few."""
+def _hold_out(samples: Sequence[LocalizerSample]) -> tuple[list[LocalizerSample], list[LocalizerSample]]:
+    """Samples to train on, and of one study in ten to calibrate the confidence on; none where that is too few."""
     studies = list(dict.fromkeys(sample.study_id for sample in samples))
     chosen = set(studies[::10])
-    kept = [sample for sample in samples if sample.study_id in chosen]
-    if np.sum([np.isfinite(sample.voxels).all(axis=1).sum() for sample in kept]) < 2 * MIN_POINTS:
+    held_out = [sample for sample in samples if sample.study_id in chosen]
+    if sum(np.isfinite(sample.voxels).all(axis=1).sum() for sample in held_out) < 2 * MIN_POINTS:
         return list(samples), []
-    return [sample for sample in samples if sample.study_id not in chosen], kept
+    return [sample for sample in samples if sample.study_id not in chosen], held_out
 
 
 def train_on_samples(
@@ -163,33 +152,36 @@ def train_on_samples(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> DiscLocalizer:
-    """Train on prepared volumes. The same seed, machine and number of threads give the same weights on a CPU.
+    """Train on preprocessed volumes: one network, or as many as `start` has, with seeds one after the other.
 
-    The returned localizer has the attribute `history`: per logged step the loss (nats above the target's own
-    entropy, averaged over levels), learning rate and seconds.
+    The same seed, machine and number of threads give the same weights on a CPU. The returned localizer has the
+    attribute `history`: per logged step the loss (nats above the target's own entropy, averaged over levels), learning
+    rate and seconds.
     """
     training = training or (LocalizerTraining() if start is None else LocalizerTraining.fine_tuning())
     device = torch.device(device)
     samples = [_in_chain(sample, config.chain) for sample in samples]
-    begin: list[SliceUNet | None] = list(start.networks) if start is not None else [None] * training.members
-    training = replace(training, members=len(begin))
+    initial: Sequence[SliceUNet | None] = start.networks if start is not None else [None]
     networks, history = [], []
-    for member, known in enumerate(begin):
+    for member, weights in enumerate(initial):
         own = replace(training, seed=training.seed + member)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(own.seed)
             network = SliceUNet(config)
-        if known is not None:
-            network.restore_weights(known)
+        if weights is not None:
+            network.restore_weights(weights)
         networks.append(network)
-        title = "localizer" if len(begin) == 1 else f"localizer {member + 1}/{len(begin)}"
+        title = "localizer" if len(initial) == 1 else f"localizer {member + 1}/{len(initial)}"
         for row in _train_network(network, samples, own, device, title=title, progress=progress):
             history.append({"member": member, **row})
+    made = {"series": len(samples), "training": asdict(training)} | (
+        {"before": start.made} if start is not None else {}
+    )
     localizer = DiscLocalizer(
         networks,
         device=device,
-        decoding=start.decoding if start is not None else None,
-        made=_made(training, len(samples), start),
+        calibration=start.calibration if start is not None else None,
+        made=made,
     )
     localizer.history = history
     logger.info("localizer: %d steps on %d series", history[-1]["step"], len(samples))
@@ -200,14 +192,9 @@ def train_on_samples(
 
 def _save(localizer: DiscLocalizer, out: str | Path) -> None:
     folder = localizer.save(out)
-    write_atomically(folder / HISTORY_FILE, _history_csv(localizer.history))
+    columns = ["member", "step", "loss", "learning_rate", "seconds"]
+    write_table(folder / HISTORY_FILE, pd.DataFrame(localizer.history, columns=columns))
     logger.info("localizer: saved to %s", folder)
-
-
-def _made(training: LocalizerTraining, n_samples: int, start: DiscLocalizer | None) -> dict:
-    """How the weights came about, for the JSON beside them."""
-    made = {"series": n_samples, "training": asdict(training)}
-    return made if start is None else {**made, "before": start.made}
 
 
 def _train_network(
@@ -363,13 +350,3 @@ def _average(kept: dict[str, torch.Tensor], network: SliceUNet, decay: float) ->
         torch._foreach_lerp_([kept[name] for name in averaged], [now[name] for name in averaged], 1 - decay)
         for name in now.keys() - set(averaged):
             kept[name].copy_(now[name])
-
-
-def _history_csv(history: list[dict[str, float]]) -> bytes:
-    text = io.StringIO()
-    writer = csv.DictWriter(
-        text, fieldnames=["member", "step", "loss", "learning_rate", "seconds"], lineterminator="\n"
-    )
-    writer.writeheader()
-    writer.writerows(history)
-    return text.getvalue().encode()

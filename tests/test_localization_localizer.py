@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -34,17 +34,18 @@ from lumbar_utils.localization import (
     train_on_samples,
     write_points,
 )
-from lumbar_utils.localization import localizer as localizer_module
 from lumbar_utils.localization import training as training_module
 from lumbar_utils.localization.augmentation import draw_window
-from lumbar_utils.localization.calibration import cut_off, fit_decoding, locate_samples
+from lumbar_utils.localization.calibration import cut_off, fit_localizer_calibration, locate_samples
 from lumbar_utils.localization.decoding import ChainPrior, decode_chain
-from lumbar_utils.localization.localizer import LOW_CONFIDENCE_BELOW, T1_WEIGHT, Decoding, _agreed, _flags
-from lumbar_utils.localization.member_predictions import MemberPrediction, agreement
+from lumbar_utils.localization.heat_maps import HeatMaps
+from lumbar_utils.localization.localizer import T1_WEIGHT, LocalizerCalibration
 from lumbar_utils.localization.network import CHAIN as NEIGHBOURS_TOO
 from lumbar_utils.localization.network import SliceUNet, log_probability
+from lumbar_utils.localization.points import LOW_CONFIDENCE_BELOW, with_low_confidence
 from lumbar_utils.localization.preprocessing import sagittal_volume, series_volume
 from lumbar_utils.localization.samples import load_samples, sample_from_series
+from lumbar_utils.localization.series_fusion import fuse_series
 from lumbar_utils.localization.synthetic_samples import synthetic_samples
 from lumbar_utils.localization.training import localizer_loss
 from lumbar_utils.studies.study import CompetitionFolder, find_studies, load_study
@@ -73,10 +74,8 @@ class FakeSeries:
 class FakeStudy:
     series: tuple = ()
     study_id: str = "7"
-    asked: list = field(default_factory=list)
 
     def by_view(self, view):
-        self.asked.append(view)
         return tuple(s for s in self.series if s.view == view)
 
 
@@ -253,21 +252,25 @@ PLANTED = np.array([[13.0, 40, 90], [13.5, 74, 86], [13.2, 108, 85], [12.9, 142,
 """mm through the plane, downward, backward."""
 
 
-def planted_maps(masses):
+def blob(place, shape):
+    """Mass 1 around a place in mm, on maps of a level."""
+    rows, columns = ((np.arange(size) + 0.5) * step for size, step in zip(shape, SPACING, strict=True))
+    value = np.exp(-0.5 * ((OFFSETS - place[0]) / 4) ** 2)[:, None, None]
+    value = value * np.exp(-0.5 * ((rows - place[1]) / 4) ** 2)[:, None]
+    value = value * np.exp(-0.5 * ((columns - place[2]) / 4) ** 2)
+    return value / value.sum()
+
+
+def planted_maps(masses, levels=5, shape=(80, 60)):
     """Maps from a list of (level, place in mm, mass); what is left of a level's mass is "not in view"."""
-    rows, columns = (np.arange(80) + 0.5) * 3, (np.arange(60) + 0.5) * 3
-    maps = np.zeros((7, 5, 80, 60))
+    maps = np.zeros((7, levels, *shape))
     for level, place, mass in masses:
-        blob = np.exp(-0.5 * ((OFFSETS - place[0]) / 4) ** 2)[:, None, None]
-        blob = blob * np.exp(-0.5 * ((rows - place[1]) / 4) ** 2)[:, None]
-        blob = blob * np.exp(-0.5 * ((columns - place[2]) / 4) ** 2)
-        maps[:, level] += mass * blob / blob.sum()
-    return maps, np.clip(1 - maps.sum(axis=(0, 2, 3)), 0, 1)
+        maps[:, level] += mass * blob(place, shape)
+    return HeatMaps(maps, np.clip(1 - maps.sum(axis=(0, 2, 3)), 0, 1), OFFSETS, SPACING)
 
 
 def decoded(masses):
-    maps, absent = planted_maps(masses)
-    chain = decode_chain(maps, absent, offsets=OFFSETS, spacing=SPACING)
+    chain = decode_chain(planted_maps(masses))
     mm = np.stack(
         [
             np.interp(chain.voxels[:, 0], np.arange(7), OFFSETS),
@@ -286,14 +289,14 @@ def test_clear_maps_give_their_peaks_below_a_voxel():
     assert chain.flags == ("",) * 5
 
 
-def test_a_missing_level_is_placed_between_its_neighbours():
+def test_a_missing_level_is_interpolated():
     mm, chain = decoded([(i, p, 0.9) for i, p in enumerate(PLANTED) if i != 2])
     assert np.linalg.norm(mm[2] - PLANTED[2]) < 8
     assert chain.flags == ("", "", "interpolated", "", "")
     assert np.linalg.norm(np.delete(mm - PLANTED, 2, 0), axis=1).max() < 0.7
 
 
-def test_a_missing_end_is_placed_beyond():
+def test_a_missing_end_is_extrapolated():
     mm, chain = decoded([(i, p, 0.9) for i, p in enumerate(PLANTED) if i != 4])
     assert np.linalg.norm(mm[4] - PLANTED[4]) < 8
     assert chain.flags == ("", "", "", "", "extrapolated")
@@ -322,8 +325,8 @@ def test_one_level_named_as_its_neighbour_is_corrected():
     assert np.linalg.norm(mm - PLANTED, axis=1).max() < 2.5
 
 
-def test_a_whole_spine_in_doubt_says_so():
-    """Every level sees its own disc and the one above nearly alike: right, but hardly confident."""
+def test_a_spine_that_may_be_shifted_has_low_confidence():
+    """Every level has nearly as much mass on the disc above as on its own: right, but hardly confident."""
     # Evenly spaced in a straight line, so that both chains have one shape and lie alike about the image's middle.
     own = np.array([[13.0, 144 + 34 * (i - 2), 88] for i in range(5)])
     above = own - [0, 34, 0]
@@ -333,21 +336,15 @@ def test_a_whole_spine_in_doubt_says_so():
     assert 0.4 < chain.posterior.max() < 0.85
 
 
-def test_doubt_about_the_names_marks_every_level():
-    assert localizer_module._flags(("", "outside", "", "", ""), np.full(5, 0.6))[1] == "outside, doubtful"
-    assert localizer_module._flags(("",) * 5, np.array([0.4, 0.9, 0.9, 0.9, 0.95])) == (
-        "low_confidence",
-        "",
-        "",
-        "",
-        "",
-    )
-    assert localizer_module._flags(("",) * 5, np.full(5, 0.9)) == ("",) * 5
+def test_low_confidence_of_most_levels_marks_every_level():
+    assert with_low_confidence(("", "outside", "", "", ""), np.full(5, 0.6))[1] == "outside, low_confidence"
+    one = with_low_confidence(("",) * 5, np.array([0.4, 0.9, 0.9, 0.9, 0.95]))
+    assert one == ("low_confidence", "", "", "", "")
+    assert with_low_confidence(("",) * 5, np.full(5, 0.9)) == ("",) * 5
 
 
 def test_nothing_seen_gives_no_chain():
-    maps, absent = planted_maps([])
-    assert decode_chain(maps, absent, offsets=OFFSETS, spacing=SPACING) is None
+    assert decode_chain(planted_maps([])) is None
 
 
 # --- network and training ---------------------------------------------------------------------------------------
@@ -456,7 +453,7 @@ def test_wrong_weights_are_refused(localizer, tmp_path):
     folder = localizer.save(tmp_path / "weights")
     values = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(values | {"config": values["config"] | {"colour": 1}}))
-    with pytest.raises(DataError, match=r"unknown keys \['colour'\]"):
+    with pytest.raises(DataError, match=r"not weights of this localizer: .*'colour'"):
         DiscLocalizer.load(folder)
     (folder / "config.json").write_text(json.dumps(values | {"config": asdict(replace(SMALL, widths=(8, 8)))}))
     with pytest.raises(DataError, match="not weights of this localizer"):
@@ -488,7 +485,7 @@ def test_an_empty_image_is_an_error_that_names_the_series(localizer):
 
 
 def test_samples_of_a_folder_carry_its_points(cohort):
-    """Points of the coordinate table, by way of DICOM and resampling, lie where the phantom's truth says."""
+    """Points of the coordinate table, by way of DICOM and resampling, lie where the phantom's truth is."""
     folder = CompetitionFolder.open(cohort)
     truth = read_reference(cohort / "truth" / "discs.csv", point="canal")
     ids = folder.study_ids("train")
@@ -536,10 +533,10 @@ def test_weights_never_lie_there_without_the_studies_they_have_learnt_from(cohor
 
     folder = CompetitionFolder.open(cohort)
     own = folder.study_ids("train")[:2]
-    start = DiscLocalizer(SliceUNet(SMALL), decoding=Decoding(2.0), made={"studies": ["an earlier one"]})
+    start = DiscLocalizer(SliceUNet(SMALL), calibration=LocalizerCalibration(2.0), made={"studies": ["an earlier one"]})
     training = LocalizerTraining.fine_tuning(steps=1, batch=1, augmentation=Augmentation(window=3, canvas=(96, 64)))
-    monkeypatch.setattr(training_module, "_set_aside", lambda samples: (samples, samples))
-    monkeypatch.setattr(training_module, "fit_decoding", fails)
+    monkeypatch.setattr(training_module, "_hold_out", lambda samples: (samples, samples))
+    monkeypatch.setattr(training_module, "fit_localizer_calibration", fails)
     options = {"start": start, "training": training, "out": tmp_path, "n_jobs": 1, "progress": False}
     if isinstance(issue, KeyboardInterrupt):
         with pytest.raises(KeyboardInterrupt):
@@ -549,75 +546,65 @@ def test_weights_never_lie_there_without_the_studies_they_have_learnt_from(cohor
     train_localizer(folder, own, **options)
     kept = DiscLocalizer.load(tmp_path)
     assert kept.made["studies"] == sorted(["an earlier one", *own])
-    assert kept.decoding == start.decoding and (tmp_path / "history.csv").is_file()
+    assert kept.calibration == start.calibration and (tmp_path / "history.csv").is_file()
 
 
-def test_several_networks_are_trained_apart_and_asked_together(tmp_path):
-    sample = sample_from_series(FakeSeries((render(CHAIN),)), CHAIN, 2.0)
-    training = LocalizerTraining(steps=2, batch=1, members=2, augmentation=Augmentation(window=3, canvas=(64, 64)))
-    pair = train_on_samples([sample], config=SMALL, training=training, progress=False)
-    assert [row["member"] for row in pair.history] == [0, 1]
+def heat_maps_of(localizer, sample):
+    return localizer.predict_heat_maps(sample.pixels.astype(np.float32), sample.offsets, sample.spacing)
+
+
+def test_several_networks_are_trained_apart_and_their_heat_maps_averaged(tmp_path):
+    sample = sample_from_series(FakeSeries((render(CHAIN, n=5),)), CHAIN, 2.0)
+    training = LocalizerTraining(steps=2, batch=1, augmentation=Augmentation(window=3, canvas=(64, 64)))
+    start = DiscLocalizer([SliceUNet(SMALL), SliceUNet(SMALL)])
+    pair = train_on_samples([sample], config=SMALL, training=training, start=start, progress=False)
+    assert [row["member"] for row in pair.history] == [0, 1], "fine-tuning trains as many networks as it begins with"
     first, second = (network.head.weight for network in pair.networks)
     assert not torch.equal(first, second)
-    pixels = sample.pixels.astype(np.float32)
-    alone = [DiscLocalizer(network).ask(pixels)[0].probability for network in pair.networks]
-    together = [said.probability for said in pair.ask(pixels)[:2]]
-    assert all(np.allclose(a, b) for a, b in zip(alone, together, strict=True))
+    for weight in (first, second):  # so short a training leaves heat maps that are nearly flat
+        weight.data *= 100
+    alone = [heat_maps_of(DiscLocalizer(network), sample).probability for network in pair.networks]
+    together = heat_maps_of(pair, sample).probability
+    assert np.allclose(np.mean(alone, axis=0), together, atol=1e-7) and not np.allclose(*alone, atol=1e-7)
     again = DiscLocalizer.load(pair.save(tmp_path))
-    assert np.allclose(again.ask(pixels)[-1].probability, pair.ask(pixels)[-1].probability)
-    longer = train_on_samples([sample], config=SMALL, training=replace(training, members=1), start=pair, progress=False)
-    assert len(longer.networks) == 2, "fine-tuning goes on with as many networks as it began with"
+    assert np.allclose(heat_maps_of(again, sample).probability, together)
 
 
 def test_what_is_fitted_and_noted_survives_fine_tuning_and_a_folder(localizer, tmp_path):
-    fitted = DiscLocalizer(localizer.networks, decoding=Decoding(2.0, 0.7, 3.0, -0.3, 0.4), made={"command": "x"})
+    fitted = DiscLocalizer(
+        localizer.networks, calibration=LocalizerCalibration(2.0, 0.7, -0.3, 0.4), made={"command": "x"}
+    )
     again = DiscLocalizer.load(fitted.save(tmp_path))
-    assert again.decoding == fitted.decoding and again.made == fitted.made
-    assert again.prior.temperature == 2.0
+    assert again.calibration == fitted.calibration and again.made == fitted.made
     sample = sample_from_series(FakeSeries((render(CHAIN),)), CHAIN, 2.0)
     training = LocalizerTraining.fine_tuning(steps=1, batch=1, augmentation=Augmentation(window=3, canvas=(64, 64)))
     tuned = train_on_samples([sample], config=SMALL, training=training, start=again, progress=False)
-    assert tuned.decoding == fitted.decoding
+    assert tuned.calibration == fitted.calibration
     assert tuned.made["before"] == {"command": "x"}
 
 
 def test_networks_that_know_the_neighbours_can_begin_one_for_the_five_levels(tmp_path):
-    """The shipped networks look for eight discs; the competition's table teaches five of them."""
+    """The shipped networks look for eight discs; the competition's table has five of them."""
     torch.manual_seed(1)
     wide = SliceUNet(replace(SMALL, chain=NEIGHBOURS_TOO))
     narrow = SliceUNet(SMALL)
     narrow.restore_weights(wide)
-    pixels = render(CHAIN).pixels / 1000
-    said = [DiscLocalizer(network).ask(pixels)[0].probability for network in (wide, narrow)]
-    assert np.allclose(said[0][:, wide.config.lumbar], said[1])
+    sample = sample_from_series(FakeSeries((render(CHAIN),)), CHAIN, 2.0)
+    of_eight, of_five = (heat_maps_of(DiscLocalizer(network), sample).probability for network in (wide, narrow))
+    assert np.allclose(of_eight[:, wide.config.lumbar], of_five)
     with pytest.raises(DataError, match="another localizer network"):
         wide.restore_weights(narrow)
 
 
-def test_the_neighbours_places_decide_a_name():
+def test_the_neighbours_places_decide_a_label():
     """Eight links: the five levels are torn between two chains, and the sacral disc and T12/L1 settle it."""
     own = PLANTED + np.array([0, 20, 0])
     above = np.vstack([own[0] - [0, 34, 0], own[:-1]])
     low, high = own[-1] + [0, 26, 8], own[0] - [0, 32, 0]
-    rows, columns = (np.arange(90) + 0.5) * 3, (np.arange(60) + 0.5) * 3
-    maps = np.zeros((7, 8, 90, 60))
-
-    def put(link, place, mass):
-        blob = np.exp(-0.5 * ((OFFSETS - place[0]) / 4) ** 2)[:, None, None]
-        blob = blob * np.exp(-0.5 * ((rows - place[1]) / 4) ** 2)[:, None]
-        blob = blob * np.exp(-0.5 * ((columns - place[2]) / 4) ** 2)
-        maps[:, link] += mass * blob / blob.sum()
-
-    for i in range(5):
-        put(2 + i, own[i], 0.47)
-        put(2 + i, above[i], 0.5)
-    put(7, low, 0.9)
-    put(1, high, 0.9)
-    absent = np.clip(1 - maps.sum(axis=(0, 2, 3)), 0, 1)
-    found = [
-        decode_chain(part, gone, offsets=OFFSETS, spacing=SPACING, chain=chain)
-        for part, gone, chain in ((maps, absent, NEIGHBOURS_TOO), (maps[:, 2:7], absent[2:7], LEVELS))
-    ]
+    masses = [(2 + i, own[i], 0.47) for i in range(5)] + [(2 + i, above[i], 0.5) for i in range(5)]
+    eight = planted_maps([*masses, (7, low, 0.9), (1, high, 0.9)], levels=8, shape=(90, 60))
+    five = HeatMaps(eight.probability[:, 2:7], eight.absent[2:7], OFFSETS, SPACING)
+    found = [decode_chain(maps, chain) for maps, chain in ((eight, NEIGHBOURS_TOO), (five, LEVELS))]
     with_them = found[0].voxels[2:7, 1] * 3 + 1.5
     assert np.abs(with_them - own[:, 1]).max() < 3
     assert found[0].posterior[2:7].min() > found[1].posterior.max()
@@ -635,22 +622,22 @@ def half_hidden(rng, hidden):
 
 
 def test_confidence_is_fitted_to_what_was_right(localizer):
-    """On other samples than it was fitted on, the confidence says more truly how often a point is right."""
+    """On other samples than it was fitted on, the confidence is nearer to how often a point is right."""
     rng = np.random.default_rng(5)
     for_fit, for_check = ([half_hidden(rng, i % 2 == 0) for i in range(40)] for _ in range(2))
-    decoding = fit_decoding(localizer, for_fit)
+    calibration = fit_localizer_calibration(localizer, for_fit)
     losses = []
-    for trial in (decoding, Decoding()):
-        located = locate_samples(DiscLocalizer(localizer.networks, decoding=trial), for_check)
+    for trial in (calibration, LocalizerCalibration()):
+        located = locate_samples(DiscLocalizer(localizer.networks, calibration=trial), for_check)
         seen = np.isfinite(located.error_mm)
-        right, sure = located.error_mm[seen] <= 5, np.clip(located.confidence[seen], 1e-6, 1 - 1e-6)
-        losses.append(-np.mean(np.where(right, np.log(sure), np.log(1 - sure))))
-        if trial is decoding:
-            assert 0.5 < right.mean() < 0.999, "the toy must be neither too easy nor too hard to say anything"
-            assert abs(sure.mean() - right.mean()) < 0.1
+        right, confidence = located.error_mm[seen] <= 5, np.clip(located.confidence[seen], 1e-6, 1 - 1e-6)
+        losses.append(-np.mean(np.where(right, np.log(confidence), np.log(1 - confidence))))
+        if trial is calibration:
+            assert 0.5 < right.mean() < 0.999, "the toy must be neither too easy nor too hard to show anything"
+            assert abs(confidence.mean() - right.mean()) < 0.1
     assert losses[0] < losses[1]
     with pytest.raises(DataError, match="at least 50"):
-        fit_decoding(localizer, for_fit[1:4])
+        fit_localizer_calibration(localizer, for_fit[1:4])
 
 
 def test_unknown_places_are_neither_right_nor_wrong(localizer):
@@ -680,103 +667,70 @@ def test_a_scan_that_is_cut_off_ends_there_and_keeps_its_places(localizer):
         assert np.isfinite(located.error_mm[0][inside]).all()
 
 
-def test_a_chain_without_the_sacrum_in_view_is_doubtful_however_clear_the_rest_is():
-    localizer = DiscLocalizer(SliceUNet(SMALL), decoding=Decoding(unanchored=1.0))
+def test_a_chain_without_the_sacrum_in_view_has_low_confidence_however_clear_the_rest_is():
+    localizer = DiscLocalizer(SliceUNet(SMALL), calibration=LocalizerCalibration(unanchored=1.0))
     for last, anchored in ((4, True), (3, False)):
-        maps, absent = planted_maps([(i, p, 0.95) for i, p in enumerate(PLANTED) if i <= last])
-        said = MemberPrediction(0, maps.astype(np.float32), absent)
-        chain = localizer.decode([said], OFFSETS, (1.5, 1.5))
+        chain = localizer.decode(planted_maps([(i, p, 0.95) for i, p in enumerate(PLANTED) if i <= last]))
         assert chain.anchored is anchored and chain.posterior[:4].min() > 0.8
-        confidence = localizer.decoding.confidence(chain)
+        confidence = localizer.calibration.confidence(chain)
         assert (confidence[:4] >= LOW_CONFIDENCE_BELOW).all() == anchored
-        assert _flags(chain.flags, confidence).count("") == (5 if anchored else 0)
+        assert with_low_confidence(chain.flags, confidence).count("") == (5 if anchored else 0)
 
 
-def test_the_surer_of_a_series_stacks_counts(localizer, monkeypatch):
+def test_the_more_confident_of_a_series_stacks_counts(localizer, monkeypatch):
     """Of a long spine's stations the largest need not be the lumbar one."""
-    rest = (("",) * 5, ("low_confidence",) * 5)
     points = np.asarray(CHAIN, dtype=float)
-    found = {20: (points + 100, np.full(5, 0.5), rest[1]), 9: (points, np.full(5, 0.9), rest[0]), 7: None}
-    asked = []
+    low = DiscPoints("7", "s", points + 100, np.full(5, 0.5), ("low_confidence",) * 5)
+    found = {20: low, 9: DiscPoints("7", "s", points, np.full(5, 0.9)), 7: None}
+    located = []
 
-    def locate_volume(volume):
-        asked.append(len(volume.pixels))
-        return found[asked[-1]]
+    def locate_volume(volume, *_):
+        located.append(len(volume.pixels))
+        return found[located[-1]]
 
     monkeypatch.setattr(localizer, "locate_volume", locate_volume)
     stacks = {n: render(CHAIN, n=n) for n in found}
     series = FakeSeries(tuple(stacks[n] for n in (20, 9, 7)))
     assert np.allclose(localizer.locate_series(series).points, points)
-    assert asked == [20, 9], "no more are asked than needed"
+    assert located == [20, 9], "no more are located than needed"
     assert np.allclose(localizer.locate_series(FakeSeries((stacks[20], stacks[7]))).points, points + 100)
     with pytest.raises(LocalizationError, match=r"series s: no chain .*\(7 slices\)"):
         localizer.locate_series(FakeSeries((stacks[7],)))
 
 
-def test_opinions_that_name_the_chain_otherwise_lower_the_confidence():
-    own = PLANTED
-    above = np.vstack([own[0] - [0, 34, 0], own[:-1]])
-    maps = [planted_maps([(i, p, 0.95) for i, p in enumerate(places)]) for places in (own, above)]
-    right, wrong = (MemberPrediction(0, probability.astype(np.float32), absent) for probability, absent in maps)
-    chain = decode_chain(right.probability, right.absent, offsets=OFFSETS, spacing=SPACING)
-    shares = [
-        agreement([right] * (6 - n) + [wrong] * n, chain, slice(0, 5), SPACING, ChainPrior()) for n in (0, 1, 3, 6)
-    ]
-    assert np.allclose(shares, [1, 5 / 6, 0.5, 0])
-    fitted = Decoding(dissent=4.0)
-    sure = [fitted.confidence(replace(chain, agreement=share)).mean() for share in shares]
-    assert sure[0] > sure[1] > sure[2] > sure[3]
-
-
 @pytest.mark.parametrize("n", [1, 2, 3, 4, 9])
-def test_a_series_of_few_slices_can_be_learnt_from_and_asked(n):
+def test_a_series_of_few_slices_can_be_trained_on_and_located(n):
     sample = sample_from_series(FakeSeries((render(CHAIN, n=n),)), CHAIN, 2.0)
     window = draw_window(sample, SMALL, Augmentation(window=3, canvas=(64, 64)), np.random.default_rng(0))
     assert window.slices.shape == (3, 3, 64, 64) and window.target.shape == (3, 5, 32, 32)
     assert torch.allclose(window.target.sum(dim=(0, 2, 3)) + window.absent, torch.ones(5), atol=1e-5)
-    asked = DiscLocalizer(SliceUNet(SMALL)).ask(sample.pixels.astype(np.float32))
-    for said in asked:
-        assert np.allclose(said.probability.sum(axis=(0, 2, 3)) + said.absent, 1, atol=1e-4)
+    maps = heat_maps_of(DiscLocalizer(SliceUNet(SMALL)), sample)
+    assert np.allclose(maps.probability.sum(axis=(0, 2, 3)) + maps.absent, 1, atol=1e-4)
 
 
-def test_before_any_image_the_decoder_takes_no_side_between_neighbouring_names():
-    """Nine peaks of which every level thinks alike: the chains through the upper and the lower eight weigh the same."""
+def test_before_any_image_the_decoder_does_not_prefer_one_of_neighbouring_labels():
+    """Nine peaks with the same mass of every level: chains through the upper and the lower eight weigh the same."""
     places = np.stack([np.full(9, 13.0), 20 + 31.0 * np.arange(9), np.full(9, 88.0)], axis=1)
-    rows, columns = (np.arange(96) + 0.5) * 3, (np.arange(60) + 0.5) * 3
-    blobs = [
-        np.exp(-0.5 * ((OFFSETS - z) / 4) ** 2)[:, None, None]
-        * np.exp(-0.5 * ((rows - y) / 4) ** 2)[:, None]
-        * np.exp(-0.5 * ((columns - x) / 4) ** 2)
-        for z, y, x in places
-    ]
-    maps = np.stack([np.mean([b / b.sum() for b in blobs], axis=0) * 0.99] * 8, axis=1)
-    nowhere = ChainPrior(middle_spread=1e6)  # the image's middle does take a side, by intention
-    chain = decode_chain(maps, np.full(8, 0.01), offsets=OFFSETS, spacing=SPACING, chain=NEIGHBOURS_TOO, prior=nowhere)
+    maps = planted_maps([(level, place, 0.11) for level in range(8) for place in places], levels=8, shape=(96, 60))
+    nowhere = ChainPrior(middle_spread=1e6)  # the image's middle does prefer one of them, by intention
+    chain = decode_chain(maps, NEIGHBOURS_TOO, nowhere)
     assert 0.4 < chain.posterior.max() < 0.6
 
 
 @pytest.mark.parametrize("cut", [0.0, 40.0, 80.0])
 def test_links_far_above_the_image_do_not_push_the_others_down(cut):
-    """Eight links, of which two to four lie above the image: the levels in view keep their names."""
+    """Eight links, of which two to four lie above the image: the levels in view keep their labels."""
     down = np.concatenate([[0], np.cumsum([33.5, 34.5, 35.0, 35.0, 33.3, 28.6, 30.0])])
     places = np.stack([np.full(8, 13.0), down - down[2] + 20 - cut, 90 + np.zeros(8)], axis=1)
-    rows, columns = (np.arange(70) + 0.5) * 3, (np.arange(60) + 0.5) * 3
-    maps = np.zeros((7, 8, 70, 60))
-    for link, place in enumerate(places):
-        if 0 < place[1] < 210:
-            blob = np.exp(-0.5 * ((OFFSETS - place[0]) / 4) ** 2)[:, None, None]
-            blob = blob * np.exp(-0.5 * ((rows - place[1]) / 4) ** 2)[:, None]
-            blob = blob * np.exp(-0.5 * ((columns - place[2]) / 4) ** 2)
-            maps[:, link] += 0.9 * blob / blob.sum()
-    absent = np.clip(1 - maps.sum(axis=(0, 2, 3)), 0, 1)
-    chain = decode_chain(maps, absent, offsets=OFFSETS, spacing=SPACING, chain=NEIGHBOURS_TOO)
+    masses = [(link, place, 0.9) for link, place in enumerate(places) if 0 < place[1] < 210]
+    chain = decode_chain(planted_maps(masses, levels=8, shape=(70, 60)), NEIGHBOURS_TOO)
     seen = (places[:, 1] > 0) & (places[:, 1] < 210)
     found = chain.voxels[:, 1] * 3 + 1.5
     assert np.abs(found - places[:, 1])[seen].max() < 3
     assert all(flag == "outside" for flag, inside in zip(chain.flags, places[:, 1] > 0, strict=True) if not inside)
 
 
-def test_phantoms_teach_without_files():
+def test_phantoms_are_scanned_without_files():
     """Scans of randomised bodies: the points lie in the image from top to bottom, in order, and are reproducible."""
     first = synthetic_samples(range(4), 3, 2.0, scans=2, n_jobs=1, progress=False)
     again = synthetic_samples(range(2, 4), 3, 2.0, scans=2, n_jobs=1, progress=False)
@@ -804,7 +758,7 @@ def test_a_time_limit_shortens_the_schedule(localizer):
     assert stopped.history[-1]["learning_rate"] < 0.05 * training.learning_rate
 
 
-def test_real_series_are_prepared_and_decoded(real_mri, localizer):
+def test_real_series_are_preprocessed_and_decoded(real_mri, localizer):
     """The toy's weights know nothing of patients: only the plumbing is tested here, on real headers."""
     reference = read_reference(real_mri / "points.csv", point="posterior", study_column="case")
     found = {}
@@ -818,13 +772,13 @@ def test_real_series_are_prepared_and_decoded(real_mri, localizer):
             found[source.study_id] = localizer.locate(study)
         except LocalizationError as error:
             assert source.study_id in str(error)
-    assert len(evaluate_points(found, reference)) == 44
+    assert len(evaluate_points(found, reference)) == len(pd.read_csv(real_mri / "points.csv"))
 
 
 # --- evaluation -------------------------------------------------------------------------------------------------
 
 
-def test_errors_are_measured_along_the_spine_and_shifts_are_named():
+def test_errors_are_measured_along_the_spine_and_shifts_are_counted():
     errors = point_errors(CHAIN - np.array([0, 0, 3]), CHAIN)
     assert np.allclose(errors.distance, 3)
     assert np.all((errors.along > 2.5) & (errors.along <= 3))
@@ -861,55 +815,54 @@ def located(points, confidence, series_id, flags=("",) * 5):
     return DiscPoints("7", series_id, np.asarray(points, dtype=float), np.full(5, confidence), flags)
 
 
-def test_points_of_two_series_are_averaged_where_they_name_the_chain_alike_and_doubted_where_not():
+def test_points_on_two_series_are_averaged_or_get_low_confidence_where_their_chains_differ():
     chain = np.stack([np.zeros(5), np.zeros(5), -35.0 * np.arange(5)], axis=-1)
     t2 = located(chain, 0.9, "t2", ("", "", "", "", "low_confidence"))
-    near = _agreed("7", [(t2, 1.0), (located(chain + np.array([3, 0, 0]), 0.9, "t1"), T1_WEIGHT)])
+    near = fuse_series("7", [(t2, 1.0), (located(chain + np.array([3, 0, 0]), 0.9, "t1"), T1_WEIGHT)])
     assert near.series_id == "t2"
     np.testing.assert_allclose(near.points, chain + np.array([3 * T1_WEIGHT / (1 + T1_WEIGHT), 0, 0]))
     np.testing.assert_allclose(near.confidence, 0.9)
-    assert near.flags == ("",) * 5, "what both see is no longer in doubt"
+    assert near.flags == ("",) * 5, "what both see has high confidence"
 
     shifted = located(chain - np.array([0, 0, 35]), 0.6, "t1")
-    apart = _agreed("7", [(t2, 1.0), (shifted, T1_WEIGHT)])
+    apart = fuse_series("7", [(t2, 1.0), (shifted, T1_WEIGHT)])
     np.testing.assert_allclose(apart.points, chain)
     np.testing.assert_allclose(apart.confidence, 0.9 * 0.9 / 1.5)
     assert set(apart.flags) == {"low_confidence"}
 
-    hesitant = located(chain - np.array([0, 0, 35]), 0.05, "t1")
-    disputed = _agreed("7", [(t2, 1.0), (hesitant, T1_WEIGHT)])
-    assert set(disputed.flags) == {"low_confidence"}, "the surer one may be wrong"
+    unsure = located(chain - np.array([0, 0, 35]), 0.05, "t1")
+    disputed = fuse_series("7", [(t2, 1.0), (unsure, T1_WEIGHT)])
+    assert set(disputed.flags) == {"low_confidence"}, "the more confident one may be wrong"
 
-    surer = located(chain - np.array([0, 0, 35]), 0.95, "t1")
-    unsure = located(chain, 0.3, "t2")
-    assert _agreed("7", [(unsure, 1.0), (surer, T1_WEIGHT)]).series_id == "t1"
+    confident = located(chain - np.array([0, 0, 35]), 0.95, "t1")
+    assert fuse_series("7", [(located(chain, 0.3, "t2"), 1.0), (confident, T1_WEIGHT)]).series_id == "t1"
 
 
-def test_a_level_on_another_disc_is_doubted_and_a_mere_offset_of_the_series_is_not():
+def test_a_level_on_another_disc_gets_low_confidence_and_a_mere_offset_of_the_series_does_not():
     chain = np.stack([np.zeros(5), np.zeros(5), -35.0 * np.arange(5)], axis=-1)
     t2 = located(chain, 0.95, "t2")
     astray = chain.copy()
     astray[0] += [0, 0, 30]
-    one = _agreed("7", [(t2, 1.0), (located(astray, 0.95, "t1"), T1_WEIGHT)])
+    one = fuse_series("7", [(t2, 1.0), (located(astray, 0.95, "t1"), T1_WEIGHT)])
     np.testing.assert_allclose(one.points, chain)
     np.testing.assert_allclose(one.confidence, [0.475, 0.95, 0.95, 0.95, 0.95], atol=1e-6)
     assert one.flags == ("low_confidence", "", "", "", "")
 
-    moved = _agreed("7", [(t2, 1.0), (located(chain + np.array([14, 0, 0]), 0.95, "t1"), T1_WEIGHT)])
+    moved = fuse_series("7", [(t2, 1.0), (located(chain + np.array([14, 0, 0]), 0.95, "t1"), T1_WEIGHT)])
     np.testing.assert_allclose(moved.points, chain)
     np.testing.assert_allclose(moved.confidence, 0.95)
     assert moved.flags == ("",) * 5
 
 
-def test_where_one_series_shows_a_disc_that_the_other_had_to_place_the_one_that_shows_it_counts():
+def test_a_disc_that_one_series_shows_and_the_other_imputes_is_taken_from_the_one_that_shows_it():
     chain = np.stack([np.zeros(5), np.zeros(5), -35.0 * np.arange(5)], axis=-1)
     guessed = chain.copy()
     guessed[0] += [0, 6, 14]
-    t2 = DiscPoints("7", "t2", guessed, [0.15, 0.95, 0.95, 0.95, 0.95], ("outside, doubtful", "", "", "", ""))
+    t2 = DiscPoints("7", "t2", guessed, [0.15, 0.95, 0.95, 0.95, 0.95], ("outside, low_confidence", "", "", "", ""))
     t1 = located(chain, 0.9, "t1")
-    both = _agreed("7", [(t2, 1.0), (t1, T1_WEIGHT)])
+    both = fuse_series("7", [(t2, 1.0), (t1, T1_WEIGHT)])
     assert both.series_id == "t2" and both.flags == ("",) * 5
     np.testing.assert_allclose(both.points, chain)
     np.testing.assert_allclose(both.confidence, [0.9, 0.95, 0.95, 0.95, 0.95])
-    alone = _agreed("7", [(t2, 1.0)])
+    alone = fuse_series("7", [(t2, 1.0)])
     assert alone.flags == t2.flags and np.allclose(alone.points, guessed)
