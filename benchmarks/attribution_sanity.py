@@ -14,8 +14,8 @@ target whose planted degree is at least `--degree`, and in each view in which th
                and of the middle one, which is hard to beat: crops are cut around the place that is looked for
 
 The domain is where the map can be: the scanned part of the crop, and only the half of sagittal T1 that a head with
-split sides reads. The same is measured for networks with random weights (`--seeds` of them), and for the trained one with
-a random head: model-parameter randomisation after Adebayo and others 2018, Sanity Checks for Saliency Maps, NeurIPS.
+split sides reads. The same is measured for networks with random weights (`--seeds` of them), and for the trained one
+with a random head: model-parameter randomisation after Adebayo and others 2018 (Sanity Checks for Saliency Maps).
 What the trained network has over them is learnt; what they have as well is due to the image or the architecture.
 Which of several conditions a map means cannot be told here: canal and recess lie within a radius of each other. The
 tests ask that of crops in which the places are apart. Intervals: 95 %, bootstrap over studies, the differences paired.
