@@ -149,3 +149,8 @@ class Issue:
             return cls(**{name: str(value) for name, value in values.items() if name != "stage"})
         except TypeError as error:
             raise DataError(f"not an issue's record: {values!r}") from error
+
+
+def counted(count: int, one: str = "study", many: str = "studies") -> str:
+    """`"1 study"`, `"2 studies"`."""
+    return f"{count} {one if count == 1 else many}"
