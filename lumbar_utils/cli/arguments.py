@@ -60,7 +60,7 @@ def add_command(
     epilog: str,
     resumes: bool = False,
 ) -> argparse.ArgumentParser:
-    """Add a command that calls `run`; `resumes`: after an interruption the same command goes on where it was."""
+    """Add a command that calls `run`; `resumes`: after an interruption the same command resumes."""
     parser = _add_parser(commands, name, help=help, description=description, epilog=epilog)
     parser.set_defaults(run_command=run, resumes=resumes)
     messages = parser.add_argument_group("messages")

@@ -82,7 +82,7 @@ def add(commands) -> None:
 
 
 def predict(args: argparse.Namespace) -> None:
-    """`lumbar predict`: write the submission, its logs, and what else is asked for."""
+    """`lumbar predict`: write the submission, its logs, pictures and reports."""
     started = time.monotonic()
     path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
     inputs.check_table(args.out)

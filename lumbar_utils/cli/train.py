@@ -55,7 +55,7 @@ def add(commands) -> None:
         resumes=True,
         help="the classifier",
         description="Cut training crops around the table's points (RUN/crops), find the discs of the held-out studies\n"
-        "as those of new patients (with RUN/localizer where there is one, else with the shipped localizer), cut theirs\n"
+        "as those of new patients (with RUN/localizer where there is one, else the shipped localizer), cut theirs\n"
         "(RUN/crops_found), and train the classifier. With --fold all, one network a fold, their ensemble, and\n"
         "out-of-fold predictions for all studies.",
         epilog="examples:\n"

@@ -42,7 +42,7 @@ CHUNK_NUMBERS = 4_000_000
 
 
 def target_groups(by: str) -> dict[str, np.ndarray]:
-    """Target indices by title, for `by` "all", "family", "condition" or "level". Raises `DataError` for other words."""
+    """Target indices by title, for `by` "all", "family", "condition" or "level". Raises `DataError` for others."""
     targets = np.arange(N_TARGETS).reshape(N_CONDITIONS, N_LEVELS)
     groups = {
         "all": {"all": targets.ravel()},
@@ -62,9 +62,8 @@ def agreement_table(
     by: str = "condition",
     n: int = 1000,
     seed: int = 0,
-    coverage: float = 0.95,
 ) -> pd.DataFrame:
-    """Agreement of predictions with the labels, each measure with its bootstrap interval over studies.
+    """Agreement of predictions with the labels, each measure with its 95 % bootstrap interval over studies.
 
     Parameters
     ----------
@@ -77,8 +76,6 @@ def agreement_table(
         What has rows of its own, see `target_groups`.
     n, seed
         Resamples; they are the same for all predictions.
-    coverage : float
-        Of the intervals, 0 to 1.
 
     Returns
     -------
@@ -95,12 +92,12 @@ def agreement_table(
         for name, (severities, scores) in readings.items():
             for measure, weights in KAPPAS.items():
                 values = _kappas(own, severities[:, targets], weights, counts)
-                rows.append((group, name, measure, *with_interval(values, coverage), *_size(own, MODERATE)))
+                rows.append((group, name, measure, *with_interval(values), *_size(own, MODERATE)))
             for measure, at_least in AREAS.items():
                 values = np.full(1 + n, np.nan)
                 if scores is not None:
                     values = _areas(own, scores[:, targets, at_least:].sum(axis=-1), at_least, counts)
-                rows.append((group, name, measure, *with_interval(values, coverage), *_size(own, at_least)))
+                rows.append((group, name, measure, *with_interval(values), *_size(own, at_least)))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 

@@ -1,7 +1,7 @@
 """Where a network is good and where not: its loss by level, by scan parameters, by the localizer's confidence.
 
 The loss of a subgroup is the mean of the metric's three families' terms, over those of its labels that lie in it; the
-fourth term needs whole studies. Subgroups differ in how hard their labels are, so a reference can stand beside.
+fourth term needs whole studies. Subgroups differ in difficulty, so they can be compared with a reference.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ from ..metrics.score import FAMILY_TARGETS, checked_predictions, term_sums
 if TYPE_CHECKING:
     from ..localization import DiscPoints
 
-MAX_DISTINCT = 4
-"""Numbers that take at most so many values are subgroups as they are; others are put into parts of equal size."""
+MAX_DISTINCT, PARTS = 4, 3
+"""Numbers that take at most so many values are subgroups as they are; others are put into `PARTS` of equal size."""
 SUBGROUP_COLUMNS = ("trait", "subgroup", "studies", "labels", "loss", "low", "high")
 REFERENCE_COLUMNS = ("reference", "above", "above_low", "above_high")
 CONFIDENCE_EDGES = (0.0, 0.9, 0.97, 0.99, 1.0)
@@ -114,19 +114,17 @@ def level_subgroups(n_studies: int) -> np.ndarray:
     return np.tile([level_title(level) for level in LEVELS], (n_studies, 1)).astype(object)
 
 
-def confidence_subgroups(
-    found: Mapping[str, DiscPoints], study_ids: Sequence[str], edges: Sequence[float] = CONFIDENCE_EDGES
-) -> pd.DataFrame:
+def confidence_subgroups(found: Mapping[str, DiscPoints], study_ids: Sequence[str]) -> pd.DataFrame:
     """The localizer's confidence at each level as a subgroup, (n_studies, 5); nan where a study has no points."""
-    names = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(edges)]
+    names = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(CONFIDENCE_EDGES)]
     values = np.array([found[s].confidence if s in found else [np.nan] * N_LEVELS for s in study_ids])
-    codes = np.where(np.isnan(values), -1, np.digitize(values, edges[1:-1]))
+    codes = np.where(np.isnan(values), -1, np.digitize(values, CONFIDENCE_EDGES[1:-1]))
     dtype = pd.CategoricalDtype(names, ordered=True)
     return pd.DataFrame({level: pd.Categorical.from_codes(codes[:, i], dtype=dtype) for i, level in enumerate(LEVELS)})
 
 
 def error_subgroups(
-    found: Mapping[str, DiscPoints], reference: Mapping[str, np.ndarray], study_ids: Sequence[str], *, parts: int = 3
+    found: Mapping[str, DiscPoints], reference: Mapping[str, np.ndarray], study_ids: Sequence[str]
 ) -> pd.DataFrame:
     """How far the found point of each level lies from the reference, in mm, in parts of equal size, (n_studies, 5).
 
@@ -136,11 +134,11 @@ def error_subgroups(
     for row, study_id in enumerate(study_ids):
         if study_id in found and study_id in reference:
             values[row] = np.linalg.norm(found[study_id].points - reference[study_id], axis=1)
-    flat = number_subgroups(pd.Series(values.ravel()), parts)
+    flat = number_subgroups(pd.Series(values.ravel()))
     return pd.DataFrame({level: flat.iloc[i::N_LEVELS].array for i, level in enumerate(LEVELS)})
 
 
-def scanner_traits(series: pd.DataFrame, study_ids: Sequence[str], *, parts: int = 3) -> dict[str, pd.Series]:
+def scanner_traits(series: pd.DataFrame, study_ids: Sequence[str]) -> dict[str, pd.Series]:
     """Scan parameters as subgroups of studies: sizes of pixels and slice steps, field, times, stacks, missing views.
 
     Parameters
@@ -149,8 +147,6 @@ def scanner_traits(series: pd.DataFrame, study_ids: Sequence[str], *, parts: int
         From `studies.series_table`. Of several series of a view the one with most slices counts.
     study_ids : sequence of str
         The order of the result.
-    parts : int
-        Into how many parts of equal size numbers are put, unless they take few values.
 
     Returns
     -------
@@ -171,7 +167,7 @@ def scanner_traits(series: pd.DataFrame, study_ids: Sequence[str], *, parts: int
         "field, T": table[SAGITTAL_T2].get("field_T"),
         "T2 echo time, ms": table[SAGITTAL_T2].get("echo_ms"),
     }
-    traits = {name: number_subgroups(values, parts) for name, values in numbers.items() if values is not None}
+    traits = {name: number_subgroups(values) for name, values in numbers.items() if values is not None}
     stacks = table[AXIAL_T2]["stacks"]
     blocks = np.select([stacks.isna(), stacks > 1], ["", "several"], "one")
     traits["axial stacks"] = pd.Series(blocks, index=stacks.index, dtype=object)
@@ -186,14 +182,14 @@ def scanner_traits(series: pd.DataFrame, study_ids: Sequence[str], *, parts: int
     return {name: values for name, values in traits.items() if (values.notna() & (values != "")).any()}
 
 
-def number_subgroups(values: pd.Series, parts: int = 3) -> pd.Series:
-    """Numbers as ordered subgroups: as they are when they take few values, else in parts of equal size; nan stays."""
+def number_subgroups(values: pd.Series) -> pd.Series:
+    """Numbers as ordered subgroups: as they are when these are few, else in three parts of equal size; nan stays."""
     values = pd.to_numeric(values, errors="coerce")
     known = np.sort(values.dropna().unique())
     if len(known) <= MAX_DISTINCT:
         names, codes = [f"{value:g}" for value in known], np.searchsorted(known, values)
     else:
-        edges = np.unique(np.quantile(values.dropna(), np.linspace(0, 1, parts + 1)))
+        edges = np.unique(np.quantile(values.dropna(), np.linspace(0, 1, PARTS + 1)))
         names = [f"{low:.3g} to {high:.3g}" for low, high in itertools.pairwise(edges)]
         codes = np.digitize(values, edges[1:-1])
     named = [names[code] if known else None for code, known in zip(codes, values.notna(), strict=True)]

@@ -28,7 +28,7 @@ class Machine:
     cores : int
         CPU cores that this process may use; fewer than the machine's in a container.
     memory_gb, free_disk_gb : float
-        Main memory, and the space left at the folder asked for; memory is nan when unknown.
+        Main memory, and the space left at the folder given; memory is nan when unknown.
     """
 
     compute: Compute

@@ -19,7 +19,7 @@ LACKING = ("timm-3d", "python-gdcm", "pylibjpeg", "pylibjpeg-openjpeg")
 KAGGLE_PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 NOT_PACKED = ("INSTALLER", "REQUESTED", "RECORD", "direct_url.json")
-"""Files of an installation's dist-info that a wheel does not have; RECORD is written anew."""
+"""Files of an installation's dist-info that a wheel does not have; RECORD is written again."""
 
 
 def collect_wheels(

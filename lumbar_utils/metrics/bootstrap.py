@@ -16,6 +16,8 @@ import numpy as np
 from ..errors import DataError
 from .score import term_sums
 
+INTERVAL = (0.025, 0.975)
+
 
 def resample_counts(n_studies: int, n: int, seed: int = 0) -> np.ndarray:
     """How often each study is in the sample itself (first row, all 1) and in `n` resamples: int (1 + n, n_studies)."""
@@ -25,20 +27,15 @@ def resample_counts(n_studies: int, n: int, seed: int = 0) -> np.ndarray:
     return np.concatenate([np.ones((1, n_studies), dtype=drawn.dtype), drawn])
 
 
-def with_interval(values: np.ndarray, coverage: float = 0.95) -> tuple[float, float, float]:
-    """(value, low, high): a number of the sample and its percentile interval.
+def with_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """(value, low, high): a number of the sample and its 95 % percentile interval.
 
-    Parameters
-    ----------
-    values : array, shape (1 + n,)
-        For each row of `resample_counts`. nan is left out, as a resample may hold no severe case; all nan gives nan.
-    coverage : float
-        Of the interval, 0 to 1.
+    `values`, shape (1 + n,), is the number for each row of `resample_counts`. nan is left out, as a resample may hold
+    no severe case; all nan gives nan.
     """
-    tail = (1 - coverage) / 2
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "All-NaN slice", RuntimeWarning)
-        low, high = np.nanquantile(values[1:], [tail, 1 - tail])
+        low, high = np.nanquantile(values[1:], INTERVAL)
     return float(values[0]), float(low), float(high)
 
 
