@@ -46,8 +46,8 @@ from lumbar_utils.kaggle.workspace import split_studies
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.localization import DiscLocalizer, DiscPoints, locate_studies, points_from_table, read_reference
 from lumbar_utils.localization.localizer import SHIPPED_WEIGHTS
+from lumbar_utils.metrics import bootstrap_scores, competition_score, weighted_prior
 from lumbar_utils.metrics.calibration import fit_calibration
-from lumbar_utils.metrics.score import bootstrap_scores, competition_score, weighted_prior
 from lumbar_utils.models.classifier import ClassifierConfig, grade
 from lumbar_utils.models.inputs import CropDataset, study_input
 from lumbar_utils.models.run_folder import load_model

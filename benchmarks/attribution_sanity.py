@@ -1,22 +1,22 @@
-"""Do activation maps lie on the narrowing? Measured on phantoms, where its place is known, and against random networks.
+"""Do attribution maps lie on the narrowing? Measured on phantoms, where it is known, and against random networks.
 
     python benchmarks/attribution_sanity.py                       runs/demo, which `make run` leaves; some minutes
     python benchmarks/attribution_sanity.py --run runs/mine --radius 8
 
 The studies are those of the cohort's test part, cropped around found discs; with `--part held-out` those of the
-training part that the classifier has not learnt from, on which the method and its settings were chosen. For every
+training part that the classifier was not trained on, with which the method and its settings were chosen. For every
 target whose planted degree is at least `--degree`, and in each view in which the condition is read, three numbers:
 
-    lift       the share of the map's mass within `--radius` mm of the planted place (canal, foramen or recess), over
-               the share of the map's room that lies there; 1 is chance, that is, mass spread evenly
+    lift       the fraction of the map's sum within `--radius` mm of the planted place (canal, foramen or recess), over
+               the fraction of the map's domain that lies there; 1 is chance, a map that is the same everywhere
     hit        how often the map's highest point lies so near; beside it, how often a random point would
-    slice      mm between the slice that the map chooses and the planted place; beside it, of a random slice and of the
-               middle one, which is hard to beat: crops are cut around the place that is looked for
+    slice      mm between the slice with the map's highest point and the planted place; beside it, of a random slice
+               and of the middle one, which is hard to beat: crops are cut around the place that is looked for
 
-Room is where the map can be: the scanned part of the crop, and only the half of sagittal T1 that a head with split
-sides reads. The same is measured for networks with random weights (`--seeds` of them), and for the trained one with
-a random head: model-parameter randomisation after Adebayo and others 2018, Sanity Checks for Saliency Maps, NeurIPS.
-What the trained network has over them is learnt; what they have as well is the image's or the architecture's doing.
+The domain is where the map can be: the scanned part of the crop, and only the half of sagittal T1 that a head with
+split sides reads. The same is measured for networks with random weights (`--seeds` of them), and for the trained one
+with a random head: model-parameter randomisation after Adebayo and others 2018 (Sanity Checks for Saliency Maps).
+What the trained network has over them is learnt; what they have as well is due to the image or the architecture.
 Which of several conditions a map means cannot be told here: canal and recess lie within a radius of each other. The
 tests ask that of crops in which the places are apart. Intervals: 95 %, bootstrap over studies, the differences paired.
 """
@@ -37,7 +37,7 @@ sys.path.insert(0, str(ROOT))
 
 from lumbar_utils.crops.cache import CropCache
 from lumbar_utils.crops.extraction import LATERAL_AXIS, StudyCrops, extract_crops
-from lumbar_utils.explain.attribution import LAYERS, METHODS, explain
+from lumbar_utils.explain import attribution_maps
 from lumbar_utils.files import read_json
 from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.labels import (
@@ -76,16 +76,11 @@ def main() -> int:
     parser.add_argument("--degree", type=float, default=1.0, help="of narrowing: 1 is moderate, 2 severe")
     parser.add_argument("--seeds", type=int, default=1, help="networks with random weights")
     parser.add_argument("--studies", type=int, default=None, help="at most so many")
-    parser.add_argument("--method", choices=METHODS, default=METHODS[0])
-    parser.add_argument("--layers", type=int, nargs="+", default=list(LAYERS), help="see `activation.explain`")
     args = parser.parse_args()
     torch.set_num_threads(1)
     model, _ = load_model(args.run / "classifier")
-    held_out, test = (
-        unseen_ids(args.run),
-        [source.study_id for source in find_studies(args.run / "cohort", part="test")],
-    )
-    truth = planted(args.run / "cohort", held_out if args.part == "held-out" else test)
+    test = [source.study_id for source in find_studies(args.run / "cohort", part="test")]
+    truth = planted(args.run / "cohort", held_out_ids(args.run) if args.part == "held-out" else test)
     narrowed = [study_id for study_id, known in truth.items() if (known["degrees"] >= args.degree).any()]
     chosen = narrowed[: args.studies]
     if args.part == "held-out":
@@ -93,17 +88,16 @@ def main() -> int:
         crops = [cache[study_id] for study_id in chosen]
     else:
         crops = test_crops(args.run, chosen)
-    options = {"method": args.method, "layers": tuple(args.layers)}
     rows = []
     for kind, network, seed in networks(model, args.seeds):
         for item in crops:
-            rows += measure(network, item, truth[item.study_id], args, options, kind=kind, seed=seed)
+            rows += measure(network, item, truth[item.study_id], args, kind=kind, seed=seed)
         print(f"{kind} {seed}: {len(rows)} maps", file=sys.stderr)
     report(pd.DataFrame(rows), args)
     return 0
 
 
-def unseen_ids(run: Path) -> list[str]:
+def held_out_ids(run: Path) -> list[str]:
     """The studies of the training part that the classifier was not trained on."""
     held_out = pd.read_csv(run / "classifier" / "oof.csv", usecols=["row_id"], dtype=str)["row_id"]
     return sorted({row_id.split("_")[0] for row_id in held_out})
@@ -146,30 +140,29 @@ def networks(model: LumbarClassifier, seeds: int):
         yield "random", random, seed
 
 
-def measure(network, crops: StudyCrops, truth: dict, args, options: dict, **names) -> list[dict]:
+def measure(network, crops: StudyCrops, truth: dict, args, **names) -> list[dict]:
     """One row for every narrowed target and view."""
     narrowed = [int(t) for t in np.flatnonzero(np.asarray(truth["degrees"]).ravel() >= args.degree)]
-    activation = explain(network, crops, targets=narrowed, **options)
+    attribution = attribution_maps(network, crops, targets=narrowed)
     rows = []
     for target in narrowed:
         condition, level = divmod(target, N_LEVELS)
         for view in READ_IN[condition]:
-            room = reach(network, crops, view, condition, level)
+            domain = map_domain(network, crops, view, condition, level)
             grid = crops.grid(view, level)
             points = grid.points()
             place = truth["places"][condition, level]
-            own = (np.linalg.norm(points - place, axis=-1) <= args.radius) & room
+            own = (np.linalg.norm(points - place, axis=-1) <= args.radius) & domain
             if not own.any():
                 continue
-            values = activation.of(view, condition, level) * room
+            values = attribution.of(view, condition, level) * domain
             total = float(values.sum(dtype=np.float64))
-            chance = own.sum() / room.sum()
+            chance = own.sum() / domain.sum()
             share = float(values[own].sum(dtype=np.float64)) / total if total else chance
-            # A coarse layer can be warmest in several slices alike: each of its highest points counts its part.
-            highest = values >= values.max() * (1 - 1e-6) if total else room
+            highest = values >= values.max() * (1 - 1e-6) if total else domain
             offsets = (points[:, 0, 0] - place) @ grid.axes[0]  # of each slice, along the crop's first axis
             peaks = values.max(axis=(1, 2))
-            shown = room.any(axis=(1, 2))
+            shown = domain.any(axis=(1, 2))
             best = (peaks >= peaks.max() * (1 - 1e-6)) if total else shown
             middle = int(np.flatnonzero(shown).mean())
             rows.append(
@@ -190,23 +183,23 @@ def measure(network, crops: StudyCrops, truth: dict, args, options: dict, **name
     return rows
 
 
-def reach(network, crops: StudyCrops, view: str, condition: int, level: int) -> np.ndarray:
+def map_domain(network, crops: StudyCrops, view: str, condition: int, level: int) -> np.ndarray:
     """Where a target's map can be at all: bool (D, H, W)."""
-    room = crops.covered[view][level].copy()
+    domain = crops.covered[view][level].copy()
     if network.config.sides and view in SPLIT_VIEWS and view == SAGITTAL_T1 and condition:
-        across = np.moveaxis(room, LATERAL_AXIS[view], 0)
+        across = np.moveaxis(domain, LATERAL_AXIS[view], 0)
         half = len(across) // 2
         across[half:] &= CONDITIONS[condition].startswith("left")
         across[:half] &= CONDITIONS[condition].startswith("right")
-    return room
+    return domain
 
 
 def report(rows: pd.DataFrame, args) -> None:
     numbers = ["lift", "hit", "hit_chance", "slice", "slice_chance", "slice_middle", "empty"]
     rng = np.random.default_rng(0)
     print(
-        f"synthetic; {rows['study_id'].nunique()} unseen studies, targets of degree {args.degree:g} and more, "
-        f"radius {args.radius:g} mm, {args.method}, layers {args.layers}; mean [95 %]"
+        f"synthetic; {rows['study_id'].nunique()} held-out studies, targets of degree {args.degree:g} and more, "
+        f"radius {args.radius:g} mm; mean [95 %]"
     )
     for where, part in rows.groupby("where"):
         means = part.groupby(["kind", "study_id", "target"])[numbers].mean()
@@ -214,16 +207,16 @@ def report(rows: pd.DataFrame, args) -> None:
         ids = part["study_id"].unique()
         draws = rng.integers(0, len(ids), (DRAWS, len(ids)))
         for name, by_chance in (("lift", None), ("hit", "hit_chance"), ("slice", "slice_chance")):
-            told, found = [], {}
+            columns, found = [], {}
             for kind in KINDS:
                 sums = means.loc[kind].groupby("study_id")[name].agg(["sum", "count"]).loc[ids].to_numpy()
                 resampled = sums[draws].sum(axis=1)
                 found[kind] = sums[:, 0].sum() / sums[:, 1].sum(), resampled[:, 0] / resampled[:, 1]
-                told.append(f"{kind} {_interval(*found[kind])}")
+                columns.append(f"{kind} {_interval(*found[kind])}")
             gain = (a - b for a, b in zip(found["trained"], found["random"], strict=True))
-            told.append(f"trained - random {_interval(*gain)}")
+            columns.append(f"trained - random {_interval(*gain)}")
             chance = means.loc["trained"][by_chance].mean() if by_chance else 1.0
-            print(f"  {name.replace('_', ' '):10s} chance {chance:.2f}   " + "   ".join(told))
+            print(f"  {name.replace('_', ' '):10s} chance {chance:.2f}   " + "   ".join(columns))
         middle, empty = means.loc["trained"][["slice_middle", "empty"]].mean()
         print(f"  middle slice {middle:.2f} mm off, empty maps {empty:.0%}")
 

@@ -118,7 +118,7 @@ def encode_severities(frame: pd.DataFrame, columns: Sequence[str] = TARGETS) -> 
     Raises
     ------
     DataError
-        When a column is absent or a cell holds another word.
+        When a column is absent or a cell holds anything else.
     """
     absent = [c for c in columns if c not in frame.columns]
     if absent:

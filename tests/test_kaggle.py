@@ -117,9 +117,9 @@ def test_the_attached_library_completes_itself_offline_and_child_processes_find_
     python = bare_python(tmp_path / "image")
     code = (
         "import importlib.util as u, subprocess, sys; assert u.find_spec('timm_3d') is None\n"
-        "sys.path.append(sys.argv[1]); import lumbar_utils as lu; print(*lu.prepare_session(), sep='\\n')\n"
+        "sys.path.append(sys.argv[1]); import lumbar_utils as lu; print(*lu.kaggle.prepare_session(), sep='\\n')\n"
         "assert 'pydicom' not in sys.modules\n"
-        "print('again:', *lu.prepare_session())\n"
+        "print('again:', *lu.kaggle.prepare_session())\n"
         "child = 'import gdcm, openjpeg, importlib.util as u; '\n"
         'child += \'print(*(u.find_spec(name).origin for name in ("lumbar_utils", "timm_3d")))\'\n'
         "subprocess.run([sys.executable, '-c', child], check=True)\n"
@@ -189,7 +189,7 @@ def test_all_members_of_an_ensemble_are_packed_without_checkpoints(tmp_path, onl
         kaggle.build_dataset(out, tmp_path / "run")
 
 
-def test_the_submission_is_handed_in_on_kaggle_only(tmp_path, monkeypatch):
+def test_the_submission_is_copied_on_kaggle_only(tmp_path, monkeypatch):
     (tmp_path / "mine.csv").write_text("row_id")
     monkeypatch.setattr(kaggle.mounts, "KAGGLE_WORKING", tmp_path / "absent")
     assert kaggle.copy_submission(tmp_path / "mine.csv") is None
@@ -201,8 +201,8 @@ def test_the_submission_is_handed_in_on_kaggle_only(tmp_path, monkeypatch):
 def test_the_machine_is_described_with_reasons(tmp_path):
     machine = kaggle.describe_machine(tmp_path)
     assert machine.cores >= 1 and machine.free_disk_gb > 0
-    text = str(machine)
-    assert machine.compute.reason in text and "torch" in text and len(text.splitlines()) == 3
+    assert machine.compute.reason and str(machine).startswith(f"{machine.cores} cores, ")
+    assert kaggle.describe_machine(tmp_path / "not" / "made yet").free_disk_gb > 0
 
 
 def test_time_left_is_known_on_kaggle_only_and_shorter_for_a_submission(tmp_path, monkeypatch):

@@ -17,7 +17,7 @@ sys.path.insert(0, str(ROOT / "tools"))
 
 
 @pytest.mark.slow
-def test_notebook_05_hands_in_a_complete_submission_offline(tmp_path):
+def test_notebook_05_makes_a_complete_submission_offline(tmp_path):
     import kaggle_rehearsal
 
     crops, labels = planted_cohort(12, seed=1)

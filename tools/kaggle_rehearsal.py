@@ -1,11 +1,11 @@
-"""Notebook 05 on a made-up Kaggle, offline: what a submission will meet there, tried here.
+"""Notebook 05 in an imitation of Kaggle, offline: a submission tried before it is made.
 
 A data set is built as `lumbar kaggle build` builds it and laid out as Kaggle lays it out, every folder zipped and
 unpacked again, read-only, beside a competition folder whose test part consists of phantoms that no training has seen.
 The Python that runs there has the packages of this one without those that Kaggle lacks, and without this clone. In
 namespaces of its own, with that tree mounted at /kaggle and no network, the notebook of the kernel folder is executed
 as it is, from its first cell to its last. Then its submission is checked: rows, order, finite, sums, columns, and,
-where its weights are worth it, its score against the weighted prior.
+unless told otherwise (--no-score), its score against the weighted prior.
 
     python tools/kaggle_rehearsal.py --run runs/demo
     python tools/kaggle_rehearsal.py --run runs/demo --mount plain --sample one --studies 4
@@ -113,13 +113,12 @@ def hidden_test(made: Path, competition: Path, n_studies: int, seed: int, *, sam
     import numpy as np
     import pandas as pd
 
-    from lumbar_utils.kaggle import available_cores
     from lumbar_utils.phantom.cohort import generate_cohort
 
     # The other part lends its table of labels: a competition's folder has one.
     generate_cohort(
         made, n_studies=n_studies + 2, seed=seed, test_fraction=n_studies / (n_studies + 2),
-        n_jobs=available_cores(), progress=False,
+        n_jobs=-1, progress=False,
     )  # fmt: skip
     competition.mkdir(parents=True)
     table = pd.read_csv(made / "test_series_descriptions.csv", dtype=str)

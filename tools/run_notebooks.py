@@ -97,13 +97,12 @@ def seen_by_notebooks(path: Path) -> str:
 
 def make_cohort(folder: Path, wanted: dict, manifest: Manifest) -> None:
     """The demo cohort, unless the same one is there, made by the same code."""
-    from lumbar_utils.kaggle import available_cores
     from lumbar_utils.phantom.cohort import generate_cohort
 
     code = digest(*(path.read_bytes() for path in sorted((ROOT / "lumbar_utils" / "phantom").glob("*.py"))))
     if manifest.cohort != code and (folder / "SYNTHETIC.md").is_file():
         shutil.rmtree(folder)
-    made = generate_cohort(folder, **wanted, n_jobs=available_cores(), overwrite=True, progress=sys.stderr.isatty())
+    made = generate_cohort(folder, **wanted, n_jobs=-1, overwrite=True, progress=sys.stderr.isatty())
     manifest.note_cohort(code)
     if made["reused"]:
         print(f"The cohort of {wanted['n_studies']} studies is there already, not made again", flush=True)

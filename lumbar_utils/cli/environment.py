@@ -1,26 +1,27 @@
-"""`lumbar doctor` and `lumbar kaggle build`: their options, and what they do."""
+"""`lumbar doctor` and `lumbar kaggle build`: what a run will have here, and what is uploaded to Kaggle."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import sys
-from collections.abc import Callable
 from pathlib import Path
 
 from ..errors import DataError
+from .arguments import add_command, add_group
 
 
-def add_doctor(commands, new_command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add `doctor` to the parser's commands; `new_command` is the parser module's own way of making one."""
-    parser = new_command(
+def add(commands) -> None:
+    """Add both commands to the parser's."""
+    parser = add_command(
         commands,
         "doctor",
-        "what a run would meet here",
-        "Say what a run would meet here: versions beside the tested ones, device and precision and why, decoders,\n"
-        "data, weights, disk, and on Kaggle the time left. Changes nothing. Ends with 1 when something that is needed\n"
-        "is missing; warnings alone end with 0.",
-        "examples:\n  lumbar doctor\n  lumbar doctor data --run runs/first --json",
+        doctor,
+        help="report what a run will have here",
+        description="Report what a run will have here: versions beside the tested ones, device and precision and why,\n"
+        "decoders, data, weights, disk, and on Kaggle the time left. Changes nothing. Ends with 1 when something that\n"
+        "is needed is missing; warnings alone end with 0.",
+        epilog="examples:\n  lumbar doctor\n  lumbar doctor data --run runs/first --json",
     )
     parser.add_argument(
         "path",
@@ -30,27 +31,25 @@ def add_doctor(commands, new_command: Callable[..., argparse.ArgumentParser]) ->
         help="a competition folder, or a tree of DICOM files (default: what would be found)",
     )
     parser.add_argument("--run", type=Path, metavar="RUN", help="the run folder (default: runs/demo)")
-    parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--json", action="store_true", help="for programs")
 
-
-def add_kaggle(commands, new_command: Callable[..., argparse.ArgumentParser]) -> None:
-    """Add `kaggle build` to the parser's commands."""
-    kaggle = commands.add_parser(
+    parts = add_group(
+        commands,
         "kaggle",
+        "build",
         help="what is uploaded to Kaggle",
         description="Make what is uploaded to Kaggle.",
         epilog="example:\n  lumbar kaggle build dist/kaggle --run runs/demo --owner NAME",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parts = kaggle.add_subparsers(dest="part", metavar="build", required=True)
-    parser = new_command(
+    parser = add_command(
         parts,
         "build",
-        "the library as a data set, the notebooks as kernels",
-        "Make OUT/dataset (library, localizer, wheels of what Kaggle's image lacks, weights of --run) and\n"
+        build,
+        help="the library as a data set, the notebooks as kernels",
+        description="Make OUT/dataset (library, localizer, wheels of what Kaggle's image lacks, weights of --run) and\n"
         "OUT/kernels/01_eda to 06_error_analysis, with their metadata, and print the commands that push them.",
-        "examples:\n"
-        "  lumbar kaggle build dist/kaggle --run runs/demo --owner NAME    to grade there with weights from here\n"
+        epilog="examples:\n"
+        "  lumbar kaggle build dist/kaggle --run runs/demo --owner NAME    to predict there with weights from here\n"
         "  lumbar kaggle build dist/kaggle --owner NAME                    to train there",
     )
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make")
@@ -67,28 +66,32 @@ def add_kaggle(commands, new_command: Callable[..., argparse.ArgumentParser]) ->
 
 
 def doctor(args: argparse.Namespace) -> None:
-    """`lumbar doctor`: print the report; raises `DataError` after it when there is a issue."""
-    from ..kaggle.environment import environment_report
+    """`lumbar doctor`: print the report; raises `DataError` after it when there is an issue."""
+    from ..kaggle import environment_report
 
-    found = environment_report(args.path or "", args.run or "")
-    print(json.dumps(found.to_json(), indent=1) if args.json else found)
-    if found.issues:
+    report = environment_report(args.path or "", args.run or "")
+    print(json.dumps(report.to_json(), indent=1) if args.json else report)
+    if report.issues:
         sys.stdout.flush()
-        raise DataError(f"to be put right: {'; '.join(found.issues)}")
+        raise DataError("; ".join(report.issues))
 
 
-def kaggle(args: argparse.Namespace) -> None:
-    """`lumbar kaggle build`: make the folders, and say how to push them."""
+def build(args: argparse.Namespace) -> None:
+    """`lumbar kaggle build`: make the folders, and print the commands that push them."""
     from ..kaggle import build_dataset, build_kernels
+    from ..kaggle.session import library_folder
 
-    notebooks = _notebooks(args.notebooks)
-    options = {"owner": args.owner, "slug": args.slug}
-    dataset, lacking = build_dataset(
-        args.out / "dataset", args.run, python=args.python, offline=args.offline, **options
-    )
-    kernels = build_kernels(args.out / "kernels", notebooks, weights_packed=args.run is not None, **options)
+    places = [args.notebooks] if args.notebooks else [library_folder() / "notebooks", Path("notebooks")]
+    notebooks = next((place for place in places if any(place.glob("01_*.ipynb"))), None)
+    if notebooks is None:
+        looked = ", ".join(map(str, places))
+        raise DataError(f"no notebooks in {looked}; they come with a clone, give their folder with --notebooks DIR")
+    names = {"owner": args.owner, "slug": args.slug}
+    dataset, lacking = build_dataset(args.out / "dataset", args.run, python=args.python, offline=args.offline, **names)
+    kernels = build_kernels(args.out / "kernels", notebooks, weights_packed=args.run is not None, **names)
     size = sum(path.stat().st_size for path in dataset.rglob("*") if path.is_file()) / 1e6
-    print(f"{dataset}: {size:.0f} MB, wheels of {', '.join(_packed(dataset)) or 'nothing'}")
+    wheels = [" ".join(path.name.split("-")[:2]) for path in sorted((dataset / "wheels").glob("*.whl"))]
+    print(f"{dataset}: {size:.0f} MB, wheels of {', '.join(wheels) or 'nothing'}")
     for package, reason in lacking.items():
         print(f"  NOT packed: {package} ({reason}); files that need it cannot be read on Kaggle")
     if args.owner == "OWNER":
@@ -98,18 +101,3 @@ def kaggle(args: argparse.Namespace) -> None:
     print(f'  kaggle datasets version -p {dataset} --dir-mode zip -m "what is new"     from the second time on')
     for folder in kernels:
         print(f"  kaggle kernels push -p {folder}")
-
-
-def _packed(dataset: Path) -> list[str]:
-    return [" ".join(path.name.split("-")[:2]) for path in sorted((dataset / "wheels").glob("*.whl"))]
-
-
-def _notebooks(given: Path | None) -> Path:
-    from ..kaggle.session import library_folder
-
-    places = [given] if given is not None else [library_folder() / "notebooks", Path("notebooks")]
-    for place in places:
-        if any(place.glob("01_*.ipynb")):
-            return place
-    looked = ", ".join(map(str, places))
-    raise DataError(f"no notebooks in {looked}; they come with a clone, say where they are with --notebooks DIR")

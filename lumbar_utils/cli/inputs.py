@@ -1,8 +1,7 @@
-"""What the commands read and write: paths, tables, studies, and where weights lie."""
+"""What the commands read and write: paths, tables, discs, and where weights lie."""
 
 from __future__ import annotations
 
-import logging
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,11 +12,9 @@ from ..errors import DataError
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..crops.extraction import CropSpec
+    from ..crops import CropSpec
     from ..localization import DiscLocalizer, DiscPoints
-    from ..studies.study import CompetitionFolder, StudySource
-
-logger = logging.getLogger(__name__)
+    from ..studies import CompetitionFolder, StudySource
 
 DEFAULT_RUN = Path("runs/demo")
 
@@ -38,28 +35,15 @@ def data_path(path: Path | None) -> Path:
 
 def competition(path: Path | None) -> CompetitionFolder:
     """A competition folder; raises `DataError` when the path is not one."""
-    from ..studies.study import CompetitionFolder
+    path = data_path(path)
+    from ..studies import CompetitionFolder
 
-    return CompetitionFolder.open(data_path(path))
-
-
-def studies_of(folder: CompetitionFolder, part: str) -> list[StudySource]:
-    """The studies of one part of a competition folder."""
-    from ..studies.study import find_studies
-
-    return find_studies(folder.root, part=part)
-
-
-def jobs(wanted: int | None) -> int:
-    """Number of worker processes: as wanted, else one per core."""
-    from ..kaggle import available_cores
-
-    return wanted or available_cores()
+    return CompetitionFolder.open(path)
 
 
 def weights_folder(name: str, given: Path | None) -> Path:
     """Where trained weights of that name lie: in the run given, else the demo run, else attached on Kaggle."""
-    from ..kaggle.workspace import find_weights
+    from ..kaggle import find_weights
 
     if given is not None and not given.is_dir():
         raise DataError(f"{given} is not a folder; expected a run folder with {name}/ in it")
@@ -69,10 +53,10 @@ def weights_folder(name: str, given: Path | None) -> Path:
 def localizer_folder(given: Path | None, *, run: Path | None = None) -> Path | None:
     """Where the localizer lies: in the folder given, else in the run in use; None: the shipped one.
 
-    A folder that is given must hold one. `runs/demo` is not looked at unless it is given or in use: `lumbar localize`
+    A folder that is given must hold one. `runs/demo` is not searched unless it is given or in use: `lumbar localize`
     gives everybody the same points, whatever was trained in the current folder before.
     """
-    from ..kaggle.workspace import find_localizer
+    from ..kaggle import find_localizer
 
     return weights_folder("localizer", given) if given is not None else find_localizer(run or "")
 
@@ -97,23 +81,31 @@ def discs_of(
 ) -> Mapping[str, DiscPoints]:
     """The discs of studies, from a table that `lumbar localize` wrote, or found now by the localizer in that folder.
 
-    A localizer that has learnt from studies of `held_out` is used, with a warning.
+    A localizer that was trained on studies of `held_out` is used, with a warning.
     """
-    from ..localization import locate_studies, low_confidence_message, read_points, warn_of_studies_learnt_from
+    from .. import localization
 
     if points is not None:
-        return read_points(points)
-    localizer = open_localizer(localizer)
-    warn_of_studies_learnt_from(localizer, held_out)
-    found = locate_studies(sources, localizer, n_jobs=n_jobs, progress=progress)[0]
-    if low_confidence_message(found):
-        print(f"  {low_confidence_message(found)}")
+        return localization.read_points(points)
+    network = open_localizer(localizer)
+    localization.warn_of_studies_learnt_from(network, held_out)
+    found = localization.locate_studies(sources, network, n_jobs=n_jobs, progress=progress)[0]
+    print_low_confidence(found)
     return found
+
+
+def print_low_confidence(found: Mapping[str, DiscPoints]) -> None:
+    """Name the studies whose level labelling has low confidence, if there are any."""
+    from ..localization import low_confidence_message
+
+    message = low_confidence_message(found)
+    if message:
+        print(f"  {message}")
 
 
 def crop_spec(size: int | None) -> CropSpec:
     """The boxes to cut, with so many samples across; None: the usual ones."""
-    from ..crops.extraction import CropSpec
+    from ..crops import CropSpec
 
     return CropSpec() if size is None else CropSpec.of_size(size)
 
@@ -148,34 +140,19 @@ def predictions(path: Path) -> tuple[pd.DataFrame, Mapping[str, Mapping[str, flo
     return read_csv(folder / OOF), {name: scores[name] for name in ("calibrated", "weighted_prior") if name in scores}
 
 
-def class_weights_of(run: Path) -> tuple[float, float, float]:
-    """The weights of the three grades in the loss of the networks behind `predictions`; of a table the metric's."""
-    from ..labels import SEVERITY_WEIGHTS
-    from ..models.ensemble import member_folders
-    from ..models.run_folder import RunConfig
-
-    if not run.is_dir():
-        return SEVERITY_WEIGHTS
-    folder = run if not (run / "classifier").is_dir() else run / "classifier"
-    trained = RunConfig.load(member_folders(folder)[0]).training
-    return SEVERITY_WEIGHTS if trained.get("class_weights", True) else (1.0, 1.0, 1.0)
-
-
-def table_to_write(path: Path) -> Path:
-    """The path of a result; raises `DataError` at once, and not after an hour of work, when it cannot be written."""
+def check_table(path: Path) -> None:
+    """Raise `DataError` at once, and not after an hour of work, when a result cannot be written to the path."""
     if path.is_dir():
         raise DataError(f"{path} is a folder; --out names the file to write, such as {path / 'result.csv'}")
     if path.exists() and not os.access(path, os.W_OK):
         raise DataError(f"{path} may not be written; choose another file, or ask for the right to")
-    folder_to_write(path.parent, "--out")
-    return path
+    check_folder(path.parent, "--out")
 
 
-def folder_to_write(path: Path, option: str) -> Path:
-    """The folder of results; raises `DataError` at once when it is a file, cannot be made or may not be written."""
+def check_folder(path: Path, option: str) -> None:
+    """Raise `DataError` at once when a folder of results is a file, cannot be made or may not be written."""
     there = next((folder for folder in (path, *path.parents) if folder.exists()), Path("."))
     if not there.is_dir():
         raise DataError(f"{there} is a file, expected a folder; choose another place for {option}")
     if not os.access(there, os.W_OK | os.X_OK):
         raise DataError(f"nothing may be written in {there}; choose another place for {option}")
-    return path

@@ -1,4 +1,4 @@
-"""How good predictions are: tables, agreement as readers are measured, subgroups of studies and scans."""
+"""How good predictions are: tables, agreement as readers are measured, subgroups."""
 
 from .agreement import agreement_table, agreement_words
 from .held_out import OUT_OF_FOLD, TEST, HeldOutStudies, held_out_studies
@@ -7,7 +7,6 @@ from .subgroups import (
     error_subgroups,
     level_subgroups,
     loss_by_traits,
-    scanner_table,
     scanner_traits,
 )
 from .tables import (
@@ -41,7 +40,6 @@ __all__ = [
     "oracle_frequencies",
     "reference_predictions",
     "reliability",
-    "scanner_table",
     "scanner_traits",
     "score_frame",
     "truth_labels",

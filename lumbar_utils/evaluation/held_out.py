@@ -1,4 +1,4 @@
-"""Every study of a run that was graded without having been learnt from, with its labels and what could be known.
+"""Predictions of a run for studies that it was not trained on, beside their labels and the best possible prediction.
 
 Of a synthetic cohort these are the out-of-fold and the test predictions, and the oracle's frequencies; of real data
 the out-of-fold ones, as nobody but Kaggle has the labels of the test part.
@@ -14,20 +14,10 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
-from ..labels import (
-    CONDITIONS,
-    LEVELS,
-    MISSING,
-    N_LEVELS,
-    PROBABILITY_COLUMNS,
-    SEVERITIES,
-    SEVERITY_WEIGHTS,
-    split_row_id,
-    target_index,
-)
+from ..labels import SEVERITY_WEIGHTS, split_row_id, target_index
 from ..metrics.score import EPSILON, metric_frequencies, plain_frequencies, read_predictions
 from ..studies.study import CompetitionFolder
-from .tables import oracle_frequencies, truth_labels
+from .tables import costliest_targets, oracle_frequencies, truth_labels
 
 OUT_OF_FOLD, TEST = "out of fold", "test part"
 FILES = {OUT_OF_FOLD: Path("classifier") / "oof.csv", TEST: Path("submission.csv")}
@@ -66,28 +56,28 @@ class HeldOutStudies:
 
     @property
     def best_known(self) -> np.ndarray | None:
-        """What the metric wants of somebody who knows the oracle's frequencies: nobody can score better on average."""
+        """What the metric rewards most when the oracle's frequencies are known: nobody can score better on average."""
         return None if self.oracle is None else metric_frequencies(self.oracle)
 
     def readings(self, *, seed: int = 0) -> dict[str, np.ndarray]:
-        """Who is compared with the labels, for `agreement.agreement_table`.
+        """What is compared with the labels, for `agreement.agreement_table`.
 
-        "this network" and, where the oracle is known, "another reader", who looks at the same patients and draws
-        grades from the same frequencies as the first one did, and "oracle", who says the most probable grade and so
-        agrees with a reader better than readers do.
+        "this network" and, where the oracle is known, "another reader", whose severity grades of the same patients are
+        drawn from the same frequencies as the labels were, and "oracle", the most probable severity, which agrees with
+        a reader better than readers do with each other.
         """
-        people = {"this network": plain_frequencies(self.probabilities)}
+        readings = {"this network": plain_frequencies(self.probabilities)}
         if self.oracle is not None:
             draws = np.random.default_rng(seed).random((*self.labels.shape, 1))
-            people["another reader"] = (draws > self.oracle.cumsum(axis=-1)[..., :-1]).sum(axis=-1)
-            people["oracle"] = self.oracle
-        return people
+            readings["another reader"] = (draws > self.oracle.cumsum(axis=-1)[..., :-1]).sum(axis=-1)
+            readings["oracle"] = self.oracle
+        return readings
 
     def odd_labels(self, cases: pd.DataFrame) -> pd.DataFrame:
         """Cases of `evaluation.worst_cases` with a column `oracle`, how often a reader would give such a label.
 
-        A small number means that the label is odd and the network was right to be surprised. Unchanged where there is
-        no oracle.
+        A small number means that the label is odd, and the large loss no error of the network. Unchanged where there
+        is no oracle.
         """
         if self.oracle is None:
             return cases
@@ -101,32 +91,14 @@ class HeldOutStudies:
     def own_errors(self, n: int = 6) -> pd.DataFrame | None:
         """The `n` targets at which the network itself is most wrong, one a study; None where the oracle is not known.
 
-        What a prediction costs above the best possible one on average over all labels that readers would give: the
-        one label that was drawn, and whether it is odd, does not count. In the form of `evaluation.worst_cases`.
+        The loss is what the prediction costs more than the best possible one, on average over all labels that readers
+        would give: whether the one label that was drawn is odd does not count. In the form of `worst_cases`.
         """
         if self.oracle is None:
             return None
         best, own = (np.log(np.clip(p, EPSILON, 1)) for p in (self.best_known, self.probabilities))
-        surplus = best - own
-        cost = (self.oracle * SEVERITY_WEIGHTS * surplus).sum(axis=-1)
-        cost = np.where(self.labels == MISSING, -np.inf, cost)
-        worst = cost.argmax(axis=1)
-        largest = cost[np.arange(len(self)), worst]
-        rows = []
-        labelled = (self.labels != MISSING).any(axis=1)
-        for study in [i for i in np.argsort(-largest, kind="stable") if labelled[i]][:n]:
-            condition, level = divmod(int(worst[study]), N_LEVELS)
-            rows.append(
-                {
-                    "study_id": self.study_ids[study],
-                    "condition": CONDITIONS[condition],
-                    "level": LEVELS[level],
-                    "label": SEVERITIES[self.labels[study, worst[study]]],
-                    **dict(zip(PROBABILITY_COLUMNS, self.probabilities[study, worst[study]], strict=True)),
-                    "loss": largest[study],
-                }
-            )
-        return self.odd_labels(pd.DataFrame(rows))
+        costs = (self.oracle * SEVERITY_WEIGHTS * (best - own)).sum(axis=-1)
+        return self.odd_labels(costliest_targets(costs, self.labels, self.probabilities, self.study_ids, n))
 
 
 def held_out_studies(
@@ -139,9 +111,7 @@ def held_out_studies(
     DataError
         When there is none, with the files that were looked for.
     """
-    ids: list[str] = []
-    of_part: list[str] = []
-    labels, probabilities = [], []
+    ids, of_part, labels, probabilities = [], [], [], []
     for part in parts:
         path = Path(run) / FILES[part]
         if not path.is_file():

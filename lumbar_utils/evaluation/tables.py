@@ -1,9 +1,8 @@
 """How good predictions are: scores beside those of references, tables per target, calibration, the worst cases.
 
-References are equal probabilities, the weighted prior and, on synthetic data, the oracle. It knows the exact
-distribution from which a synthetic cohort's labels were drawn, and answers what the metric rewards most: weight times
-frequency (the frequencies themselves score about 0.03 worse). Nothing but evaluation reads it, nor the labels of a
-synthetic cohort's test part.
+References are equal probabilities, the weighted prior and, on synthetic data, the oracle: the exact distribution from
+which a synthetic cohort's labels were drawn, weighted as the metric rewards most (the plain frequencies score about
+0.03 worse). Nothing but evaluation reads it, nor the labels of a synthetic cohort's test part.
 """
 
 from __future__ import annotations
@@ -32,7 +31,9 @@ from ..labels import (
 from ..metrics.score import (
     FAMILY_TARGETS,
     Score,
+    checked_predictions,
     competition_score,
+    label_weights,
     log_losses,
     metric_frequencies,
     read_predictions,
@@ -73,7 +74,7 @@ def reference_predictions(folder: CompetitionFolder, study_ids: Sequence[str]) -
 
 
 def oracle_frequencies(folder: CompetitionFolder, study_ids: Sequence[str]) -> np.ndarray | None:
-    """How often readers would give each grade, float64 (n, 25, 3); None where it is not known."""
+    """How often readers would give each severity, float64 (n, 25, 3); None where it is not known."""
     path = folder.root / TRUTH_FOLDER / "oracle.csv"
     return read_predictions(pd.read_csv(path, dtype={"row_id": str}), list(study_ids)) if path.is_file() else None
 
@@ -95,17 +96,6 @@ def score_frame(scores: dict[str, Score]) -> pd.DataFrame:
     return pd.DataFrame({name: score.to_json() for name, score in scores.items()}).T.round(4)
 
 
-def checked_grades(labels: np.ndarray, probabilities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Labels as int (n, 25) and probabilities as float64 (n, 25, 3); raises `DataError` for other shapes."""
-    labels, probabilities = np.asarray(labels).astype(int), np.asarray(probabilities, dtype=np.float64)
-    if labels.ndim != 2 or labels.shape[1] != N_TARGETS or probabilities.shape != (*labels.shape, N_SEVERITIES):
-        raise DataError(
-            f"expected labels (n, {N_TARGETS}) and probabilities (n, {N_TARGETS}, {N_SEVERITIES}), "
-            f"got {labels.shape} and {probabilities.shape}"
-        )
-    return labels, probabilities
-
-
 def grade_table(
     labels: np.ndarray,
     probabilities: np.ndarray,
@@ -113,7 +103,7 @@ def grade_table(
     *,
     by: Sequence[str] = ("condition", "level"),
 ) -> pd.DataFrame:
-    """How well each target was graded: one row per condition and level, or pooled over one of the two.
+    """How well each target was predicted: one row per condition and level, or pooled over one of the two.
 
     Parameters
     ----------
@@ -131,14 +121,14 @@ def grade_table(
         to the row), prior_loss (the same of `prior`, when given); auc_moderate (moderate or worse against the rest)
         and auc_severe. nan where there is nothing to tell apart.
     """
-    labels, probabilities = checked_grades(labels, probabilities)
+    labels, probabilities = checked_predictions(labels, probabilities)
     if not by or not set(by) <= {"condition", "level"}:
         raise DataError(f"by must name condition, level or both, got {tuple(by)}")
     if prior is not None and np.shape(prior) != (N_TARGETS, N_SEVERITIES):
         raise DataError(f"the prior must have shape ({N_TARGETS}, {N_SEVERITIES}), got {np.shape(prior)}")
     own, rows = _weighted_losses(labels, probabilities), []
     constant = None if prior is None else _weighted_losses(labels, np.broadcast_to(prior, probabilities.shape))
-    weights = _weights(labels)
+    weights = label_weights(labels)
     targets = pd.DataFrame({"condition": np.repeat(CONDITIONS, N_LEVELS), "level": LEVELS * N_CONDITIONS})
     for names, group in targets.groupby(list(by), sort=False):
         columns = group.index.to_numpy()
@@ -167,7 +157,7 @@ def by_level(table: pd.DataFrame, column: str) -> pd.DataFrame:
 
 
 def reliability(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 8, weighted: bool = True) -> pd.DataFrame:
-    """How often it is so when the network says p, per family and severity, in bins that say equally much.
+    """Observed frequency against predicted probability, per family and severity, in bins of equal information.
 
     Parameters
     ----------
@@ -177,7 +167,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 8,
         of a rare class would lie at 0.
     weighted : bool
         Count a label 1, 2 or 4 times by its severity, as the metric does. A network trained on the metric predicts
-        these weighted frequencies, so this is the fair comparison; against plain ones it seems to cry wolf.
+        these weighted frequencies, so this is the fair comparison; against plain ones it seems to overestimate.
 
     Returns
     -------
@@ -185,7 +175,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 8,
         family, severity (0, 1, 2), share (of the family's weight that lies in the bin), predicted and observed (means
         in the bin), standard_error (of observed around predicted, targets taken as independent).
     """
-    labels, probabilities = checked_grades(labels, probabilities)
+    labels, probabilities = checked_predictions(labels, probabilities)
     rows = []
     for family, targets in FAMILY_TARGETS.items():
         known = labels[:, targets] != MISSING
@@ -210,7 +200,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 8,
 def calibration_error(table: pd.DataFrame) -> pd.DataFrame:
     """Expected calibration error of each family, from a `reliability` table: index family, two columns.
 
-    `error` is the mean distance of predicted and observed over bins and severities; `by_chance` is what an honest
+    `error` is the mean distance of predicted and observed over bins and severities; `by_chance` is what a calibrated
     network would show on so few labels (the mean distance of a normal variable is 0.80 standard deviations).
     """
     parts = pd.DataFrame(
@@ -231,35 +221,38 @@ def worst_cases(labels: np.ndarray, probabilities: np.ndarray, study_ids: Sequen
         study_id, condition, level, label (a severity), normal_mild, moderate, severe (predicted), loss (weight of the
         label times -ln p of it). Fewer than `n` rows when fewer studies have labels.
     """
-    labels, probabilities = checked_grades(labels, probabilities)
+    labels, probabilities = checked_predictions(labels, probabilities)
     if len(study_ids) != len(labels):
         raise DataError(f"expected as many studies as rows of labels, got {len(study_ids)} and {len(labels)}")
-    losses = np.where(labels == MISSING, -1.0, _weighted_losses(labels, probabilities))
-    worst = losses.argmax(axis=1)
-    largest = losses[np.arange(len(losses)), worst]
+    return costliest_targets(_weighted_losses(labels, probabilities), labels, probabilities, study_ids, n)
+
+
+def costliest_targets(
+    costs: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, study_ids: Sequence[str], n: int
+) -> pd.DataFrame:
+    """The labelled target of the highest cost of each study, in the form of `worst_cases`; costs (n_studies, 25)."""
+    costs = np.where(labels == MISSING, -np.inf, costs)
+    worst = costs.argmax(axis=1)
+    largest = costs.max(axis=1)
     rows = []
-    for study in [i for i in np.argsort(-largest, kind="stable") if largest[i] >= 0][:n]:
-        target = int(worst[study])
+    for study in [i for i in np.argsort(-largest, kind="stable") if np.isfinite(largest[i])][:n]:
+        condition, level = divmod(int(worst[study]), N_LEVELS)
         rows.append(
             {
                 "study_id": str(study_ids[study]),
-                "condition": CONDITIONS[target // N_LEVELS],
-                "level": LEVELS[target % N_LEVELS],
-                "label": SEVERITIES[labels[study, target]],
-                **dict(zip(PROBABILITY_COLUMNS, probabilities[study, target], strict=True)),
+                "condition": CONDITIONS[condition],
+                "level": LEVELS[level],
+                "label": SEVERITIES[labels[study, worst[study]]],
+                **dict(zip(PROBABILITY_COLUMNS, probabilities[study, worst[study]], strict=True)),
                 "loss": largest[study],
             }
         )
     return pd.DataFrame(rows, columns=["study_id", "condition", "level", "label", *PROBABILITY_COLUMNS, "loss"])
 
 
-def _weights(labels: np.ndarray) -> np.ndarray:
-    return np.where(labels == MISSING, 0.0, np.asarray(SEVERITY_WEIGHTS)[labels])
-
-
 def _weighted_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """Weight times -ln p of the label, (n, 25), 0 where absent."""
-    return log_losses(labels, probabilities) * _weights(labels)
+    return log_losses(labels, probabilities) * label_weights(labels)
 
 
 def _equally_uncertain(p: np.ndarray, bins: int) -> list[np.ndarray]:

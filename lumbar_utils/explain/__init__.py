@@ -1,5 +1,5 @@
-"""Why a grade: how much each voxel of a crop has to do with it."""
+"""Why a prediction: how much each voxel of a crop contributes to it."""
 
-from .attribution import StudyAttribution, explain
+from .attribution import StudyAttribution, attribution_maps
 
-__all__ = ["StudyAttribution", "explain"]
+__all__ = ["StudyAttribution", "attribution_maps"]

@@ -1,10 +1,10 @@
-"""Integrated gradients: how much each voxel of a crop has to do with a target's score, at the crop's full resolution.
+"""Integrated gradients: how much each voxel of a crop contributes to a target's score.
 
 Sundararajan, Taly and Yan 2017 (ICML, arXiv:1703.01365): the crop is faded in from a neutral one, and at every voxel
 the score's gradients on the way are averaged and multiplied by what the voxel changed. Summed over the crop the result
 is the score of the crop less that of the neutral one, so a constant part of the features, such as what padding and
 batch normalisation make of nothing at all, cannot be on the map. Neutral is 0, what lies outside the crop as well (see
-`datasets`), so the rim of a crop stands out no more than it does in the image.
+`models.inputs`), so the rim of a crop stands out no more than it does in the image.
 
 Two things make the map of a small network readable. It strides by 4 voxels before its first block, so that gradients
 come in a grid of that width; each step of the way is therefore taken with the crop shifted by up to such a stride, and
@@ -14,7 +14,7 @@ over noisy copies by SmoothGrad (Smilkov and others 2017, arXiv:1706.03825), bef
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -61,7 +61,7 @@ def attributions(
     model : LumbarClassifier
         In evaluation mode.
     image : tensor (D, H, W)
-        The crop as `datasets.study_input` makes it, on the model's device.
+        The crop as `models.inputs.study_input` makes it, on the model's device.
     known : sequence of tensor (1, 5, sides, F)
         The features of all views of the study.
     view, level : int
@@ -105,11 +105,6 @@ def smoothed(values: np.ndarray, spacing: Sequence[float], sigma: float = SMOOTH
     return np.maximum(blurred, 0).astype(np.float32)
 
 
-def spacing_of(extents: Mapping[str, Sequence[float]], shapes: Mapping[str, Sequence[int]], view: int) -> np.ndarray:
-    """Millimetres between a view's voxels, along the crop's axes."""
-    return np.asarray(extents[VIEWS[view]], dtype=float) / np.asarray(shapes[VIEWS[view]])
-
-
 def _shifted(image: torch.Tensor, move: tuple[int, ...]) -> torch.Tensor:
     """The image moved by whole voxels; what is new at the rim repeats the old rim."""
     for axis, by in enumerate(move):
@@ -122,6 +117,6 @@ def _moved_back(values: np.ndarray, move: tuple[int, ...]) -> np.ndarray:
     """The inverse for a map: what was moved out of the crop is 0."""
     result = np.zeros_like(values)
     to = tuple(slice(max(0, -by), n - max(0, by)) for n, by in zip(values.shape, move, strict=True))
-    source = tuple(slice(max(0, by), n + min(0, by)) for n, by in zip(values.shape, move, strict=True))
-    result[to] = values[source]
+    origin = tuple(slice(max(0, by), n + min(0, by)) for n, by in zip(values.shape, move, strict=True))
+    result[to] = values[origin]
     return result

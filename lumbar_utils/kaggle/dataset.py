@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from pathlib import Path
 
 from ..errors import DataError
+from ..files import write_json
 from .session import WHEELS
 from .wheels import KAGGLE_PYTHON, collect_wheels
 
@@ -32,8 +32,8 @@ def build_dataset(
 ) -> tuple[Path, dict[str, str]]:
     """Make the folder to upload as a Kaggle data set: library, wheels of what Kaggle's image lacks, weights.
 
-    The localizer that ships travels inside the library; the one in the run, if there is one, is packed beside the
-    classifier that goes with it, and wins. Of a classifier with several networks all members are packed.
+    The shipped localizer is part of the library; the one in the run, if there is one, is packed beside the classifier
+    that goes with it, and is used instead. Of a classifier with several networks all members are packed.
     Upload it with `kaggle datasets create -p OUT --dir-mode zip`. The notebooks find library and weights in it.
 
     Parameters
@@ -51,13 +51,13 @@ def build_dataset(
     Returns
     -------
     (Path, dict of str to str)
-        The folder, and the packages that no wheel could be had of, with the reasons.
+        The folder, and the packages without a wheel, with the reasons.
 
     Raises
     ------
     DataError
         When the run lacks a classifier or one of its members, its localizer cannot be read, there is no localizer
-        at all, no wheel of timm-3d can be had, the slug is not one, or `out` holds something else.
+        at all, there is no wheel of timm-3d, the slug is not one, or `out` holds something else.
     """
     from ..localization import open_localizer
 
@@ -66,24 +66,19 @@ def build_dataset(
         raise DataError(f"a data set's name on Kaggle has 6 to 50 letters, digits and dashes, got {slug!r}")
     packed = [] if run is None else _weights_of(Path(run))
     if len(packed) < 2:
-        open_localizer(None)  # read now what will be read there, offline and too late
+        open_localizer(None)  # raises here and not on a machine without internet
     if out.is_dir() and any(out.iterdir()) and not (out / METADATA).is_file():
         raise DataError(f"{out} is not empty and holds no {METADATA}; give a new folder")
     out.mkdir(parents=True, exist_ok=True)
     library = Path(__file__).resolve().parent.parent
-    for name in (
-        library.name,
-        WHEELS,
-        "classifier",
-        "localizer",
-    ):  # an earlier build's must not be taken for this one's
+    for name in (library.name, WHEELS, "classifier", "localizer"):  # of an earlier build
         shutil.rmtree(out / name, ignore_errors=True)
     clean = shutil.ignore_patterns("__pycache__", "*.pyc", "checkpoint.safetensors", ".*")
     for folder in (library, *packed):
         shutil.copytree(folder, out / folder.name, ignore=clean)
     lacking = collect_wheels(out / WHEELS, python=python, offline=offline)
     if "timm-3d" in lacking:
-        raise DataError(f"no wheel of timm-3d, without which nothing can be graded: {lacking['timm-3d']}")
+        raise DataError(f"no wheel of timm-3d, which every classifier needs: {lacking['timm-3d']}")
     about = {
         "title": slug,
         "id": f"{owner}/{slug}",
@@ -91,7 +86,7 @@ def build_dataset(
         "description": DESCRIPTION,
         "licenses": [{"name": "other"}],
     }
-    (out / METADATA).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+    write_json(out / METADATA, about)
     return out, lacking
 
 

@@ -1,26 +1,26 @@
-"""What a run would meet here: versions, device, decoders, data, weights, disk, time. `lumbar doctor`, and the first
-thing a notebook prints.
+"""The environment report: versions, device, decoders, data, weights, disk and time that a run will have here.
 
-A *issue* keeps things from working; a *warning* says what will be slower, or missing for some files.
+`lumbar doctor` prints it, and so does the first cell of each notebook. An *issue* keeps things from working; a
+*warning* tells what will be slower, or missing for some files.
 """
 
 from __future__ import annotations
 
 import math
-import os
+import platform
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib import metadata
 from itertools import islice
 from pathlib import Path
 
 from .. import __version__
-from ..dicom.headers import scan_headers, walk_files
 from ..errors import LumbarError
 from .machine import Machine, describe_machine, session_seconds_left
 from .mounts import KAGGLE_INPUT
 from .session import library_folder
-from .workspace import WEIGHTS_FILE, find_data, find_localizer, find_weights, run_folder
+from .workspace import WEIGHTS_FILE, find_data, find_localizer, find_weights, run_folder, short_path
 
 TESTED = {
     "Python": ("3.11", "3.12"),
@@ -34,6 +34,7 @@ TESTED = {
     "albumentations": ("2.0.8",),
 }
 """Versions in requirements.txt and, where they differ, in requirements-kaggle.txt (a test compares)."""
+NOT_INSTALLED = "not installed"
 DECODERS = {
     "JPEG lossless": ("1.2.840.10008.1.2.4.70", "python-gdcm"),
     "JPEG-LS": ("1.2.840.10008.1.2.4.80", "python-gdcm"),
@@ -41,9 +42,9 @@ DECODERS = {
 }
 """Compression -> (transfer syntax, package that decodes it). Uncompressed and RLE files need none."""
 MIN_DISK_GB = 1.0
-SHORT_OF_TIME_H = 1.0
-FILES_LOOKED_AT = 200
-"""Files of a folder that is no competition's, until one is an MR image."""
+MIN_HOURS_LEFT = 1.0
+MAX_FILES_SEARCHED = 200
+"""Files of a folder without the competition's tables, until one is an MR image; an archive would take minutes."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +69,13 @@ class EnvironmentReport:
     Attributes
     ----------
     machine : Machine
+    versions : dict of str to str
+        Of the packages in `TESTED`, "not installed" where absent.
     findings : tuple of Finding
     """
 
     machine: Machine
+    versions: dict[str, str]
     findings: tuple[Finding, ...]
 
     @property
@@ -85,7 +89,7 @@ class EnvironmentReport:
         return tuple(f"{f.subject}: {f.text}" for f in self.findings if f.level == "warning")
 
     def to_json(self) -> dict:
-        """The report for machines; keys stay what they are."""
+        """The report for programs."""
         machine, compute = self.machine, self.machine.compute
         return {
             "lumbar_utils": __version__,
@@ -96,13 +100,10 @@ class EnvironmentReport:
             "precision": str(compute.dtype).removeprefix("torch."),
             "reason": compute.reason,
             "cores": machine.cores,
-            "memory_gb": _rounded(machine.memory_gb),
-            "free_disk_gb": _rounded(machine.free_disk_gb),
-            "versions": {
-                name: {"installed": version, "tested": list(TESTED.get(name, ()))}
-                for name, version in machine.versions.items()
-            },
-            "findings": [{"subject": f.subject, "level": f.level, "text": f.text} for f in self.findings],
+            "memory_gb": None if math.isnan(machine.memory_gb) else round(machine.memory_gb, 1),  # JSON has no nan
+            "free_disk_gb": round(machine.free_disk_gb, 1),
+            "versions": {name: {"installed": v, "tested": list(TESTED[name])} for name, v in self.versions.items()},
+            "findings": [vars(finding) for finding in self.findings],
         }
 
     def __str__(self) -> str:
@@ -123,40 +124,46 @@ def environment_report(
     notes : sequence of str
         Lines of `kaggle.prepare_session`, shown as they are.
     """
-    folder = run_folder(run)
-    machine = describe_machine(_nearest_existing(folder))
+    machine = describe_machine(run_folder(run))
+    versions = {"Python": platform.python_version()} | {name: _version(name) for name in TESTED if name != "Python"}
     findings = [
-        Finding("library", _library_words()),
+        _library(),
         *(Finding("attached", line, "warning" if "could not" in line else "ok") for line in notes),
-        _versions(machine.versions),
+        _versions(versions),
         *_devices(machine),
         _disk(machine),
         _decoders(),
         _data(data, run),
-        *_weights(folder, weights),
+        _weights(run_folder(run), weights),
         _time(),
     ]
-    return EnvironmentReport(machine, tuple(findings))
+    return EnvironmentReport(machine, versions, tuple(findings))
 
 
-def _library_words() -> str:
+def _library() -> Finding:
     folder = library_folder()
-    if KAGGLE_INPUT.resolve() in folder.parents:
-        return f"lumbar_utils {__version__}, attached data set {folder}"
     where = "a clone" if (folder / "notebooks").is_dir() else "installed by pip"
-    return f"lumbar_utils {__version__}, {where}"
+    where = f"attached data set {folder}" if KAGGLE_INPUT.resolve() in folder.parents else where
+    return Finding("library", f"lumbar_utils {__version__}, {where}")
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return NOT_INSTALLED
 
 
 def _versions(installed: dict[str, str]) -> Finding:
-    absent = [name for name, version in installed.items() if version == "not installed"]
-    words, older = [], []
+    absent = [name for name, version in installed.items() if version == NOT_INSTALLED]
+    parts, older = [], []
     for name, version in installed.items():
-        tested = TESTED.get(name, ())
+        tested = TESTED[name]
         known = any(version == t or version.split("+")[0] == t or version.startswith(t + ".") for t in tested)
-        words.append(f"{name} {version}" if known or not tested else f"{name} {version} (tested: {', '.join(tested)})")
-        if tested and name not in absent and _numbers(version) < min(map(_numbers, tested)):
+        parts.append(f"{name} {version}" if known else f"{name} {version} (tested: {', '.join(tested)})")
+        if name not in absent and _numbers(version) < min(map(_numbers, tested)):
             older.append(name)
-    text = ", ".join(words)
+    text = ", ".join(parts)
     if absent:
         return Finding("versions", f"{text}; pip install {' '.join(absent)}", "issue")
     if older:
@@ -169,85 +176,80 @@ def _numbers(version: str) -> tuple[int, ...]:
 
 
 def _devices(machine: Machine) -> list[Finding]:
-    """The device in use and why; a GPU that cannot be used is refused in so many words; how to use a second one."""
+    """The device in use and why, also why a GPU that is there cannot be used; how to use several."""
     import torch
 
     compute, visible = machine.compute, torch.cuda.is_available()
-    refused = visible and compute.device.type == "cpu"
-    text = f"{compute}; going on with the CPU" if refused else str(compute)
-    findings = [Finding("device", text, "warning" if refused else "ok")]
-    count = torch.cuda.device_count() if visible and not refused else 0
-    if count > 1:
-        findings.append(
-            Finding("GPUs", f"{count}; training uses all of them through `accelerate launch` (notebook 04, README)")
-        )
+    if visible and compute.device.type == "cpu":
+        return [Finding("device", f"{compute}; the CPU is used instead", "warning")]
+    findings = [Finding("device", str(compute))]
+    if visible and torch.cuda.device_count() > 1:
+        how = "training uses all of them through `accelerate launch` (notebook 04, README)"
+        findings.append(Finding("GPUs", f"{torch.cuda.device_count()}; {how}"))
     return findings
 
 
 def _disk(machine: Machine) -> Finding:
-    scarce = machine.free_disk_gb < MIN_DISK_GB
-    text = f"{machine.sizes}; too little disk to go on" if scarce else machine.sizes
-    return Finding("machine", text, "issue" if scarce else "ok")
+    if machine.free_disk_gb < MIN_DISK_GB:
+        return Finding("machine", f"{machine}; too little disk space, {MIN_DISK_GB:g} GB are needed", "issue")
+    return Finding("machine", str(machine))
 
 
 def _decoders() -> Finding:
     """What pydicom can decode now: it looks for its plugins once, when it is imported."""
     from pydicom.pixels import get_decoder
 
-    words, absent = [], []
+    parts, absent = [], []
     for name, (syntax, package) in DECODERS.items():
         plugins = get_decoder(syntax).available_plugins
-        words.append(f"{name}: {', '.join(plugins) if plugins else 'none'}")
+        parts.append(f"{name}: {', '.join(plugins) if plugins else 'none'}")
         absent += [] if plugins else [package]
     if absent:
-        words.append(f"such files cannot be read; pip install {' '.join(dict.fromkeys(absent))}, and start anew")
-    return Finding("decoders", "; ".join(words), "warning" if absent else "ok")
+        parts.append(f"such files cannot be read; pip install {' '.join(dict.fromkeys(absent))}, and restart")
+    return Finding("decoders", "; ".join(parts), "warning" if absent else "ok")
 
 
 def _data(data: str | Path, run: str | Path) -> Finding:
-    from ..studies.study import CompetitionFolder, is_competition_folder
+    from ..studies.competition import CompetitionFolder, is_competition_folder
 
     found = find_data(data, run)
     if found is None:
         return Finding("data", "none found; a synthetic cohort will be made")
+    if not found.exists():
+        return Finding("data", f"{found} does not exist", "issue")
+    where = short_path(found)
     try:
-        if not found.exists():
-            return Finding("data", f"{found} does not exist", "issue")
         if not is_competition_folder(found) and _holds_mr(found):
-            words = "to be located and graded; training and notebooks need the tables of a competition folder"
-            return Finding("data", f"MR images in {_seen(found)}, {words}", "warning")
+            use = "to be located and predicted; training and notebooks need the tables of a competition folder"
+            return Finding("data", f"MR images in {where}, {use}", "warning")
         folder = CompetitionFolder.open(found)
         counts = ", ".join(f"{len(folder.study_ids(part))} {part}" for part in ("train", "test"))
     except (LumbarError, OSError) as error:
         return Finding("data", str(error), "issue")
-    return Finding("data", f"{'synthetic studies' if folder.is_synthetic else 'studies'} in {_seen(found)}: {counts}")
+    return Finding("data", f"{'synthetic studies' if folder.is_synthetic else 'studies'} in {where}: {counts}")
 
 
 def _holds_mr(path: Path) -> bool:
-    """Whether there are MR images among the first files below a path; a whole archive would take minutes to read."""
-    for file in islice(walk_files(path), FILES_LOOKED_AT):
-        header = scan_headers(file)[0]
-        if header.shape[0] and str(header.header.get("Modality") or "MR").upper() == "MR":
-            return True
-    return False
+    """Whether there are MR images among the first files below a path."""
+    from ..dicom.headers import scan_headers, walk_files
+
+    found = (scan_headers(file)[0] for file in islice(walk_files(path), MAX_FILES_SEARCHED))
+    return any(one.shape[0] and str(one.header.get("Modality") or "MR").upper() == "MR" for one in found)
 
 
-def _weights(run: Path, given: str | Path) -> list[Finding]:
-    shipped = library_folder() / "lumbar_utils" / "weights" / "localizer.safetensors"
-    words = []
+def _weights(run: Path, given: str | Path) -> Finding:
     try:
-        words.append(f"classifier in {_seen(find_weights('classifier', given, run))}")
+        classifier = f"classifier in {short_path(find_weights('classifier', given, run))}"
     except LumbarError:
-        words.append("no classifier yet")
+        classifier = "no classifier yet"
     own = find_localizer(run)
     if own is not None:
-        words.append(f"localizer in {_seen(own)}")
-    elif shipped.is_file():
-        words.append("the localizer that ships")
-    else:
-        words.append(f"no localizer: {shipped.name} is absent from the library, expected {WEIGHTS_FILE} in the run")
-    issue = own is None and not shipped.is_file()
-    return [Finding("weights", "; ".join(words), "issue" if issue else "ok")]
+        return Finding("weights", f"{classifier}; localizer in {short_path(own)}")
+    shipped = library_folder() / "lumbar_utils" / "weights" / "localizer.safetensors"
+    if shipped.is_file():
+        return Finding("weights", f"{classifier}; the shipped localizer")
+    lacking = f"no localizer: the library lacks {shipped.name}, and the run has no localizer/{WEIGHTS_FILE}"
+    return Finding("weights", f"{classifier}; {lacking}", "issue")
 
 
 def _time() -> Finding:
@@ -255,21 +257,4 @@ def _time() -> Finding:
     if left is None:
         return Finding("time", "not a Kaggle session, no limit known")
     text = f"about {max(left, 0) / 3600:.1f} h left of this Kaggle session"
-    return Finding("time", text, "warning" if left < 3600 * SHORT_OF_TIME_H else "ok")
-
-
-def _seen(path: Path) -> str:
-    """Relative inside and beside the current folder, so that no machine's folders are shown; Kaggle's in full."""
-    if KAGGLE_INPUT in path.parents:
-        return str(path)
-    relative = os.path.relpath(path)
-    return relative if len(relative) < len(str(Path(path).absolute())) else str(path)
-
-
-def _nearest_existing(folder: Path) -> Path:
-    return next((p for p in (folder.absolute(), *folder.absolute().parents) if p.is_dir()), Path("."))
-
-
-def _rounded(value: float) -> float | None:
-    """JSON has no nan."""
-    return None if math.isnan(value) else round(value, 1)
+    return Finding("time", text, "warning" if left < 3600 * MIN_HOURS_LEFT else "ok")

@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from ..errors import DataError
+from ..files import write_json
 from .dataset import SLUG
 from .mounts import COMPETITION_SLUG
 
@@ -18,7 +19,7 @@ METADATA = "kernel-metadata.json"
 ACCELERATOR = "NvidiaTeslaT4"
 """Two T4. Kaggle's P100 is no longer served by its image's torch."""
 NEEDS = {"01": (), "02": (), "03": ("02",), "04": ("02", "03"), "05": ("02", "04"), "06": ("02", "04")}
-"""Whose output a notebook reads, by number; `workspace.open_workspace` takes it over into the run folder."""
+"""Whose output a notebook reads, by number; `workspace.open_workspace` copies it into the run folder."""
 ON_CPU = ("01", "06")
 
 
@@ -79,7 +80,7 @@ def build_kernels(
         }
         if number not in ON_CPU:
             about["machine_shape"] = ACCELERATOR
-        (folder / METADATA).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+        write_json(folder / METADATA, about)
         (folder / path.name).write_text(_without_outputs(path), "utf-8")
         folders.append(folder)
     return folders

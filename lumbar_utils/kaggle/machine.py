@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,64 +13,52 @@ from . import mounts
 if TYPE_CHECKING:
     from ..devices import Compute
 
-REPORTED_PACKAGES = ("torch", "torchvision", "timm", "timm-3d", "pydicom", "numpy", "pandas", "albumentations")
 SUBMISSION_HOURS, SESSION_HOURS = 9, 12
 """What Kaggle allows a submission to this competition, and any other session with a CPU or a GPU."""
 
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to compute with. `str(machine)` is a short report.
+    """What there is to compute with.
 
     Attributes
     ----------
     compute : Compute
         Device and precision, with the reason.
     cores : int
-        CPU cores that this process may use.
+        CPU cores that this process may use; fewer than the machine's in a container.
     memory_gb, free_disk_gb : float
-        Main memory, and the space left where the process stands; nan when unknown.
-    versions : dict of str to str
+        Main memory, and the space left at the folder given; memory is nan when unknown.
     """
 
     compute: Compute
     cores: int
     memory_gb: float
     free_disk_gb: float
-    versions: dict[str, str]
 
     def __str__(self) -> str:
-        packages = ", ".join(f"{name} {version}" for name, version in self.versions.items())
-        return "\n".join((packages, str(self.compute), self.sizes))
-
-    @property
-    def sizes(self) -> str:
-        """Cores, memory and disk in words."""
         return f"{self.cores} cores, {self.memory_gb:.0f} GB memory, {self.free_disk_gb:.0f} GB disk free"
 
 
 def describe_machine(folder: Path | str = ".") -> Machine:
-    """Versions, device and precision with the reasons, cores, memory, and disk space free at `folder`."""
+    """Device and precision with the reason, cores, memory, and disk space free at `folder`, which need not exist."""
+    import joblib
+
     from ..devices import choose_compute
 
-    return Machine(
-        compute=choose_compute(),
-        cores=available_cores(),
-        memory_gb=_memory_gb(),
-        free_disk_gb=shutil.disk_usage(folder).free / 1e9,
-        versions={"Python": platform.python_version()} | {p: _version(p) for p in REPORTED_PACKAGES},
-    )
-
-
-def available_cores() -> int:
-    """CPU cores that this process may use; fewer than the machine's in a container."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    place = Path(folder).absolute()
+    place = next(parent for parent in (place, *place.parents) if parent.is_dir())
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (AttributeError, ValueError, OSError):
+        memory = float("nan")
+    return Machine(choose_compute(), joblib.cpu_count(), memory, shutil.disk_usage(place).free / 1e9)
 
 
 def session_seconds_left() -> float | None:
     """Seconds until Kaggle ends this session, an estimate; None elsewhere.
 
-    Kaggle does not say when a session began. Its container is made for the session, so the age of the container's
+    Kaggle does not tell when a session began. Its container is made for the session, so the age of the container's
     first process is taken. A submission's second run, on the hidden test part, has `SUBMISSION_HOURS`.
     """
     if not mounts.KAGGLE_WORKING.is_dir():
@@ -89,17 +75,3 @@ def _age_of_first_process() -> float:
         return max(0.0, uptime - int(after_name[19]) / os.sysconf("SC_CLK_TCK"))
     except (OSError, ValueError, IndexError, AttributeError):
         return 0.0
-
-
-def _memory_gb() -> float:
-    try:
-        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
-    except (AttributeError, ValueError, OSError):
-        return float("nan")
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return "not installed"

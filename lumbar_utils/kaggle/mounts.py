@@ -60,7 +60,7 @@ def copy_submission(submission: Path | str) -> Path | None:
         return None
     target = KAGGLE_WORKING / "submission.csv"
     if Path(submission).resolve() != target.resolve():
-        unfinished = target.with_name(target.name + ".part")
-        shutil.copyfile(submission, unfinished)
-        os.replace(unfinished, target)
+        from ..files import atomically
+
+        atomically(target, lambda part: shutil.copyfile(submission, part))
     return target

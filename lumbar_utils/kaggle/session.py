@@ -1,12 +1,11 @@
-"""Make a library that is attached as a data set complete: install the wheels beside it, offline, and let child
-processes find it.
+"""Completing a library that is attached as a data set: its wheels are installed, offline, and child processes find it.
 
 The data set holds the package `lumbar_utils/` and a folder `wheels/` with what Kaggle's image lacks. The library is
-imported from where it is mounted (read-only); the wheels are installed by pip without an index, each for itself, so
-that a decoder whose wheel does not fit the image's Python costs no more than that decoder.
+imported from where it is mounted (read-only); each wheel is installed by itself, without an index, so that a decoder
+whose wheel does not fit the image's Python costs no more than that decoder.
 
-Call `prepare_session` before anything imports pydicom, which looks for decoders once, when it is imported. This module
-and what it is imported with (`lumbar_utils`, `lumbar_utils.kaggle`) do not.
+Call `prepare_session` before anything imports pydicom, which looks for decoders once, when it is imported. Therefore
+nothing in `lumbar_utils.kaggle` imports it at the top of a module.
 """
 
 from __future__ import annotations
@@ -44,45 +43,37 @@ def prepare_session(library: Path | str | None = None) -> tuple[str, ...]:
         A line for what was installed, if anything was, and one for each wheel that could not be, and why.
     """
     library = Path(library) if library is not None else library_folder()
-    _show_to_children(library)
-    installed, lines = [], []
-    for wheel in sorted((library / WHEELS).glob("*.whl")):
-        if _is_there(wheel):
-            continue
-        name = " ".join(_name_and_version(wheel))
-        issue = _install(wheel)
-        if issue:
-            lines.append(f"{name} could not be installed from {wheel.parent}: {issue}")
-        else:
-            installed.append(name)
-    importlib.invalidate_caches()
-    if installed and "pydicom" in sys.modules:
-        lines.append("decoders that were just installed could not be told to pydicom, it was imported before: restart")
-    return ((f"installed {', '.join(installed)}",) if installed else ()) + tuple(lines)
-
-
-def _show_to_children(library: Path) -> None:
-    """`accelerate launch` and workers start new interpreters, which know nothing of this one's sys.path."""
+    # `accelerate launch` and workers start new interpreters, which do not inherit sys.path.
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     if str(library) not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(library), *paths])
+    installed, lines = [], []
+    for wheel in sorted((library / WHEELS).glob("*.whl")):
+        name, version = wheel.name.split("-")[:2]
+        name = name.replace("_", "-")
+        if _is_installed(name):
+            continue
+        error = _install(wheel)
+        if error:
+            lines.append(f"{name} {version} could not be installed from {wheel.parent}: {error}")
+        else:
+            installed.append(f"{name} {version}")
+    importlib.invalidate_caches()
+    if installed and "pydicom" in sys.modules:
+        lines.append("pydicom could not find the decoders that were just installed, it was imported before: restart")
+    return ((f"installed {', '.join(installed)}",) if installed else ()) + tuple(lines)
 
 
-def _name_and_version(wheel: Path) -> tuple[str, str]:
-    name, version, *_ = wheel.name.split("-")
-    return name.replace("_", "-"), version
-
-
-def _is_there(wheel: Path) -> bool:
+def _is_installed(package: str) -> bool:
     try:
-        metadata.version(_name_and_version(wheel)[0])
+        metadata.version(package)
     except metadata.PackageNotFoundError:
         return False
     return True
 
 
 def _install(wheel: Path) -> str:
-    """Why pip could not, "" when it could."""
+    """Install one wheel by pip; the error, "" when there was none."""
     command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--quiet"]
     command += ["--disable-pip-version-check", "--root-user-action=ignore", str(wheel)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

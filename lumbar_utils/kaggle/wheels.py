@@ -1,7 +1,7 @@
 """Wheels of what Kaggle's image lacks: timm-3d, and the decoders of compressed DICOM pixels.
 
 They come from the package registry through pip, for Kaggle's Python and Linux. Without the registry, what is installed
-here is packed again where it fits: pure Python always, compiled code only for this very Python and system.
+here is packed again where it fits: pure Python always, compiled code only for the same Python and system.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ LACKING = ("timm-3d", "python-gdcm", "pylibjpeg", "pylibjpeg-openjpeg")
 KAGGLE_PYTHON = "3.12"
 PLATFORMS = ("manylinux_2_28_x86_64", "manylinux_2_27_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 NOT_PACKED = ("INSTALLER", "REQUESTED", "RECORD", "direct_url.json")
-"""Files of an installation's dist-info that a wheel does not have; RECORD is written anew."""
+"""Files of an installation's dist-info that a wheel does not have; RECORD is written again."""
 
 
 def collect_wheels(
@@ -41,22 +41,22 @@ def collect_wheels(
     Returns
     -------
     dict of str to str
-        For each package that no wheel could be had of: why.
+        For each package without a wheel: why.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     lacking = {}
     for package in packages:
-        issue = "not asked for" if offline else _download(package, out, python)
-        if issue:
+        error = "not asked" if offline else _download(package, out, python)
+        if error:
             packed = _pack_installed(package, out, python)
             if packed:
-                lacking[package] = f"{packed}; the registry: {issue}"
+                lacking[package] = f"{packed}; the registry: {error}"
     return lacking
 
 
 def _download(package: str, out: Path, python: str) -> str:
-    """`pip download` one wheel; what went wrong, "" when nothing did."""
+    """`pip download` one wheel; the error, "" when there was none."""
     installed = _installed(package)
     wanted = package if installed is None else f"{package}=={installed.version}"
     abi = "cp" + python.replace(".", "")
@@ -79,7 +79,7 @@ def _installed(package: str) -> metadata.Distribution | None:
 
 
 def _pack_installed(package: str, out: Path, python: str) -> str:
-    """Make a wheel of an installed package again; why not, "" when it was made.
+    """Make a wheel of an installed package again; the reason why not, "" when it was made.
 
     The format: https://packaging.python.org/en/latest/specifications/binary-distribution-format/
     """

@@ -1,9 +1,9 @@
 """Where a notebook finds its data and leaves its results, the same in a clone, after pip, and on Kaggle.
 
 Data: the folder given; else the competition's among Kaggle's mounts; else a synthetic cohort beside the results,
-made on first use. Results: the folder given; else `runs/demo` of the clone, or of the current folder. localizer:
-the one of the run in use; else the one that ships with the library (`find_localizer`). On Kaggle each notebook runs in
-a session of its own, so what earlier ones left in their `runs/demo`, attached as their output, is taken over.
+made on first use. Results: the folder given; else `runs/demo` of the clone, or of the current folder. Localizer: that
+of the run in use; else the one that ships with the library (`find_localizer`). On Kaggle each notebook runs in a
+session of its own, so weights and crops of earlier ones are restored from their `runs/demo`, attached as their output.
 """
 
 from __future__ import annotations
@@ -12,21 +12,22 @@ import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from ..studies.study import CompetitionFolder, StudySource, find_studies
-from .machine import available_cores
 from .mounts import KAGGLE_INPUT, find_competition_folder, mounted_folders
+
+if TYPE_CHECKING:
+    from ..studies.study import CompetitionFolder, StudySource
 
 COHORT = "cohort"
 FOLDS = 5
-LOCALIZER = "localizer"
-WEIGHTS = (LOCALIZER, "classifier")
+WEIGHTS = ("localizer", "classifier")
 WEIGHTS_FILE, ENSEMBLE_FILE = "model.safetensors", "ensemble.json"
 WEIGHTS_DEPTH = 5
 """`datasets/<owner>/<slug>/runs/demo`."""
-COPIED, LINKED = (LOCALIZER, "classifier"), ("crops", "crops_found")
-"""What is taken over from earlier notebooks: weights as copies, to be trained further; crops, some GB, as links."""
+LINKED = ("crops", "crops_found")
+"""Crops of earlier notebooks, some GB; `WEIGHTS` are copied, as they may be trained further."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Workspace:
 
     def sources(self, part: str, study_ids: list[str] | None = None) -> list[StudySource]:
         """Studies of the "train" or "test" part, all or those named, in the order of the names."""
+        from ..studies.study import find_studies
+
         found = {source.study_id: source for source in find_studies(self.data.root, part=part)}
         absent = [s for s in study_ids or () if s not in found]
         if absent:
@@ -63,7 +66,7 @@ class Workspace:
         return [study_id for study_id in self.data.study_ids(part) if study_id in there]
 
     def split(self, fold: int = 0, *, seed: int = 0) -> tuple[list[str], list[str]]:
-        """Labelled studies of the train part as (to learn from, held out), one fifth held out, labels spread evenly.
+        """Labelled studies of the train part as (training, held out), one fifth held out, labels spread evenly.
 
         All notebooks split here, so that a held-out study is held out from the localizer and the classifier alike.
         """
@@ -73,9 +76,9 @@ class Workspace:
 def split_studies(
     folder: CompetitionFolder, fold: int = 0, *, folds: int = FOLDS, seed: int = 0
 ) -> tuple[list[str], list[str]]:
-    """Labelled studies of the train part as (to learn from, held out), fold number `fold` of `folds` held out.
+    """Labelled studies of the train part as (training, held out), fold number `fold` of `folds` held out.
 
-    Folds as in `train.fit`. Raises `DataError` when there is no such fold, or there are fewer labelled studies than
+    Folds as in `training.fit`. Raises `DataError` when there is no such fold, or there are fewer labelled studies than
     folds.
     """
     from ..models.inputs import folds_by_study
@@ -85,7 +88,7 @@ def split_studies(
     labelled = set() if folder.labels is None else set(folder.labels["study_id"])
     ids = [s for s in folder.study_ids("train") if s in labelled]
     if len(ids) < folds:
-        raise DataError(f"{folder.root}: {len(ids)} labelled studies, expected at least {folds} to learn from")
+        raise DataError(f"{folder.root}: {len(ids)} labelled studies, expected at least {folds} to train on")
     number = folds_by_study(folder.labels, folds, seed=seed)
     return [s for s in ids if number[s] != fold], [s for s in ids if number[s] == fold]
 
@@ -104,10 +107,10 @@ def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Pat
     roots = [Path(given)] if given else [Path(run), *_attached()]
     files = (WEIGHTS_FILE, ENSEMBLE_FILE) if name == "classifier" else (WEIGHTS_FILE,)
     for root in roots:
-        # A folder that is named outright may be called anything, but not as other weights are.
-        own = root.name == name or (bool(given) and root.name not in WEIGHTS)
         if name == "classifier" and (root / ENSEMBLE_FILE).is_file():
             return root
+        # A folder that is given may have any name but that of other weights.
+        own = root.name == name or (bool(given) and root.name not in WEIGHTS)
         for folder in (root / name, *([root] if own else [])):
             if any((folder / file).is_file() for file in files):
                 return folder
@@ -121,16 +124,16 @@ def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Pat
 def find_localizer(run: str | Path = "") -> Path | None:
     """The folder of the localizer that goes with a run; None for the one that ships with the library.
 
-    `localizer/` in the run folder, where it was fine-tuned or noted down; else None, which `locating.open_localizer`
-    understands. Nothing else is looked at: whoever names no weights gets the shipped ones, and not what an earlier
-    run left behind or what lies in some attached data set.
+    `localizer/` in the run folder, where notebook 02 or `lumbar train localizer` wrote it; else None, as
+    `localization.open_localizer` takes it. No other place is searched: without weights named, the shipped ones are
+    used, and not what an earlier run left or what lies in some attached data set.
     """
-    folder = Path(run) / LOCALIZER
+    folder = Path(run) / "localizer"
     return folder if str(run) and (folder / WEIGHTS_FILE).is_file() else None
 
 
 def _attached() -> list[Path]:
-    """Folders with weights at the depths at which Kaggle mounts data sets, and below, where runs/demo may lie."""
+    """Folders with weights among Kaggle's mounts, down to where the runs/demo of a notebook's output lies."""
     mounts = sorted(mounted_folders(KAGGLE_INPUT, WEIGHTS_DEPTH), key=lambda p: (len(p.parts), str(p)))
     return [p for p in mounts if any((p / name).exists() for name in (*WEIGHTS, ENSEMBLE_FILE))]
 
@@ -141,7 +144,7 @@ def open_workspace(
     *,
     n_studies: int = 200,
     seed: int = 0,
-    n_jobs: int | None = None,
+    n_jobs: int = -1,
     progress: bool = True,
 ) -> Workspace:
     """Find the data and the run folder; a synthetic cohort is made when there are no data anywhere.
@@ -149,25 +152,32 @@ def open_workspace(
     Parameters
     ----------
     data, run : path-like
-        Empty for the defaults of the module's text.
+        Empty for the defaults in the module's docstring.
     n_studies, seed : int
         Of the synthetic cohort. One that is there already is used as it is.
+    n_jobs : int
+        Processes to make it with, -1 for one per core.
     """
+    from ..studies.competition import CompetitionFolder
+
     folder = run_folder(run)
     found = find_data(data, run)
     if found is None:
         from ..phantom.cohort import generate_cohort
 
         found = folder / COHORT
-        n_jobs = n_jobs or available_cores()
         generate_cohort(found, n_studies=n_studies, seed=seed, n_jobs=n_jobs, progress=progress)
     restore_weights(folder)
-    return Workspace(CompetitionFolder.open(_short(found)), folder)
+    return Workspace(CompetitionFolder.open(short_path(found)), folder)
 
 
 def run_folder(run: str | Path = "") -> Path:
-    """Where results go: the folder given, else the default of the module's text."""
-    return _short(Path(run) if run else _default_run())
+    """Where results go: the folder given, else the default in the module's docstring."""
+    if run:
+        return short_path(Path(run))
+    here = Path.cwd()
+    clone = next((p for p in (here, here.parent) if (p / "lumbar_utils").is_dir() and (p / "notebooks").is_dir()), here)
+    return short_path(clone / "runs" / "demo")
 
 
 def find_data(data: str | Path = "", run: str | Path = "") -> Path | None:
@@ -179,37 +189,33 @@ def find_data(data: str | Path = "", run: str | Path = "") -> Path | None:
 
 
 def restore_weights(run: Path) -> list[Path]:
-    """On Kaggle: what earlier notebooks left in a run folder of that name, attached as their output, is put into this.
+    """On Kaggle: restore what earlier notebooks, attached as their output, left in a run folder of that name.
 
-    Weights are copied, crops linked; nothing that is there already is replaced. Returns what was taken over.
+    Weights are copied, crops linked; nothing that is there already is replaced. Returns the folders restored from.
     """
     attached = [p for p in mounted_folders(KAGGLE_INPUT, WEIGHTS_DEPTH) if p.parent.name == "runs"]
-    taken = []
+    restored = []
     for folder in (p for p in attached if p.name == run.resolve().name):
-        for name in (*COPIED, *LINKED):
+        for name in (*WEIGHTS, *LINKED):
             if not (folder / name).is_dir() or (run / name).exists():
                 continue
             run.mkdir(parents=True, exist_ok=True)
-            if name in COPIED:
+            if name in WEIGHTS:
                 part = run / f".{name}.part"  # half a copy must never look like a whole one
                 shutil.rmtree(part, ignore_errors=True)
                 shutil.copytree(folder / name, part, copy_function=shutil.copyfile)
                 part.rename(run / name)
             else:
                 (run / name).symlink_to(folder / name, target_is_directory=True)
-            taken.append(folder / name)
-    return taken
+            restored.append(folder / name)
+    return restored
 
 
-def _default_run() -> Path:
-    here = Path.cwd()
-    clone = next((p for p in (here, here.parent) if (p / "lumbar_utils").is_dir() and (p / "notebooks").is_dir()), here)
-    return clone / "runs" / "demo"
-
-
-def _short(path: Path) -> Path:
+def short_path(path: Path) -> Path:
+    """Relative to the current folder where that is shorter, to show no machine's folders in messages; not Kaggle's."""
     try:
         relative = os.path.relpath(path)
     except ValueError:  # another drive on Windows
         return path
-    return Path(relative) if len(relative) < len(str(path.absolute())) else path
+    shorter = KAGGLE_INPUT not in path.parents and len(relative) < len(str(path.absolute()))
+    return Path(relative) if shorter else path

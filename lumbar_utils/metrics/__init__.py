@@ -1,9 +1,9 @@
-"""The competition's score, the loss that follows it, and calibration by it."""
+"""The competition's score, the loss that follows it, its bootstrap, and calibration by it."""
 
+from .bootstrap import bootstrap_scores
 from .calibration import Calibration, cross_fitted, fit_calibration
 from .score import (
     Score,
-    bootstrap_scores,
     competition_score,
     metric_frequencies,
     plain_frequencies,

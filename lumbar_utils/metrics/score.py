@@ -89,9 +89,7 @@ def competition_score(labels: np.ndarray, probabilities: np.ndarray) -> Score:
     DataError
         When shapes do not fit or a scored prediction is missing, negative or not finite.
     """
-    labels, probabilities = _checked(labels, probabilities)
-    weights = np.where(labels == MISSING, 0.0, np.asarray(SEVERITY_WEIGHTS)[labels])
-    return _score(labels, weights, probabilities)
+    return _score(*term_sums(labels, probabilities))
 
 
 def score_frames(solution: pd.DataFrame, submission: pd.DataFrame, *, only_submitted: bool = False) -> Score:
@@ -129,8 +127,8 @@ def score_frames(solution: pd.DataFrame, submission: pd.DataFrame, *, only_submi
                 f"{study_ids[absent[0]]!r}; --predicted-only (from Python: only_submitted=True) leaves them out"
             )
     probabilities = read_predictions(submission, study_ids, needed=labels != MISSING)
-    labels, probabilities = _checked(labels, probabilities, study_ids)
-    return _score(labels, weights, probabilities)
+    labels, probabilities = checked_predictions(labels, probabilities, study_ids)
+    return _score(*term_sums(labels, probabilities, weights))
 
 
 def read_predictions(
@@ -203,18 +201,6 @@ def metric_frequencies(probabilities: np.ndarray) -> np.ndarray:
     """The inverse of `plain_frequencies`: what the metric wants of somebody who knows the frequencies (..., 3)."""
     weighted = np.asarray(probabilities, dtype=np.float64) * SEVERITY_WEIGHTS
     return weighted / weighted.sum(axis=-1, keepdims=True)
-
-
-def bootstrap_scores(labels: np.ndarray, *predictions: np.ndarray, n: int = 500, seed: int = 0) -> np.ndarray:
-    """Total scores of one or more predictions on the same resamples of the studies, shape (n, n_predictions).
-
-    The standard deviation of a column is a score's standard error; that of the difference of two columns is the
-    paired standard error, which is the one to compare models by.
-    """
-    rng = np.random.default_rng(seed)
-    labels = np.asarray(labels)
-    draws = (rng.integers(0, len(labels), len(labels)) for _ in range(n))
-    return np.array([[competition_score(labels[i], p[i]).total for p in predictions] for i in draws])
 
 
 @dataclass(frozen=True)
@@ -297,6 +283,11 @@ class CompetitionLoss:
         return (loss * share).sum() / (rows.clamp(min=1e-6) * self.mean_weights[term])
 
 
+def label_weights(labels: np.ndarray) -> np.ndarray:
+    """The metric's weight of each label: 1, 2 or 4 by its severity, 0 where absent; float64, the labels' shape."""
+    return np.where(labels == MISSING, 0.0, np.asarray(SEVERITY_WEIGHTS)[labels])
+
+
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     """-ln p of each label, float64 (n, 25), 0 where absent; clipped and normalised as the metric does.
 
@@ -309,19 +300,32 @@ def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
     return np.where(known, -np.log(p_true), 0.0)
 
 
-def _score(labels: np.ndarray, weights: np.ndarray, probabilities: np.ndarray) -> Score:
+def term_sums(
+    labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
+    """What each study adds to the four terms of the metric: weighted losses and weights, float64 (n, 4) each.
+
+    A term over any studies is the sum of their losses divided by the sum of their weights. Labels and probabilities as
+    for `competition_score`; `weights` (n, 25), default those of the labels' severities.
+    """
+    labels, probabilities = checked_predictions(labels, probabilities)
     known = labels != MISSING
-    loss = log_losses(labels, probabilities) * np.where(known, weights, 0.0)
-    terms = [_mean(loss[:, t].sum(), weights[:, t][known[:, t]].sum()) for t in FAMILY_TARGETS.values()]
+    weights = label_weights(labels) if weights is None else np.where(known, weights, 0.0)
+    losses = log_losses(labels, probabilities) * weights
+    families = FAMILY_TARGETS.values()
+    loss, weight = (np.stack([part[:, targets].sum(axis=1) for targets in families], 1) for part in (losses, weights))
 
     spinal = FAMILY_TARGETS["spinal"]
-    scored = known[:, spinal].any(axis=1)
     severe = (labels[:, spinal] == SEVERE).any(axis=1)
     p = np.where(known[:, spinal], probabilities[:, spinal, SEVERE], 0.0).max(axis=1)
     p = np.clip(p, EPSILON, 1 - EPSILON)
-    study_weight = np.where(scored, np.where(known[:, spinal], weights[:, spinal], 0.0).max(axis=1), 0.0)
-    any_severe = _mean((-np.log(np.where(severe, p, 1 - p)) * study_weight).sum(), study_weight.sum())
-    return Score(*terms, any_severe)
+    study_weight = weights[:, spinal].max(axis=1)
+    study_loss = -np.log(np.where(severe, p, 1 - p)) * study_weight
+    return np.column_stack([loss, study_loss]), np.column_stack([weight, study_weight])
+
+
+def _score(losses: np.ndarray, weights: np.ndarray) -> Score:
+    return Score(*map(_mean, losses.sum(axis=0), weights.sum(axis=0)))
 
 
 def _mean(total: float, weight: float) -> float:
@@ -337,9 +341,10 @@ def _checked_labels(labels: np.ndarray) -> np.ndarray:
     return labels.astype(np.int64)
 
 
-def _checked(
+def checked_predictions(
     labels: np.ndarray, probabilities: np.ndarray, study_ids: Sequence[str] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
+    """Labels as int64 (n, 25) and probabilities as float64 (n, 25, 3); raises `DataError` as `competition_score`."""
     labels = _checked_labels(labels)
     probabilities = np.asarray(probabilities, dtype=np.float64)
     if probabilities.shape != (*labels.shape, N_SEVERITIES):
@@ -367,7 +372,7 @@ def _read_solution(solution: pd.DataFrame) -> tuple[list[str], np.ndarray, np.nd
         if len(set(study_ids)) != len(study_ids):
             raise DataError("the solution holds a study more than once")
         labels = encode_severities(solution).astype(np.int64)
-        return study_ids, labels, np.where(labels == MISSING, 0.0, np.asarray(SEVERITY_WEIGHTS)[labels])
+        return study_ids, labels, label_weights(labels)
     absent = [c for c in (*PROBABILITY_COLUMNS, "sample_weight") if c not in solution.columns]
     if absent:
         raise DataError(f"the solution in long form lacks the columns {absent}")

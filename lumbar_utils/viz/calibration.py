@@ -7,9 +7,9 @@ import pandas as pd
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
-from ..evaluation.tables import by_level, calibration_error, checked_grades, reliability
+from ..evaluation.tables import by_level, calibration_error, reliability
 from ..labels import MISSING, N_SEVERITIES, SEVERITIES
-from ..metrics.score import FAMILY_TARGETS
+from ..metrics.score import FAMILY_TARGETS, checked_predictions
 from .style import (
     CONDITION_NAMES,
     SEVERITY_COLORS,
@@ -26,7 +26,7 @@ def show_confusion(labels: np.ndarray, probabilities: np.ndarray, *, synthetic: 
 
     labels int (n, 25) with -1 where absent; probabilities (n, 25, 3).
     """
-    labels, probabilities = checked_grades(labels, probabilities)
+    labels, probabilities = checked_predictions(labels, probabilities)
     figure = new_figure(10, 3.4)
     short = [s.lower().replace("normal/mild", "normal/\nmild") for s in SEVERITIES]
     for i, (family, targets) in enumerate(FAMILY_TARGETS.items()):

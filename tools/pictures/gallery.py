@@ -17,7 +17,7 @@ from lumbar_utils import viz
 from lumbar_utils.crops.extraction import StudyCrops, extract_crops
 from lumbar_utils.dicom.series import Study
 from lumbar_utils.evaluation import tables as evaluation
-from lumbar_utils.explain.attribution import explain
+from lumbar_utils.explain import attribution_maps
 from lumbar_utils.inference.predictor import Predictor, StudyPrediction
 from lumbar_utils.labels import CONDITIONS, SEVERITIES, target_index
 from lumbar_utils.report import ReportFolder
@@ -89,7 +89,7 @@ def activation() -> Figure:
     _, prediction, crops, labels = chosen()
     condition = "spinal_canal_stenosis"
     targets = [target_index(condition, level) for level in range(5)]
-    maps = explain(predictor(), crops, targets=targets)
+    maps = attribution_maps(predictor(), crops, targets=targets)
     return viz.show_attribution(
         crops, maps, condition, probabilities=prediction.probabilities, labels=labels, synthetic=True, width=9.0
     )

@@ -106,7 +106,7 @@ def test_weights_that_are_named_outright_may_lie_in_any_folder_but_another_netwo
         find_weights("localizer", tmp_path / "classifier")
 
 
-def test_on_kaggle_a_run_takes_over_what_earlier_notebooks_left(tmp_path, monkeypatch):
+def test_on_kaggle_a_run_restores_what_earlier_notebooks_left(tmp_path, monkeypatch):
     monkeypatch.setattr(workspace, "KAGGLE_INPUT", tmp_path / "input")
     for place, name in (("lumbar-02", "localizer"), ("notebooks/me/lumbar-03", "crops"), ("lumbar-04", "classifier")):
         folder = tmp_path / "input" / place / "runs" / "demo" / name

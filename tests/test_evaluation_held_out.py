@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 
 from lumbar_utils.errors import DataError
-from lumbar_utils.evaluation import tables as evaluation
-from lumbar_utils.evaluation.held_out import OUT_OF_FOLD, TEST, HeldOutStudies, held_out_studies
+from lumbar_utils.evaluation import OUT_OF_FOLD, TEST, HeldOutStudies, held_out_studies, worst_cases
 from lumbar_utils.labels import CONDITIONS, LEVELS, N_TARGETS, SEVERITIES
 from lumbar_utils.metrics.score import competition_score, metric_frequencies, prediction_table
 from lumbar_utils.studies.study import CompetitionFolder
@@ -29,28 +28,28 @@ def run(cohort, tmp_path_factory):
 
 def test_both_parts_of_a_synthetic_cohort_are_read_with_labels_and_oracle(cohort, run):
     path, parts = run
-    graded = held_out_studies(CompetitionFolder.open(cohort), path)
-    assert graded.of_part(OUT_OF_FOLD) == parts["train"][0] and graded.of_part(TEST) == parts["test"][0]
-    np.testing.assert_allclose(graded.probabilities, np.concatenate([p for _, p in parts.values()]))
+    held_out = held_out_studies(CompetitionFolder.open(cohort), path)
+    assert held_out.of_part(OUT_OF_FOLD) == parts["train"][0] and held_out.of_part(TEST) == parts["test"][0]
+    np.testing.assert_allclose(held_out.probabilities, np.concatenate([p for _, p in parts.values()]))
     truth = pd.read_csv(cohort / "truth" / "labels.csv", dtype={"study_id": str}).set_index("study_id")
-    for study_id, labels in zip(graded.study_ids, graded.labels, strict=True):
-        said = truth.loc[study_id, f"{CONDITIONS[0]}_{LEVELS[3]}"]
-        assert labels[3] == (SEVERITIES.index(said) if isinstance(said, str) else -1)
-    people = graded.readings()
-    assert list(people) == ["this network", "another reader", "oracle"]
-    assert people["another reader"].shape == graded.labels.shape
-    np.testing.assert_allclose(people["oracle"].sum(axis=-1), 1)
+    for study_id, labels in zip(held_out.study_ids, held_out.labels, strict=True):
+        label = truth.loc[study_id, f"{CONDITIONS[0]}_{LEVELS[3]}"]
+        assert labels[3] == (SEVERITIES.index(label) if isinstance(label, str) else -1)
+    readings = held_out.readings()
+    assert list(readings) == ["this network", "another reader", "oracle"]
+    assert readings["another reader"].shape == held_out.labels.shape
+    np.testing.assert_allclose(readings["oracle"].sum(axis=-1), 1)
 
 
 def test_real_data_have_no_labels_of_the_test_part_and_no_oracle(cohort, run, tmp_path):
     for path in cohort.iterdir():
         if path.name not in ("truth", "SYNTHETIC.md"):
             (tmp_path / path.name).symlink_to(path)
-    graded = held_out_studies(CompetitionFolder.open(tmp_path), run[0])
-    assert list(graded.study_ids) == run[1]["train"][0] and graded.oracle is None and graded.best_known is None
-    assert list(graded.readings()) == ["this network"] and graded.own_errors() is None
-    cases = evaluation.worst_cases(graded.labels, graded.probabilities, graded.study_ids)
-    assert "oracle" not in graded.odd_labels(cases)
+    held_out = held_out_studies(CompetitionFolder.open(tmp_path), run[0])
+    assert list(held_out.study_ids) == run[1]["train"][0] and held_out.oracle is None and held_out.best_known is None
+    assert list(held_out.readings()) == ["this network"] and held_out.own_errors() is None
+    cases = worst_cases(held_out.labels, held_out.probabilities, held_out.study_ids)
+    assert "oracle" not in held_out.odd_labels(cases)
     with pytest.raises(DataError, match=r"oof\.csv"):
         held_out_studies(CompetitionFolder.open(tmp_path), tmp_path)
 
@@ -66,27 +65,27 @@ def drawn(n: int) -> HeldOutStudies:
 
 
 def test_the_best_known_prediction_weighs_the_oracle_as_the_metric_does():
-    graded = drawn(3000)
-    best, plain = (competition_score(graded.labels, p).total for p in (graded.best_known, graded.oracle))
+    held_out = drawn(3000)
+    best, plain = (competition_score(held_out.labels, p).total for p in (held_out.best_known, held_out.oracle))
     assert best < plain - 0.01
-    reader = graded.readings()["another reader"]
-    assert np.mean(reader == 2) == pytest.approx(np.mean(graded.labels == 2), abs=0.01)
+    reader = held_out.readings()["another reader"]
+    assert np.mean(reader == 2) == pytest.approx(np.mean(held_out.labels == 2), abs=0.01)
 
 
 def test_own_errors_find_what_the_network_did_and_not_odd_labels():
-    graded = drawn(40)
-    own = graded.own_errors(3)
+    held_out = drawn(40)
+    own = held_out.own_errors(3)
     assert own["study_id"][0] == "3" and (own["condition"][0], own["level"][0]) == (CONDITIONS[1], LEVELS[2])
     assert own["loss"][0] > 1 and (own["loss"][1:] < 1e-6).all()  # elsewhere it is as good as can be
     assert own["oracle"][0] == pytest.approx(0.01)
-    cases = graded.odd_labels(evaluation.worst_cases(graded.labels, graded.probabilities, graded.study_ids, 2))
+    cases = held_out.odd_labels(worst_cases(held_out.labels, held_out.probabilities, held_out.study_ids, 2))
     assert (cases["oracle"] < 0.2).all()
 
 
-def test_own_errors_name_no_study_without_labels_and_bear_grades_that_nobody_gives():
-    graded = drawn(5)
-    graded.labels[0] = -1
-    graded.oracle[1, 4], graded.probabilities[1, 4], graded.labels[1, 4] = [1, 0, 0], [0.1, 0.1, 0.8], 0
-    own = graded.own_errors().set_index("study_id")
+def test_own_errors_name_no_study_without_labels_and_allow_severities_of_frequency_zero():
+    held_out = drawn(5)
+    held_out.labels[0] = -1
+    held_out.oracle[1, 4], held_out.probabilities[1, 4], held_out.labels[1, 4] = [1, 0, 0], [0.1, 0.1, 0.8], 0
+    own = held_out.own_errors().set_index("study_id")
     assert set(own.index) == {"1", "2", "3", "4"} and np.isfinite(own["loss"]).all()
     assert own["level"]["1"] == LEVELS[4] and own["loss"]["1"] == pytest.approx(-np.log(0.1), abs=1e-6)

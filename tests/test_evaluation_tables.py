@@ -1,12 +1,12 @@
-"""Tables of graded targets, calibration and worst cases, on labels and probabilities whose answers are known."""
+"""Tables of predicted targets, calibration and worst cases, on labels and probabilities whose answers are known."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
+from lumbar_utils import evaluation
 from lumbar_utils.errors import DataError
-from lumbar_utils.evaluation import tables as evaluation
 from lumbar_utils.labels import (
     CONDITIONS,
     LEVELS,
@@ -20,7 +20,7 @@ from lumbar_utils.metrics.score import FAMILY_TARGETS, competition_score, unifor
 
 
 @pytest.fixture(scope="module")
-def graded():
+def predicted():
     """Labels (80, 25), a tenth missing, and predictions (80, 25, 3) that know something of them."""
     rng = np.random.default_rng(3)
     labels = rng.choice([0, 1, 2], p=[0.6, 0.25, 0.15], size=(80, N_TARGETS))
@@ -29,9 +29,9 @@ def graded():
     return labels, probabilities / probabilities.sum(axis=-1, keepdims=True)
 
 
-def test_losses_of_targets_add_up_to_the_metric(graded):
+def test_losses_of_targets_add_up_to_the_metric(predicted):
     """Weighted by their label weights, the targets' losses give the competition's terms; likewise the prior's."""
-    labels, probabilities = graded
+    labels, probabilities = predicted
     prior = weighted_prior(labels)
     table = evaluation.grade_table(labels, probabilities, prior)
     assert list(zip(table["condition"], table["level"], strict=True)) == [(c, v) for c in CONDITIONS for v in LEVELS]
@@ -45,8 +45,8 @@ def test_losses_of_targets_add_up_to_the_metric(graded):
     assert table["severe_share"][7] == pytest.approx((labels[:, 7] == 2).sum() / (labels[:, 7] != MISSING).sum())
 
 
-def test_pooled_rows_weigh_targets_as_the_metric_does(graded):
-    labels, probabilities = graded
+def test_pooled_rows_weigh_targets_as_the_metric_does(predicted):
+    labels, probabilities = predicted
     by_condition = evaluation.grade_table(labels, probabilities, by=("condition",))
     assert list(by_condition["condition"]) == list(CONDITIONS)
     spinal = competition_score(labels, probabilities).spinal
@@ -80,24 +80,24 @@ def test_auc_asks_for_order_and_is_nan_without_both_classes():
         evaluation.by_level(table, "prior_loss")
 
 
-def test_a_network_of_weighted_frequencies_is_honest_against_these_and_not_against_plain_ones():
+def test_a_network_of_weighted_frequencies_is_calibrated_against_these_and_not_against_plain_ones():
     """Labels drawn from p; a network trained with 1/2/4 weights tends to q ~ w p, which over-states severity."""
     rng = np.random.default_rng(0)
     p = rng.dirichlet([4, 1, 0.7], (400, N_TARGETS))
     labels = (p.cumsum(axis=-1) < rng.random((400, N_TARGETS, 1))).sum(axis=-1)
     q = p * SEVERITY_WEIGHTS
     q /= q.sum(axis=-1, keepdims=True)
-    honest = evaluation.calibration_error(evaluation.reliability(labels, q))
+    calibrated = evaluation.calibration_error(evaluation.reliability(labels, q))
     plain = evaluation.calibration_error(evaluation.reliability(labels, q, weighted=False))
-    assert list(honest.index) == list(FAMILY_TARGETS)
-    assert (honest["error"] < 2 * honest["by_chance"]).all()
+    assert list(calibrated.index) == list(FAMILY_TARGETS)
+    assert (calibrated["error"] < 2 * calibrated["by_chance"]).all()
     assert (plain["error"] > 5 * plain["by_chance"]).all()
     plain_of_p = evaluation.calibration_error(evaluation.reliability(labels, p, weighted=False))
     assert (plain_of_p["error"] < 2 * plain_of_p["by_chance"]).all()
 
 
-def test_bins_reach_the_rare_high_probabilities_and_share_out_everything(graded):
-    labels, probabilities = graded
+def test_bins_reach_the_rare_high_probabilities_and_share_out_everything(predicted):
+    labels, probabilities = predicted
     table = evaluation.reliability(labels, probabilities, bins=6)
     grouped = table.groupby(["family", "severity"])
     assert len(grouped) == 9 and grouped.size().max() <= 6
@@ -126,9 +126,9 @@ def test_the_worst_cases_are_the_costliest_target_of_each_study():
     assert list(everything["study_id"]) == ["c", "b", "a"]  # d has no label
 
 
-def test_arrays_of_another_shape_are_refused_with_what_came(graded):
-    labels, probabilities = graded
-    with pytest.raises(DataError, match=r"expected labels \(n, 25\) and probabilities \(n, 25, 3\), got \(80, 25\)"):
+def test_arrays_of_another_shape_are_refused_with_what_came(predicted):
+    labels, probabilities = predicted
+    with pytest.raises(DataError, match=r"probabilities must have shape \(80, 25, 3\), got \(80, 5, 3\)"):
         evaluation.reliability(labels, probabilities[:, :5])
     with pytest.raises(DataError, match=r"the prior must have shape \(25, 3\), got \(3,\)"):
         evaluation.grade_table(labels, probabilities, np.ones(3) / 3)

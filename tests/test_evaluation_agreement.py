@@ -10,13 +10,12 @@ from lumbar_utils.errors import DataError
 from lumbar_utils.evaluation.agreement import (
     MEASURES,
     agreement_table,
-    interval,
     kappa_of,
-    resample_counts,
     target_groups,
     weighted_areas,
 )
 from lumbar_utils.labels import CONDITIONS, MISSING, N_TARGETS, condition_title
+from lumbar_utils.metrics.bootstrap import resample_counts, with_interval
 from lumbar_utils.metrics.score import competition_score, metric_frequencies, plain_frequencies
 
 
@@ -58,10 +57,10 @@ def test_a_table_holds_scikit_learns_values_of_the_most_probable_grades():
         known = labels[:, own] != MISSING
         true, q = labels[:, own][known], p[:, own][known]
         row = table.loc[condition_title(condition)]
-        said = q.argmax(axis=-1)
-        assert row.value["quadratic kappa"] == pytest.approx(cohen_kappa_score(true, said, weights="quadratic"))
-        assert row.value["linear kappa"] == pytest.approx(cohen_kappa_score(true, said, weights="linear"))
-        assert row.value["dichotomous kappa"] == pytest.approx(cohen_kappa_score(true >= 1, said >= 1))
+        severities = q.argmax(axis=-1)
+        assert row.value["quadratic kappa"] == pytest.approx(cohen_kappa_score(true, severities, weights="quadratic"))
+        assert row.value["linear kappa"] == pytest.approx(cohen_kappa_score(true, severities, weights="linear"))
+        assert row.value["dichotomous kappa"] == pytest.approx(cohen_kappa_score(true >= 1, severities >= 1))
         assert row.value["AUC moderate or worse"] == pytest.approx(roc_auc_score(true >= 1, 1 - q[:, 0]))
         assert row.value["AUC severe"] == pytest.approx(roc_auc_score(true == 2, q[:, 2]))
         assert (row.labels == known.sum()).all() and row.positive["AUC severe"] == (true == 2).sum()
@@ -88,8 +87,8 @@ def test_an_interval_covers_the_truth_as_often_as_it_says():
     for repeat in range(60):
         true = rng.integers(0, 2, (60, 1)) * np.ones((1, N_TARGETS), int)  # all of a study alike
         right = rng.random((60, 1)) < (1 + truth) / 2
-        said = np.where(right, true, 1 - true)
-        table = agreement_table(true, {"x": said}, by="all", n=200, seed=repeat)
+        severities = np.where(right, true, 1 - true)
+        table = agreement_table(true, {"x": severities}, by="all", n=200, seed=repeat)
         row = table.set_index("measure").loc["dichotomous kappa"]
         covered += row["low"] <= truth <= row["high"]
     assert covered >= 51  # 57 expected of 60; fewer than 51 once in 200; of single targets' intervals 16 or so would
@@ -116,10 +115,9 @@ def test_plain_frequencies_undo_the_metrics_weights():
 
 def test_resamples_are_of_studies_and_repeat():
     counts = resample_counts(7, 500, seed=3)
-    assert counts.shape == (500, 7) and (counts.sum(axis=1) == 7).all()
+    assert counts.shape == (501, 7) and (counts.sum(axis=1) == 7).all() and (counts[0] == 1).all()
     assert np.array_equal(counts, resample_counts(7, 500, seed=3))
-    low, high = interval(np.r_[np.arange(101.0), np.nan])
-    assert (low, high) == pytest.approx((2.5, 97.5))
+    assert with_interval(np.r_[40.0, np.arange(101.0), np.nan]) == pytest.approx((40, 2.5, 97.5))
     with pytest.raises(DataError, match="no studies"):
         resample_counts(0, 5)
 
@@ -136,5 +134,5 @@ def test_groups_are_those_of_the_competition():
     labels, p = drawn(5, 0)
     with pytest.raises(DataError, match="a reader's grades must be 0, 1 or 2"):
         agreement_table(labels, {"reader": labels})
-    with pytest.raises(DataError, match="expected labels"):
+    with pytest.raises(DataError, match="probabilities must have shape"):
         agreement_table(labels, {"ours": p[:3]})

@@ -13,7 +13,11 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("0*.ipynb"))
 MOUNTS = ("lumbar-utils", "datasets/somebody/lumbar-utils", "datasets/somebody/lumbar-utils/inner")
-FAKE = "def environment_report(*args, notes): return __file__\ndef prepare_session(): return ()\n"
+FAKE = """
+class kaggle:
+    def environment_report(*args, notes): return __file__
+    def prepare_session(): return ()
+"""
 
 
 def first_cell(path: Path) -> str:

@@ -8,9 +8,9 @@ from sklearn.metrics import log_loss
 
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import MISSING, PROBABILITY_COLUMNS, TARGETS, decode_severities, row_ids
+from lumbar_utils.metrics.bootstrap import bootstrap_scores, resample_counts
 from lumbar_utils.metrics.score import (
     CompetitionLoss,
-    bootstrap_scores,
     competition_score,
     prediction_table,
     read_predictions,
@@ -185,11 +185,14 @@ def test_weighted_prior_is_the_best_constant(cohort):
     assert (weighted_prior(np.zeros((3, 25), int)) > 0).all(), "a class that was never seen is still possible"
 
 
-def test_bootstrap_is_paired(cohort):
+def test_bootstrapped_scores_are_the_metric_of_the_resampled_studies_and_paired(cohort):
     labels, p = cohort
     scores = bootstrap_scores(labels, p, 0.9 * p + 0.1 / 3, n=20)
     assert scores.shape == (20, 2)
     assert np.std(scores[:, 0] - scores[:, 1]) < np.std(scores[:, 0])
+    for score, counts in zip(scores[:, 0], resample_counts(len(labels), 20)[1:], strict=True):
+        drawn = np.repeat(np.arange(len(labels)), counts)
+        assert score == pytest.approx(competition_score(labels[drawn], p[drawn]).total)
 
 
 def test_loss_equals_metric(cohort):

@@ -13,7 +13,7 @@ import torch
 
 from lumbar_utils import devices
 from lumbar_utils.cli import main
-from lumbar_utils.kaggle import environment as doctor
+from lumbar_utils.kaggle import environment
 from lumbar_utils.kaggle import machine as machines
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,17 +40,17 @@ def gpus(monkeypatch):
     return fake
 
 
-def subjects(found: doctor.EnvironmentReport) -> dict[str, doctor.Finding]:
+def subjects(found: environment.EnvironmentReport) -> dict[str, environment.Finding]:
     return {finding.subject: finding for finding in found.findings}
 
 
 def test_a_p100_is_refused_with_the_reason_and_the_cpu_goes_on(gpus, tmp_path, capsys):
     gpus("Tesla P100-PCIE-16GB", (6, 0))
-    found = doctor.environment_report(run=tmp_path)
+    found = environment.environment_report(run=tmp_path)
     assert found.machine.compute.device.type == "cpu"
     line = subjects(found)["device"]
     assert line.level == "warning" and not found.issues
-    for words in ("Tesla P100", "compute capability is 6.0", "7.0 and newer", "GPU T4 x2", "going on with the CPU"):
+    for words in ("Tesla P100", "compute capability is 6.0", "7.0 and newer", "GPU T4 x2", "the CPU is used instead"):
         assert words in line.text
     assert main(["doctor", "--run", str(tmp_path)]) == 0
     assert "Tesla P100" in capsys.readouterr().out
@@ -58,13 +58,13 @@ def test_a_p100_is_refused_with_the_reason_and_the_cpu_goes_on(gpus, tmp_path, c
 
 def test_a_gpu_that_fails_to_compute_is_refused_whatever_it_claims(gpus, tmp_path):
     gpus("Tesla T4", (7, 5), computes=False)
-    line = subjects(doctor.environment_report(run=tmp_path))["device"]
+    line = subjects(environment.environment_report(run=tmp_path))["device"]
     assert line.level == "warning" and "no kernel image is available" in line.text
 
 
 def test_two_t4_compute_in_float16_and_training_is_told_of_both(gpus, tmp_path):
     gpus("Tesla T4", (7, 5), count=2)
-    found = doctor.environment_report(run=tmp_path)
+    found = environment.environment_report(run=tmp_path)
     assert found.machine.compute.dtype == torch.float16 and found.machine.compute.device.type == "cuda"
     assert "no bfloat16" in subjects(found)["device"].text
     assert subjects(found)["GPUs"].text.startswith("2;") and "accelerate launch" in subjects(found)["GPUs"].text
@@ -90,14 +90,14 @@ def test_code_fits_a_gpu_by_the_rules_of_cuda(capability, built_for, fits):
 def test_the_report_is_short_and_names_data_weights_and_decoders(cohort, tmp_path):
     (tmp_path / "classifier").mkdir()
     (tmp_path / "classifier" / "model.safetensors").touch()
-    found = doctor.environment_report(
+    found = environment.environment_report(
         cohort, tmp_path, notes=["installed timm-3d 1.0.1", "gdcm could not be installed"]
     )
     text = str(found)
     assert len(text.splitlines()) <= 12
     lines = subjects(found)
     assert "6 train, 2 test" in lines["data"].text and "synthetic" in lines["data"].text
-    assert "classifier in" in lines["weights"].text and "that ships" in lines["weights"].text
+    assert "classifier in" in lines["weights"].text and "the shipped localizer" in lines["weights"].text
     assert "JPEG lossless" in lines["decoders"].text and "JPEG 2000" in lines["decoders"].text
     assert "a clone" in lines["library"].text
     assert found.warnings[0] == "attached: gdcm could not be installed"
@@ -107,22 +107,24 @@ def test_an_absent_decoder_is_a_warning_that_says_which_files(monkeypatch, tmp_p
     from pydicom.pixels import get_decoder
 
     monkeypatch.setattr(get_decoder("1.2.840.10008.1.2.4.70"), "_available", {})
-    line = subjects(doctor.environment_report(run=tmp_path))["decoders"]
+    line = subjects(environment.environment_report(run=tmp_path))["decoders"]
     assert line.level == "warning"
     assert "JPEG lossless: none" in line.text and "JPEG 2000: none" not in line.text
-    assert "pip install python-gdcm, and start anew" in line.text
+    assert "pip install python-gdcm, and restart" in line.text
 
 
 def test_absent_and_old_packages_and_a_full_disk_are_found(monkeypatch, tmp_path):
     versions = {"torch": "1.9.1", "timm-3d": "not installed"}
-    line = doctor._versions(versions)
+    line = environment._versions(versions)
     assert line.level == "issue" and "pip install timm-3d" in line.text
-    assert doctor._versions({"torch": "1.9.1"}).level == "warning"
-    assert doctor._versions({"torch": "2.10.0+cu128", "Python": "3.12.1"}).text == "torch 2.10.0+cu128, Python 3.12.1"
-    assert "(tested: 2.15.0, 2.10.0)" in doctor._versions({"torch": "2.12.0"}).text
+    assert environment._versions({"torch": "1.9.1"}).level == "warning"
+    assert (
+        environment._versions({"torch": "2.10.0+cu128", "Python": "3.12.1"}).text == "torch 2.10.0+cu128, Python 3.12.1"
+    )
+    assert "(tested: 2.15.0, 2.10.0)" in environment._versions({"torch": "2.12.0"}).text
     full = types.SimpleNamespace(total=1, used=1, free=10**8)
     monkeypatch.setattr(machines.shutil, "disk_usage", lambda _: full)
-    assert any("too little disk" in issue for issue in doctor.environment_report(run=tmp_path).issues)
+    assert any("too little disk" in issue for issue in environment.environment_report(run=tmp_path).issues)
 
 
 def test_machines_get_json_and_an_exit_code(tmp_path, capsys):
@@ -140,25 +142,25 @@ def test_a_tree_of_dicom_files_is_fine_for_grading_and_a_mistyped_folder_is_not(
     tree = tmp_path / "scans"
     shutil.copytree(next((cohort / "train_images").iterdir()), tree / "somebody")
     (tree / "a note").write_text("which comes first, and is no image")
-    line = subjects(doctor.environment_report(tree, tmp_path))["data"]
+    line = subjects(environment.environment_report(tree, tmp_path))["data"]
     assert line.level == "warning" and "MR images in" in line.text and "tables of a competition folder" in line.text
-    line = subjects(doctor.environment_report(tmp_path / "scnas", tmp_path))["data"]
+    line = subjects(environment.environment_report(tmp_path / "scnas", tmp_path))["data"]
     assert line.level == "issue" and line.text.endswith("scnas does not exist")
     (tmp_path / "empty").mkdir()
-    assert subjects(doctor.environment_report(tmp_path / "empty", tmp_path))["data"].level == "issue"
+    assert subjects(environment.environment_report(tmp_path / "empty", tmp_path))["data"].level == "issue"
 
 
 def test_the_tested_versions_are_those_of_the_requirements():
     ours, kaggles = pins("requirements.txt"), pins("requirements-kaggle.txt")
-    for package, tested in doctor.TESTED.items():
+    for package, tested in environment.TESTED.items():
         if package != "Python":
             assert tested == tuple(dict.fromkeys((ours[package], kaggles[package]))), package
     readme = re.search(r"3\.11 or 3\.12", (ROOT / "README.md").read_text("utf-8"))
-    assert readme and doctor.TESTED["Python"] == ("3.11", "3.12")
+    assert readme and environment.TESTED["Python"] == ("3.11", "3.12")
 
 
 def test_an_hour_before_the_end_of_a_session_the_report_warns(monkeypatch):
-    monkeypatch.setattr(doctor, "session_seconds_left", lambda: 1800.0)
-    assert doctor._time() == doctor.Finding("time", "about 0.5 h left of this Kaggle session", "warning")
-    monkeypatch.setattr(doctor, "session_seconds_left", lambda: 8 * 3600.0)
-    assert doctor._time().level == "ok"
+    monkeypatch.setattr(environment, "session_seconds_left", lambda: 1800.0)
+    assert environment._time() == environment.Finding("time", "about 0.5 h left of this Kaggle session", "warning")
+    monkeypatch.setattr(environment, "session_seconds_left", lambda: 8 * 3600.0)
+    assert environment._time().level == "ok"

@@ -1,0 +1,227 @@
+"""`lumbar predict`: DICOM to submission, with logs, pictures of the crops, and reports on request."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import DataError, counted
+from . import inputs
+from .arguments import COUNT, DEVICE, JOBS, PATH, WARNING, add_command, number
+
+if TYPE_CHECKING:
+    from ..crops import CropSpec
+    from ..inference import Predictor, StudyPrediction
+    from ..studies import StudySource
+
+logger = logging.getLogger(__name__)
+
+
+def add(commands) -> None:
+    """Add the command to the parser's."""
+    parser = add_command(
+        commands,
+        "predict",
+        predict,
+        resumes=True,
+        help="predict the severities of studies",
+        description="Read, localize, crop and predict; write all 25 rows of every study. Where views are missing or\n"
+        f"files broken, the rest of the study is used, and a log tells what was missing.\n{WARNING}",
+        epilog="examples:\n"
+        "  lumbar predict data --weights runs/first --out submission.csv      the test part of a competition folder\n"
+        "  lumbar predict scans --weights runs/first --out grades.csv         any tree of DICOM files\n"
+        "  lumbar predict data --weights runs/first --report reports          then open reports/index.html\n"
+        "  lumbar predict data --weights runs/first --hours 2 --mirror        complete and in time in any case\n\n"
+        "beside submission.csv it writes submission_log.csv (study, what was wrong or missing), submission_log.jsonl\n"
+        "(the same for programs, with codes) and submission_crops/ (a picture of the crops of the first studies).\n"
+        "a run that was interrupted is resumed by the same command.\n"
+        "when time gets short, mirrored studies are given up first, then networks of an ensemble, least weight first;\n"
+        "studies that are left at the end get the class prior. the log tells what was given up, when and why.",
+    )
+    parser.add_argument("path", **PATH)
+    parser.add_argument(
+        "--weights",
+        type=Path,
+        metavar="RUN",
+        help="a run folder with classifier/ (one network, or an ensemble.json), and localizer/ unless the shipped one "
+        "is to be used (default: runs/demo, then Kaggle's data sets)",
+    )
+    parser.add_argument(
+        "--out",
+        type=Path,
+        default=Path("submission.csv"),
+        metavar="CSV",
+        help="the submission to write (default: submission.csv)",
+    )
+    parser.add_argument("--part", choices=("test", "train"), default="test", help="of a competition folder")
+    parser.add_argument("--mirror", action="store_true", help="predict the mirrored study as well; twice the time")
+    parser.add_argument(
+        "--hours",
+        type=number(float, 0, 1e6, "a number of hours, 0 or more"),
+        default=9.0,
+        metavar="H",
+        help="finish within so many hours (default: %(default)g, as Kaggle allows; 0: take any time)",
+    )
+    parser.add_argument("--pictures", type=COUNT, default=12, metavar="N", help="crop pictures (default: %(default)s)")
+    parser.add_argument(
+        "--sr",
+        type=Path,
+        metavar="DIR",
+        help="also write a DICOM structured report per study into DIR; it carries the images' patient and study, names "
+        "and ids included, so that an archive can file it (needs highdicom)",
+    )
+    parser.add_argument(
+        "--report", type=Path, metavar="DIR", help="an HTML page and a JSON file for every study, and an index.html"
+    )
+    parser.add_argument("--device", **DEVICE)
+    parser.add_argument("--jobs", **JOBS)
+
+
+def predict(args: argparse.Namespace) -> None:
+    """`lumbar predict`: write the submission, its logs, pictures and reports."""
+    started = time.monotonic()
+    path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
+    inputs.check_table(args.out)
+    _check_reports(args)
+    from ..inference import Predictor, run_inference
+    from ..inference.submission import SYNTHETIC_WARNING
+    from ..models.ensemble import name_of, run_of
+    from ..studies import CompetitionFolder, find_studies
+    from ..studies.competition import in_synthetic_cohort, is_competition_folder
+
+    # A classifier goes with the localizer that cut its training crops; only where that is absent, with the shipped one.
+    localizer = inputs.open_localizer(inputs.localizer_folder(None, run=run_of(run)))
+    predictor = Predictor(run, device=args.device, localizer=localizer, mirror=args.mirror)
+    sources = find_studies(path, part=args.part, progress=args.progress)
+    if not sources:
+        raise DataError(f"{path} names no study of the {args.part} part")
+    folder = CompetitionFolder.open(path) if is_competition_folder(path) else None
+    done = run_inference(
+        predictor,
+        sources,
+        args.out,
+        sample=folder.sample_submission if folder is not None and args.part == "test" else None,
+        hours=args.hours or None,
+        started=started,
+        n_jobs=min(args.jobs, len(sources)),
+        progress=args.progress,
+    )
+    predictions = done.predictions
+    prior = sum(prediction.fallback for prediction in predictions)
+    incomplete = sum(bool(prediction.missing_views) and not prediction.fallback for prediction in predictions)
+    print(f"predictions of {counted(len(predictions))} in {args.out}")
+    print(f"  {incomplete} lack a view, {prior} got the class prior instead; details in {done.log}")
+    for line in str(done).splitlines():
+        print(f"  {line}")
+    inputs.print_low_confidence({p.study_id: p.discs for p in predictions if p.discs is not None})
+    if args.sr is not None:
+        _write_structured_reports(args.sr, predictions, sources, name_of(run))
+    if args.report is not None:
+        _write_reports(args, predictions, sources, predictor, run)
+    pictures = args.out.with_name(f"{args.out.stem}_crops")
+    synthetic = all(in_synthetic_cohort(source.path) for source in sources)
+    located = [pair for pair in zip(sources, predictions, strict=True) if pair[1].discs is not None]
+    meaningless = predictor.synthetic_only and not synthetic
+    options = {"synthetic": synthetic, "with_predictions": not meaningless}
+    drawn = _draw_crops(located[: args.pictures], predictor.spec, pictures, **options)
+    if drawn:
+        print(f"  pictures of {counted(drawn)} in {pictures}")
+    if meaningless:
+        print(f"NOTE: the network was {SYNTHETIC_WARNING}.")
+
+
+def _check_reports(args: argparse.Namespace) -> None:
+    """Raise at once, and not after an hour of work, what would keep reports from being written."""
+    if args.sr is not None:
+        from ..report.structured_report import require_highdicom
+
+        require_highdicom()
+        inputs.check_folder(args.sr, "--sr")
+    if args.report is not None:
+        from ..report import ReportFolder
+
+        ReportFolder(args.report)
+
+
+def _write_structured_reports(
+    folder: Path, predictions: Sequence[StudyPrediction], sources: Sequence[StudySource], run: str
+) -> None:
+    from ..report.structured_report import write_structured_reports
+
+    written, refused = write_structured_reports(predictions, sources, folder, network=f"run {run}")
+    reports = counted(len(written), "structured report", "structured reports")
+    print(f"  {reports} in {folder}, with the patient's name as in the images")
+    if refused:
+        print(f"  {counted(len(refused))} got none, the first because {next(iter(refused.values()))}")
+
+
+def _write_reports(
+    args: argparse.Namespace,
+    predictions: Sequence[StudyPrediction],
+    sources: Sequence[StudySource],
+    predictor: Predictor,
+    run: Path,
+) -> None:
+    from ..report import ReportFolder
+
+    reports = ReportFolder(args.report, model=describe_model(predictor, run))
+    reports.add_all(sources, predictions, predictor.spec, n_jobs=args.jobs, progress=args.progress)
+    print(f"  {reports.written} reports, {len(reports.failures)} failed; open {reports.finish()}")
+
+
+def describe_model(predictor: Predictor, run: Path) -> dict:
+    """What a report tells about the networks; folders by their names, since a path may name a person."""
+    from ..localization import localizer_origin
+    from ..models.ensemble import name_of, run_of
+
+    folder = inputs.localizer_folder(None, run=run_of(run))
+    localizer = localizer_origin(predictor.localizer, folder and Path(folder.parent.name, folder.name))
+    return {
+        "name": name_of(run),
+        "networks": len(predictor.models),
+        "mirrored": predictor.mirror,
+        "calibrated": predictor.calibration is not None,
+        "disc_localizer": localizer.removeprefix("localizer: "),
+    }
+
+
+def _draw_crops(
+    located: Sequence[tuple[StudySource, StudyPrediction]],
+    spec: CropSpec,
+    folder: Path,
+    *,
+    synthetic: bool,
+    with_predictions: bool,
+) -> int:
+    """Pictures of the located discs and of the crops with their predictions; for how many studies they were drawn."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    from .. import viz
+    from ..crops import extract_crops
+    from ..files import file_name
+    from ..studies import load_study
+
+    drawn = 0
+    for source, prediction in located:
+        name = file_name(source.study_id)
+        try:
+            study = load_study(source)
+            crops = extract_crops(study, prediction.discs, spec)
+            figure = viz.show_disc_points(study, prediction.discs, crops=crops, synthetic=synthetic)
+            viz.save(figure, folder / f"{name}_discs.png")
+            probabilities = prediction.probabilities if with_predictions else None
+            figure = viz.show_crops(crops, probabilities=probabilities, synthetic=synthetic)
+            viz.save(figure, folder / f"{name}_crops.png")
+            drawn += 1
+        except Exception as error:  # the submission is written; a failing picture must not look like its failure
+            logger.warning("study %s: no picture: %s", source.study_id, error)
+        finally:
+            pyplot.close("all")
+    return drawn

@@ -1,0 +1,138 @@
+"""`lumbar phantom`, `lumbar localize` and `lumbar crops`: what training and prediction start from."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from ..errors import DataError, counted
+from . import inputs
+from .arguments import COUNT, JOBS, LOCALIZER, PATH, POINTS, POSITIVE, SIZE, add_command, number
+
+
+def add(commands) -> None:
+    """Add the three commands to the parser's."""
+    parser = add_command(
+        commands,
+        "phantom",
+        phantom,
+        resumes=True,
+        help="make a synthetic cohort",
+        description="Write a synthetic cohort: real DICOM files and tables in the competition's layout, and the truth\n"
+        "(disc positions, latent anatomy, how often each label is given) in OUT/truth. Same seed, same bytes.",
+        epilog="examples:\n"
+        "  lumbar phantom data --studies 120\n"
+        "  lumbar phantom big --studies 2000 --seed 7 --profile rsna --jobs 8\n\n"
+        "profiles:\n"
+        "  demo   small matrices and few slices; a study a second on 2 cores\n"
+        "  rsna   matrices, slice counts and spacings of the real set; a study in five seconds",
+    )
+    parser.add_argument("out", type=Path, metavar="OUT", help="new folder of the cohort")
+    parser.add_argument("--studies", type=POSITIVE, default=120, metavar="N", help="how many (default: %(default)s)")
+    parser.add_argument("--seed", type=COUNT, default=0, metavar="S", help="default: %(default)s")
+    parser.add_argument("--profile", choices=("demo", "rsna"), default="demo", help="default: %(default)s")
+    parser.add_argument(
+        "--randomise",
+        action="store_true",
+        help="people, contrasts and artefacts far beyond reality, to test the robustness of a localizer",
+    )
+    fraction = number(float, 0, 1, "a number, at least 0 and less than 1")
+    parser.add_argument(
+        "--test-fraction", type=fraction, default=0.2, metavar="F", help="of the studies (default: %(default)s)"
+    )
+    parser.add_argument("--jobs", **JOBS)
+
+    parser = add_command(
+        commands,
+        "localize",
+        localize,
+        help="find the five discs",
+        description="Find the canal point of the five lumbar discs on the sagittal series and write them as a table:\n"
+        "study_id, series_id, level, x, y, z (patient coordinates LPS, mm), confidence (0..1), flag\n"
+        '("" when fine, else for example "interpolated"; "low_confidence" at all five when the whole spine may be\n'
+        "labelled one level too high or too low). The localizer that ships with the library was trained on synthetic\n"
+        "phantoms; it is used unless --weights names another one.",
+        epilog="examples:\n"
+        "  lumbar localize data --out points.csv                       all studies of a competition folder\n"
+        "  lumbar localize scans/patient1 --out points.csv             one study or one series\n"
+        "  lumbar localize scans --weights runs/first --out points.csv",
+    )
+    parser.add_argument("path", **PATH)
+    parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="the table to write")
+    parser.add_argument("--weights", **LOCALIZER)
+    parser.add_argument("--jobs", **JOBS)
+
+    parser = add_command(
+        commands,
+        "crops",
+        crops,
+        resumes=True,
+        help="cut the region around each disc",
+        description="Cut a box around each disc from every view, in one anatomical orientation, and keep them in a\n"
+        "cache folder that training reads. What is there already is not made again.",
+        epilog="examples:\n"
+        "  lumbar crops data --out runs/first/crops\n"
+        "  lumbar crops data --points points.csv --out crops --jobs 8\n\n"
+        "boxes (through-plane x in-plane, mm): sagittal T2 30 x 70 x 70, axial T2 30 x 70 x 70,\n"
+        "sagittal T1 90 x 70 x 70.",
+    )
+    parser.add_argument("path", **PATH)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the cache folder")
+    parser.add_argument("--points", **POINTS)
+    parser.add_argument("--size", **SIZE)
+    parser.add_argument("--weights", **LOCALIZER)
+    parser.add_argument("--jobs", **JOBS)
+
+
+def phantom(args: argparse.Namespace) -> None:
+    """`lumbar phantom`: write a synthetic cohort."""
+    from ..phantom.cohort import generate_cohort
+
+    generate_cohort(
+        args.out,
+        n_studies=args.studies,
+        seed=args.seed,
+        profile=args.profile,
+        randomise=args.randomise,
+        test_fraction=args.test_fraction,
+        n_jobs=args.jobs,
+        progress=args.progress,
+    )
+    made = counted(args.studies, "synthetic study", "synthetic studies")
+    print(f"{made} in {args.out}; their truth in {args.out / 'truth'}")
+
+
+def localize(args: argparse.Namespace) -> None:
+    """`lumbar localize`: find the discs of every study under a path."""
+    path, folder = inputs.data_path(args.path), inputs.localizer_folder(args.weights)
+    inputs.check_table(args.out)
+    from .. import localization, studies
+
+    localizer = inputs.open_localizer(folder)
+    sources = studies.find_studies(path, progress=args.progress)
+    found, failed = localization.locate_studies(sources, localizer, n_jobs=args.jobs, progress=args.progress)
+    if not found:
+        raise DataError(f"the discs were found in none of {counted(len(sources))}; {next(iter(failed.values()))}")
+    localization.write_points(args.out, found.values())
+    flagged = sum(discs.flagged for discs in found.values())
+    print(f"{counted(len(found))} in {args.out}, {flagged} of them with a flag; {len(failed)} failed")
+    inputs.print_low_confidence(found)
+
+
+def crops(args: argparse.Namespace) -> None:
+    """`lumbar crops`: fill a crop cache."""
+    path = inputs.data_path(args.path)
+    inputs.check_folder(args.out, "--out")
+    if args.points is not None and args.weights is not None:
+        raise DataError("--points gives the discs and --weights the localizer to find them: give one of the two")
+    localizer = None if args.points is not None else inputs.localizer_folder(args.weights)
+    from ..crops import build_crop_cache
+    from ..studies import find_studies
+
+    sources = find_studies(path, progress=args.progress)
+    options = {"n_jobs": args.jobs, "progress": args.progress}
+    discs = inputs.discs_of(sources, points=args.points, localizer=localizer, **options)
+    cache = build_crop_cache(sources, discs, args.out, spec=inputs.crop_spec(args.size), **options)
+    if not len(cache):
+        raise DataError(f"no study could be cropped; {next(iter(cache.failures.values()), 'there is none')}")
+    print(f"crops of {counted(len(cache))} in {args.out}, {len(cache.failures)} failed")
