@@ -322,8 +322,13 @@ def _crop_view(
         sources[level] = CropSource(chosen.series_id, index, numbers, angle)
     for series_id in {s.series_id for s in sources if s is not None}:
         levels = [i for i, s in enumerate(sources) if s is not None and s.series_id == series_id]
-        values[levels] = _normalise(values[levels], covered[levels])
-    values[~covered] = 0
+        some = np.s_[levels, :, ::2, ::2]  # a quarter of the samples tells as much
+        low, high = np.percentile(values[some][covered[some]], INTENSITY_PERCENTILES)
+        for level in levels:  # in place: these arrays are what cropping spends its time on
+            values[level] -= low
+            values[level] *= 1 / max(high - low, 1e-6)
+    np.clip(values, *INTENSITY_LIMITS, out=values)
+    values *= covered
     return values.astype(np.float16), covered, axes, tuple(sources)
 
 
@@ -364,11 +369,6 @@ def _axes_of(geometry: StackGeometry, wanted: Sequence[np.ndarray]) -> np.ndarra
     if straight < abs(row @ wanted[1]) + abs(column @ wanted[2]):
         own = (geometry.normal, row, column)
     return np.stack([v if v @ w >= 0 else -v for v, w in zip(own, wanted, strict=True)])
-
-
-def _normalise(values: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    low, high = np.percentile(values[covered], INTENSITY_PERCENTILES)
-    return np.clip((values - low) / max(high - low, 1e-6), *INTENSITY_LIMITS)
 
 
 def _source(values: dict | None) -> CropSource | None:
