@@ -6,16 +6,18 @@ Reference: DICOM PS3.10 section 7 (the file's head).
 from __future__ import annotations
 
 import io
+import os
+import stat
 import zlib
 from pathlib import Path
 from typing import BinaryIO
 
 import pydicom
 from pydicom.dataset import Dataset
-from pydicom.valuerep import VR
 
 from ..errors import DicomError
 from .elements import printable, without_warnings
+from .plain_files import VRS, parse_plain
 
 MAX_FILE = 4 * 2**30
 """Bytes. A whole enhanced MR series is below 1 GB; what is larger is not a lumbar MR scan."""
@@ -32,7 +34,6 @@ MAX_REASON = 300
 _PREAMBLE = 128
 _MAGIC = b"DICM"
 _ZIP = b"PK\x03\x04"
-_VRS = frozenset(str(vr).encode() for vr in VR if len(str(vr)) == 2)
 
 
 def read_dataset(path: Path | str, *, headers_only: bool = False, tags: list[str] | None = None) -> Dataset:
@@ -55,25 +56,30 @@ def read_dataset(path: Path | str, *, headers_only: bool = False, tags: list[str
     """
     path = Path(path)
     try:
-        size = path.stat().st_size
-        if not path.is_file():
+        status = os.stat(path)
+        size = status.st_size
+        if not stat.S_ISREG(status.st_mode):
             raise DicomError("is not a file", path=path)
         if size == 0:
             raise DicomError("the file is empty (0 bytes)", path=path)
         if size > MAX_FILE:
             raise DicomError(f"the file has {size} bytes, more than the {MAX_FILE} accepted", path=path)
-        with path.open("rb") as file:
-            head = file.read(_PREAMBLE + 4)
-            start, force = _find_start(head, path)
+        with open(path, "rb", buffering=-1 if headers_only else 0) as file:
+            data = file.read(_PREAMBLE + 4 if headers_only else -1)
+            start, force = _find_start(data[: _PREAMBLE + 4], path)
             if headers_only and start == 0:
                 file.seek(0)
                 guarded = _GuardedFile(file, size, path)
                 return _parse(guarded, path, force=force, stop_before_pixels=True, tags=tags)
-            data = io.BytesIO(head[start:] + file.read())
+            data += file.read() if headers_only else b""
     except OSError as error:
         raise DicomError(f"the file cannot be opened: {error.strerror or error}", path=path) from error
-    guarded = _GuardedFile(data, len(data.getbuffer()), path)
-    return _parse(guarded, path, force=force, stop_before_pixels=headers_only, tags=tags)
+    dataset = None if headers_only or force else parse_plain(data)
+    if dataset is None:
+        data = data[start:]
+        guarded = _GuardedFile(io.BytesIO(data), len(data), path)
+        dataset = _parse(guarded, path, force=force, stop_before_pixels=headers_only, tags=tags)
+    return dataset
 
 
 class _GuardedFile:
@@ -133,7 +139,7 @@ def _find_start(head: bytes, path: Path) -> tuple[int, bool]:
     for order in ("little", "big"):
         group, element = (int.from_bytes(first[i : i + 2], order) for i in (0, 2))
         length = int.from_bytes(first[4:8], order)
-        plausible = first[4:6] in _VRS or (order == "little" and element <= 0x1F and length <= 128)
+        plausible = first[4:6] in VRS or (order == "little" and element <= 0x1F and length <= 128)
         if len(first) == 8 and group in (0x0002, 0x0008) and plausible:
             return start, True
     if all(32 <= byte < 127 or byte in b"\r\n\t" for byte in head):  # which may be about somebody, so it is not shown

@@ -9,6 +9,7 @@ transfer syntax).
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from pydicom.uid import RLELossless
 
 from ..errors import DicomError
 from .decoding import decode_compressed
-from .elements import check_image, integer, text, without_warnings
+from .elements import integer, text, without_warnings
 from .parsing import words_of
 
 MAX_PADDING = 1024
@@ -36,28 +37,60 @@ PREFERRED_DECODER = "pylibjpeg"
 """Where several plugins can decode; it brings the newer OpenJPEG. JPEG lossless and JPEG-LS have python-gdcm only."""
 
 
-def decode_frames(dataset: Dataset, path: Path | str) -> np.ndarray:
-    """The stored values of all frames, bright = large, before rescale slope and intercept.
+@dataclass(frozen=True)
+class StoredFrame:
+    """One image as it is stored, to be converted where it is wanted: half the memory, and none of it written twice.
+
+    Parameters
+    ----------
+    words : ndarray of integers, shape (rows, columns)
+        May be a view of the file's content, other bits than the stored ones included.
+    up, down : int
+        Bits by which a word is shifted, first up and then down, to cut the stored bits out of it, keeping the sign.
+    signed : bool
+        Two's complement.
+    turned : float or None
+        Of MONOCHROME1 lowest plus highest possible value; it is turned over inside the range of the stored bits, so
+        that the same value means the same brightness in all slices of a series.
+    """
+
+    words: np.ndarray
+    up: int = 0
+    down: int = 0
+    signed: bool = False
+    turned: float | None = None
+
+    def write(self, out: np.ndarray, slope: float = 1.0, intercept: float = 0.0) -> None:
+        """Write the values, bright = large, to float32 (rows, columns); rescale: PS3.3 C.11.1."""
+        words = np.left_shift(self.words, self.up) if self.up else self.words
+        if self.signed and words.dtype.kind == "u":
+            words = words.view(words.dtype.str.replace("u", "i"))
+        np.right_shift(words, self.down, out=out, casting="unsafe")
+        if self.turned is not None:
+            np.subtract(np.float32(self.turned), out, out=out)
+        if (slope, intercept) != (1.0, 0.0):
+            out *= np.float32(slope)
+            out += np.float32(intercept)
+
+
+def stored_frames(dataset: Dataset, size: tuple[int, int, int], path: Path | str) -> list[StoredFrame]:
+    """The images of a file, before rescale slope and intercept.
 
     Parameters
     ----------
     dataset : Dataset
         As `read_dataset` returns it, with its pixels.
+    size : (int, int, int)
+        Frames, rows and columns, from `elements.check_image`.
     path : path-like
         Named in errors.
-
-    Returns
-    -------
-    ndarray of float32, shape (n_frames, rows, columns)
-        `MONOCHROME1` is turned over inside the range of the stored bits, so that the same value means the same
-        brightness in all slices of a series.
 
     Raises
     ------
     DicomError
-        When the dataset holds no greyscale image, claims what cannot be, or its pixels cannot be decoded.
+        When the dataset claims what cannot be, or its pixels cannot be decoded.
     """
-    frames, rows, columns = check_image(dataset, path)
+    frames, rows, columns = size
     allocated = integer(dataset, "BitsAllocated", path)
     stored = integer(dataset, "BitsStored", path, default=allocated)
     high = integer(dataset, "HighBit", path, default=stored - 1)
@@ -78,13 +111,11 @@ def decode_frames(dataset: Dataset, path: Path | str) -> np.ndarray:
         options |= {"bits_allocated": allocated, "bits_stored": stored, "pixel_representation": signed}
         options |= {"photometric_interpretation": text(dataset, "PhotometricInterpretation") or "MONOCHROME2"}
         values = _decoded_values(dataset, path, syntax, options)
-    if not compressed or syntax == RLELossless:
-        values = _place_bits(values, allocated, stored, high, bool(signed))
-    values = values.reshape(frames, rows, columns).astype(np.float32)
-    if text(dataset, "PhotometricInterpretation") == "MONOCHROME1":
-        lowest, highest = (-(2 ** (stored - 1)), 2 ** (stored - 1) - 1) if signed else (0, 2**stored - 1)
-        np.subtract(np.float32(lowest + highest), values, out=values)
-    return values
+    placed = not compressed or syntax == RLELossless
+    up, down = (allocated - 1 - high, allocated - stored) if placed else (0, 0)
+    lowest = -(2 ** (stored - 1)) if signed else 0
+    turned = float(2 * lowest + 2**stored - 1) if text(dataset, "PhotometricInterpretation") == "MONOCHROME1" else None
+    return [StoredFrame(words, up, down, bool(signed), turned) for words in values.reshape(frames, rows, columns)]
 
 
 def _encoding(dataset: Dataset, path: Path | str) -> tuple[bool, bool, pydicom.uid.UID]:
@@ -111,8 +142,8 @@ def _encoding(dataset: Dataset, path: Path | str) -> tuple[bool, bool, pydicom.u
 
 def _native_values(dataset: Dataset, path, count: int, allocated: int, little_endian: bool) -> np.ndarray:
     """Uncompressed pixels as unsigned integers, shape (count,)."""
-    element = dataset["PixelData"]
-    data = element.value or b""
+    element = dataset.get_item("PixelData")
+    data = b"" if element.value is None else element.value
     size = count * allocated // 8
     # 8-bit pixels written as 16-bit words: each pair of bytes has changed places (PS3.5 section 8.1.2).
     swapped = allocated == 8 and not little_endian and element.VR == "OW"
@@ -181,18 +212,6 @@ def _check_streams(streams: list[bytes], syntax: pydicom.uid.UID, options: dict,
     most = MAX_COMPRESSION.get(syntax, MAX_COMPRESSION[""])
     if count > ALWAYS_ACCEPTED and count > most * size:
         raise DicomError(f"claims {count} pixels in {size} compressed bytes, which cannot hold them", path=path)
-
-
-def _place_bits(values: np.ndarray, allocated: int, stored: int, high: int, signed: bool) -> np.ndarray:
-    """Cut the stored bits out of their words: shift the highest to the top, then all down, keeping the sign."""
-    unsigned = values.view(values.dtype.str.replace("i", "u"))
-    if stored < allocated and high < allocated - 1:
-        unsigned = np.left_shift(unsigned, allocated - 1 - high)
-    # astype first: a view of big-endian words as signed words would keep the order of bytes, a shift does not.
-    placed = unsigned.astype(np.dtype(f"u{allocated // 8}"), copy=False)
-    if signed:
-        placed = placed.view(np.dtype(f"i{allocated // 8}"))
-    return np.right_shift(placed, allocated - stored) if stored < allocated else placed
 
 
 def _encoded_size(stream: bytes) -> tuple[int, int] | None:

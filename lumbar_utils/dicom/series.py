@@ -45,7 +45,7 @@ from .headers import (
     without_identity,
 )
 from .parsing import read_dataset, words_of
-from .pixels import decode_frames
+from .pixels import StoredFrame, stored_frames
 from .recognition import AXIAL, SAGITTAL, main_plane, plane_of, recognise
 
 __all__ = [
@@ -72,12 +72,20 @@ NAMES_IN_A_NOTE = 5
 
 
 class Slice(NamedTuple):
-    """One image of a file; `pixels` float32 (rows, columns), rescaled; `dataset` the header, without its pixels."""
+    """One image of a file: where it lies, what is stored, (slope, intercept), number, header without pixels."""
 
     geometry: SliceGeometry
-    pixels: np.ndarray
+    stored: StoredFrame
+    rescale: tuple[float, float]
     instance_number: int
     dataset: Dataset
+
+    @property
+    def pixels(self) -> np.ndarray:
+        """Float32 (rows, columns), rescaled, bright = large."""
+        pixels = np.empty(self.geometry.shape, dtype=np.float32)
+        self.stored.write(pixels, *self.rescale)
+        return pixels
 
 
 @dataclass(frozen=True)
@@ -221,19 +229,15 @@ def read_slices(path: Path | str) -> list[Slice]:
 
 def _read_slices(path: Path) -> list[Slice]:
     dataset = read_dataset(path)
-    frames, rows, columns = check_image(dataset, path)
+    frames, rows, columns = size = check_image(dataset, path)
     # The geometry comes first: it is cheap, and an image without a place is of no use however well it decodes.
     groups = functional_groups(dataset, frames, path)
     geometries = [frame_geometry(group, (rows, columns), path) for group in groups]
     rescales = [frame_rescale(group, path) for group in groups]
-    pixels = decode_frames(dataset, path)
+    stored = stored_frames(dataset, size, path)
     del dataset.PixelData
-    for image, (slope, intercept) in zip(pixels, rescales, strict=True):
-        if (slope, intercept) != (1.0, 0.0):
-            image *= np.float32(slope)
-            image += np.float32(intercept)
     numbered = range(1, frames + 1) if frames > 1 else [instance_number_of(dataset, path)]
-    return [Slice(*parts, dataset) for parts in zip(geometries, pixels, numbered, strict=True)]
+    return [Slice(*parts, dataset) for parts in zip(geometries, stored, rescales, numbered, strict=True)]
 
 
 @without_warnings()
@@ -291,7 +295,7 @@ def read_series(
             continue
         if numbered_by_file_name and len(read) == 1 and path.stem.isdecimal():
             read = [read[0]._replace(instance_number=int(path.stem))]
-        pixels += sum(item.pixels.size for item in read)
+        pixels += sum(item.stored.words.size for item in read)
         slices.extend(read[: MAX_SLICES - len(slices)])
         read = read[: len(slices) - len(names)]
         names.extend([path.name] * len(read))
@@ -383,8 +387,11 @@ def _in_order(geometries: list[SliceGeometry], group: list[int]) -> list[int]:
 def _stack(slices: list[Slice], names: list[str], group: list[int]) -> Stack:
     one = slices[min(group)].geometry
     positions = np.stack([slices[i].geometry.position for i in group])
+    pixels = np.empty((len(group), *one.shape), dtype=np.float32)
+    for out, index in zip(pixels, group, strict=True):
+        slices[index].stored.write(out, *slices[index].rescale)
     return Stack(
-        np.stack([slices[i].pixels for i in group]),
+        pixels,
         StackGeometry(positions, one.row_cosine, one.column_cosine, one.spacing, one.shape),
         tuple(slices[i].instance_number for i in group),
         tuple(names[i] for i in group),
