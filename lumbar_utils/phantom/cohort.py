@@ -36,9 +36,9 @@ from ..studies.competition import SYNTHETIC_MARK
 from . import tables
 from .anatomy import build_body
 from .annotator import StoredSeries, annotate
-from .dataset_quirks import StudyPlan, draw_plan, number_slices
-from .disease import sample_latents, sample_person
-from .reader_model import class_probabilities, prevalence, read_cohort, read_person
+from .dataset_quirks import StudyPlan, number_slices, sample_study_plan
+from .disease import sample_degrees, sample_person
+from .reader_model import class_probabilities, label_cohort, label_person, prevalence
 from .scanner import PROFILES, Protocol, acquire, sample_protocols
 from .writer import SeriesHeader, write_series
 
@@ -186,7 +186,7 @@ def _make_study(root: Path, config: CohortConfig, index: int) -> None:
     folder = root / f"{config.part(index)}_images" / study_id
     if folder.exists():
         shutil.rmtree(folder)
-    plan = draw_plan(rng(_STREAM_PLAN))
+    plan = sample_study_plan(rng(_STREAM_PLAN))
     body = build_body(person)
     protocols = sample_protocols(
         body,
@@ -220,10 +220,10 @@ def _make_study(root: Path, config: CohortConfig, index: int) -> None:
         canal=truth.canal,
         foramen=truth.foramen,
         recess=truth.recess,
-        labelled=~plan.unread,
+        labelled=~plan.unlabelled,
         rng=rng(_STREAM_POINTS),
     )
-    labels = np.where(plan.unread | ~visible, MISSING, read_person(person.degrees, index, config.seed))
+    labels = np.where(plan.unlabelled | ~visible, MISSING, label_person(person.degrees, index, config.seed))
     record = tables.study_record(study_id, config.part(index), person, truth, labels, stored, points, n_files)
     _write_atomically(_record_path(root, index), json.dumps(record))
 
@@ -243,8 +243,8 @@ def prevalence_report(n_studies: int = 2000, seed: int = 0, *, score: Callable |
         `any_severe_canal`: share of studies; `labels` int8 (n, 25); `oracle`: what `score` says of
         the frequencies, or None.
     """
-    degrees = sample_latents(n_studies, seed)
-    labels = read_cohort(degrees, seed)
+    degrees = sample_degrees(n_studies, seed)
+    labels = label_cohort(degrees, seed)
     expected = prevalence().ravel()
     got = np.stack([(labels == k).mean(axis=0) for k in range(N_SEVERITIES)], axis=1).ravel()
     table = pd.DataFrame(
@@ -288,12 +288,12 @@ def without_levels_above(protocol: Protocol, canal: np.ndarray, level: int) -> P
 def series_header(protocol: Protocol, plan: StudyPlan, series_number: int) -> SeriesHeader:
     """What the header says about how a series was acquired."""
     sequence = protocol.sequence
-    inversion = sequence.inversion_ms > 0
+    inversion = sequence.inversion_time > 0
     return SeriesHeader(
         description=plan.description(protocol.view, inversion=inversion),
-        echo_time=round(sequence.echo_ms, 1),
-        repetition_time=round(sequence.repetition_ms),
-        inversion_time=round(sequence.inversion_ms) if inversion else None,
+        echo_time=round(sequence.echo_time, 1),
+        repetition_time=round(sequence.repetition_time),
+        inversion_time=round(sequence.inversion_time) if inversion else None,
         field_strength=round(sequence.tesla, 2),
         slice_thickness=round(protocol.thickness_mm, 2),
         slice_spacing=round(protocol.blocks[0].step_mm, 3),
