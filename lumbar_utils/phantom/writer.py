@@ -10,7 +10,6 @@ Reference: DICOM PS3.3 A.4 (MR Image IOD), C.8.3.1 (MR Image module), PS3.5 B.2 
 from __future__ import annotations
 
 import hashlib
-import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +18,7 @@ import numpy as np
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_data_element
+from pydicom.filewriter import write_data_element, write_file_meta_info
 from pydicom.pixels.encoders import JPEG2000LosslessEncoder, RLELosslessEncoder
 from pydicom.uid import (
     UID,
@@ -155,40 +154,35 @@ class _SliceTemplate:
         self.syntax = TRANSFER_SYNTAXES[transfer_syntax]
         self.shape = geometry.shape
         self.common = _encoded(_common_elements(geometry, header, uids, bits, window), self.syntax)
-        meta = FileMetaDataset()
-        meta.FileMetaInformationVersion = b"\x00\x01"
-        meta.MediaStorageSOPClassUID = MRImageStorage
-        meta.TransferSyntaxUID = self.syntax
-        meta.ImplementationClassUID = _IMPLEMENTATION
-        meta.ImplementationVersionName = "LUMBAR_PHANTOM_1"
-        self.meta = _encoded(meta, ExplicitVRLittleEndian)
 
     def encode(self, number: int, position: np.ndarray, pixels: np.ndarray, *, location: float) -> bytes:
         """All bytes of one file."""
-        uid = stable_uid(*self.uids, number)
-        meta = dict(self.meta)
-        meta[0x00020003] = _text_element(0x00020003, "UI", uid, ExplicitVRLittleEndian)
-        meta_bytes = b"".join(meta[tag] for tag in sorted(meta))
-        elements = dict(self.common)
-        for tag, vr, text in (
-            (0x00080018, "UI", uid),
-            (0x00200013, "IS", str(number)),
-            (0x00200032, "DS", "\\".join(map(_decimal, position))),
-            (0x00201041, "DS", _decimal(location)),
-        ):
-            elements[tag] = _text_element(tag, vr, text, self.syntax)
-        elements[0x7FE00010] = self._pixel_element(pixels)
-        group_length = struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(meta_bytes))
-        return b"".join([_PREAMBLE, group_length, meta_bytes, *(elements[tag] for tag in sorted(elements))])
+        own = Dataset()
+        own.SOPInstanceUID = stable_uid(*self.uids, number)
+        own.InstanceNumber = number
+        own.ImagePositionPatient = [_decimal(v) for v in position]
+        own.SliceLocation = _decimal(location)
+        own.PixelData = self._pixel_data(pixels)
+        own["PixelData"].VR = "OB" if self.syntax.is_compressed else "OW"
+        own["PixelData"].is_undefined_length = self.syntax.is_compressed
+        elements = self.common | _encoded(own, self.syntax)
+        return b"".join([self._file_meta(own.SOPInstanceUID), *(elements[tag] for tag in sorted(elements))])
 
-    def _pixel_element(self, pixels: np.ndarray) -> bytes:
-        order = "<" if self.syntax.is_little_endian else ">"
-        raw = np.ascontiguousarray(pixels, dtype=f"{order}u2").tobytes()
-        byte_order = "little" if self.syntax.is_little_endian else "big"
-        tag = (0x7FE0).to_bytes(2, byte_order) + (0x0010).to_bytes(2, byte_order)
+    def _file_meta(self, uid: UID) -> bytes:
+        meta = FileMetaDataset()
+        meta.MediaStorageSOPClassUID = MRImageStorage
+        meta.MediaStorageSOPInstanceUID = uid
+        meta.TransferSyntaxUID = self.syntax
+        meta.ImplementationClassUID = _IMPLEMENTATION
+        meta.ImplementationVersionName = "LUMBAR_PHANTOM_1"
+        buffer = DicomBytesIO()
+        write_file_meta_info(buffer, meta)
+        return _PREAMBLE + buffer.getvalue()
+
+    def _pixel_data(self, pixels: np.ndarray) -> bytes:
+        raw = np.ascontiguousarray(pixels, dtype="<u2" if self.syntax.is_little_endian else ">u2").tobytes()
         if not self.syntax.is_compressed:
-            vr = b"" if self.syntax.is_implicit_VR else b"OW\x00\x00"
-            return tag + vr + len(raw).to_bytes(4, byte_order) + raw
+            return raw
         # The encoder is named, because another plugin may write other bytes for the same pixels.
         encoder, plugin = (
             (RLELosslessEncoder, "pydicom") if self.transfer_syntax == "rle" else (JPEG2000LosslessEncoder, "")
@@ -205,7 +199,7 @@ class _SliceTemplate:
             number_of_frames=1,
             encoding_plugin=plugin,
         )
-        return tag + b"OB\x00\x00" + b"\xff\xff\xff\xff" + encapsulate([frame]) + b"\xfe\xff\xdd\xe0\x00\x00\x00\x00"
+        return encapsulate([frame])
 
 
 def _encoded(elements: Dataset, syntax: UID) -> dict[int, bytes]:
@@ -217,17 +211,6 @@ def _encoded(elements: Dataset, syntax: UID) -> dict[int, bytes]:
         write_data_element(buffer, element)
         result[int(element.tag)] = buffer.getvalue()
     return result
-
-
-def _text_element(tag: int, vr: str, text: str, syntax: UID) -> bytes:
-    """Bytes of an element with a short text value; what `_encoded` gives, without a data set, for every slice."""
-    value = text.encode("ascii")
-    if len(value) % 2:
-        value += b"\x00" if vr == "UI" else b" "
-    order = "<" if syntax.is_little_endian else ">"
-    if syntax.is_implicit_VR:
-        return struct.pack(f"{order}HHI", tag >> 16, tag & 0xFFFF, len(value)) + value
-    return struct.pack(f"{order}HH2sH", tag >> 16, tag & 0xFFFF, vr.encode(), len(value)) + value
 
 
 def _common_elements(
