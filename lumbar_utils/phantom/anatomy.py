@@ -75,8 +75,10 @@ class Points:
         return profile.take(self.index)
 
     def select(self, chosen: np.ndarray) -> Points:
-        """Those of the points that a boolean array chooses."""
-        return Points(*(a[chosen] for a in (self.s, self.u, self.v, self.index, self.grain, self.clouds, self.slow)))
+        """Those of the points at these places of the list."""
+        return Points(
+            *(a.take(chosen) for a in (self.s, self.u, self.v, self.index, self.grain, self.clouds, self.slow))
+        )
 
 
 @dataclass(frozen=True)
@@ -142,15 +144,15 @@ class Body:
         coarse = grain(x, y, z * 0.6, 0.85, self.shift[[2, 0, 1]], smooth=True)
         paint_surroundings(self, fields, fine, coarse, canvas)
         s, u, v, slow = (fields[name] for name in ("s", "u", "v", "gut"))
-        core = (np.abs(v - 5) < 60) & (np.abs(u) < 62) & (s > 0) & (s < self.spine.curve.length)
-        if not core.any():
+        near = (np.abs(v - 5) < 60) & (np.abs(u) < 62) & (s > 0) & (s < self.spine.curve.length)
+        chosen = np.flatnonzero(near)
+        if not len(chosen):
             return
-        straight, v, index = self.spine.straighten(s[core], v[core])
-        slow = slow[core]
-        points = Points(straight, u[core], v, index, fine[core], 0.6 * coarse[core] + 0.6 * slow, slow)
-        near_spine = canvas.select(core)
-        self._paint_spine(points, near_spine)
-        canvas.put_back(core, near_spine)
+        s, u, v, slow, fine, coarse = (field.take(chosen) for field in (s, u, v, slow, fine, coarse))
+        straight, v, index = self.spine.straighten(s, v)
+        part = canvas.select(chosen)
+        self._paint_spine(Points(straight, u, v, index, fine, 0.6 * coarse + 0.6 * slow, slow), part)
+        canvas.put_back(chosen, part)
 
     def _paint_spine(self, p: Points, canvas: Canvas) -> None:
         wing = p.at(self.wing)
@@ -161,10 +163,11 @@ class Body:
             ((p.v > -12) & (p.v < 20) & (p.abs_u > 6) & (p.abs_u < 34), paint_foramina),
             ((p.v < 10) & (p.v > -48) & (p.abs_u < 36), paint_bodies),
         ):
-            if region.any():
-                part = canvas.select(region)
-                painter(self, p.select(region), part)
-                canvas.put_back(region, part)
+            chosen = np.flatnonzero(region)
+            if len(chosen):
+                part = canvas.select(chosen)
+                painter(self, p.select(chosen), part)
+                canvas.put_back(chosen, part)
 
 
 def build_body(person: Person) -> Body:

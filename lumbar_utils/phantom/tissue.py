@@ -60,14 +60,14 @@ class Canvas:
         self.softness = softness
 
     def select(self, chosen: np.ndarray) -> Canvas:
-        """A canvas over some of the points; `put_back` brings it back."""
+        """A canvas over the points at some flat indices; `put_back` brings it back."""
         part = copy(self)
-        part.value = self.value[chosen]
+        part.value = self.value.take(chosen)
         return part
 
     def put_back(self, chosen: np.ndarray, part: Canvas) -> None:
         """Take over what was painted on the part."""
-        self.value[chosen] = part.value
+        self.value.reshape(-1)[chosen] = part.value
 
 
 class SignalCanvas(Canvas):

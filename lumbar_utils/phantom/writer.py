@@ -10,15 +10,17 @@ Reference: DICOM PS3.3 A.4 (MR Image IOD), C.8.3.1 (MR Image module), PS3.5 B.2 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from pydicom.dataelem import DataElement
 from pydicom.dataset import Dataset, FileMetaDataset
 from pydicom.encaps import encapsulate
 from pydicom.filebase import DicomBytesIO
-from pydicom.filewriter import write_data_element, write_file_meta_info
+from pydicom.filewriter import write_data_element
 from pydicom.pixels.encoders import JPEG2000LosslessEncoder, RLELosslessEncoder
 from pydicom.uid import (
     UID,
@@ -154,30 +156,32 @@ class _SliceTemplate:
         self.syntax = TRANSFER_SYNTAXES[transfer_syntax]
         self.shape = geometry.shape
         self.common = _encoded(_common_elements(geometry, header, uids, bits, window), self.syntax)
-
-    def encode(self, number: int, position: np.ndarray, pixels: np.ndarray, *, location: float) -> bytes:
-        """All bytes of one file."""
-        own = Dataset()
-        own.SOPInstanceUID = stable_uid(*self.uids, number)
-        own.InstanceNumber = number
-        own.ImagePositionPatient = [_decimal(v) for v in position]
-        own.SliceLocation = _decimal(location)
-        own.PixelData = self._pixel_data(pixels)
-        own["PixelData"].VR = "OB" if self.syntax.is_compressed else "OW"
-        own["PixelData"].is_undefined_length = self.syntax.is_compressed
-        elements = self.common | _encoded(own, self.syntax)
-        return b"".join([self._file_meta(own.SOPInstanceUID), *(elements[tag] for tag in sorted(elements))])
-
-    def _file_meta(self, uid: UID) -> bytes:
         meta = FileMetaDataset()
+        meta.FileMetaInformationVersion = b"\x00\x01"
         meta.MediaStorageSOPClassUID = MRImageStorage
-        meta.MediaStorageSOPInstanceUID = uid
         meta.TransferSyntaxUID = self.syntax
         meta.ImplementationClassUID = _IMPLEMENTATION
         meta.ImplementationVersionName = "LUMBAR_PHANTOM_1"
-        buffer = DicomBytesIO()
-        write_file_meta_info(buffer, meta)
-        return _PREAMBLE + buffer.getvalue()
+        self.meta = _encoded(meta, ExplicitVRLittleEndian)
+
+    def encode(self, number: int, position: np.ndarray, pixels: np.ndarray, *, location: float) -> bytes:
+        """All bytes of one file."""
+        uid = stable_uid(*self.uids, number)
+        meta = self.meta | {0x00020003: _text_element(0x00020003, "UI", uid, ExplicitVRLittleEndian)}
+        meta_bytes = b"".join(meta[tag] for tag in sorted(meta))
+        elements = dict(self.common)
+        for tag, vr, text in (
+            (0x00080018, "UI", uid),
+            (0x00200013, "IS", str(number)),
+            (0x00200032, "DS", "\\".join(map(_decimal, position))),
+            (0x00201041, "DS", _decimal(location)),
+        ):
+            elements[tag] = _text_element(tag, vr, text, self.syntax)
+        image = DataElement(0x7FE00010, "OB" if self.syntax.is_compressed else "OW", self._pixel_data(pixels))
+        image.is_undefined_length = self.syntax.is_compressed
+        elements |= _encoded([image], self.syntax)
+        group_length = struct.pack("<HH2sHI", 2, 0, b"UL", 4, len(meta_bytes))
+        return b"".join([_PREAMBLE, group_length, meta_bytes, *(elements[tag] for tag in sorted(elements))])
 
     def _pixel_data(self, pixels: np.ndarray) -> bytes:
         raw = np.ascontiguousarray(pixels, dtype="<u2" if self.syntax.is_little_endian else ">u2").tobytes()
@@ -202,8 +206,8 @@ class _SliceTemplate:
         return encapsulate([frame])
 
 
-def _encoded(elements: Dataset, syntax: UID) -> dict[int, bytes]:
-    """The bytes of every element of a data set, by tag."""
+def _encoded(elements: Iterable[DataElement], syntax: UID) -> dict[int, bytes]:
+    """The bytes of every element, by tag."""
     result = {}
     for element in elements:
         buffer = DicomBytesIO()
@@ -211,6 +215,17 @@ def _encoded(elements: Dataset, syntax: UID) -> dict[int, bytes]:
         write_data_element(buffer, element)
         result[int(element.tag)] = buffer.getvalue()
     return result
+
+
+def _text_element(tag: int, vr: str, text: str, syntax: UID) -> bytes:
+    """Bytes of an element with a short text value; what `_encoded` gives, ten times faster, for every slice."""
+    value = text.encode("ascii")
+    if len(value) % 2:
+        value += b"\x00" if vr == "UI" else b" "
+    order = "<" if syntax.is_little_endian else ">"
+    if syntax.is_implicit_VR:
+        return struct.pack(f"{order}HHI", tag >> 16, tag & 0xFFFF, len(value)) + value
+    return struct.pack(f"{order}HH2sH", tag >> 16, tag & 0xFFFF, vr.encode(), len(value)) + value
 
 
 def _common_elements(
