@@ -48,10 +48,14 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write text atomically, in UTF-8."""
+    atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
 def write_json(path: Path, values: Mapping) -> None:
     """Write JSON atomically."""
-    text = json.dumps(values, indent=1)
-    atomically(path, lambda temporary: temporary.write_text(text))
+    write_text(path, json.dumps(values, indent=1))
 
 
 def read_json(path: Path) -> dict:
@@ -67,9 +71,11 @@ def read_json(path: Path) -> dict:
     return values
 
 
-def write_table(path: Path, frame: pd.DataFrame) -> None:
-    """Write a CSV atomically with 9 significant digits."""
-    atomically(path, lambda temporary: frame.to_csv(temporary, index=False, float_format="%.9g"))
+def write_table(path: Path, frame: pd.DataFrame, *, float_format: str | None = "%.9g") -> None:
+    """Write a CSV atomically with 9 significant digits, or with all of them (`float_format=None`)."""
+    atomically(
+        path, lambda temporary: frame.to_csv(temporary, index=False, float_format=float_format, lineterminator="\n")
+    )
 
 
 def versions() -> dict[str, str]:

@@ -7,7 +7,7 @@ import pytest
 
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, target_index
-from lumbar_utils.phantom import artefacts
+from lumbar_utils.phantom import scanner
 from lumbar_utils.phantom.anatomy import build_body
 from lumbar_utils.phantom.disease import sample_person
 from lumbar_utils.phantom.profiles import L1, L5, S1
@@ -165,7 +165,7 @@ def test_planes_cover_all_levels_in_the_right_orientation():
             assert block.row_cosine[1 if main == 0 else 0] > 0.8
     sagittal = next(p for p in protocols if p.view == SAGITTAL_T2)
     geometry, pixels = acquire(
-        body, replace(sagittal, reconstructed=(128, 128), acquired=(96, 96)), np.random.default_rng(1)
+        body, replace(sagittal, reconstruction_matrix=(128, 128), acquisition_matrix=(96, 96)), np.random.default_rng(1)
     )[0]
     assert pixels.shape[1:] == (128, 128)
     voxels = geometry.world_to_voxel(body.truth.canal)
@@ -179,7 +179,7 @@ def test_image_is_where_the_geometry_says():
     protocol = replace(sample_protocols(body, rng, views=(AXIAL_T2,))[0], noise=0.0, ghost=0.0)
     csf = body.truth.canal[0]
     for scale in (1, 2):
-        doubled = replace(protocol, reconstructed=tuple(scale * n for n in protocol.acquired))
+        doubled = replace(protocol, reconstruction_matrix=tuple(scale * n for n in protocol.acquisition_matrix))
         distance = []
         for geometry, pixels in acquire(body, doubled, rng):
             k = int(geometry.nearest_slice(csf))
@@ -328,13 +328,13 @@ def test_localizer_material_holds_the_five_discs_and_is_sometimes_beside_the_can
 def test_artefacts_are_planted_where_they_belong():
     image = np.zeros((40, 60), dtype=np.float32)
     image[20, 10] = 1
-    ghost = artefacts.repeat_along(image, 0.1, 1, 0.25)
+    ghost = scanner.add_ghosts(image, 0.1, 1, 0.25)
     assert ghost[20, 25] == pytest.approx(0.1) and ghost[20, 10] == 1
     edge = np.zeros((40, 60), dtype=np.float32)
     edge[-1] = 1
-    assert artefacts.fold_over(edge, 0.1, 0)[0].min() == 1
+    assert scanner.fold_over(edge, 0.1, 0)[0].min() == 1
     full = np.ones((40, 60))
-    artefacts.clear_border(full, (0.1, 0, 0, 0.5))
+    scanner.blank_border(full, (0.1, 0, 0, 0.5))
     assert full[:4].max() == 0 and full[:, 30:].max() == 0 and full[4:, :30].min() == 1
 
     body, rng = build_body(healthy()), np.random.default_rng(0)

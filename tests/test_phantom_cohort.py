@@ -1,4 +1,4 @@
-"""The cohort on disk: the competition's layout, its mess at its rates, its bytes always the same."""
+"""The cohort on disk: the competition's layout, its quirks at their rates, its bytes always the same."""
 
 from __future__ import annotations
 
@@ -27,8 +27,7 @@ from lumbar_utils.labels import (
     level_from_title,
     row_ids,
 )
-from lumbar_utils.phantom import annotator
-from lumbar_utils.phantom import dataset_quirks as mess
+from lumbar_utils.phantom import annotator, dataset_quirks
 from lumbar_utils.phantom.anatomy import build_body
 from lumbar_utils.phantom.cohort import CohortConfig, generate_cohort, without_levels_above
 from lumbar_utils.phantom.disease import sample_person
@@ -38,12 +37,12 @@ from lumbar_utils.phantom.writer import TRANSFER_SYNTAXES, SeriesHeader, stable_
 N_STUDIES = 3
 
 
-# ---------------------------------------------------------------- the mess
+# ---------------------------------------------------------------- the quirks
 
 
 @pytest.fixture(scope="module")
 def plans():
-    return [mess.draw_plan(np.random.default_rng([3, i])) for i in range(8000)]
+    return [dataset_quirks.sample_study_plan(np.random.default_rng([3, i])) for i in range(8000)]
 
 
 def test_number_of_series_per_view_is_the_competitions(plans):
@@ -57,14 +56,14 @@ def test_number_of_series_per_view_is_the_competitions(plans):
 
 
 def test_missing_labels_follow_the_real_pattern(plans):
-    unread = np.array([plan.unread for plan in plans]).reshape(-1, 5, 5)
-    assert unread.mean() == pytest.approx(572 / 49375, rel=0.2)
-    assert unread.any(axis=(1, 2)).mean() == pytest.approx(185 / 1975, rel=0.2)
-    assert unread[:, 3:, 0].mean() == pytest.approx(0.08, abs=0.015)
-    assert unread[:, 3:, 1].mean() == pytest.approx(0.04, abs=0.01)
-    assert unread[:, 0].mean() < 0.005
+    unlabelled = np.array([plan.unlabelled for plan in plans]).reshape(-1, 5, 5)
+    assert unlabelled.mean() == pytest.approx(572 / 49375, rel=0.2)
+    assert unlabelled.any(axis=(1, 2)).mean() == pytest.approx(185 / 1975, rel=0.2)
+    assert unlabelled[:, 3:, 0].mean() == pytest.approx(0.08, abs=0.015)
+    assert unlabelled[:, 3:, 1].mean() == pytest.approx(0.04, abs=0.01)
+    assert unlabelled[:, 0].mean() < 0.005
     for plan in plans[:500]:
-        assert plan.unread.reshape(5, 5)[3:, : plan.axial_top_level].all()
+        assert plan.unlabelled.reshape(5, 5)[3:, : plan.axial_top_level].all()
 
 
 def test_order_of_slices_is_the_competitions(plans):
@@ -94,7 +93,7 @@ def axial_stack(z, n=5, tilt=0.0, size=100, spacing=2.0, step=4.0):
 @pytest.mark.parametrize("forward", [True, False])
 def test_sagittal_numbers_run_from_right_to_left_or_back(forward):
     stack = sagittal_stack()
-    (numbers,) = mess.number_slices([stack], mess.SeriesPlan(SAGITTAL_T2, forward=forward))
+    (numbers,) = dataset_quirks.number_slices([stack], dataset_quirks.SeriesPlan(SAGITTAL_T2, forward=forward))
     x = stack.positions[np.argsort(numbers), 0]
     assert sorted(numbers) == list(range(1, 12))
     assert np.all(np.diff(x) > 0) if forward else np.all(np.diff(x) < 0)
@@ -103,17 +102,17 @@ def test_sagittal_numbers_run_from_right_to_left_or_back(forward):
 def test_axial_numbers_go_down_through_the_blocks_and_mixed_ones_do_not():
     stacks = [axial_stack(-40, tilt=-0.2), axial_stack(30, tilt=0.15), axial_stack(0)]
     z = np.concatenate([[stack[i].pixel_to_world([49.5, 49.5])[2] for i in range(len(stack))] for stack in stacks])
-    plain = np.concatenate(mess.number_slices(stacks, mess.SeriesPlan(AXIAL_T2)))
+    plain = np.concatenate(dataset_quirks.number_slices(stacks, dataset_quirks.SeriesPlan(AXIAL_T2)))
     assert np.all(np.diff(z[np.argsort(plain)]) < 0)
-    mixed = np.concatenate(mess.number_slices(stacks, mess.SeriesPlan(AXIAL_T2, mixed=True)))
+    mixed = np.concatenate(dataset_quirks.number_slices(stacks, dataset_quirks.SeriesPlan(AXIAL_T2, mixed=True)))
     signs = np.sign(np.diff(z[np.argsort(mixed)]))
     assert set(signs) == {-1.0, 1.0}
     assert sorted(mixed) == list(range(1, 16))
 
 
 def test_instance_numbers_can_start_late_and_have_gaps():
-    plan = mess.SeriesPlan(SAGITTAL_T1, first_number=20, skipped=(3, 7))
-    (numbers,) = mess.number_slices([sagittal_stack(10)], plan)
+    plan = dataset_quirks.SeriesPlan(SAGITTAL_T1, first_number=20, skipped=(3, 7))
+    (numbers,) = dataset_quirks.number_slices([sagittal_stack(10)], plan)
     assert sorted(numbers) == [20, 21, 22, 24, 25, 26, 27, 29, 30, 31]
 
 
@@ -123,7 +122,10 @@ def test_instance_numbers_can_start_late_and_have_gaps():
 def study_series(*, t1=True, t2=True):
     def stored(series_id, view, *stacks):
         return annotator.StoredSeries(
-            series_id, view, stacks, tuple(mess.number_slices([s], mess.SeriesPlan(view))[0] for s in stacks)
+            series_id,
+            view,
+            stacks,
+            tuple(dataset_quirks.number_slices([s], dataset_quirks.SeriesPlan(view))[0] for s in stacks),
         )
 
     series = [stored("30", AXIAL_T2, axial_stack(0, n=45))]
@@ -174,7 +176,7 @@ def test_points_lie_on_the_right_series_near_the_truth():
     assert np.mean(same_slice) == pytest.approx(0.62, abs=0.06)
 
 
-def test_traps_come_at_the_real_rates():
+def test_annotation_errors_come_at_the_real_rates():
     corner, missing, swapped, total = 0, 0, 0, 1500
     series = study_series()
     for seed in range(total):
@@ -200,7 +202,9 @@ def test_what_no_series_covers_is_neither_pointed_at_nor_visible():
     series = [s for s in study_series() if s.view != AXIAL_T2]
     short = axial_stack(-50, n=12)
     series.append(
-        annotator.StoredSeries("30", AXIAL_T2, (short,), tuple(mess.number_slices([short], mess.SeriesPlan(AXIAL_T2))))
+        annotator.StoredSeries(
+            "30", AXIAL_T2, (short,), tuple(dataset_quirks.number_slices([short], dataset_quirks.SeriesPlan(AXIAL_T2)))
+        )
     )
     points, visible = annotated(0, series)
     assert visible.reshape(5, 5)[3:].tolist() == [[False, False, False, True, True]] * 2

@@ -10,16 +10,15 @@ from scipy.stats import spearmanr
 
 from lumbar_utils.labels import MIRROR_PERMUTATION, N_TARGETS, target_index
 from lumbar_utils.metrics.score import competition_score
-from lumbar_utils.phantom import disease
-from lumbar_utils.phantom import reader_model as reader
+from lumbar_utils.phantom import disease, reader_model
 from lumbar_utils.phantom.cohort import prevalence_report
 
 
 @pytest.fixture(scope="module")
 def large_cohort():
     """Degrees and labels of 12,000 people."""
-    degrees = disease.sample_latents(12_000, 5)
-    return degrees, reader.read_cohort(degrees, 5)
+    degrees = disease.sample_degrees(12_000, 5)
+    return degrees, reader_model.label_cohort(degrees, 5)
 
 
 @pytest.mark.parametrize("seed", [0, 20_24])
@@ -43,7 +42,7 @@ def test_the_oracle_scores_what_the_best_real_solutions_do(seed):
 
 def test_the_average_prevalences_are_exact(large_cohort):
     _, labels = large_cohort
-    expected = reader.prevalence()
+    expected = reader_model.prevalence()
     got = np.stack([(labels == k).mean(axis=0) for k in range(3)], axis=1)
     assert np.abs(got - expected).max() < 0.015
     assert np.abs(got - expected).mean() < 0.003
@@ -70,7 +69,7 @@ def test_labels_correlate_as_the_competitions(large_cohort):
 
 def test_the_oracle_is_calibrated(large_cohort):
     degrees, labels = large_cohort
-    probabilities = reader.class_probabilities(degrees)
+    probabilities = reader_model.class_probabilities(degrees)
     assert probabilities.shape == (*labels.shape, 3)
     np.testing.assert_allclose(probabilities.sum(axis=-1), 1)
     assert probabilities.min() > 0
@@ -82,7 +81,7 @@ def test_the_oracle_is_calibrated(large_cohort):
 
 def test_the_degree_decides_the_label_up_to_the_readers_noise():
     degrees = np.tile(np.array([0.05, 1.0, 1.5, 2.0, 2.95])[:, None], (1, N_TARGETS))
-    normal, moderate, severe = np.moveaxis(reader.class_probabilities(degrees), -1, 0)
+    normal, moderate, severe = np.moveaxis(reader_model.class_probabilities(degrees), -1, 0)
     assert np.all(normal[0] > 0.98) and np.all(severe[4] > 0.98)
     np.testing.assert_allclose(normal[1], 0.5, atol=0.01)
     np.testing.assert_allclose(severe[3], 0.5, atol=0.01)
@@ -100,14 +99,14 @@ def test_degrees_are_bounded_and_the_folding_is_one_to_one(large_cohort):
 
 
 def test_a_person_depends_on_seed_and_index_only():
-    degrees = disease.sample_latents(6, 9)
+    degrees = disease.sample_degrees(6, 9)
     for index in (5, 0, 3):
         person = disease.sample_person(index, 9)
         np.testing.assert_array_equal(person.degrees, degrees[index])
         assert person.seed == disease.sample_person(index, 9).seed
-    assert not np.array_equal(degrees, disease.sample_latents(6, 10))
-    labels = reader.read_cohort(degrees, 9)
-    np.testing.assert_array_equal(labels[4], reader.read_person(degrees[4], 4, 9))
+    assert not np.array_equal(degrees, disease.sample_degrees(6, 10))
+    labels = reader_model.label_cohort(degrees, 9)
+    np.testing.assert_array_equal(labels[4], reader_model.label_person(degrees[4], 4, 9))
 
 
 def test_mirroring_swaps_sides_and_is_its_own_inverse():

@@ -14,7 +14,7 @@ from scipy import ndimage
 from ..labels import N_LEVELS
 from .canal import paint_canal, paint_foramina, root_map, trapezoid_profile
 from .curve import STEP
-from .neural_arch import paint_arches
+from .neural_arch import paint_neural_arch, paint_ribs
 from .person import Person
 from .profiles import (
     L1,
@@ -24,13 +24,11 @@ from .profiles import (
     Spine,
     build_spine,
 )
-from .soft_tissue import paint_surroundings, smooth_fields
+from .surroundings import paint_surroundings, smooth_fields
 from .texture import grain
-from .tissue import LabelPaint, Tissue
-from .trunk_bones import paint_ribs
+from .tissue import Canvas, Tissue, TissueCanvas
 from .vertebra import paint_bodies
 
-_F = np.float32
 _STREAM_BODY = 31
 
 
@@ -59,22 +57,28 @@ class DiscTruth:
     chain: np.ndarray
 
 
-class Part:
-    """Some of the points, in straightened anatomical coordinates, as flat float32 arrays.
+class Points:
+    """A list of points in straightened anatomical coordinates: flat float32 arrays of one length.
 
-    `s`, `u`, `v` and `au = |u|` in mm; `index` into the spine's profiles; `side` 0 left, 1 right; `grain`, `clouds`
+    `s`, `u`, `v` and `abs_u = |u|` in mm; `index` into the spine's profiles; `side` 0 left, 1 right; `grain`, `clouds`
     and `slow` are noise of about 1, 2 to 8 and 20 mm.
     """
 
     def __init__(self, s, u, v, index, grain, clouds, slow):
         self.s, self.u, self.v, self.index = s, u, v, index
         self.grain, self.clouds, self.slow = grain, clouds, slow
-        self.au = np.abs(u)
+        self.abs_u = np.abs(u)
         self.side = (u < 0).astype(np.int8)
 
-    def take(self, chosen: np.ndarray) -> Part:
-        """The part of the points that a boolean array chooses."""
-        return Part(*(a[chosen] for a in (self.s, self.u, self.v, self.index, self.grain, self.clouds, self.slow)))
+    def at(self, profile: np.ndarray) -> np.ndarray:
+        """A profile of the spine at each point."""
+        return profile.take(self.index)
+
+    def select(self, chosen: np.ndarray) -> Points:
+        """Those of the points at these places of the list."""
+        return Points(
+            *(a.take(chosen) for a in (self.s, self.u, self.v, self.index, self.grain, self.clouds, self.slow))
+        )
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,9 @@ class Body:
     back_line: np.ndarray  # profile: y that the skin of the back follows
     bladder: float  # half its height
     rectum: np.ndarray  # (3,) its middle
-    node_at: float  # Schmorl's nodes: share of the depth from behind
-    hip_back: float  # how far behind the usual the iliac wings lie
-    hip_height: float  # and how much higher the crest
+    schmorl_depth_share: float  # Schmorl's nodes: share of the depth from behind
+    ilium_offset: float  # how far behind the usual the iliac wings lie
+    ilium_height: float  # and how much higher the crest
     septa: float  # how much they show in the fat under the skin
     herniation_at: np.ndarray  # levels: u of the focal herniations
     removed: np.ndarray  # vertebrae: True after laminectomy
@@ -128,41 +132,42 @@ class Body:
         """`Tissue` numbers (uint8, shape (...)) at LPS points (..., 3)."""
         points = np.asarray(points, dtype=np.float64)
         flat = points.reshape(-1, 3)
-        paint = LabelPaint(len(flat))
-        self.paint(smooth_fields(self, self.to_own(flat)), paint)
-        return paint.value.reshape(points.shape[:-1])
+        canvas = TissueCanvas(len(flat))
+        self.paint(smooth_fields(self, self.to_own(flat)), canvas)
+        return canvas.value.reshape(points.shape[:-1])
 
-    def paint(self, fields: dict[str, np.ndarray], paint) -> None:
-        """Lay the whole body down on points given by their smooth fields (see `soft_tissue.smooth_fields`)."""
+    def paint(self, fields: dict[str, np.ndarray], canvas: Canvas) -> None:
+        """Paint the whole body on points given by their smooth fields (see `surroundings.smooth_fields`)."""
         fields = {name: np.asarray(field, dtype=np.float32) for name, field in fields.items()}
         x, y, z = fields["x"], fields["y"], fields["z"]
         fine = grain(x, y, z, 1.0, self.shift)
-        coarse = grain(x, y, z * _F(0.6), 0.85, self.shift[[2, 0, 1]], smooth=True)
-        paint_surroundings(self, fields, fine, coarse, paint)
+        coarse = grain(x, y, z * 0.6, 0.85, self.shift[[2, 0, 1]], smooth=True)
+        paint_surroundings(self, fields, fine, coarse, canvas)
         s, u, v, slow = (fields[name] for name in ("s", "u", "v", "gut"))
-        core = (np.abs(v - _F(5)) < _F(60)) & (np.abs(u) < _F(62)) & (s > 0) & (s < _F(self.spine.curve.length))
-        if not core.any():
+        near = (np.abs(v - 5) < 60) & (np.abs(u) < 62) & (s > 0) & (s < self.spine.curve.length)
+        chosen = np.flatnonzero(near)
+        if not len(chosen):
             return
-        straight, v, index = self.spine.straighten(s[core], v[core])
-        slow = slow[core]
-        part = Part(straight, u[core], v, index, fine[core], _F(0.6) * coarse[core] + _F(0.6) * slow, slow)
-        laid = paint.cut(core)
-        self._paint_spine(part, laid)
-        paint.merge(core, laid)
+        s, u, v, slow, fine, coarse = (field.take(chosen) for field in (s, u, v, slow, fine, coarse))
+        straight, v, index = self.spine.straighten(s, v)
+        part = canvas.select(chosen)
+        self._paint_spine(Points(straight, u, v, index, fine, 0.6 * coarse + 0.6 * slow, slow), part)
+        canvas.put_back(chosen, part)
 
-    def _paint_spine(self, part: Part, paint) -> None:
-        wing = self.wing.take(part.index)
+    def _paint_spine(self, p: Points, canvas: Canvas) -> None:
+        wing = p.at(self.wing)
         for region, painter in (
-            ((part.au > 19) & (part.s < self.spine.middles[L1] + 20) & (np.abs(part.v - 10) < 18), paint_ribs),
-            ((part.v > -2) & (part.v < 30) & (part.au < 26), paint_canal),
-            ((part.au < np.maximum(wing + 3, 34)) & (part.v > -30), paint_arches),
-            ((part.v > -12) & (part.v < 20) & (part.au > 6) & (part.au < 34), paint_foramina),
-            ((part.v < 10) & (part.v > -48) & (part.au < 36), paint_bodies),
+            ((p.abs_u > 19) & (p.s < self.spine.middles[L1] + 20) & (np.abs(p.v - 10) < 18), paint_ribs),
+            ((p.v > -2) & (p.v < 30) & (p.abs_u < 26), paint_canal),
+            ((p.abs_u < np.maximum(wing + 3, 34)) & (p.v > -30), paint_neural_arch),
+            ((p.v > -12) & (p.v < 20) & (p.abs_u > 6) & (p.abs_u < 34), paint_foramina),
+            ((p.v < 10) & (p.v > -48) & (p.abs_u < 36), paint_bodies),
         ):
-            if region.any():
-                laid = paint.cut(region)
-                painter(self, part.take(region), laid)
-                paint.merge(region, laid)
+            chosen = np.flatnonzero(region)
+            if len(chosen):
+                part = canvas.select(chosen)
+                painter(self, p.select(chosen), part)
+                canvas.put_back(chosen, part)
 
 
 def build_body(person: Person) -> Body:
@@ -203,7 +208,7 @@ def build_body(person: Person) -> Body:
         trapezoid=trapezoid_profile(n, float(spine.middles[L5])),
         streaks=(fat_share * (0.7 + 0.9 * low_down) + 0.15).astype(np.float32),
         wing=wing.astype(np.float32),
-        wing_depth=_f(np.interp(s, wing_knots, np.array([15, 16, 12, 8, 5, 3]) * size)),
+        wing_depth=_float32(np.interp(s, wing_knots, np.array([15, 16, 12, 8, 5, 3]) * size)),
         sacrum_top=float(
             np.interp(
                 upright.transition,
@@ -211,12 +216,12 @@ def build_body(person: Person) -> Body:
                 [spine.middles[L5] - 4, top, top, spine.middles[S1] + 0.5 * spine.halves[S1]],
             )
         ),
-        spinous_length=_f(spinous * size * rng.uniform(0.85, 1.15, N_VERTEBRAE)),
-        spinous_half=_f(spinous_half * size * rng.uniform(0.85, 1.12, N_VERTEBRAE)),
-        hollow=_f(np.where(np.arange(N_VERTEBRAE) < S1, rng.uniform(0.8, 2.4, N_VERTEBRAE), 0.3) * size),
-        marrow=_f(0.05 * rng.standard_normal(N_VERTEBRAE)),
-        fatty=_F(np.clip(0.008 * (upright.age - 35) + 0.12 * rng.standard_normal(), 0, 0.6)),
-        nucleus=_f(np.clip(nucleus, 0.03, 1.0)),
+        spinous_length=_float32(spinous * size * rng.uniform(0.85, 1.15, N_VERTEBRAE)),
+        spinous_half=_float32(spinous_half * size * rng.uniform(0.85, 1.12, N_VERTEBRAE)),
+        hollow=_float32(np.where(np.arange(N_VERTEBRAE) < S1, rng.uniform(0.8, 2.4, N_VERTEBRAE), 0.3) * size),
+        marrow=_float32(0.05 * rng.standard_normal(N_VERTEBRAE)),
+        fatty=np.float32(np.clip(0.008 * (upright.age - 35) + 0.12 * rng.standard_normal(), 0, 0.6)),
+        nucleus=_float32(np.clip(nucleus, 0.03, 1.0)),
         psoas=_psoas(size, rng),
         half_widths=spine.curve.at(spine.half_width, spine.middles),
         depths=spine.curve.at(spine.depth, spine.middles),
@@ -224,11 +229,11 @@ def build_body(person: Person) -> Body:
         back_line=ndimage.gaussian_filter1d(spine.curve.y, 40 / STEP, mode="nearest"),
         bladder=float(rng.uniform(6, 42)),
         rectum=spine.place(spine.middles[S1 + 3] + rng.uniform(-12, 12), rng.uniform(-8, 8), -30 - rng.uniform(0, 8)),
-        node_at=float(rng.uniform(0.35, 0.65)),
-        hip_back=float(rng.normal(0, 4)),
-        hip_height=float(rng.normal(0, 8)),
+        schmorl_depth_share=float(rng.uniform(0.35, 0.65)),
+        ilium_offset=float(rng.normal(0, 4)),
+        ilium_height=float(rng.normal(0, 8)),
         septa=float(rng.uniform(0.05, 0.4)),
-        herniation_at=_f(upright.herniation_at_mm),
+        herniation_at=_float32(upright.herniation_at_mm),
         removed=removed,
         haemangioma=(rng.uniform(-8, 8), -rng.uniform(10, 22), rng.uniform(-5, 5), rng.uniform(4, 8)),
     )
@@ -239,7 +244,7 @@ def _psoas(size: float, rng: np.random.Generator) -> np.ndarray:
     return radius * size * rng.uniform(0.85, 1.15)
 
 
-def _f(values: np.ndarray) -> np.ndarray:
+def _float32(values: np.ndarray) -> np.ndarray:
     return np.asarray(values, dtype=np.float32)
 
 

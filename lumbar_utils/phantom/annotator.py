@@ -89,7 +89,7 @@ def annotate(
         False where no series covers the place; such a target gets no label either.
     """
     true_places = np.stack([canal, foramen[:, 0], foramen[:, 1], recess[:, 0], recess[:, 1]])
-    places = _with_level_mistakes(true_places, rng)
+    places = _with_wrong_levels(true_places, rng)
     kinds = ("canal", "foramen", "foramen", "recess", "recess")
     wanted = (SAGITTAL_T2, SAGITTAL_T1, SAGITTAL_T1, AXIAL_T2, AXIAL_T2)
     own_sagittal = {view: _pick(_sagittal_for(series, view), rng) for view in (SAGITTAL_T2, SAGITTAL_T1)}
@@ -114,7 +114,7 @@ def annotate(
             stack, index, _ = (values[level] for values in hits[chosen])
             shift = (1 if slip[1] < 0.5 else -1) if slip[0] < SLICE_SLIP[kinds[c]] else 0
             points[target] = _click(candidates[chosen], stack, index + shift, places[c, level], target, jitter)
-    return list(_with_point_mistakes(points, rng).values()), visible
+    return list(_with_wrong_points(points, rng).values()), visible
 
 
 def _sagittal_for(series: Sequence[StoredSeries], view: str) -> list[StoredSeries]:
@@ -157,7 +157,7 @@ def _click(
     return ClickedPoint(target, series.series_id, int(series.instance_numbers[stack][index]), float(x), float(y))
 
 
-def _with_level_mistakes(places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def _with_wrong_levels(places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Rarely, move one condition's chain by a level; its free end goes where the next disc would be."""
     happens, condition, down = rng.random() < WRONG_LEVEL_RATE, int(rng.integers(len(places))), rng.random() < 0.5
     if not happens:
@@ -171,7 +171,7 @@ def _with_level_mistakes(places: np.ndarray, rng: np.random.Generator) -> np.nda
     return np.concatenate([places[:condition], shifted[None], places[condition + 1 :]])
 
 
-def _with_point_mistakes(points: dict[int, ClickedPoint], rng: np.random.Generator) -> dict[int, ClickedPoint]:
+def _with_wrong_points(points: dict[int, ClickedPoint], rng: np.random.Generator) -> dict[int, ClickedPoint]:
     """Canal points in the image corner, left and right exchanged."""
     result = dict(points)
     corner, swap = rng.random(N_LEVELS), rng.random((2, N_LEVELS))

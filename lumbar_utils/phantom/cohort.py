@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import shutil
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import joblib
 import numpy as np
 import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
 from ..errors import DataError
+from ..files import write_text
 from ..labels import (
     AXIAL_T2,
     MISSING,
@@ -32,13 +31,14 @@ from ..labels import (
     SEVERITIES,
     TARGETS,
 )
+from ..parallel import JobFailure, run_jobs
 from ..studies.competition import SYNTHETIC_MARK
 from . import tables
 from .anatomy import build_body
 from .annotator import StoredSeries, annotate
-from .dataset_quirks import StudyPlan, draw_plan, number_slices
-from .disease import sample_latents, sample_person
-from .reader_model import class_probabilities, prevalence, read_cohort, read_person
+from .dataset_quirks import StudyPlan, number_slices, sample_study_plan
+from .disease import sample_degrees, sample_person
+from .reader_model import class_probabilities, label_cohort, label_person, prevalence
 from .scanner import PROFILES, Protocol, acquire, sample_protocols
 from .writer import SeriesHeader, write_series
 
@@ -123,7 +123,7 @@ def generate_cohort(
     test_fraction : float
         Share of studies in the test part, whose labels lie only in `truth/labels.csv`.
     n_jobs : int
-        Worker processes; 1 works in this process.
+        Worker processes, see `parallel.run_jobs`; 1 works in this process.
     randomise : bool
         People, contrasts and artefacts far beyond reality, for training a localiser that must work on real scans.
     transfer_syntax : str
@@ -139,7 +139,8 @@ def generate_cohort(
     Raises
     ------
     DataError
-        For settings out of range, and when `out` holds something else or a cohort made with other settings.
+        For settings out of range, when `out` holds something else or a cohort made with other settings, and when a
+        study cannot be made, say because the disk is full.
     """
     config = CohortConfig(n_studies, int(seed), profile, float(test_fraction), randomise, transfer_syntax)
     root = Path(out)
@@ -158,12 +159,10 @@ def generate_cohort(
     with tqdm(
         total=n_studies, initial=n_studies - len(todo), desc="phantom", unit="study", disable=not progress
     ) as bar:
-        if n_jobs == 1 or len(todo) <= 1:
-            finished = (make_study(root, config, index) for index in todo)
-        else:
-            jobs = (joblib.delayed(make_study)(root, config, index) for index in todo)
-            finished = joblib.Parallel(n_jobs=n_jobs, return_as="generator_unordered")(jobs)
-        for _ in finished:
+        tasks = [(root, config, index) for index in todo]
+        for done, result in run_jobs(make_study, tasks, n_jobs=n_jobs if len(todo) > 1 else 1):
+            if isinstance(result, JobFailure):
+                raise DataError(f"study {todo[done]} of the cohort in {root}: {result.reason}")
             bar.update()
     summary = _finish(root, config)
     return {"root": root, **summary, "seconds": time.perf_counter() - started, "reused": False}
@@ -186,7 +185,7 @@ def _make_study(root: Path, config: CohortConfig, index: int) -> None:
     folder = root / f"{config.part(index)}_images" / study_id
     if folder.exists():
         shutil.rmtree(folder)
-    plan = draw_plan(rng(_STREAM_PLAN))
+    plan = sample_study_plan(rng(_STREAM_PLAN))
     body = build_body(person)
     protocols = sample_protocols(
         body,
@@ -220,12 +219,12 @@ def _make_study(root: Path, config: CohortConfig, index: int) -> None:
         canal=truth.canal,
         foramen=truth.foramen,
         recess=truth.recess,
-        labelled=~plan.unread,
+        labelled=~plan.unlabelled,
         rng=rng(_STREAM_POINTS),
     )
-    labels = np.where(plan.unread | ~visible, MISSING, read_person(person.degrees, index, config.seed))
+    labels = np.where(plan.unlabelled | ~visible, MISSING, label_person(person.degrees, index, config.seed))
     record = tables.study_record(study_id, config.part(index), person, truth, labels, stored, points, n_files)
-    _write_atomically(_record_path(root, index), json.dumps(record))
+    write_text(_record_path(root, index), json.dumps(record))
 
 
 def prevalence_report(n_studies: int = 2000, seed: int = 0, *, score: Callable | None = None) -> dict:
@@ -243,8 +242,8 @@ def prevalence_report(n_studies: int = 2000, seed: int = 0, *, score: Callable |
         `any_severe_canal`: share of studies; `labels` int8 (n, 25); `oracle`: what `score` says of
         the frequencies, or None.
     """
-    degrees = sample_latents(n_studies, seed)
-    labels = read_cohort(degrees, seed)
+    degrees = sample_degrees(n_studies, seed)
+    labels = label_cohort(degrees, seed)
     expected = prevalence().ravel()
     got = np.stack([(labels == k).mean(axis=0) for k in range(N_SEVERITIES)], axis=1).ravel()
     table = pd.DataFrame(
@@ -288,12 +287,12 @@ def without_levels_above(protocol: Protocol, canal: np.ndarray, level: int) -> P
 def series_header(protocol: Protocol, plan: StudyPlan, series_number: int) -> SeriesHeader:
     """What the header says about how a series was acquired."""
     sequence = protocol.sequence
-    inversion = sequence.inversion_ms > 0
+    inversion = sequence.inversion_time > 0
     return SeriesHeader(
         description=plan.description(protocol.view, inversion=inversion),
-        echo_time=round(sequence.echo_ms, 1),
-        repetition_time=round(sequence.repetition_ms),
-        inversion_time=round(sequence.inversion_ms) if inversion else None,
+        echo_time=round(sequence.echo_time, 1),
+        repetition_time=round(sequence.repetition_time),
+        inversion_time=round(sequence.inversion_time) if inversion else None,
         field_strength=round(sequence.tesla, 2),
         slice_thickness=round(protocol.thickness_mm, 2),
         slice_spacing=round(protocol.blocks[0].step_mm, 3),
@@ -329,8 +328,8 @@ def _claim(root: Path, config: CohortConfig, *, overwrite: bool) -> dict | None:
         raise DataError(f"{root} is not empty and was not made by this program: choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     note = tables.SYNTHETIC_NOTE.format(n_studies=config.n_studies, seed=config.seed, profile=config.profile)
-    _write_atomically(path, json.dumps({"config": asdict(config), "summary": None}, indent=1) + "\n")
-    _write_atomically(root / SYNTHETIC_MARK, note)
+    write_text(path, json.dumps({"config": asdict(config), "summary": None}, indent=1) + "\n")
+    write_text(root / SYNTHETIC_MARK, note)
     return None
 
 
@@ -345,16 +344,10 @@ def _finish(root: Path, config: CohortConfig) -> dict:
         "n_files": sum(record["n_files"] for record in records),
     }
     state = {"synthetic": True, "config": asdict(config), "summary": summary}
-    _write_atomically(root / "truth" / "cohort.json", json.dumps(state, indent=1) + "\n")
+    write_text(root / "truth" / "cohort.json", json.dumps(state, indent=1) + "\n")
     shutil.rmtree(root / "truth" / "parts")
     return summary
 
 
 def _record_path(root: Path, index: int) -> Path:
     return root / "truth" / "parts" / f"{index}.json"
-
-
-def _write_atomically(path: Path, text: str) -> None:
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, path)

@@ -17,7 +17,7 @@ import numpy as np
 from ..geometry import LEFT, StackGeometry
 from ..labels import AXIAL_T2, N_CONDITIONS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2
 
-N_AXIAL_SHARES = (0.8305, 0.155, 0.014, 0.0005)
+N_AXIAL_RATES = (0.8305, 0.155, 0.014, 0.0005)
 TWO_T1_RATE, NO_T1_RATE, NO_T2_RATE = 7 / 1975, 2 / 1975, 1 / 1975
 RIGHT_TO_LEFT_RATE = 0.64
 """Sagittal series whose slices run from the patient's right to the left with rising instance number."""
@@ -30,7 +30,7 @@ RLE_RATE = 0.01
 
 INCOMPLETE_RATE = 185 / 1975
 """Studies with any label missing."""
-UNREAD_SHARE = np.array(
+MISSING_LABEL_RATE = np.array(
     [
         [0.005, 0.005, 0.005, 0.005, 0.015],
         [0.010, 0.010, 0.010, 0.010, 0.025],
@@ -83,18 +83,18 @@ class StudyPlan:
     Parameters
     ----------
     series : tuple of SeriesPlan
-    unread : ndarray of bool, shape (25,)
+    unlabelled : ndarray of bool, shape (25,)
         Targets without a label.
     axial_top_level : int
-        First level that the axial series reach; the subarticular labels above it are among `unread`.
-    house_style : int
+        First level that the axial series reach; the subarticular labels above it are among `unlabelled`.
+    naming_scheme : int
         Which of the ways to name a series this study's scanner uses.
     """
 
     series: tuple[SeriesPlan, ...]
-    unread: np.ndarray
+    unlabelled: np.ndarray
     axial_top_level: int = 0
-    house_style: int = 0
+    naming_scheme: int = 0
 
     @property
     def views(self) -> tuple[str, ...]:
@@ -103,25 +103,25 @@ class StudyPlan:
 
     def description(self, view: str, *, inversion: bool = False) -> str:
         """The scanner's name for a series."""
-        return (_STIR_DESCRIPTIONS if inversion else _DESCRIPTIONS[view])[self.house_style]
+        return (_STIR_DESCRIPTIONS if inversion else _DESCRIPTIONS[view])[self.naming_scheme]
 
 
-def draw_plan(rng: np.random.Generator) -> StudyPlan:
+def sample_study_plan(rng: np.random.Generator) -> StudyPlan:
     """Draw a study's series and missing labels."""
-    n_axial = 1 + int(rng.choice(len(N_AXIAL_SHARES), p=N_AXIAL_SHARES))
+    n_axial = 1 + int(rng.choice(len(N_AXIAL_RATES), p=N_AXIAL_RATES))
     absent, doubled = rng.random(2)
     n_t1 = 0 if absent < NO_T1_RATE else 2 if doubled < TWO_T1_RATE else 1
     n_t2 = 0 if NO_T1_RATE <= absent < NO_T1_RATE + NO_T2_RATE else 1
     views = [SAGITTAL_T1] * n_t1 + [SAGITTAL_T2] * n_t2 + [AXIAL_T2] * n_axial
     forward_sagittal = bool(rng.random() < RIGHT_TO_LEFT_RATE)
-    series = tuple(_draw_series(view, forward_sagittal, rng) for view in views)
-    unread = _draw_unread(rng)
-    both_sides = unread[3] & unread[4]
+    series = tuple(_sample_series_plan(view, forward_sagittal, rng) for view in views)
+    unlabelled = _sample_missing_labels(rng)
+    both_sides = unlabelled[3] & unlabelled[4]
     top = 0 if not both_sides[0] else 1 if not both_sides[1] else 2
-    return StudyPlan(series, unread.ravel(), top, int(rng.integers(len(_STIR_DESCRIPTIONS))))
+    return StudyPlan(series, unlabelled.ravel(), top, int(rng.integers(len(_STIR_DESCRIPTIONS))))
 
 
-def _draw_series(view: str, forward_sagittal: bool, rng: np.random.Generator) -> SeriesPlan:
+def _sample_series_plan(view: str, forward_sagittal: bool, rng: np.random.Generator) -> SeriesPlan:
     downward, mixed, late, gaps, packed = rng.random(5)
     return SeriesPlan(
         view=view,
@@ -134,12 +134,12 @@ def _draw_series(view: str, forward_sagittal: bool, rng: np.random.Generator) ->
     )
 
 
-def _draw_unread(rng: np.random.Generator) -> np.ndarray:
+def _sample_missing_labels(rng: np.random.Generator) -> np.ndarray:
     """Missing labels (5, 5). The subarticular ones go by level, both sides at once, from the top."""
     incomplete = rng.random() < INCOMPLETE_RATE
-    single = rng.random((N_CONDITIONS, N_LEVELS)) < UNREAD_SHARE
-    # One draw for both sides and all levels: a lower level is unread only where the one above is.
-    out_of_reach = rng.random() < UNREAD_SHARE[3, :2]
+    single = rng.random((N_CONDITIONS, N_LEVELS)) < MISSING_LABEL_RATE
+    # One draw for both sides and all levels: a lower level is unlabelled only where the one above is.
+    out_of_reach = rng.random() < MISSING_LABEL_RATE[3, :2]
     single[3:, :2] = out_of_reach
     return single & incomplete
 

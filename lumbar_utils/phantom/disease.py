@@ -54,7 +54,7 @@ dilute them. Pairs that nobody has published (subarticular neighbours, foraminal
 DISTANT = 0.8
 """Correlation over two levels against the product of the two steps; sets how many studies have a severe canal."""
 
-_STREAM_DEGREES, _STREAM_BUILD, _STREAM_VARIATION = 11, 12, 13
+_STREAM_DEGREES, _STREAM_BUILD, _STREAM_RANDOMISATION = 11, 12, 13
 
 
 def degree_of(perceived: np.ndarray) -> np.ndarray:
@@ -82,7 +82,7 @@ def marginals(reader_sd: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarr
 
 
 @lru_cache(maxsize=1)
-def _factor() -> np.ndarray:
+def _correlation_factor() -> np.ndarray:
     """(25, 25) factor `f` with `f @ f.T` the correlation matrix of `z`, the nearest that is possible."""
     chains = np.ones((N_CONDITIONS, N_LEVELS, N_LEVELS))
     for c in range(N_CONDITIONS):
@@ -99,16 +99,16 @@ def _factor() -> np.ndarray:
     return factor / np.linalg.norm(factor, axis=1, keepdims=True)
 
 
-def _scores(index: int, seed: int) -> np.ndarray:
+def _correlated_normals(index: int, seed: int) -> np.ndarray:
     """The person's 25 correlated standard normals `z`."""
     rng = np.random.default_rng([seed, index, _STREAM_DEGREES])
-    return _factor() @ rng.standard_normal(N_TARGETS)
+    return _correlation_factor() @ rng.standard_normal(N_TARGETS)
 
 
-def sample_latents(n: int, seed: int) -> np.ndarray:
+def sample_degrees(n: int, seed: int) -> np.ndarray:
     """Degrees of the first `n` people of a cohort, shape (n, 25), without anything else. Fast."""
     offset, scale = marginals()
-    z = np.stack([_scores(index, seed) for index in range(n)]) if n else np.empty((0, N_TARGETS))
+    z = np.stack([_correlated_normals(index, seed) for index in range(n)]) if n else np.empty((0, N_TARGETS))
     return degree_of(offset + scale * z)
 
 
@@ -117,7 +117,7 @@ def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
 
     `randomise` keeps the stenosis degrees and draws build, wear and pathology far beyond what a population has.
     """
-    z = _scores(index, seed)
+    z = _correlated_normals(index, seed)
     offset, scale = marginals()
     rng = np.random.default_rng([seed, index, _STREAM_BUILD])
     wear = z.reshape(N_CONDITIONS, N_LEVELS)
@@ -159,7 +159,7 @@ def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
         sacral_kyphosis_degrees=float(np.clip(58 + 14 * rng.standard_normal(), 30, 92)),
     )
     person = replace(person, fracture=_fractures(rng, age, male), schmorl_mm=_schmorl(rng))
-    return randomised(person, np.random.default_rng([seed, index, _STREAM_VARIATION])) if randomise else person
+    return randomised(person, np.random.default_rng([seed, index, _STREAM_RANDOMISATION])) if randomise else person
 
 
 def _fractures(rng: np.random.Generator, age: float, male: bool) -> np.ndarray:

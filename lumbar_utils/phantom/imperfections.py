@@ -15,7 +15,9 @@ from .tissue import Tissue
 _FATTY = [Tissue.FAT, Tissue.EPIDURAL_FAT, Tissue.FATTY_MARROW]
 
 
-def draw_contrast(rng: np.random.Generator, view: str, tesla: float, *, randomise: bool) -> tuple[Sequence, np.ndarray]:
+def sample_contrast(
+    rng: np.random.Generator, view: str, tesla: float, *, randomise: bool
+) -> tuple[Sequence, np.ndarray]:
     """A sequence that belongs to the view, and the signal of every tissue."""
     if view == SAGITTAL_T1:
         sequence = Sequence(rng.uniform(480, 720), rng.uniform(8, 14), 0.0, tesla)
@@ -30,7 +32,7 @@ def draw_contrast(rng: np.random.Generator, view: str, tesla: float, *, randomis
     return sequence, tissue_signal(sequence, rng, spread=0.15 if randomise else 0.05)
 
 
-def draw_any_contrast(rng: np.random.Generator, tesla: float) -> tuple[Sequence, np.ndarray]:
+def sample_localizer_contrast(rng: np.random.Generator, tesla: float) -> tuple[Sequence, np.ndarray]:
     """For the localizer: one half any sagittal sequence of a spine protocol, the other half random signal."""
     if rng.random() < 0.5:
         return Sequence(3000, 90, 0.0, tesla), random_signal(rng)
@@ -58,7 +60,7 @@ def draw_any_contrast(rng: np.random.Generator, tesla: float) -> tuple[Sequence,
     return sequence, signal
 
 
-def draw_imperfections(body: Body, rng: np.random.Generator, *, randomise: bool) -> dict:
+def sample_imperfections(body: Body, rng: np.random.Generator, *, randomise: bool) -> dict:
     """Fields of `protocol.Protocol`: coil, noise, ghosts, saturation band, bias, and when randomised the rest."""
     canal = body.truth.canal
     back = canal.mean(0) + np.array([0, 55 + body.person.fat_mm, 0])
@@ -82,7 +84,7 @@ def draw_imperfections(body: Body, rng: np.random.Generator, *, randomise: bool)
             saturation_mm=float(rng.uniform(-5, 40)) if rng.random() < 0.4 else float("inf"),
             saturation_floor=float(rng.uniform(0, 0.7)),
             ghost=float(rng.gamma(1.2, 0.03)) * (rng.random() < 0.6),
-            ghost_axis=int(rng.integers(2)),
+            phase_axis=int(rng.integers(2)),
             ghost_shift=float(rng.uniform(0.08, 0.5)),
             fold=float(rng.uniform(0.04, 0.2)) if rng.random() < 0.1 else 0.0,
             apodised=bool(rng.random() < 0.7),

@@ -1,6 +1,6 @@
-"""The bones behind and beside the canal: pedicles, facets, laminae, spinous and transverse processes, sacral wings.
+"""The bones behind and beside the canal: pedicles, facets, laminae, spinous and transverse processes, sacrum, ribs.
 
-Each bone is a signed distance in mm, negative inside, at a flat list of points (`anatomy.Part`). They are united
+Each bone is a signed distance in mm, negative inside, at a flat list of points (`anatomy.Points`). They are united
 before painting, so that no cortex is left where one grows out of another.
 """
 
@@ -8,59 +8,57 @@ from __future__ import annotations
 
 import numpy as np
 
-from .profiles import S1
+from .profiles import L1, S1
 from .tissue import Tissue, edge
 
-_F = np.float32
 
-
-def paint_arches(body, p, paint) -> None:
+def paint_neural_arch(body, p, canvas) -> None:
     """All bone but the bodies, with the facet joints, the sacral foramina and the ligaments between the spines."""
-    spine, size, soft = body.spine, body.person.stature, paint.softness
+    spine, size, soft = body.spine, body.person.stature, canvas.softness
     # A lumbarised S1 has facets of its own.
-    sacral = spine.vertebra.take(p.index) >= S1 + (body.person.transition > 0.4)
-    back = spine.canal_back.take(p.index)
-    below = p.s - spine.disc_middle.take(p.index)
-    centre = spine.pedicle_centre.take(p.index)
+    sacral = p.at(spine.vertebra) >= S1 + (body.person.transition > 0.4)
+    back = p.at(spine.canal_back)
+    below = p.s - p.at(spine.disc_middle)
+    centre = p.at(spine.pedicle_centre)
     pillar, joint = _pillar(spine, p, size, back, below, centre)
     spinous, length = _spinous(body, p, size, back)
     free = np.minimum(_pedicle_and_transverse(spine, p, size, centre), pillar)
     bone = np.minimum(np.minimum(_lamina(spine, p, size, back), spinous), _wing(body, p))
-    bone = np.where(sacral, bone, np.minimum(bone, free)) + _F(0.6) * p.slow
+    bone = np.where(sacral, bone, np.minimum(bone, free)) + 0.6 * p.slow
     if body.removed.any():
         wound = _wound(body, p, back)
         bone = np.maximum(bone, -wound)
 
     # Between the spinous processes: ligament with stripes of fat.
-    between = np.maximum(p.au - 4, np.maximum(back - p.v, p.v - back - length - 1))
-    stripes = _F(0.42) + _F(0.35) * p.clouds + _F(0.16) * np.sin(_F(0.75) * p.s + _F(0.4) * p.v + p.clouds)
-    paint.blend(edge(between, 2.0), np.clip(stripes, 0, 1), Tissue.LIGAMENT, Tissue.FAT, _F(0.1) * p.grain)
+    between = np.maximum(p.abs_u - 4, np.maximum(back - p.v, p.v - back - length - 1))
+    stripes = 0.42 + 0.35 * p.clouds + 0.16 * np.sin(0.75 * p.s + 0.4 * p.v + p.clouds)
+    canvas.paint_mixture(edge(between, 2.0), np.clip(stripes, 0, 1), Tissue.LIGAMENT, Tissue.FAT, 0.1 * p.grain)
     # The supraspinous ligament runs over their tips.
-    cord = np.maximum(np.abs(p.v - back - length - 3) - _F(1.8) + _F(0.5) * p.slow, p.au - 6)
-    paint.lay(edge(cord, 1.5) * ~sacral, Tissue.LIGAMENT)
-    paint.lay(edge(bone - _F(0.15), soft) * _F(0.8), Tissue.CORTEX)
-    paint.lay(edge(bone + _F(0.6), soft), Tissue.MARROW, _F(0.10) * p.grain + _F(0.12) * p.clouds + _F(0.08))
+    cord = np.maximum(np.abs(p.v - back - length - 3) - 1.8 + 0.5 * p.slow, p.abs_u - 6)
+    canvas.paint(edge(cord, 1.5) * ~sacral, Tissue.LIGAMENT)
+    canvas.paint(edge(bone - 0.15, soft) * 0.8, Tissue.CORTEX)
+    canvas.paint(edge(bone + 0.6, soft), Tissue.MARROW, 0.10 * p.grain + 0.12 * p.clouds + 0.08)
 
-    at_joint = edge(np.maximum(pillar + _F(0.5), np.abs(below) - _F(8 * size)), 2.0) * ~sacral
-    paint.lay(at_joint * edge(np.abs(joint) - _F(1.5), soft), Tissue.CORTEX)
-    paint.lay(at_joint * edge(np.abs(joint) - _F(0.45), soft), Tissue.CARTILAGE)
+    at_joint = edge(np.maximum(pillar + 0.5, np.abs(below) - (8 * size)), 2.0) * ~sacral
+    canvas.paint(at_joint * edge(np.abs(joint) - 1.5, soft), Tissue.CORTEX)
+    canvas.paint(at_joint * edge(np.abs(joint) - 0.45, soft), Tissue.CARTILAGE)
     if body.removed.any():
         tissue = (Tissue.LIGAMENT, Tissue.FAT, Tissue.FLUID)[body.person.wound]
         scarred = edge(wound + p.clouds, 3.0)
-        paint.blend(scarred, np.clip(_F(0.75) + _F(0.5) * p.slow, 0, 1), Tissue.MUSCLE, tissue, _F(0.2) * p.clouds)
-    _paint_sacral_foramina(spine, p, size, below, paint)
+        canvas.paint_mixture(scarred, np.clip(0.75 + 0.5 * p.slow, 0, 1), Tissue.MUSCLE, tissue, 0.2 * p.clouds)
+    _paint_sacral_foramina(spine, p, size, below, canvas)
 
 
 def _pedicle_and_transverse(spine, p, size: float, centre: np.ndarray) -> np.ndarray:
     """Pedicles from the upper half of the body backward; transverse processes out from their ends."""
-    t, half = p.s - spine.body_middle.take(p.index), spine.body_half.take(p.index)
-    width = spine.pedicle_half.take(p.index)
-    rise, off = (t + _F(0.36) * half) / (_F(0.52) * half), (p.au - centre) / width
-    ends = ((p.v - _F(2 * size)) / _F(12.5 * size)) ** 2
-    pedicle = (np.sqrt(rise * rise + off * off + ends * ends) - 1) * width + _F(0.5) * p.slow
-    up, behind = t + _F(0.30) * half, (p.v - _F(9 * size) - _F(0.12) * p.au) * _F(0.8)
-    transverse = np.sqrt(up * up + behind * behind) - _F(3.4 * size)
-    transverse = np.maximum(transverse, np.maximum(p.au - centre - _F(24 * size), centre - p.au))
+    t, half = p.s - p.at(spine.body_middle), p.at(spine.body_half)
+    width = p.at(spine.pedicle_half)
+    rise, off = (t + 0.36 * half) / (0.52 * half), (p.abs_u - centre) / width
+    ends = ((p.v - (2 * size)) / (12.5 * size)) ** 2
+    pedicle = (np.sqrt(rise * rise + off * off + ends * ends) - 1) * width + 0.5 * p.slow
+    up, behind = t + 0.30 * half, (p.v - (9 * size) - 0.12 * p.abs_u) * 0.8
+    transverse = np.sqrt(up * up + behind * behind) - (3.4 * size)
+    transverse = np.maximum(transverse, np.maximum(p.abs_u - centre - (24 * size), centre - p.abs_u))
     return np.minimum(pedicle, transverse)
 
 
@@ -70,65 +68,81 @@ def _pillar(spine, p, size: float, back, below, centre) -> tuple[np.ndarray, np.
     A narrowed recess goes with an overgrown facet that reaches forward and inward.
     """
     recess = spine.recess[p.side, p.index]
-    wide = np.exp(-(((below - 1) / _F(9 * size)) ** 2))
-    reach = _F(4.6 * size) + (_F(3.4 * size) + 2 * recess) * wide
-    du = p.au - centre - _F(1.5 * size) + _F(1.2) * recess * wide
-    dv = p.v - back + _F(3.5 * size) - wide
+    wide = np.exp(-(((below - 1) / (9 * size)) ** 2))
+    reach = (4.6 * size) + (3.4 * size + 2 * recess) * wide
+    du = p.abs_u - centre - (1.5 * size) + 1.2 * recess * wide
+    dv = p.v - back + (3.5 * size) - wide
     # Longer along the joint than across it.
-    pillar = np.sqrt(du * du + dv * dv - _F(0.35) * du * dv) - reach + _F(0.8) * p.slow
-    along, across = (du + dv) * _F(0.7), (du - dv) * _F(0.7)
-    return pillar, across - _F(0.12) * below - _F(0.05) * along * along + _F(0.5) * p.slow
+    pillar = np.sqrt(du * du + dv * dv - 0.35 * du * dv) - reach + 0.8 * p.slow
+    along, across = (du + dv) * 0.7, (du - dv) * 0.7
+    return pillar, across - 0.12 * below - 0.05 * along * along + 0.5 * p.slow
 
 
 def _lamina(spine, p, size: float, back: np.ndarray) -> np.ndarray:
     """Two plates that meet behind the canal like a roof, with gaps at the height of the discs."""
-    roof = back - _F(0.50) * p.au
-    gap = (spine.interlaminar.take(p.index) - _F(0.42)) * _F(9 * size)
-    plate = np.maximum(np.abs(p.v - roof - _F(3.0 * size)) - _F(2.8 * size), p.au - _F(15 * size))
+    roof = back - 0.50 * p.abs_u
+    gap = (p.at(spine.interlaminar) - 0.42) * (9 * size)
+    plate = np.maximum(np.abs(p.v - roof - (3.0 * size)) - (2.8 * size), p.abs_u - (15 * size))
     return np.maximum(plate, gap)
 
 
 def _spinous(body, p, size: float, back: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Spinous processes, hanging lower than their bodies, and the length of the nearest one."""
     spine = body.spine
-    lowered = p.s - _F(8 * size) - _F(0.22) * (p.v - back)
+    lowered = p.s - (8 * size) - 0.22 * (p.v - back)
     index = spine.index(lowered)
     owner = spine.vertebra.take(index)
     length = body.spinous_length.take(owner)
-    out = np.abs(p.v - back - _F(2 * size) - length / 2) - length / 2 + 6
+    out = np.abs(p.v - back - (2 * size) - length / 2) - length / 2 + 6
     up = np.abs(lowered - spine.body_middle.take(index)) - body.spinous_half.take(owner) + 6
-    up -= _F(0.12) * (p.v - back)
-    blade = np.sqrt(np.maximum(out, 0) ** 2 + np.maximum(up, 0) ** 2) - 6 + _F(0.9) * p.slow
-    thickness = _F(2.6 * size) + _F(0.05) * (p.v - back)
-    return np.maximum(blade, p.au - thickness + _F(0.4) * p.slow), length
+    up -= 0.12 * (p.v - back)
+    blade = np.sqrt(np.maximum(out, 0) ** 2 + np.maximum(up, 0) ** 2) - 6 + 0.9 * p.slow
+    thickness = (2.6 * size) + 0.05 * (p.v - back)
+    return np.maximum(blade, p.abs_u - thickness + 0.4 * p.slow), length
 
 
 def _wound(body, p, back: np.ndarray) -> np.ndarray:
     """Where a laminectomy has taken lamina, spinous process and the ligaments behind: a trough down to the canal."""
-    taken = body.removed.take(body.spine.vertebra.take(body.spine.index(p.s - _F(5 * body.person.stature))))
+    taken = body.removed.take(body.spine.vertebra.take(body.spine.index(p.s - (5 * body.person.stature))))
     trough = np.maximum(
-        p.au - 11 - _F(0.15) * (p.v - back), np.maximum(back - p.v, p.v - back - _F(26 * body.person.stature))
+        p.abs_u - 11 - 0.15 * (p.v - back), np.maximum(back - p.v, p.v - back - (26 * body.person.stature))
     )
-    return np.where(taken, trough + 3 * p.slow, _F(20))
+    return np.where(taken, trough + 3 * p.slow, 20)
 
 
 def _wing(body, p) -> np.ndarray:
     """The sacrum's lateral masses, from below the top of S1."""
-    half, depth = body.wing.take(p.index), body.wing_depth.take(p.index)
-    wing = np.maximum(p.au - half, np.abs(p.v + depth - 8) - depth)
-    top = _F(body.sacrum_top) - p.s + 2 + _F(0.22) * np.maximum(p.au - 20, 0)
-    wing = np.maximum(wing, top) + _F(0.8) * p.slow
+    half, depth = p.at(body.wing), p.at(body.wing_depth)
+    wing = np.maximum(p.abs_u - half, np.abs(p.v + depth - 8) - depth)
+    top = body.sacrum_top - p.s + 2 + 0.22 * np.maximum(p.abs_u - 20, 0)
+    wing = np.maximum(wing, top) + 0.8 * p.slow
     # Not inside the sacral canal.
-    return np.maximum(wing, np.minimum(body.spine.canal_half.take(p.index) - p.au, p.v + 1))
+    return np.maximum(wing, np.minimum(p.at(body.spine.canal_half) - p.abs_u, p.v + 1))
 
 
-def _paint_sacral_foramina(spine, p, size: float, below: np.ndarray, paint) -> None:
+def _paint_sacral_foramina(spine, p, size: float, below: np.ndarray, canvas) -> None:
     """Fat with a root. They run forward and outward, so a sagittal plane cuts them round."""
-    present = spine.disc.take(p.index) >= S1
+    present = p.at(spine.disc) >= S1
     if not present.any():
         return
-    path = p.au - spine.canal_half.take(p.index) - 1 + _F(0.8) * (p.v - 2)
-    ring = np.sqrt((below + _F(0.5) * p.v) ** 2 + path * path * _F(0.6)) + p.slow
+    path = p.abs_u - p.at(spine.canal_half) - 1 + 0.8 * (p.v - 2)
+    ring = np.sqrt((below + 0.5 * p.v) ** 2 + path * path * 0.6) + p.slow
     ends = edge(np.maximum(p.v - 4, -16 - p.v), 3.0) * present
-    paint.lay(edge(ring - _F(4.6 * size), 1.5) * ends, Tissue.FAT)
-    paint.lay(edge(ring - _F(2.2 * size), 1.2) * ends, Tissue.ROOT)
+    canvas.paint(edge(ring - (4.6 * size), 1.5) * ends, Tissue.FAT)
+    canvas.paint(edge(ring - (2.2 * size), 1.2) * ends, Tissue.ROOT)
+
+
+def paint_ribs(body, p, canvas) -> None:
+    """Ribs from T12 upward: outward, downward and backward from the transverse processes, round in a sagittal cut."""
+    spine, size, soft = body.spine, body.person.stature, canvas.softness
+    out = p.abs_u - (20 * size)
+    raised = p.s - 0.35 * out - (2 * size)
+    index = spine.index(raised)
+    up = raised - spine.body_middle.take(index) + 0.3 * spine.body_half.take(index)
+    # Backward to the rib's angle, then forward.
+    back = p.v - (9 * size) - 0.30 * out + 0.006 * out * out
+    rib = np.sqrt(0.45 * up * up + back * back) - (3.6 * size)
+    rib = np.maximum(rib, -out) + 0.5 * p.slow
+    thoracic = spine.vertebra.take(index) < L1
+    canvas.paint(edge(rib - 0.2, soft) * thoracic, Tissue.CORTEX)
+    canvas.paint(edge(rib + 1.0, soft) * thoracic, Tissue.MARROW, 0.1 * p.grain)

@@ -19,7 +19,7 @@ from scipy import ndimage, special
 from ..labels import N_LEVELS
 from .curve import STEP, SpineCurve
 from .person import Person
-from .sacrum import Remnants, bend_sacrum, draw_remnants, square
+from .sacrum import Remnants, bend_sacrum, reshape_transitional_vertebra, sample_remnants
 
 VERTEBRAE = (
     *("T7", "T8", "T9", "T10", "T11", "T12"),
@@ -72,7 +72,7 @@ class Spine:
     sac_front: np.ndarray
     sac_back: np.ndarray
     sac_half: np.ndarray
-    sac_fill: np.ndarray  # 0 roots float in CSF, 1 no CSF left
+    crowding: np.ndarray  # 0 roots float in CSF, 1 no CSF left
     cord: np.ndarray  # radius
     canal_back: np.ndarray  # inner edge of laminae at the midline
     canal_half: np.ndarray
@@ -118,8 +118,8 @@ def build_spine(person: Person, rng: np.random.Generator) -> Spine:
     size = person.stature
     discs = np.arange(L1, L1 + N_LEVELS)
     tables = dict(zip(_TABLES, (t.copy() for t in _SIZES), strict=True))
-    square(person, tables, S1)
-    remnants = draw_remnants(person, S1, N_VERTEBRAE - 1, rng)
+    reshape_transitional_vertebra(person, tables, S1)
+    remnants = sample_remnants(person, S1, N_VERTEBRAE - 1, rng)
     height = 1.06 * tables["height"] * size * np.exp(person.height_spread * rng.standard_normal(N_VERTEBRAE))
     disc_height = tables["disc"] * size * np.exp(person.disc_spread * rng.standard_normal(N_VERTEBRAE - 1))
     disc_height[discs] *= 1 - 0.45 * person.degeneration
@@ -254,7 +254,7 @@ def build_spine(person: Person, rng: np.random.Generator) -> Spine:
         sac_front=f(sac_front),
         sac_back=f(sac_back),
         sac_half=f(sac_half),
-        sac_fill=f(fill),
+        crowding=f(fill),
         cord=f(cord),
         canal_back=f(canal_back),
         canal_half=f(canal_half),

@@ -13,7 +13,7 @@ import numpy as np
 from ..errors import DataError
 from ..labels import AXIAL_T2, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from .anatomy import Body
-from .imperfections import draw_any_contrast, draw_contrast, draw_imperfections
+from .imperfections import sample_contrast, sample_imperfections, sample_localizer_contrast
 from .signal import Sequence
 
 PROFILES = ("demo", "rsna")
@@ -46,7 +46,7 @@ class Protocol:
     blocks : tuple of Block
     fov_mm : (float, float)
         Height and width of the field of view.
-    acquired, reconstructed : (int, int)
+    acquisition_matrix, reconstruction_matrix : (int, int)
         Rows and columns measured, and of the image.
     thickness_mm : float
     sequence : Sequence
@@ -63,11 +63,11 @@ class Protocol:
         How far in front of the spine a saturation band begins; infinite for none.
     saturation_floor : float
         What the band leaves of the signal.
-    ghost, ghost_axis, ghost_shift : float, int, float
+    ghost, phase_axis, ghost_shift : float, int, float
         Strength of pulsation ghosts, 0 for ghosts along the columns' direction (down the image) or 1, and their
         distance as a share of the image.
     fold : float
-        Share of the image over which anatomy from outside folds in, along `ghost_axis`.
+        Share of the image over which anatomy from outside folds in, along `phase_axis`.
     apodised : bool
         Whether k-space is weighted against ringing.
     blur : float
@@ -82,15 +82,15 @@ class Protocol:
         Strength of the tissues' own texture.
     gain : float
         Stored value of a signal of 1.
-    samples : int
+    subslices : int
         Sub-slices averaged over the slice thickness.
     """
 
     view: str
     blocks: tuple[Block, ...]
     fov_mm: tuple[float, float]
-    acquired: tuple[int, int]
-    reconstructed: tuple[int, int]
+    acquisition_matrix: tuple[int, int]
+    reconstruction_matrix: tuple[int, int]
     thickness_mm: float
     sequence: Sequence
     signal: np.ndarray
@@ -101,7 +101,7 @@ class Protocol:
     saturation_mm: float = float("inf")
     saturation_floor: float = 0.3
     ghost: float = 0.0
-    ghost_axis: int = 0
+    phase_axis: int = 0
     ghost_shift: float = 1 / 3
     fold: float = 0.0
     apodised: bool = True
@@ -111,7 +111,7 @@ class Protocol:
     bias: np.ndarray = field(default_factory=lambda: np.zeros(6))
     grain: float = 1.0
     gain: float = 1000.0
-    samples: int = 2
+    subslices: int = 2
 
     @property
     def n_slices(self) -> int:
@@ -177,13 +177,15 @@ def localizer_protocol(
     step = float(rng.uniform(3, 6))
     block, height = _localizer_block(body, rng, (height, width), n_slices, step)
     rows, columns = (max(32, round(fov / pixel_mm / 8) * 8) for fov in (height, width))
-    sequence, signal = draw_any_contrast(rng, float(rng.choice([1.5, 3.0])))
+    sequence, signal = sample_localizer_contrast(rng, float(rng.choice([1.5, 3.0])))
     coarse = float(rng.uniform(0.6, 1.0)) if rng.random() < 0.3 else 1.0
-    acquired = (rows, int(columns * coarse) // 2 * 2) if rng.random() < 0.5 else (int(rows * coarse) // 2 * 2, columns)
+    measured = (rows, int(columns * coarse) // 2 * 2) if rng.random() < 0.5 else (int(rows * coarse) // 2 * 2, columns)
+    thickness = step * float(rng.uniform(0.7, 1.0))
+    imperfections = _with_discs_uncovered(body, block, (height, width), sample_imperfections(body, rng, randomise=True))
     return Protocol(
-        view=SAGITTAL_T2, blocks=(block,), fov_mm=(height, width), acquired=acquired, reconstructed=(rows, columns),
-        thickness_mm=step * float(rng.uniform(0.7, 1.0)), sequence=sequence, signal=signal, samples=1,
-        **_around(body, block, (height, width), draw_imperfections(body, rng, randomise=True)),
+        view=SAGITTAL_T2, blocks=(block,), fov_mm=(height, width), acquisition_matrix=measured,
+        reconstruction_matrix=(rows, columns), thickness_mm=thickness, sequence=sequence, signal=signal, subslices=1,
+        **imperfections,
     )  # fmt: skip
 
 
@@ -194,12 +196,12 @@ def _plain_localizer_protocol(body: Body, rng: np.random.Generator, pixel_mm: fl
     block = _sagittal_block(body, rng, fov, n_slices, step)
     if rng.random() < 0.3:  # the lateral slices of a usual series, which hold no canal
         block = replace(block, center=block.center + float(rng.uniform(-35, 35)) * block.normal)
-    sequence, signal = draw_contrast(rng, view, float(rng.choice([1.5, 3.0])), randomise=False)
+    sequence, signal = sample_contrast(rng, view, float(rng.choice([1.5, 3.0])), randomise=False)
     matrix = max(32, round(fov / pixel_mm / 8) * 8)
     return Protocol(
-        view=view, blocks=(block,), fov_mm=(fov, fov), acquired=(matrix, matrix), reconstructed=(matrix, matrix),
-        thickness_mm=0.88 * step, sequence=sequence, signal=signal, samples=1,
-        **draw_imperfections(body, rng, randomise=False),
+        view=view, blocks=(block,), fov_mm=(fov, fov), acquisition_matrix=(matrix, matrix),
+        reconstruction_matrix=(matrix, matrix), thickness_mm=0.88 * step, sequence=sequence, signal=signal, subslices=1,
+        **sample_imperfections(body, rng, randomise=False),
     )  # fmt: skip
 
 
@@ -218,7 +220,7 @@ def _localizer_block(
     turns = np.clip(rng.normal([lean, 0, 0], [6, 6, 6] if oblique else [1, 2, 1]), -12, 12)
     row, column = np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0])
     for axis, turn in zip(np.eye(3)[[1, 2, 0]], turns, strict=True):
-        row, column = _turned(row, axis, turn), _turned(column, axis, turn)
+        row, column = _rotated(row, axis, turn), _rotated(column, axis, turn)
     down, across = (canal - canal[2]) @ column, (canal - canal[2]) @ row
     height, width = max(fov[0], float(np.ptp(down)) + 16), fov[1]
     # Half as hospitals place them, half anywhere.
@@ -236,7 +238,7 @@ def _localizer_block(
     return Block(centre, row, column, n_slices, step), height
 
 
-def _around(body: Body, block: Block, fov: tuple[float, float], imperfections: dict) -> dict:
+def _with_discs_uncovered(body: Body, block: Block, fov: tuple[float, float], imperfections: dict) -> dict:
     """Imperfections whose empty borders leave the canal's points in the picture."""
     offset = body.truth.canal - block.center
     down, across = offset @ block.column_cosine / fov[0] + 0.5, offset @ block.row_cosine / fov[1] + 0.5
@@ -248,7 +250,7 @@ def _around(body: Body, block: Block, fov: tuple[float, float], imperfections: d
     return imperfections | {"border": border}
 
 
-def _turned(vector: np.ndarray, axis: np.ndarray, degrees: float) -> np.ndarray:
+def _rotated(vector: np.ndarray, axis: np.ndarray, degrees: float) -> np.ndarray:
     """A vector turned about a unit axis (Rodrigues)."""
     a = np.radians(degrees)
     return vector * np.cos(a) + np.cross(axis, vector) * np.sin(a) + axis * (axis @ vector) * (1 - np.cos(a))
@@ -263,7 +265,7 @@ def _sagittal_block(body: Body, rng: np.random.Generator, fov: float, n_slices: 
     turn_y = float(np.clip(0.8 * lean + rng.normal(0, 1.0), -12, 12))
     turn_z = float(rng.normal(0, 2.0))
     y_axis, z_axis = np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0])
-    row, column = (_turned(_turned(vector, y_axis, turn_y), z_axis, turn_z) for vector in (row, column))
+    row, column = (_rotated(_rotated(vector, y_axis, turn_y), z_axis, turn_z) for vector in (row, column))
     at = np.clip(rng.normal([0.559, 0.524], [0.035, 0.035]), 0.35, 0.7)
     centre = canal.mean(0) + (0.5 - at[0]) * fov * row + (0.5 - at[1]) * fov * column
     return Block(centre + rng.normal(0, 1.5) * np.cross(row, column), row, column, n_slices, step)
@@ -278,24 +280,25 @@ def _sagittal(body: Body, rng: np.random.Generator, profile: str, view: str, tes
     if profile == "demo":
         n_slices = int(rng.integers(13, 16))
         reconstructed = int(rng.choice([192, 224, 256]))
-        acquired = min(reconstructed, int(rng.choice([176, 192, 208])))
+        measured = min(reconstructed, int(rng.choice([176, 192, 208])))
         step = float(rng.uniform(4.6, 5.2))
     else:
         n_slices = int(np.clip(round(rng.normal(17.5 if is_t1 else 18, 2.2)), 11, 29))
         weights = [0.41, 0.22, 0.20, 0.10, 0.07] if is_t1 else [0.28, 0.24, 0.24, 0.16, 0.08]
         reconstructed = int(rng.choice([512, 384, 320, 448, 640] if is_t1 else [512, 320, 448, 384, 640], p=weights))
-        acquired = min(reconstructed, int(rng.choice([256, 288, 320])))
+        measured = min(reconstructed, int(rng.choice([256, 288, 320])))
         step = float(np.clip(rng.normal(4.5, 0.35), 3.6, 6.2))
     if randomise:
         block, fov = _localizer_block(body, rng, (fov, fov), n_slices, step, farthest_mm=12)
     else:
         block = _sagittal_block(body, rng, fov, n_slices, step)
-    sequence, signal = draw_contrast(rng, view, tesla, randomise=randomise)
-    rows = acquired if rng.random() < 0.7 else int(0.85 * acquired) // 2 * 2
+    sequence, signal = sample_contrast(rng, view, tesla, randomise=randomise)
+    rows = measured if rng.random() < 0.7 else int(0.85 * measured) // 2 * 2
+    imperfections = _with_discs_uncovered(body, block, (fov, fov), sample_imperfections(body, rng, randomise=randomise))
     return Protocol(
-        view=view, blocks=(block,), fov_mm=(fov, fov), acquired=(rows, acquired),
-        reconstructed=(reconstructed, reconstructed), thickness_mm=0.88 * step, sequence=sequence, signal=signal,
-        samples=2, **_around(body, block, (fov, fov), draw_imperfections(body, rng, randomise=randomise)),
+        view=view, blocks=(block,), fov_mm=(fov, fov), acquisition_matrix=(rows, measured),
+        reconstruction_matrix=(reconstructed, reconstructed), thickness_mm=0.88 * step, sequence=sequence,
+        signal=signal, **imperfections,
     )  # fmt: skip
 
 
@@ -310,15 +313,15 @@ def _axial(body: Body, rng: np.random.Generator, profile: str, tesla: float, ran
         blocks = (_straight_block(body, rng, step, 22 if demo else None),)
     if demo:
         reconstructed = int(rng.choice([192, 224, 256]))
-        acquired = min(reconstructed, int(rng.choice([160, 176, 192])))
+        measured = min(reconstructed, int(rng.choice([160, 176, 192])))
     else:
         reconstructed = int(rng.choice([320, 512, 640, 384, 448], p=[0.35, 0.3, 0.12, 0.15, 0.08]))
-        acquired = min(reconstructed, int(rng.choice([224, 256, 288])))
-    sequence, signal = draw_contrast(rng, AXIAL_T2, tesla, randomise=randomise)
+        measured = min(reconstructed, int(rng.choice([224, 256, 288])))
+    sequence, signal = sample_contrast(rng, AXIAL_T2, tesla, randomise=randomise)
     return Protocol(
-        view=AXIAL_T2, blocks=blocks, fov_mm=(fov, fov), acquired=(acquired, acquired),
-        reconstructed=(reconstructed, reconstructed), thickness_mm=0.88 * step, sequence=sequence, signal=signal,
-        samples=2, **draw_imperfections(body, rng, randomise=randomise),
+        view=AXIAL_T2, blocks=blocks, fov_mm=(fov, fov), acquisition_matrix=(measured, measured),
+        reconstruction_matrix=(reconstructed, reconstructed), thickness_mm=0.88 * step, sequence=sequence,
+        signal=signal, **sample_imperfections(body, rng, randomise=randomise),
     )  # fmt: skip
 
 
@@ -331,8 +334,8 @@ def _disc_block(body: Body, rng: np.random.Generator, level: int, n_slices: int,
     normal = body.truth.normal[level]
     lean = np.degrees(np.arcsin(np.clip(-normal[1], -1, 1))) * rng.uniform(0.8, 1.05) + rng.normal(0, 1.5)
     sideways = np.degrees(np.arctan2(normal[0], normal[2])) * 0.6
-    row = _turned(np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), sideways)
-    column = _turned(np.array([0, 1.0, 0]), row, lean)
+    row = _rotated(np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), sideways)
+    column = _rotated(np.array([0, 1.0, 0]), row, lean)
     at = 0.4 * body.truth.posterior[level] + 0.6 * body.truth.canal[level]
     return Block(_axial_center(body, rng, at), row, column, n_slices, step)
 
@@ -341,7 +344,7 @@ def _straight_block(body: Body, rng: np.random.Generator, step: float, n_slices:
     """One block from above L1/2 to below L5/S1, tilted by the mean of the lower discs or not at all."""
     canal = body.truth.canal
     lean = rng.choice([0.0, 1.0]) * rng.uniform(0, 12)
-    row, column = np.array([1.0, 0, 0]), _turned(np.array([0, 1.0, 0]), np.array([1.0, 0, 0]), lean)
+    row, column = np.array([1.0, 0, 0]), _rotated(np.array([0, 1.0, 0]), np.array([1.0, 0, 0]), lean)
     normal = np.cross(row, column)
     along = canal @ normal
     low, high = along.min() - 12 - rng.uniform(0, 10), along.max() + 10 + rng.uniform(0, 10)

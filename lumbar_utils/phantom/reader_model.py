@@ -27,10 +27,10 @@ from ..labels import (
 from ..studies.prevalence import MODERATE_PERCENT, SEVERE_PERCENT
 from .disease import READER_SD, perceived_of
 
-BLUNDER_RATE = 0.004
+LABEL_ERROR_RATE = 0.004
 """Share of labels that have nothing to do with the anatomy: wrong row, wrong side, wrong click."""
 
-READER_HABIT = 0.35
+SHARED_NOISE = 0.35
 """Share of the noise's variance that a study's targets of one family have in common: a strict or a generous reader."""
 
 _STREAM_LABELS = 21
@@ -51,26 +51,26 @@ def class_probabilities(degrees: np.ndarray) -> np.ndarray:
     sd = np.repeat(READER_SD, N_LEVELS)
     at_least_moderate, severe = ndtr((u - 1) / sd), ndtr((u - 2) / sd)
     read = np.stack([1 - at_least_moderate, at_least_moderate - severe, severe], axis=-1)
-    return (1 - BLUNDER_RATE) * read + BLUNDER_RATE * prevalence()
+    return (1 - LABEL_ERROR_RATE) * read + LABEL_ERROR_RATE * prevalence()
 
 
-def read_person(degrees: np.ndarray, index: int, seed: int) -> np.ndarray:
+def label_person(degrees: np.ndarray, index: int, seed: int) -> np.ndarray:
     """Labels int8 (25,) of person `index` of cohort `seed`, before any goes missing."""
     rng = np.random.default_rng([seed, index, _STREAM_LABELS])
     habit, own = rng.standard_normal(len(FAMILIES)), rng.standard_normal(N_TARGETS)
     blunder, careless = rng.random((2, N_TARGETS))
-    noise = np.sqrt(READER_HABIT) * habit[_FAMILY_OF_TARGET] + np.sqrt(1 - READER_HABIT) * own
+    noise = np.sqrt(SHARED_NOISE) * habit[_FAMILY_OF_TARGET] + np.sqrt(1 - SHARED_NOISE) * own
     u = perceived_of(degrees) + np.repeat(READER_SD, N_LEVELS) * noise
     label = (u > 1).astype(np.int8) + (u > 2)
     wrong = (careless[:, None] > np.cumsum(prevalence(), axis=1)[:, :2]).sum(axis=1)
-    return np.where(blunder < BLUNDER_RATE, wrong, label).astype(np.int8)
+    return np.where(blunder < LABEL_ERROR_RATE, wrong, label).astype(np.int8)
 
 
-def read_cohort(degrees: np.ndarray, seed: int) -> np.ndarray:
-    """Labels int8 (n, 25) of the first n people of cohort `seed`; row `i` equals `read_person(degrees[i], i, seed)`."""
+def label_cohort(degrees: np.ndarray, seed: int) -> np.ndarray:
+    """Labels int8 (n, 25) of a cohort's first n people; row `i` equals `label_person(degrees[i], i, seed)`."""
     if not len(degrees):
         return np.empty((0, N_TARGETS), dtype=np.int8)
-    return np.stack([read_person(row, index, seed) for index, row in enumerate(degrees)])
+    return np.stack([label_person(row, index, seed) for index, row in enumerate(degrees)])
 
 
 def oracle_frame(study_ids: list[str], degrees: np.ndarray) -> pd.DataFrame:

@@ -36,7 +36,7 @@ class Remnants:
     line: np.ndarray
 
 
-def draw_remnants(person: Person, s1: int, n_discs: int, rng: np.random.Generator) -> Remnants:
+def sample_remnants(person: Person, s1: int, n_discs: int, rng: np.random.Generator) -> Remnants:
     """Lumbar discs are whole, but for a block vertebra's and a sacralised L5's; sacral ones are thin or gone.
 
     O'Driscoll's types of S1/2 go by `person.sacral_disc`: none, a small one, one of full depth.
@@ -78,7 +78,7 @@ def bend_sacrum(body: np.ndarray, disc: np.ndarray, person: Person, s1: int, rng
         disc[s1] += 12 * lumbarised
 
 
-def square(person: Person, tables: dict[str, np.ndarray], s1: int) -> None:
+def reshape_transitional_vertebra(person: Person, tables: dict[str, np.ndarray], s1: int) -> None:
     """Move the outlines of a transitional vertebra (mm at stature 1, changed in place) toward its neighbour's kind.
 
     `tables` holds "top" and "bottom" (depths), "width top" and "width bottom" over the vertebrae, "height", and

@@ -12,10 +12,9 @@ from scipy import fft
 
 from ..geometry import StackGeometry
 from .anatomy import Body
-from .artefacts import clear_border, empty_round, fold_over, repeat_along, window
 from .protocol import PROFILES, Block, Protocol, localizer_protocol, sample_protocols
-from .soft_tissue import smooth_fields
-from .tissue import SignalPaint
+from .surroundings import smooth_fields
+from .tissue import SignalCanvas
 
 LATTICE_MM = 5.0
 """Distance of the points at which smooth fields are worked out; they bend over tens of mm."""
@@ -41,7 +40,7 @@ def acquire(body: Body, protocol: Protocol, rng: np.random.Generator) -> list[tu
 def _acquire_block(
     body: Body, protocol: Protocol, block: Block, rng: np.random.Generator
 ) -> tuple[StackGeometry, np.ndarray]:
-    rows, columns = protocol.reconstructed
+    rows, columns = protocol.reconstruction_matrix
     spacing = (protocol.fov_mm[0] / rows, protocol.fov_mm[1] / columns)
     normal = block.normal
     corner = (
@@ -53,16 +52,16 @@ def _acquire_block(
     positions = corner + offsets[:, None] * normal
     geometry = StackGeometry(positions, block.row_cosine, block.column_cosine, spacing, (rows, columns))
     lattice = _Lattice(protocol, block)
-    weights = window(protocol.acquired, apodised=protocol.apodised, blur=protocol.blur)
+    weights = kspace_weights(protocol.acquisition_matrix, apodised=protocol.apodised, blur=protocol.blur)
     pixels = np.empty((block.n_slices, rows, columns), dtype=np.uint16)
     reference = float(np.sort(protocol.signal)[-4])
     for k, position in enumerate(positions):
         measured = _measure(body, protocol, lattice, position, normal)
-        measured = fold_over(measured, protocol.fold, protocol.ghost_axis)
-        measured = repeat_along(measured, protocol.ghost, protocol.ghost_axis, protocol.ghost_shift)
+        measured = fold_over(measured, protocol.fold, protocol.phase_axis)
+        measured = add_ghosts(measured, protocol.ghost, protocol.phase_axis, protocol.ghost_shift)
         noise = rng.standard_normal((2, *measured.shape), dtype=np.float32) * np.float32(protocol.noise * reference)
         image = _reconstruct(measured + noise[0] + 1j * noise[1], weights, (rows, columns))
-        clear_border(image, protocol.border)
+        blank_border(image, protocol.border)
         np.clip(image * np.float32(protocol.gain), 0, _MAX, out=image)
         pixels[k] = np.rint(image)
     return geometry, pixels
@@ -72,10 +71,10 @@ class _Lattice:
     """Coarse points of a plane and the matrices that spread values from them to the measured grid."""
 
     def __init__(self, protocol: Protocol, block: Block):
-        self.steps = [f / n for f, n in zip(protocol.fov_mm, protocol.acquired, strict=True)]
+        self.steps = [f / n for f, n in zip(protocol.fov_mm, protocol.acquisition_matrix, strict=True)]
         spread = []
         coarse = []
-        for n, step in zip(protocol.acquired, self.steps, strict=True):
+        for n, step in zip(protocol.acquisition_matrix, self.steps, strict=True):
             cells = max(2, int(np.ceil((n - 1) * step / LATTICE_MM)))
             knots = np.linspace(0, n - 1, cells + 1)
             position = np.arange(n) / (n - 1) * cells
@@ -97,18 +96,18 @@ class _Lattice:
 
 def _measure(body: Body, protocol: Protocol, lattice: _Lattice, position: np.ndarray, normal: np.ndarray) -> np.ndarray:
     """One slice without noise on the measured grid, float32."""
-    n = protocol.samples
+    n = protocol.subslices
     depths = ((np.arange(n) + 0.5) / n - 0.5) * protocol.thickness_mm
     points = position + lattice.points + depths[:, None, None, None] * normal
     coarse = smooth_fields(body, body.to_own(points).astype(np.float32))
     fields = dict(zip(coarse, lattice.spread(np.stack(list(coarse.values()), dtype=np.float32)), strict=True))
-    paint = SignalPaint(fields["x"].shape, protocol.signal, lattice.softness, grain=protocol.grain)
-    body.paint(fields, paint)
-    image = paint.value.mean(axis=0)
+    canvas = SignalCanvas(fields["x"].shape, protocol.signal, lattice.softness, grain=protocol.grain)
+    body.paint(fields, canvas)
+    image = canvas.value.mean(axis=0)
     for place, radius in protocol.metal:
         own = body.to_own(place).astype(np.float32)
         distance = np.sqrt(sum((fields[name].mean(axis=0) - at) ** 2 for name, at in zip("xyz", own, strict=True)))
-        image = empty_round(distance, radius, image, float(protocol.signal.max()))
+        image = add_void(distance, radius, image, float(protocol.signal.max()))
     image *= lattice.spread(_sensitivity(protocol, points.mean(axis=0), coarse["v"].mean(axis=0)))
     return image
 
@@ -146,6 +145,53 @@ def _reconstruct(measured: np.ndarray, weights: np.ndarray, shape: tuple[int, in
         full[rows - (m - top) :, columns - (n - left) :] = k[top:, left:]
         k = full * np.float32(rows * columns / (m * n))
     return np.abs(fft.ifft2(k, overwrite_x=True))
+
+
+def add_ghosts(image: np.ndarray, strength: float, axis: int, shift: float) -> np.ndarray:
+    """Ghosts of what pulsates or breathes: copies shifted by a share of the image along the phase encoding."""
+    if strength <= 0:
+        return image
+    cells = max(1, int(image.shape[axis] * shift))
+    return image + np.float32(strength) * (np.roll(image, cells, axis=axis) + np.roll(image, -cells, axis=axis))
+
+
+def fold_over(image: np.ndarray, share: float, axis: int) -> np.ndarray:
+    """Anatomy from outside the field of view on the opposite edge; what lies outside is taken as the edge's mirror."""
+    cells = int(image.shape[axis] * share)
+    if cells == 0:
+        return image
+    folded = np.moveaxis(image.copy(), axis, 0)
+    source = np.moveaxis(image, axis, 0)
+    folded[:cells] += source[-cells:][::-1]
+    folded[-cells:] += source[:cells][::-1]
+    return np.moveaxis(folded, 0, axis)
+
+
+def add_void(distance: np.ndarray, radius: float, image: np.ndarray, bright: float) -> np.ndarray:
+    """A susceptibility void with the bright rim of displaced signal; `distance` in mm from the metal."""
+    inside = np.clip((radius - distance) / 2 + 0.5, 0, 1)
+    rim = np.exp(-0.5 * ((distance - radius - 1.5) / 1.2) ** 2)
+    return (image * (1 - inside) + np.float32(0.8 * bright) * rim * (1 - inside)).astype(np.float32)
+
+
+def kspace_weights(shape: tuple[int, int], *, apodised: bool = True, blur: float = 0.0) -> np.ndarray:
+    """Weights of k-space: mild apodisation, as reconstructions apply it against ringing; `blur` 0..1 loses detail."""
+    edge = 0.65 if apodised else 1.0
+    y, x = (np.abs(fft.fftfreq(n)) * 2 for n in shape)
+    ramp = [np.where(r > edge, 0.5 + 0.5 * np.cos(np.pi * (r - edge) / 0.35 * 0.85), 1.0) for r in (y, x)]
+    if blur:
+        ramp = [r * np.exp(-4 * blur * f**2) for r, f in zip(ramp, (y, x), strict=True)]
+    return (ramp[0][:, None] * ramp[1][None]).astype(np.float32)
+
+
+def blank_border(image: np.ndarray, border: tuple[float, float, float, float]) -> None:
+    """Set the shares above, below, left and right to zero, in place."""
+    if not any(border):
+        return
+    rows, columns = image.shape
+    top, bottom, left, right = (int(s * n) for s, n in zip(border, (rows, rows, columns, columns), strict=True))
+    image[:top], image[rows - bottom :] = 0, 0
+    image[:, :left], image[:, columns - right :] = 0, 0
 
 
 __all__ = ["PROFILES", "Block", "Protocol", "acquire", "localizer_protocol", "sample_protocols"]

@@ -46,11 +46,11 @@ RELAXATION = {
 
 @dataclass(frozen=True)
 class Sequence:
-    """Timing in ms; `inversion_ms` is 0 for a plain spin echo. `tesla` is 1.5 or 3 or between."""
+    """Timing in ms; `inversion_time` is 0 for a plain spin echo. `tesla` is 1.5 or 3 or between."""
 
-    repetition_ms: float
-    echo_ms: float
-    inversion_ms: float = 0.0
+    repetition_time: float
+    echo_time: float
+    inversion_time: float = 0.0
     tesla: float = 1.5
 
 
@@ -72,11 +72,11 @@ def tissue_signal(sequence: Sequence, rng: np.random.Generator | None = None, *,
     density = table[:, 4]
     if rng is not None:
         t1, t2, density = (a * np.exp(spread * rng.standard_normal(N_TISSUES)) for a in (t1, t2, density))
-    if sequence.inversion_ms > 0:
-        recovery = np.abs(1 - 2 * np.exp(-sequence.inversion_ms / t1) + np.exp(-sequence.repetition_ms / t1))
+    if sequence.inversion_time > 0:
+        recovery = np.abs(1 - 2 * np.exp(-sequence.inversion_time / t1) + np.exp(-sequence.repetition_time / t1))
     else:
-        recovery = 1 - np.exp(-sequence.repetition_ms / t1)
-    return (density * recovery * np.exp(-sequence.echo_ms / t2)).astype(np.float32)
+        recovery = 1 - np.exp(-sequence.repetition_time / t1)
+    return (density * recovery * np.exp(-sequence.echo_time / t2)).astype(np.float32)
 
 
 def random_signal(rng: np.random.Generator) -> np.ndarray:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 
+from ..files import write_table
 from ..labels import (
     CONDITIONS,
     LEVELS,
@@ -74,28 +75,23 @@ def write_tables(root: Path, records: Sequence[dict]) -> None:
     records = sorted(records, key=lambda record: int(record["study_id"]))
     train = [record for record in records if record["part"] == "train"]
     test = [record for record in records if record["part"] == "test"]
-    truth = root / "truth"
     ids = [record["study_id"] for record in records]
     degrees = np.array([record["degrees"] for record in records])
     latents = pd.DataFrame(degrees, columns=list(TARGETS))
     latents.insert(0, "study_id", ids)
 
-    write_csv(_labels(train), root / "train.csv")
-    write_csv(_coordinates(train), root / "train_label_coordinates.csv")
-    write_csv(_series(train), root / "train_series_descriptions.csv")
-    write_csv(_series(test), root / "test_series_descriptions.csv")
-    write_csv(_sample_submission(test), root / "sample_submission.csv")
-    write_csv(_labels(records), truth / "labels.csv")
-    write_csv(_discs(records), truth / "discs.csv")
-    write_csv(latents, truth / "latents.csv")
-    write_csv(oracle_frame(ids, degrees), truth / "oracle.csv")
-
-
-def write_csv(frame: pd.DataFrame, path: Path) -> None:
-    """Write a table by way of a temporary file beside it."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    frame.to_csv(temporary, index=False, lineterminator="\n")
-    temporary.replace(path)
+    for name, table in {
+        "train.csv": _labels(train),
+        "train_label_coordinates.csv": _coordinates(train),
+        "train_series_descriptions.csv": _series(train),
+        "test_series_descriptions.csv": _series(test),
+        "sample_submission.csv": _sample_submission(test),
+        "truth/labels.csv": _labels(records),
+        "truth/discs.csv": _discs(records),
+        "truth/latents.csv": latents,
+        "truth/oracle.csv": oracle_frame(ids, degrees),
+    }.items():
+        write_table(root / name, table, float_format=None)
 
 
 def _labels(records: Sequence[dict]) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""The tissues, and the two ways to lay them down: as signal for the scanner, as identity for whoever asks.
+"""The tissues, and the two canvases they are painted on: signal for the scanner, tissue numbers for whoever asks.
 
 Structures are painted from the back to the front of a list of points. Each is given by a soft mask, so that edges
 are partial volumes and no edge is jagged.
@@ -6,6 +6,7 @@ are partial volumes and no edge is jagged.
 
 from __future__ import annotations
 
+from copy import copy
 from enum import IntEnum
 
 import numpy as np
@@ -47,70 +48,62 @@ N_TISSUES = len(Tissue)
 def edge(distance: np.ndarray, softness: float) -> np.ndarray:
     """Signed distance in mm (negative inside) to a mask 0..1 that changes over `softness` mm."""
     alpha = distance * np.float32(-1 / softness)
-    alpha += np.float32(0.5)
+    alpha += 0.5
     return np.clip(alpha, 0, 1, out=alpha)
 
 
-class SignalPaint:
-    """Lays down signal: `value` is float32 and starts as air."""
+class Canvas:
+    """Values at a list of points. A mask (0..1) says how much of each point a tissue covers."""
 
-    def __init__(self, shape: tuple[int, ...] | int, signal: np.ndarray, softness: float, *, grain: float = 1.0):
-        self.signal = np.asarray(signal, dtype=np.float32)
+    def __init__(self, value: np.ndarray, softness: float):
+        self.value = value
         self.softness = softness
-        self.grain = grain
-        self.value = np.full(shape, self.signal[Tissue.AIR], dtype=np.float32)
 
-    def cut(self, chosen: np.ndarray) -> SignalPaint:
-        """A paint over a part of the points; `merge` brings it back."""
-        part = object.__new__(type(self))
-        part.signal, part.softness, part.grain = self.signal, self.softness, self.grain
-        part.value = self.value[chosen]
+    def select(self, chosen: np.ndarray) -> Canvas:
+        """A canvas over the points at some flat indices; `put_back` brings it back."""
+        part = copy(self)
+        part.value = self.value.take(chosen)
         return part
 
-    def merge(self, chosen: np.ndarray, part: SignalPaint) -> None:
-        """Take over what was laid down on the part."""
-        self.value[chosen] = part.value
+    def put_back(self, chosen: np.ndarray, part: Canvas) -> None:
+        """Take over what was painted on the part."""
+        self.value.reshape(-1)[chosen] = part.value
 
-    def lay(self, alpha: np.ndarray, tissue: Tissue, texture: np.ndarray | float | None = None) -> None:
-        """Cover with a tissue where `alpha` (0..1) says; `texture` is a relative deviation of its signal."""
-        new = self.signal[tissue]
-        if texture is not None:
-            new = new * (1 + texture * np.float32(self.grain))
-        self.value += alpha * (new - self.value)
 
-    def blend(self, alpha: np.ndarray, mix: np.ndarray, first: Tissue, second: Tissue, texture=None) -> None:
+class SignalCanvas(Canvas):
+    """Signal: `value` is float32 and starts as air; `grain` scales every texture."""
+
+    def __init__(self, shape: tuple[int, ...], signal: np.ndarray, softness: float, *, grain: float = 1.0):
+        self.signal = np.asarray(signal, dtype=np.float32)
+        self.grain = np.float32(grain)
+        super().__init__(np.full(shape, self.signal[Tissue.AIR], dtype=np.float32), softness)
+
+    def paint(self, mask: np.ndarray, tissue: Tissue, texture: np.ndarray | float | None = None) -> None:
+        """Cover with a tissue; `texture` is a relative deviation of its signal."""
+        self._cover(mask, self.signal[tissue], texture)
+
+    def paint_mixture(self, mask: np.ndarray, mix: np.ndarray, first: Tissue, second: Tissue, texture=None) -> None:
         """Cover with a mixture: `mix` 0 is the first tissue, 1 the second."""
-        new = self.signal[first] + mix * (self.signal[second] - self.signal[first])
+        self._cover(mask, self.signal[first] + mix * (self.signal[second] - self.signal[first]), texture)
+
+    def _cover(self, mask: np.ndarray, signal: np.ndarray, texture: np.ndarray | float | None) -> None:
         if texture is not None:
-            new = new * (1 + texture * np.float32(self.grain))
-        self.value += alpha * (new - self.value)
+            signal = signal * (1 + texture * self.grain)
+        self.value += mask * (signal - self.value)
 
 
-class LabelPaint:
-    """Lays down identities instead, with the same calls: `value` holds `Tissue` numbers as uint8."""
+class TissueCanvas(Canvas):
+    """Tissue numbers (`value`, uint8), by the same calls: a tissue holds where its mask is above one half."""
 
-    def __init__(self, shape: tuple[int, ...] | int):
-        self.softness = 0.5
-        self.value = np.zeros(shape, dtype=np.uint8)
+    def __init__(self, n_points: int):
+        super().__init__(np.zeros(n_points, dtype=np.uint8), softness=0.5)
 
-    def cut(self, chosen: np.ndarray) -> LabelPaint:
-        """See `SignalPaint.cut`."""
-        part = object.__new__(type(self))
-        part.softness, part.value = self.softness, self.value[chosen]
-        return part
+    def paint(self, mask: np.ndarray, tissue: Tissue, texture=None) -> None:
+        """See `SignalCanvas.paint`."""
+        self.value[np.asarray(mask) > 0.5] = tissue
 
-    def merge(self, chosen: np.ndarray, part: LabelPaint) -> None:
-        """See `SignalPaint.merge`."""
-        self.value[chosen] = part.value
-
-    def lay(self, alpha: np.ndarray, tissue: Tissue, texture=None) -> None:
-        """See `SignalPaint.lay`; a tissue holds where its mask is above one half."""
-        self.value[np.asarray(alpha) > 0.5] = tissue
-
-    def blend(self, alpha: np.ndarray, mix: np.ndarray, first: Tissue, second: Tissue, texture=None) -> None:
-        """See `SignalPaint.blend`; the larger share wins."""
-        alpha = np.broadcast_to(alpha, self.value.shape)
-        mix = np.broadcast_to(mix, self.value.shape)
-        inside = alpha > 0.5
+    def paint_mixture(self, mask: np.ndarray, mix: np.ndarray, first: Tissue, second: Tissue, texture=None) -> None:
+        """See `SignalCanvas.paint_mixture`; the larger share wins."""
+        inside = np.asarray(mask) > 0.5
         self.value[inside & (mix <= 0.5)] = first
         self.value[inside & (mix > 0.5)] = second

@@ -58,8 +58,8 @@ def clean(protocol: Protocol, matrix: int) -> Protocol:
     """The same protocol without artefacts and with little noise, at a given matrix."""
     return replace(
         protocol,
-        acquired=(matrix, matrix),
-        reconstructed=(round(matrix * 1.25), round(matrix * 1.25)),
+        acquisition_matrix=(matrix, matrix),
+        reconstruction_matrix=(round(matrix * 1.25), round(matrix * 1.25)),
         noise=0.012,
         ghost=0.0,
         bias=np.zeros(6),

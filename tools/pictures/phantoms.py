@@ -195,7 +195,7 @@ def orientation() -> Figure:
         centre = middle + {"sagittal": [0, 5, 0], "coronal": [0, 0, 0], "axial": [0, 15, 0]}[name]
         block = Block(np.asarray(centre, dtype=float), row, column, 1, 4.0)
         matrix = tuple(round(f / 0.9) for f in fov)
-        protocol = replace(base, blocks=(block,), fov_mm=fov, acquired=matrix, reconstructed=matrix)
+        protocol = replace(base, blocks=(block,), fov_mm=fov, acquisition_matrix=matrix, reconstruction_matrix=matrix)
         planes[name] = views_plane(series_of(body, protocol, "1"))
     shades = {"sagittal": "#ff6f91", "coronal": "#5fe0b7", "axial": "#7cc4ff"}
     with mpl.rc_context(theme("dark")):

@@ -1,4 +1,4 @@
-"""What lies around the spine: skin, fat, muscles, vessels, bowel, kidneys, bladder.
+"""What lies around the spine: skin, fat, muscles, vessels, bowel, kidneys, bladder, iliac wings.
 
 All of it is smooth on the scale of several millimetres, so its signed distances are worked out on a coarse lattice
 of points and spread from there (`smooth_fields`); only masks and texture are made at every point
@@ -13,9 +13,7 @@ from .curve import STEP
 from .profiles import L1, L5, S1
 from .texture import clouds
 from .tissue import Tissue, edge
-from .trunk_bones import iliac_field, paint_ilium
 
-_F = np.float32
 _KNOTS = (3, L1, L1 + 2, L5, S1, S1 + 1, S1 + 3, S1 + 5)
 """Vertebrae at which the body's outline is given: T10, L1, L3, L5, S1, S2, S4, coccyx."""
 _BACK_FAT = np.array([0.3, 0.5, 0.75, 1.0, 1.1, 1.0, 0.8, 1.0])
@@ -46,7 +44,7 @@ def smooth_fields(body, xyz: np.ndarray) -> dict[str, np.ndarray]:
     _muscles(body, fields, behind, beside, along, reach)
     _vessels(body, fields)
     _organs(body, fields, behind, beside)
-    fields["ilium"] = iliac_field(body, fields, beside, behind)
+    fields["ilium"] = _iliac_field(body, fields, beside, behind)
     return fields
 
 
@@ -133,64 +131,83 @@ def _organs(body, f, behind, beside) -> None:
     f["rectum"] = 13 * ellipsoid(x / 17, y / 13, z / 20) + 4 * low + 1.5 * low2
 
 
-def paint_surroundings(body, f: dict[str, np.ndarray], grain: np.ndarray, marbling: np.ndarray, paint) -> None:
+def _iliac_field(body, f: dict[str, np.ndarray], beside: np.ndarray, behind: np.ndarray) -> np.ndarray:
+    """Signed distance in mm to the iliac wings: a plate from beside the sacrum outward and forward, up to L4/5."""
+    spine, size = body.spine, body.person.stature
+    aside, back = np.abs(beside) / size - 50, behind / size - 8 - body.ilium_offset
+    across, along = 0.8 * aside + 0.6 * back, 0.6 * aside - 0.8 * back
+    thick = 4 + 5 * np.exp(-((along / 18) ** 2))
+    plate = np.abs(across - 0.0035 * along * along * np.sign(along) * 0.3) - thick
+    height = (f["z"] - float(spine.curve.at(spine.curve.z, spine.middles[S1]))) / size
+    crest = 8 + body.ilium_height + 0.55 * along - 0.0035 * along * along
+    inside = np.maximum(np.maximum(plate, height - crest), np.maximum(-26 - along, along - 105))
+    return (np.maximum(inside, -height - 75) * size + 0.8 * f["low2"]).astype(f["z"].dtype)
+
+
+def paint_surroundings(body, f: dict[str, np.ndarray], grain: np.ndarray, marbling: np.ndarray, canvas) -> None:
     """From the skin inward to muscles and vessels, at every point; the spine goes on top.
 
     `grain` is noise of a pixel's size, `marbling` noise of the size of the fat streaks in muscle.
     """
-    soft = paint.softness
-    fine = grain * _F(0.05) + f["low2"] * _F(0.035)
-    paint.lay(edge(f["skin"], 1.2), Tissue.SKIN)
-    paint.lay(edge(f["skin"] + _F(1.8), 1.0), Tissue.FAT, fine)
-    septa = edge(np.abs(f["gut"]) * 4 - _F(0.2), 0.8) * edge(f["skin"] + 4, 2)
-    paint.lay(septa * _F(body.septa), Tissue.FASCIA)
-    paint.lay(edge(f["fascia"], soft), Tissue.FASCIA)
-    paint.lay(edge(f["fascia"] + _F(1.0), soft), Tissue.MUSCLE, _F(0.12) * grain + _F(0.1) * f["low2"])
+    soft = canvas.softness
+    fine = grain * 0.05 + f["low2"] * 0.035
+    canvas.paint(edge(f["skin"], 1.2), Tissue.SKIN)
+    canvas.paint(edge(f["skin"] + 1.8, 1.0), Tissue.FAT, fine)
+    septa = edge(np.abs(f["gut"]) * 4 - 0.2, 0.8) * edge(f["skin"] + 4, 2)
+    canvas.paint(septa * body.septa, Tissue.FASCIA)
+    canvas.paint(edge(f["fascia"], soft), Tissue.FASCIA)
+    canvas.paint(edge(f["fascia"] + 1.0, soft), Tissue.MUSCLE, 0.12 * grain + 0.1 * f["low2"])
     cavity = edge(f["peritoneum"], 1.5)
     if cavity.any():
-        _paint_belly(f, grain, marbling, cavity, fine, paint, ascites=body.person.ascites)
+        _paint_belly(f, grain, marbling, cavity, fine, canvas, ascites=body.person.ascites)
 
-    streaks = body.streaks.take(body.spine.index(f["s"])) * _F(1.5) - _F(0.8)
-    streaks = np.clip(streaks + _F(0.3) * f["gut"] + _F(0.3) * marbling, 0, 1)
-    texture = _F(0.14) * grain + _F(0.12) * f["low2"]
-    paint.lay(edge(_F(4) - f["v"], 4.0) * edge(f["fascia"] + 1, soft), Tissue.FAT, fine - _F(0.15))
+    streaks = body.streaks.take(body.spine.index(f["s"])) * 1.5 - 0.8
+    streaks = np.clip(streaks + 0.3 * f["gut"] + 0.3 * marbling, 0, 1)
+    texture = 0.14 * grain + 0.12 * f["low2"]
+    canvas.paint(edge(4 - f["v"], 4.0) * edge(f["fascia"] + 1, soft), Tissue.FAT, fine - 0.15)
     for name in ("erector", "multifidus"):
-        paint.lay(edge(f[name] - _F(0.4) - _F(0.8) * f["gut"], soft), Tissue.FAT, fine - _F(0.25))
-        paint.blend(edge(f[name], soft), streaks, Tissue.MUSCLE, Tissue.FAT, texture)
+        canvas.paint(edge(f[name] - 0.4 - 0.8 * f["gut"], soft), Tissue.FAT, fine - 0.25)
+        canvas.paint_mixture(edge(f[name], soft), streaks, Tissue.MUSCLE, Tissue.FAT, texture)
     for name in ("psoas", "quadratus"):
-        paint.blend(edge(f[name], soft), streaks * _F(0.5), Tissue.MUSCLE, Tissue.FAT, texture)
+        canvas.paint_mixture(edge(f[name], soft), streaks * 0.5, Tissue.MUSCLE, Tissue.FAT, texture)
     if f["ilium"].min(initial=1) < 2:
-        paint_ilium(f, grain, paint)
+        _paint_ilium(f, grain, canvas)
     for name in ("aorta", "cava"):
-        paint.lay(edge(f[name] - _F(1.2), soft), Tissue.FASCIA)
-        paint.lay(edge(f[name], soft), Tissue.BLOOD, _F(0.3) * f["low2"])
+        canvas.paint(edge(f[name] - 1.2, soft), Tissue.FASCIA)
+        canvas.paint(edge(f[name], soft), Tissue.BLOOD, 0.3 * f["low2"])
 
 
-def _paint_belly(f, grain, marbling, cavity, fine, paint, *, ascites: float) -> None:
+def _paint_belly(f, grain, marbling, cavity, fine, canvas, *, ascites: float) -> None:
     """Fat with loops of bowel where slow noise is high, filled with one thing or another; then the organs."""
-    haze = _F(0.10) * f["low2"] + _F(0.13) * f["content"] + _F(0.10) * f["gut"]
-    paint.lay(cavity, Tissue.FAT, haze + fine - _F(0.15))
+    haze = 0.10 * f["low2"] + 0.13 * f["content"] + 0.10 * f["gut"]
+    canvas.paint(cavity, Tissue.FAT, haze + fine - 0.15)
     if ascites > 0:
-        free = edge(f["low"] + f["content"] * _F(0.4) + _F(1.2 - 2.4 * ascites), 0.5) * edge(f["v"] + _F(50), 6.0)
-        paint.lay(cavity * free, Tissue.FLUID, haze)
-    level = f["gut"] + _F(0.3) * f["low"] + _F(0.15) * marbling
+        free = edge(f["low"] + f["content"] * 0.4 + (1.2 - 2.4 * ascites), 0.5) * edge(f["v"] + 50, 6.0)
+        canvas.paint(cavity * free, Tissue.FLUID, haze)
+    level = f["gut"] + 0.3 * f["low"] + 0.15 * marbling
     # Bowel hangs in front: behind it lie the great vessels in their fat.
-    free = edge(f["peritoneum"] + 3, 3) * edge(f["v"] + _F(56) + 9 * f["low"], 8.0)
-    loops = edge(_F(0.05) - level, 0.3) * free
-    paint.lay(loops, Tissue.BOWEL, _F(0.30) * f["low2"] + _F(0.10) * grain)
-    filled = loops * edge(_F(0.45) - level, 0.35)
-    kind = f["content"] + _F(0.3) * f["low2"]
-    paint.lay(filled * edge(_F(0.45) - kind, 0.6) * _F(0.55), Tissue.FLUID, _F(0.15) * f["low2"] - _F(0.35))
-    paint.lay(filled * edge(_F(0.55) + kind, 0.4), Tissue.GAS)
-    paint.lay(edge(f["liver"], 2.0) * cavity, Tissue.LIVER, _F(0.06) * grain + _F(0.04) * f["low2"])
-    paint.lay(edge(f["kidney"], 1.5), Tissue.KIDNEY, _F(0.1) * f["low2"])
-    paint.lay(edge(f["kidney"] + 13 + 3 * f["low2"], 4.0) * _F(0.75), Tissue.FAT, haze)
+    free = edge(f["peritoneum"] + 3, 3) * edge(f["v"] + 56 + 9 * f["low"], 8.0)
+    loops = edge(0.05 - level, 0.3) * free
+    canvas.paint(loops, Tissue.BOWEL, 0.30 * f["low2"] + 0.10 * grain)
+    filled = loops * edge(0.45 - level, 0.35)
+    kind = f["content"] + 0.3 * f["low2"]
+    canvas.paint(filled * edge(0.45 - kind, 0.6) * 0.55, Tissue.FLUID, 0.15 * f["low2"] - 0.35)
+    canvas.paint(filled * edge(0.55 + kind, 0.4), Tissue.GAS)
+    canvas.paint(edge(f["liver"], 2.0) * cavity, Tissue.LIVER, 0.06 * grain + 0.04 * f["low2"])
+    canvas.paint(edge(f["kidney"], 1.5), Tissue.KIDNEY, 0.1 * f["low2"])
+    canvas.paint(edge(f["kidney"] + 13 + 3 * f["low2"], 4.0) * 0.75, Tissue.FAT, haze)
     if "mass" in f:
-        paint.lay(edge(f["mass"], 2.0) * cavity, Tissue.MUSCLE, _F(0.15) * grain + _F(0.35) * f["low2"])
-        paint.lay(edge(f["mass"] + 9 + 4 * f["gut"], 3.0) * cavity * _F(0.6), Tissue.LIVER, _F(0.3) * f["content"])
-    paint.lay(edge(f["bladder"], 1.5) * cavity, Tissue.MUSCLE)
-    paint.lay(edge(f["bladder"] + 3, 1.5) * cavity, Tissue.FLUID)
-    paint.lay(edge(f["rectum"], 1.5), Tissue.MUSCLE)
-    paint.lay(edge(f["rectum"] + 3, 1.5), Tissue.BOWEL, _F(0.3) * f["gut"] - _F(0.2))
-    gas = np.maximum(f["rectum"] + 3, f["v"] + _F(38) + 6 * f["low"])
-    paint.lay(edge(gas, 2.0), Tissue.GAS)
+        canvas.paint(edge(f["mass"], 2.0) * cavity, Tissue.MUSCLE, 0.15 * grain + 0.35 * f["low2"])
+        canvas.paint(edge(f["mass"] + 9 + 4 * f["gut"], 3.0) * cavity * 0.6, Tissue.LIVER, 0.3 * f["content"])
+    canvas.paint(edge(f["bladder"], 1.5) * cavity, Tissue.MUSCLE)
+    canvas.paint(edge(f["bladder"] + 3, 1.5) * cavity, Tissue.FLUID)
+    canvas.paint(edge(f["rectum"], 1.5), Tissue.MUSCLE)
+    canvas.paint(edge(f["rectum"] + 3, 1.5), Tissue.BOWEL, 0.3 * f["gut"] - 0.2)
+    gas = np.maximum(f["rectum"] + 3, f["v"] + 38 + 6 * f["low"])
+    canvas.paint(edge(gas, 2.0), Tissue.GAS)
+
+
+def _paint_ilium(f: dict[str, np.ndarray], grain: np.ndarray, canvas) -> None:
+    """The iliac wings, from their field."""
+    canvas.paint(edge(f["ilium"], canvas.softness), Tissue.CORTEX)
+    canvas.paint(edge(f["ilium"] + 1.3, canvas.softness), Tissue.MARROW, 0.1 * grain + 0.08 * f["low2"])
