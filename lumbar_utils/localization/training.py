@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pandas as pd
 import torch
+from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
-from ..devices import cpu_has_bfloat16
+from ..devices import choose_compute, running_average, warmup_cosine
 from ..errors import DataError
 from ..files import write_table
 from ..labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
@@ -209,15 +210,12 @@ def _train_network(
     """Train one network in place; returns its history."""
     windows = _one_ahead(_windows(samples, network.config, training))
     network = network.to(device, memory_format=torch.channels_last).train()
-    kept = {name: value.detach().clone() for name, value in network.state_dict().items()}
+    average = AveragedModel(network, multi_avg_fn=running_average(training.average), use_buffers=True)
     optimiser = torch.optim.AdamW(
         network.parameters(), lr=training.learning_rate, weight_decay=training.weight_decay, fused=True
     )
-    half = device.type == "cuda" or cpu_has_bfloat16()
-    # Before Ampere (T4, P100) bfloat16 is emulated on GPUs, whatever `is_bf16_supported` says.
-    ampere = device.type == "cuda" and torch.cuda.get_device_capability(device)[0] >= 8
-    dtype = torch.bfloat16 if device.type == "cpu" or ampere else torch.float16
-    scaler = torch.amp.GradScaler(device.type, enabled=half and dtype == torch.float16)
+    compute = choose_compute(str(device))
+    scaler = torch.amp.GradScaler(device.type, enabled=compute.scales_gradients)
     history: list[dict[str, float]] = []
     began, recent = time.monotonic(), []
     bar = tqdm(total=training.steps, desc=title, unit="step", disable=not progress)
@@ -226,13 +224,13 @@ def _train_network(
         if done >= 1 and step:
             step -= 1
             break
-        rate = training.learning_rate * _cycle(done, training.warm_up)
+        rate = training.learning_rate * warmup_cosine(done, training.warm_up, 0.02, 0.0)
         for group in optimiser.param_groups:
             group["lr"] = rate
         slices, target, absent, known = (part.to(device) for part in next(windows))
         batch, depth = slices.shape[:2]
         flat = slices.flatten(0, 1).contiguous(memory_format=torch.channels_last)
-        with torch.autocast(device.type, dtype, enabled=half):
+        with compute.autocast():
             logits = network(flat)
         loss = localizer_loss(logits.unflatten(0, (batch, depth)), target, absent, known)
         optimiser.zero_grad(set_to_none=True)
@@ -241,7 +239,7 @@ def _train_network(
         torch.nn.utils.clip_grad_norm_(network.parameters(), 2.0)
         scaler.step(optimiser)
         scaler.update()
-        _average(kept, network, min(training.average, (step + 1) / (step + 10)))
+        average.update_parameters(network)
         recent.append(float(loss.detach()))
         bar.update()
         if (step + 1) % LOG_EVERY == 0:
@@ -251,7 +249,7 @@ def _train_network(
     if recent:
         history.append(_logged(step, recent, rate, began))
     bar.close()
-    network.load_state_dict(kept)
+    network.load_state_dict(average.module.state_dict())
     network.eval()
     return history
 
@@ -333,20 +331,3 @@ def _progress(step: int, training: LocalizerTraining, seconds: float) -> float:
     """How much of the schedule is done, 0 to 1: by steps, or by time where that is scarcer."""
     done = step / training.steps
     return done if training.time_limit_s is None else max(done, seconds / training.time_limit_s)
-
-
-def _cycle(done: float, warm_up: float) -> float:
-    """Fraction of the highest learning rate: linear rise, then a cosine to nearly 0."""
-    if done < warm_up:
-        return max(done / warm_up, 0.02)
-    return 0.5 + 0.5 * float(np.cos(np.pi * (done - warm_up) / (1 - warm_up)))
-
-
-def _average(kept: dict[str, torch.Tensor], network: SliceUNet, decay: float) -> None:
-    now = network.state_dict()
-    averaged = [name for name, value in now.items() if value.is_floating_point()]
-    with torch.no_grad():
-        # One call for all tensors: most are so small that a call for each costs more than its arithmetic.
-        torch._foreach_lerp_([kept[name] for name in averaged], [now[name] for name in averaged], 1 - decay)
-        for name in now.keys() - set(averaged):
-            kept[name].copy_(now[name])
