@@ -127,8 +127,8 @@ def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
     # Lower discs wear earlier; wear of a disc goes with stenosis at its level and with age.
     base = np.array([-0.9, -0.6, -0.2, 0.3, 0.35])
     noise = rng.standard_normal(N_LEVELS)
-    tired = base + 0.035 * (age - 57) + 0.45 * wear.mean(axis=0) + 0.6 * noise
-    degeneration = 1 / (1 + np.exp(-1.6 * (tired + 0.1)))
+    degenerated = base + 0.035 * (age - 57) + 0.45 * wear.mean(axis=0) + 0.6 * noise
+    degeneration = 1 / (1 + np.exp(-1.6 * (degenerated + 0.1)))
     bulge = np.clip(0.6 + 2.4 * degeneration + 0.5 * wear[0] + 0.5 * rng.standard_normal(N_LEVELS), 0, 6)
     modic_chance = np.clip(0.45 * (degeneration - 0.45), 0.005, 0.3)
     kind = rng.choice([1, 2, 3], size=N_LEVELS, p=[0.3, 0.62, 0.08])
