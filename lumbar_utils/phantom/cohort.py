@@ -11,12 +11,10 @@ import json
 import logging
 import shutil
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from threadpoolctl import threadpool_limits
 from tqdm.auto import tqdm
 
@@ -25,11 +23,6 @@ from ..files import write_text
 from ..labels import (
     AXIAL_T2,
     MISSING,
-    N_LEVELS,
-    N_SEVERITIES,
-    N_TARGETS,
-    SEVERITIES,
-    TARGETS,
 )
 from ..parallel import JobFailure, run_jobs
 from ..studies.competition import SYNTHETIC_MARK
@@ -37,8 +30,8 @@ from . import tables
 from .anatomy import build_body
 from .annotator import StoredSeries, annotate
 from .dataset_quirks import StudyPlan, number_slices, sample_study_plan
-from .disease import sample_degrees, sample_person
-from .reader_model import class_probabilities, label_cohort, label_person, prevalence
+from .disease import sample_person
+from .reader_model import label_person
 from .scanner import PROFILES, Protocol, acquire, sample_protocols
 from .writer import SeriesHeader, write_series
 
@@ -225,42 +218,6 @@ def _make_study(root: Path, config: CohortConfig, index: int) -> None:
     labels = np.where(plan.unlabelled | ~visible, MISSING, label_person(person.degrees, index, config.seed))
     record = tables.study_record(study_id, config.part(index), person, truth, labels, stored, points, n_files)
     write_text(_record_path(root, index), json.dumps(record))
-
-
-def prevalence_report(n_studies: int = 2000, seed: int = 0, *, score: Callable | None = None) -> dict:
-    """Compare a cohort's labels with the competition's, from degrees and reader alone, in seconds.
-
-    Parameters
-    ----------
-    score : callable, optional
-        `metrics.competition_score`, to score the labels' frequencies with.
-
-    Returns
-    -------
-    dict
-        `table`: DataFrame target, severity, expected, got (shares), z (difference in standard errors);
-        `any_severe_canal`: share of studies; `labels` int8 (n, 25); `oracle`: what `score` says of
-        the frequencies, or None.
-    """
-    degrees = sample_degrees(n_studies, seed)
-    labels = label_cohort(degrees, seed)
-    expected = prevalence().ravel()
-    got = np.stack([(labels == k).mean(axis=0) for k in range(N_SEVERITIES)], axis=1).ravel()
-    table = pd.DataFrame(
-        {
-            "target": np.repeat(TARGETS, N_SEVERITIES),
-            "severity": np.tile(SEVERITIES, N_TARGETS),
-            "expected": expected,
-            "got": got,
-            "z": (got - expected) / np.sqrt(expected * (1 - expected) / n_studies),
-        }
-    )
-    return {
-        "table": table,
-        "any_severe_canal": float((labels[:, :N_LEVELS] == 2).any(axis=1).mean()),
-        "labels": labels,
-        "oracle": score(labels, class_probabilities(degrees)) if score else None,
-    }
 
 
 def without_levels_above(protocol: Protocol, canal: np.ndarray, level: int) -> Protocol:

@@ -1,8 +1,8 @@
 """What real collections have and clean simulations lack, at the rates of the competition's public tables.
 
-Three kinds: which series a study has, how their slices are numbered, and which labels are missing. (The traps among
-the annotated points are in `annotator`.) A cohort of a hundred studies will hold only a few of the rare ones, as a
-hundred real studies would.
+Three kinds: which series a study has, how their slices are numbered, and which labels are missing. (The
+annotation errors among the points are in `annotator`.) A cohort of a hundred studies will hold only a few of the
+rare ones, as a hundred real studies would.
 
 Rates: counted in the competition's tables (1,975 studies, 6,294 series, 49,375 labels).
 """
@@ -78,7 +78,7 @@ class SeriesPlan:
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study's series, in the order in which they are acquired, and the labels nobody gave.
+    """A study's series, in the order in which they are acquired, and the labels that are missing.
 
     Parameters
     ----------
@@ -88,7 +88,7 @@ class StudyPlan:
     axial_top_level : int
         First level that the axial series reach; the subarticular labels above it are among `unlabelled`.
     naming_scheme : int
-        Which of the ways to name a series this study's scanner uses.
+        Which of the ways to name a series this study's scanner uses: an index into the tuples above.
     """
 
     series: tuple[SeriesPlan, ...]
@@ -107,7 +107,7 @@ class StudyPlan:
 
 
 def sample_study_plan(rng: np.random.Generator) -> StudyPlan:
-    """Draw a study's series and missing labels."""
+    """Sample a study's series and missing labels."""
     n_axial = 1 + int(rng.choice(len(N_AXIAL_RATES), p=N_AXIAL_RATES))
     absent, doubled = rng.random(2)
     n_t1 = 0 if absent < NO_T1_RATE else 2 if doubled < TWO_T1_RATE else 1

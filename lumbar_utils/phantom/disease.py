@@ -115,7 +115,7 @@ def sample_degrees(n: int, seed: int) -> np.ndarray:
 def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
     """Person `index` of the cohort `seed`; the same whatever else is drawn.
 
-    `randomise` keeps the stenosis degrees and draws build, wear and pathology far beyond what a population has.
+    `randomise` keeps the stenosis degrees and samples build, degeneration and pathology far beyond a population.
     """
     z = _correlated_normals(index, seed)
     offset, scale = marginals()
@@ -124,11 +124,11 @@ def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
     burden = float(np.clip(wear.mean() / 0.65, -2.5, 2.5))
     age = float(np.clip(57 + 9 * burden + 10 * rng.standard_normal(), 20, 92))
     male = bool(rng.random() < 0.47)
-    # Lower discs wear earlier; wear of a disc goes with stenosis at its level and with age.
+    # Lower discs degenerate earlier; degeneration goes with stenosis at its level and with age.
     base = np.array([-0.9, -0.6, -0.2, 0.3, 0.35])
     noise = rng.standard_normal(N_LEVELS)
-    tired = base + 0.035 * (age - 57) + 0.45 * wear.mean(axis=0) + 0.6 * noise
-    degeneration = 1 / (1 + np.exp(-1.6 * (tired + 0.1)))
+    degenerated = base + 0.035 * (age - 57) + 0.45 * wear.mean(axis=0) + 0.6 * noise
+    degeneration = 1 / (1 + np.exp(-1.6 * (degenerated + 0.1)))
     bulge = np.clip(0.6 + 2.4 * degeneration + 0.5 * wear[0] + 0.5 * rng.standard_normal(N_LEVELS), 0, 6)
     modic_chance = np.clip(0.45 * (degeneration - 0.45), 0.005, 0.3)
     kind = rng.choice([1, 2, 3], size=N_LEVELS, p=[0.3, 0.62, 0.08])

@@ -1,6 +1,6 @@
 """What makes two scans of one body differ: contrast, coil, noise, ghosts, metal, borders.
 
-Each draw has a plain form, as hospitals scan, and a randomised one that leaves reality behind.
+Each is sampled plainly, as hospitals scan, or randomised far beyond what scanners do.
 """
 
 from __future__ import annotations

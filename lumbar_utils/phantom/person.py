@@ -1,4 +1,4 @@
-"""One person: every number that shapes a body, whoever drew it (`disease` as in life, `variation` far beyond)."""
+"""One person: every number that shapes a body; `disease` samples people as in a population, `randomisation` beyond."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from ..labels import CONDITIONS, LEVELS, MIRROR_PERMUTATION, N_LEVELS
+from ..labels import MIRROR_PERMUTATION, N_LEVELS
 
 
 @dataclass(frozen=True)
@@ -120,12 +120,6 @@ class Person:
     pelvic_mass_mm: float = 0.0
     ascites: float = 0.0
     flipped: bool = False
-
-    def degree(self, condition: int | str, level: int | str) -> float:
-        """Degree of a condition at a level, each by name or index."""
-        c = CONDITIONS.index(condition) if isinstance(condition, str) else condition
-        v = LEVELS.index(level) if isinstance(level, str) else level
-        return float(self.degrees[c * N_LEVELS + v])
 
     def mirrored(self) -> Person:
         """The same person in a mirror: left and right targets and the sign of the scoliosis change."""

@@ -69,14 +69,14 @@ class Spine:
     depth: np.ndarray  # of bodies and discs, front to back
     half_width: np.ndarray
     posterior: np.ndarray  # posterior edge of bodies and discs
-    sac_front: np.ndarray
+    sac_front: np.ndarray  # of the thecal sac
     sac_back: np.ndarray
     sac_half: np.ndarray
     crowding: np.ndarray  # 0 roots float in CSF, 1 no CSF left
     cord: np.ndarray  # radius
     canal_back: np.ndarray  # inner edge of laminae at the midline
     canal_half: np.ndarray
-    flavum: np.ndarray  # thickness
+    flavum: np.ndarray  # thickness of the ligamentum flavum
     interlaminar: np.ndarray  # 1 between two laminae, 0 on a lamina
     recess: np.ndarray  # (2, n) degree / 3
     foramen: np.ndarray  # (2, n) degree / 3
@@ -114,7 +114,7 @@ class Spine:
 
 
 def build_spine(person: Person, rng: np.random.Generator) -> Spine:
-    """Lay out the spine of an unflipped person. `rng` gives the variation that has no field of its own."""
+    """Lay out the spine of an unflipped person. `rng` gives the differences that `Person` has no field for."""
     size = person.stature
     discs = np.arange(L1, L1 + N_LEVELS)
     tables = dict(zip(_TABLES, (t.copy() for t in _SIZES), strict=True))

@@ -1,4 +1,4 @@
-"""What the radiographer sets: which planes, how fine, how long, with which coil; drawn as hospitals do it.
+"""Protocols: planes, matrices, field of view, sequence and coil of every series, sampled as hospitals choose them.
 
 Profile `demo` is small enough for a notebook on two cores; `rsna` has the matrices and slice counts of the
 competition's studies. `randomise=True` leaves reality behind, for training networks that must also work on real scans.
@@ -113,11 +113,6 @@ class Protocol:
     gain: float = 1000.0
     subslices: int = 2
 
-    @property
-    def n_slices(self) -> int:
-        """Slices of all blocks."""
-        return sum(block.n_slices for block in self.blocks)
-
 
 def sample_protocols(
     body: Body,
@@ -127,12 +122,12 @@ def sample_protocols(
     views: tuple[str, ...] = (SAGITTAL_T2, SAGITTAL_T1, AXIAL_T2),
     randomise: bool = False,
 ) -> list[Protocol]:
-    """One protocol per wanted view (repeat a view for a second series), all for one sitting of one body.
+    """One protocol per wanted view (repeat a view for a second series), all of one examination.
 
     Parameters
     ----------
     rng : Generator
-        The only source of variation.
+        All randomness comes from it.
     profile : {"demo", "rsna"}
     views : tuple of str
         Of `labels.VIEWS`, in the order of the result.
@@ -213,7 +208,7 @@ def _localizer_block(
     step: float,
     farthest_mm: float = 40,
 ) -> tuple[Block, float]:
-    """A block of any sagittal-like orientation and place that holds the five discs, and the height that this takes."""
+    """A near-sagittal block anywhere around the five discs, all of which it holds, and the height that this takes."""
     canal = body.truth.canal
     oblique = rng.random() < 0.4
     lean = np.degrees(np.arctan2(canal[0, 0] - canal[4, 0], canal[0, 2] - canal[4, 2])) * rng.choice([0.0, 0.8])
@@ -239,7 +234,7 @@ def _localizer_block(
 
 
 def _with_discs_uncovered(body: Body, block: Block, fov: tuple[float, float], imperfections: dict) -> dict:
-    """Imperfections whose empty borders leave the canal's points in the picture."""
+    """Imperfections whose empty borders do not cover the canal's points."""
     offset = body.truth.canal - block.center
     down, across = offset @ block.column_cosine / fov[0] + 0.5, offset @ block.row_cosine / fov[1] + 0.5
     room = (down.min(), 1 - down.max(), across.min(), 1 - across.max())

@@ -1,4 +1,4 @@
-"""People for domain randomisation: build, wear and pathology drawn far more widely than any population has them.
+"""People for domain randomisation: build, degeneration and pathology far more varied than in any population.
 
 A localizer that is trained on them meets everything that makes one disc look like its neighbour: bright and black discs
 anywhere, fused and collapsed levels, transitional vertebrae, operated and very thin or wide people. The stenosis

@@ -1,10 +1,10 @@
 """How a radiologist's label comes out of the anatomy, and the best anybody can score against such labels.
 
 An ordinal reader: what is perceived is the undistorted degree plus normal noise of `disease.READER_SD`, and the
-label is how many of the thresholds 1 and 2 it exceeds. Part of the noise is the reader's habit, common to a
-family of targets in a study, which is why labels of neighbouring levels agree better than anatomy alone would
-have it; each target's own probabilities do not depend on that part. In a small share of targets the reader
-blunders and the label is drawn from the target's prevalence, whatever the anatomy. Both keep the prevalences exactly.
+label is how many of the thresholds 1 and 2 it exceeds. Part of the noise is common to a family of targets in a
+study (a strict or a generous reader), which is why labels of neighbouring levels agree better than anatomy alone
+would have it; each target's own probabilities do not depend on that part. In a small share of targets the reader errs
+grossly, and the label is drawn from the target's prevalence, whatever the anatomy. Both keep the prevalences exactly.
 The class probabilities given the degree are therefore known in closed form: they are the oracle, and nothing but
 evaluation may read it.
 """
@@ -57,13 +57,13 @@ def class_probabilities(degrees: np.ndarray) -> np.ndarray:
 def label_person(degrees: np.ndarray, index: int, seed: int) -> np.ndarray:
     """Labels int8 (25,) of person `index` of cohort `seed`, before any goes missing."""
     rng = np.random.default_rng([seed, index, _STREAM_LABELS])
-    habit, own = rng.standard_normal(len(FAMILIES)), rng.standard_normal(N_TARGETS)
-    blunder, careless = rng.random((2, N_TARGETS))
-    noise = np.sqrt(SHARED_NOISE) * habit[_FAMILY_OF_TARGET] + np.sqrt(1 - SHARED_NOISE) * own
+    shared, own = rng.standard_normal(len(FAMILIES)), rng.standard_normal(N_TARGETS)
+    gross_error, any_label = rng.random((2, N_TARGETS))
+    noise = np.sqrt(SHARED_NOISE) * shared[_FAMILY_OF_TARGET] + np.sqrt(1 - SHARED_NOISE) * own
     u = perceived_of(degrees) + np.repeat(READER_SD, N_LEVELS) * noise
     label = (u > 1).astype(np.int8) + (u > 2)
-    wrong = (careless[:, None] > np.cumsum(prevalence(), axis=1)[:, :2]).sum(axis=1)
-    return np.where(blunder < LABEL_ERROR_RATE, wrong, label).astype(np.int8)
+    wrong = (any_label[:, None] > np.cumsum(prevalence(), axis=1)[:, :2]).sum(axis=1)
+    return np.where(gross_error < LABEL_ERROR_RATE, wrong, label).astype(np.int8)
 
 
 def label_cohort(degrees: np.ndarray, seed: int) -> np.ndarray:

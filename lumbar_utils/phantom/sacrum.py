@@ -23,17 +23,17 @@ class Remnants:
 
     Parameters
     ----------
-    open : ndarray
+    extent : ndarray
         Share of the depth that the disc takes up.
-    at : ndarray
+    position : ndarray
         Middle of that part, 0 behind to 1 in front.
-    line : ndarray
+    scar : ndarray
         Darkness of the line where the bodies have met, 0..1.
     """
 
-    open: np.ndarray
-    at: np.ndarray
-    line: np.ndarray
+    extent: np.ndarray
+    position: np.ndarray
+    scar: np.ndarray
 
 
 def sample_remnants(person: Person, s1: int, n_discs: int, rng: np.random.Generator) -> Remnants:
@@ -42,19 +42,20 @@ def sample_remnants(person: Person, s1: int, n_discs: int, rng: np.random.Genera
     O'Driscoll's types of S1/2 go by `person.sacral_disc`: none, a small one, one of full depth.
     """
     n_sacral = n_discs - s1
-    open_, at, line = np.ones(n_discs), np.full(n_discs, 0.5), np.zeros(n_discs)
+    extent, position, scar = np.ones(n_discs), np.full(n_discs, 0.5), np.zeros(n_discs)
     first = np.clip(1.5 * person.sacral_disc + 0.55 + 0.25 * rng.standard_normal(), 0, 1.4)
     first *= person.sacral_disc > 0.04
     further = first * np.cumprod(rng.uniform(0.5, 1.15, n_sacral - 1))
-    open_[s1:] = np.concatenate([[first], np.where(rng.random(n_sacral - 1) < 0.2, 0, further)])
-    at[s1:] = 0.5 + (0.5 - np.clip(open_[s1:], 0, 1) / 2) * rng.uniform(-1, 1, n_sacral)
-    line[s1:] = rng.uniform(0.2, 1, n_sacral) * rng.random()
-    open_[s1] = np.maximum(open_[s1], 2 * max(person.transition, 0))
-    open_[s1 - 1] -= 0.7 * max(-person.transition - 0.25, 0)
+    extent[s1:] = np.concatenate([[first], np.where(rng.random(n_sacral - 1) < 0.2, 0, further)])
+    position[s1:] = 0.5 + (0.5 - np.clip(extent[s1:], 0, 1) / 2) * rng.uniform(-1, 1, n_sacral)
+    scar[s1:] = rng.uniform(0.2, 1, n_sacral) * rng.random()
+    extent[s1] = np.maximum(extent[s1], 2 * max(person.transition, 0))
+    extent[s1 - 1] -= 0.7 * max(-person.transition - 0.25, 0)
     if person.fused >= 0:
         block = s1 - 5 + person.fused
-        open_[block], at[block], line[block] = rng.uniform(0.15, 0.5), rng.uniform(0.35, 0.65), rng.uniform(0, 0.6)
-    return Remnants(np.clip(open_, 0, 1), at, line)
+        extent[block], position[block] = rng.uniform(0.15, 0.5), rng.uniform(0.35, 0.65)
+        scar[block] = rng.uniform(0, 0.6)
+    return Remnants(np.clip(extent, 0, 1), position, scar)
 
 
 def bend_sacrum(body: np.ndarray, disc: np.ndarray, person: Person, s1: int, rng: np.random.Generator) -> None:

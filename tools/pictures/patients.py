@@ -65,7 +65,7 @@ def clean(protocol: Protocol, matrix: int) -> Protocol:
         bias=np.zeros(6),
         saturation_mm=float("inf"),
         coil_depth_mm=220.0,
-        samples=3,
+        subslices=3,
     )
 
 
