@@ -434,7 +434,7 @@ def test_studies_of_low_confidence_are_counted_and_named(tmp_path, monkeypatch, 
     monkeypatch.setattr(localization, "locate_studies", located, raising=False)
     assert main(["localize", str(tmp_path), "--out", str(tmp_path / "points.csv")]) == 0
     text = capsys.readouterr().out
-    assert "doubtful in 7 studies" in text and "case0, case1, case2, case3, case4, ..." in text
+    assert "low confidence in 7 studies" in text and "case0, case1, case2, case3, case4, ..." in text
 
 
 @pytest.mark.slow
@@ -456,6 +456,6 @@ def test_a_localizer_that_has_seen_the_held_out_studies_is_used_with_a_warning(t
     shipped.made["studies"] = ["1", "2"]
     folder = shipped.save(tmp_path / "localizer")
     assert inputs.discs_of([], points=None, localizer=folder, held_out=["3"], progress=False) == {}
-    assert "to be judged" not in caplog.text
+    assert "held-out" not in caplog.text
     inputs.discs_of([], points=None, localizer=folder, held_out=["2", "3"], progress=False)
-    assert "learnt from 1 of the 2 studies that are to be judged" in caplog.text
+    assert "trained on 1 of the 2 held-out studies" in caplog.text

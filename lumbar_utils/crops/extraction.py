@@ -339,7 +339,10 @@ def _best_stack(
     best, best_fit = None, -np.inf
     for item in series:
         for index, stack in enumerate(item.stacks):
-            grid = _grid(stack, view, center, spec)
+            grid, along = _grid(stack, view, center, spec), stack.geometry.offsets
+            beside = center @ stack.geometry.normal
+            if not along[0] - grid.extent[0] <= beside <= along[-1] + grid.extent[0]:  # far from all its slices
+                continue
             angle = float(np.degrees(np.arccos(np.clip(abs(stack.geometry.normal @ tangent), 0, 1))))
             points = OrientedGrid(center, grid.axes, grid.extent, coarse).points()
             coverage = float(voxels_covered(stack.geometry, stack.geometry.world_to_voxel(points)).mean())

@@ -46,8 +46,7 @@ def sample_box(pixels: np.ndarray, geometry: StackGeometry, grid: OrientedGrid) 
     order, (k, row, column) = coordinates
     covered_along = [_covered(geometry, axis, c) for axis, c in enumerate((k, row, column))]
     covered = covered_along[0][:, None, None] & covered_along[1][:, None] & covered_along[2]
-    values = np.zeros(covered.shape, dtype=np.float32)
-    inside = np.ix_(*(np.flatnonzero(along) for along in covered_along))
+    values = None
     if covered.any():
         ratio = np.maximum(resolution / np.asarray(geometry.spacing), 1.0)
         sigma = (0.0, *(SMOOTHING_PER_OCTAVE * np.sqrt(ratio**2 - 1)))
@@ -58,10 +57,15 @@ def sample_box(pixels: np.ndarray, geometry: StackGeometry, grid: OrientedGrid) 
             return sample_stack(pixels, geometry, grid.points(), resolution=resolution)
         through, down, across = (matrix for _, _, matrix in parts)
         in_plane = down @ block @ across.T
-        values[inside] = np.tensordot(through, in_plane, axes=1)
+        values = np.tensordot(through, in_plane, axes=1)
+    if values is None or values.shape != covered.shape:  # a part of the box lies outside
+        inside, part = np.ix_(*(np.flatnonzero(along) for along in covered_along)), values
+        values = np.zeros(covered.shape, dtype=np.float32)
+        if part is not None:
+            values[inside] = part
     # From slice, row, column to the order of the box's own axes.
     back = np.argsort(order)
-    return np.ascontiguousarray(values.transpose(back)), np.ascontiguousarray(covered.transpose(back))
+    return values.transpose(back), covered.transpose(back)
 
 
 def _coordinates(
