@@ -31,7 +31,7 @@ MAX_SHIFT = 0.5
 SMOOTHING_PER_OCTAVE = 0.4
 """Standard deviation, in target samples, of the low-pass that precedes sampling coarser than the pixels."""
 UNIT_TOLERANCE = 1e-2
-"""Largest error of length or right angle of direction cosines that is mended; scanners write 6 digits, some 3."""
+"""Largest error of length or right angle of direction cosines that is corrected; scanners write 6 digits, some 3."""
 
 
 @dataclass(frozen=True)
@@ -75,8 +75,8 @@ class SliceGeometry:
             raise GeometryError(f"pixel spacing must be two positive numbers, got {self.spacing}")
         if len(shape) != 2 or min(shape) < 1:
             raise GeometryError(f"shape must be two positive integers (rows, columns), got {self.shape}")
-        mended = {"position": position, "row_cosine": row, "column_cosine": column, "spacing": spacing, "shape": shape}
-        for name, value in mended.items():
+        values = (position, row, column, spacing, shape)
+        for name, value in zip(("position", "row_cosine", "column_cosine", "spacing", "shape"), values, strict=True):
             object.__setattr__(self, name, value)
 
     @cached_property

@@ -1,4 +1,4 @@
-"""Losses of subgroups against the metric and planted differences; traits read from headers against those of the pixels."""
+"""Losses of subgroups against the metric and planted differences; traits from headers against those of the pixels."""
 
 from __future__ import annotations
 

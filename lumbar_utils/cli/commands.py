@@ -342,11 +342,12 @@ def _draw_crops(
 
     from .. import viz
     from ..crops.extraction import extract_crops
-    from ..studies.study import load_study, plain_name
+    from ..files import file_name
+    from ..studies.study import load_study
 
     drawn = 0
     for source, prediction in located:
-        name = plain_name(source.study_id)
+        name = file_name(source.study_id)
         try:
             study = load_study(source)
             crops = extract_crops(study, prediction.discs, spec)

@@ -30,7 +30,7 @@ from ..labels import (
     level_title,
 )
 from ..metrics.score import FAMILY_TARGETS, log_losses
-from ..studies.source_images import read_evidence
+from ..studies.source_images import read_source_images
 from .agreement import interval, resample_counts
 from .tables import checked_grades
 
@@ -162,7 +162,7 @@ def scanner_table(sources: Sequence[StudySource]) -> pd.DataFrame:
     rows = []
     for source in sources:
         try:
-            evidence = read_evidence(source)
+            evidence = read_source_images(source)
         except LumbarError as error:
             logger.warning("study %s left out: %s", source.study_id, error)
             continue
