@@ -82,7 +82,8 @@ class SliceGeometry:
     @cached_property
     def normal(self) -> np.ndarray:
         """Unit normal, row direction cross column direction, shape (3,)."""
-        return np.cross(self.row_cosine, self.column_cosine)
+        (a, b, c), (d, e, f) = self.row_cosine.tolist(), self.column_cosine.tolist()
+        return np.array([b * f - c * e, c * d - a * f, a * e - b * d])  # np.cross takes ten times as long
 
     def pixel_to_world(self, xy: np.ndarray) -> np.ndarray:
         """Pixel coordinates (..., 2) as (x, y) to LPS mm (..., 3)."""
@@ -220,7 +221,7 @@ def group_into_stacks(slices: Sequence[SliceGeometry]) -> list[list[int]]:
                 item.shape == first.shape
                 and item.row_cosine @ first.row_cosine >= limit
                 and item.column_cosine @ first.column_cosine >= limit
-                and np.allclose(item.spacing, first.spacing, rtol=1e-3)
+                and (item.spacing == first.spacing or np.allclose(item.spacing, first.spacing, rtol=1e-3))
                 and np.abs(first.world_to_pixel(item.position)[0] / first.shape[::-1]).max() <= MAX_SHIFT
             ):
                 group.append(index)
