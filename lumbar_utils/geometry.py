@@ -63,8 +63,8 @@ class SliceGeometry:
     shape: tuple[int, int]
 
     def __post_init__(self):
-        position = _vector(self.position, "position")
-        row, column = _vector(self.row_cosine, "row_cosine"), _vector(self.column_cosine, "column_cosine")
+        names = ("position", "row_cosine", "column_cosine")
+        position, row, column = (_vector(getattr(self, name), name) for name in names)
         if np.abs([row @ row - 1, column @ column - 1, row @ column]).max() > UNIT_TOLERANCE:
             raise GeometryError(f"direction cosines must be perpendicular unit vectors, got {row} and {column}")
         row = row / np.linalg.norm(row)
@@ -75,8 +75,7 @@ class SliceGeometry:
             raise GeometryError(f"pixel spacing must be two positive numbers, got {self.spacing}")
         if len(shape) != 2 or min(shape) < 1:
             raise GeometryError(f"shape must be two positive integers (rows, columns), got {self.shape}")
-        values = (position, row, column, spacing, shape)
-        for name, value in zip(("position", "row_cosine", "column_cosine", "spacing", "shape"), values, strict=True):
+        for name, value in zip((*names, "spacing", "shape"), (position, row, column, spacing, shape), strict=True):
             object.__setattr__(self, name, value)
 
     @cached_property
