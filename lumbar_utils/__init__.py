@@ -38,7 +38,7 @@ if (
     )
     from .crops.cache import CropCache, build_crop_cache
     from .crops.extraction import CropSpec, StudyCrops, extract_crops
-    from .dicom.series import Series, Study
+    from .dicom.series import Series
     from .errors import DataError, DicomError, GeometryError, LumbarError
     from .inference.predictor import Predictor
     from .inference.run import run_inference
@@ -50,6 +50,7 @@ if (
     from .models.classifier import ClassifierConfig, LumbarClassifier
     from .phantom.cohort import generate_cohort
     from .studies.competition import CompetitionFolder
+    from .studies.data import Study
     from .studies.study import find_studies, load_study
     from .training.augmentation import AugmentConfig
     from .training.config import TrainConfig
@@ -91,7 +92,7 @@ _HOME = {
     "Predictor": "inference.predictor",
     "Score": "metrics.score",
     "Series": "dicom.series",
-    "Study": "dicom.series",
+    "Study": "studies.data",
     "StudyCrops": "crops.extraction",
     "StudyPrediction": "inference.submission",
     "TrainConfig": "training.config",

@@ -18,16 +18,21 @@ from safetensors import SafetensorError
 from .errors import DataError
 
 PACKAGES = ("torch", "timm-3d", "timm", "numpy", "pandas", "pydicom", "scikit-learn", "albumentations")
-PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+PLAIN_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._ -]{0,98}[A-Za-z0-9_-])?")
+"""What can be a file's name anywhere, and joined to a path without leaving its folder."""
 RESERVED = re.compile(r"(?i)(con|prn|aux|nul|com\d|lpt\d)(\..*)?")
 """Names that Windows gives to devices."""
 
 
 def file_name(study_id: str) -> str:
-    """A study's id as a file's name without ending, which no id can leave its folder by; different ids differ."""
-    if PLAIN_NAME.fullmatch(study_id) and not RESERVED.fullmatch(study_id) and not study_id.endswith("."):
+    """A study's id as a file's name without ending: itself where it is plain, else what is plain of it and a hash.
+
+    Headers, folders and tables can hold anything: `../../x`, a device of Windows, a formula, characters that turn the
+    line round. Different ids get different names.
+    """
+    if PLAIN_NAME.fullmatch(study_id) and not RESERVED.fullmatch(study_id):
         return study_id
-    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", study_id)[:60].strip("_") or "study"
+    readable = re.sub(r"[^A-Za-z0-9_-]+", "_", study_id)[:60].strip("_-") or "study"
     return f"{readable}-{hashlib.sha256(study_id.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 

@@ -31,7 +31,7 @@ MAX_SHIFT = 0.5
 SMOOTHING_PER_OCTAVE = 0.4
 """Standard deviation, in target samples, of the low-pass that precedes sampling coarser than the pixels."""
 UNIT_TOLERANCE = 1e-2
-"""Largest error of length or right angle of direction cosines that is mended; scanners write 6 digits, some 3."""
+"""Largest error of length or right angle of direction cosines that is corrected; scanners write 6 digits, some 3."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +63,8 @@ class SliceGeometry:
     shape: tuple[int, int]
 
     def __post_init__(self):
-        position = _vector(self.position, "position")
-        row, column = _vector(self.row_cosine, "row_cosine"), _vector(self.column_cosine, "column_cosine")
+        names = ("position", "row_cosine", "column_cosine")
+        position, row, column = (_vector(getattr(self, name), name) for name in names)
         if np.abs([row @ row - 1, column @ column - 1, row @ column]).max() > UNIT_TOLERANCE:
             raise GeometryError(f"direction cosines must be perpendicular unit vectors, got {row} and {column}")
         row = row / np.linalg.norm(row)
@@ -75,14 +75,14 @@ class SliceGeometry:
             raise GeometryError(f"pixel spacing must be two positive numbers, got {self.spacing}")
         if len(shape) != 2 or min(shape) < 1:
             raise GeometryError(f"shape must be two positive integers (rows, columns), got {self.shape}")
-        mended = {"position": position, "row_cosine": row, "column_cosine": column, "spacing": spacing, "shape": shape}
-        for name, value in mended.items():
+        for name, value in zip((*names, "spacing", "shape"), (position, row, column, spacing, shape), strict=True):
             object.__setattr__(self, name, value)
 
     @cached_property
     def normal(self) -> np.ndarray:
         """Unit normal, row direction cross column direction, shape (3,)."""
-        return np.cross(self.row_cosine, self.column_cosine)
+        (a, b, c), (d, e, f) = self.row_cosine.tolist(), self.column_cosine.tolist()
+        return np.array([b * f - c * e, c * d - a * f, a * e - b * d])  # np.cross takes ten times as long
 
     def pixel_to_world(self, xy: np.ndarray) -> np.ndarray:
         """Pixel coordinates (..., 2) as (x, y) to LPS mm (..., 3)."""
@@ -220,7 +220,7 @@ def group_into_stacks(slices: Sequence[SliceGeometry]) -> list[list[int]]:
                 item.shape == first.shape
                 and item.row_cosine @ first.row_cosine >= limit
                 and item.column_cosine @ first.column_cosine >= limit
-                and np.allclose(item.spacing, first.spacing, rtol=1e-3)
+                and (item.spacing == first.spacing or np.allclose(item.spacing, first.spacing, rtol=1e-3))
                 and np.abs(first.world_to_pixel(item.position)[0] / first.shape[::-1]).max() <= MAX_SHIFT
             ):
                 group.append(index)

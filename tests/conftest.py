@@ -35,7 +35,7 @@ def cohort(shared_folder) -> Path:
 
 @pytest.fixture(scope="session")
 def real_mri() -> Path:
-    """Ten real series, where a developer has them beside the checkout (they may not be redistributed)."""
+    """Real series, where a developer has them beside the checkout (they may not be redistributed)."""
     if not REAL_MRI.is_dir():
         pytest.skip(f"no real series at {REAL_MRI}")
     return REAL_MRI

@@ -539,7 +539,7 @@ def test_a_link_that_leads_back_does_not_scan_for_ever(tmp_path):
 
 def test_real_series_are_recognised_as_their_description_says(real_mri):
     cases = sorted(folder for folder in real_mri.iterdir() if folder.is_dir())
-    assert [case.name for case in cases] == sorted(pd.read_csv(real_mri / "points.csv")["case"].unique())
+    assert [case.name for case in cases] == sorted(set(pd.read_csv(real_mri / "points.csv")["case"]))
     for case in cases:
         series = read_series(case)
         expected = {"Sagittal T1": SAGITTAL_T1, "Sagittal T2": SAGITTAL_T2}[series.description]

@@ -21,7 +21,7 @@ import pytest
 from dicom_files import AXIAL, SAGITTAL, image, recompress, write, write_series
 from dicom_mutations import mutate, valid_file, valid_files
 
-from lumbar_utils.dicom import decoding
+from lumbar_utils.dicom import decoding, parsing
 from lumbar_utils.dicom.series import read_series, read_slices
 from lumbar_utils.errors import DicomError, LumbarError
 from lumbar_utils.inference.preprocessing import StudyTimeout, time_limit
@@ -61,6 +61,30 @@ def test_thousands_of_damaged_files_raise_only_errors_of_our_own():
     assert sum(summary["outcome"].values()) == CASES and summary["findings"] == 0
     assert summary["outcome"]["refused"] > CASES / 2, "most damage should be noticed"
     assert summary["outcome"]["read"] > CASES / 20, "some damage hits what does not matter"
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_files_parsed_without_pydicom_read_as_with_it(tmp_path, monkeypatch):
+    """Also that the plain parser leaves what is odd to pydicom: the same values, or the same refusal."""
+
+    def read(path: Path) -> str | list:
+        try:
+            slices = read_slices(path)
+        except DicomError as error:
+            return str(error)
+        return [(s.instance_number, s.geometry.spacing, *s.geometry.position, s.pixels.tobytes()) for s in slices]
+
+    names = ("Explicit VR Little Endian", "Implicit VR Little Endian", "8 bits", "signed 12 bits")
+    files = [file for file in valid_files(tmp_path / "valid") if file.name in names]
+    parse, parsed, path = parsing.parse_plain, [], tmp_path / "case.dcm"
+    for case in range(1000):
+        rng = random.Random(f"plain {case}")
+        path.write_bytes(mutate(rng, rng.choice(files), files)[0])
+        monkeypatch.setattr(parsing, "parse_plain", lambda data: parsed.append(parse(data)) or parsed[-1])
+        found = read(path)
+        monkeypatch.setattr(parsing, "parse_plain", lambda data: None)
+        assert found == read(path), case
+    assert sum(dataset is not None for dataset in parsed) > 150 and parsed.count(None) > 150
 
 
 def test_files_that_claim_to_be_huge_are_refused_before_memory_is_taken(tmp_path):

@@ -10,7 +10,7 @@ from PIL import Image
 from planted_crops import POINTS, planted_cohort
 
 from lumbar_utils.crops.extraction import StudyCrops
-from lumbar_utils.dicom.series import Series, Stack, Study
+from lumbar_utils.dicom.series import Series, Stack
 from lumbar_utils.errors import Issue
 from lumbar_utils.geometry import (
     ANTERIOR,
@@ -24,6 +24,7 @@ from lumbar_utils.inference.submission import StudyPrediction
 from lumbar_utils.labels import SAGITTAL_T2
 from lumbar_utils.localization import DiscPoints
 from lumbar_utils.notebook_html import data_uri, stack_thumbnail, to_grey
+from lumbar_utils.studies.data import Study
 
 HOSTILE = "<img src=x onerror=alert(1)>&\"'"
 MAX_BYTES = 60_000

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import io
 import logging
+import re
 import shutil
 import zipfile
 from pathlib import Path
@@ -22,12 +23,14 @@ from pydicom.dataset import Dataset
 from lumbar_utils.cli import main
 from lumbar_utils.crops.cache import build_crop_cache
 from lumbar_utils.dicom.headers import identity_of, without_identity
-from lumbar_utils.dicom.series import Series, Study, read_series, scan_headers
+from lumbar_utils.dicom.series import Series, read_series, scan_headers
 from lumbar_utils.errors import DicomError
+from lumbar_utils.files import file_name
 from lumbar_utils.inference.submission import StudyPrediction
 from lumbar_utils.labels import N_TARGETS, VIEWS
 from lumbar_utils.localization import DiscPoints
-from lumbar_utils.studies.study import StudySource, find_studies, load_study, plain_name
+from lumbar_utils.studies.data import Study
+from lumbar_utils.studies.study import StudySource, find_studies, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
 CODE = sorted(path for folder in ("lumbar_utils", "tools", "benchmarks") for path in (ROOT / folder).rglob("*.py"))
@@ -183,32 +186,33 @@ def test_every_object_that_shows_itself_is_in_the_test_above():
 # Names -----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("words", ["1.2.840.113619.2.5", "4003253", "case 1", "a-b_c.d"])
+def test_plain_ids_name_their_files(words):
+    assert file_name(words) == words
+
+
 @pytest.mark.parametrize(
-    ("words", "name"),
+    ("words", "readable"),
     [
-        ("1.2.840.113619.2.5", "1.2.840.113619.2.5"),
-        ("Müller 3", "Müller 3"),
-        ("../../evil", "_.._evil"),
-        ("/etc/passwd", "_etc_passwd"),
+        ("../../evil", "evil"),
+        ("/etc/passwd", "etc_passwd"),
         ("C:\\x\\y", "C_x_y"),
         ("a\0b\nc", "a_b_c"),
         ("..", "study"),
         ("", "study"),
-        ("=cmd|' /C calc'!A0", "_cmd_ _C calc_A0"),
+        ("=cmd|' /C calc'!A0", "cmd_C_calc_A0"),
         ("-1+2", "1_2"),
-        ("NUL", "_NUL"),
-        ("com1.txt", "_com1.txt"),
-        ("\u202egnp.exe\u2215x\uff0fy", "_gnp.exe_x_y"),
+        ("NUL", "NUL"),
+        ("com1.txt", "com1_txt"),
+        ("\u202egnp.exe\u2215x\uff0fy", "gnp_exe_x_y"),
         ("trailing. ", "trailing"),
+        ("9" * 5000, "9" * 60),
     ],
 )
-def test_ids_become_plain_names(words, name):
-    assert plain_name(words) == name == plain_name(name)
-
-
-def test_long_ids_are_cut_but_stay_apart():
-    one, two = plain_name("9" * 5000 + "1"), plain_name("9" * 5000 + "2")
-    assert one != two and len(one) <= 100 and len(plain_name("ü" * 300).encode()) <= 100
+def test_other_ids_name_their_files_by_what_is_plain_and_a_hash(words, readable):
+    name = file_name(words)
+    assert re.fullmatch(re.escape(readable) + "-[0-9a-f]{12}", name) and file_name(name) == name
+    assert file_name(words + "?") != name
 
 
 @pytest.mark.parametrize("study_id", ["../../evil", "/tmp/evil", "x" * 4000, "a/b\\c", "nul", "a\nb", "\u202ex"])

@@ -36,7 +36,7 @@ from lumbar_utils.report.structured_report import (
     structured_report,
     write_structured_reports,
 )
-from lumbar_utils.studies.source_images import read_evidence
+from lumbar_utils.studies.source_images import read_source_images
 from lumbar_utils.studies.study import StudySource, find_studies
 
 sr = pytest.importorskip("highdicom.sr", reason="highdicom is not installed")
@@ -286,13 +286,13 @@ def test_files_that_cannot_be_referred_to_are_left_out_and_named(tmp_path):
     folder = write_series(tmp_path / "one", shape=(48, 40)).parent / "one"
     write(folder / "9.dcm", image(number=9, shape=(48, 40), SOPInstanceUID=None))
     (source,) = find_studies(folder)
-    evidence = read_evidence(source)
+    evidence = read_source_images(source)
     assert len(evidence.images) == 5 and any("SOPInstanceUID" in issue for issue in map(str, evidence.issues))
     write_series(tmp_path / "coronal", orientation=(1, 0, 0, 0, 0, -1))
     with pytest.raises(DicomError, match="none of the three views"):
-        read_evidence(find_studies(tmp_path / "coronal")[0])
+        read_source_images(find_studies(tmp_path / "coronal")[0])
     write_series(tmp_path / "axial", orientation=AXIAL)
-    assert {i.view for i in read_evidence(find_studies(tmp_path / "axial")[0]).images} == {AXIAL_T2}
+    assert {i.view for i in read_source_images(find_studies(tmp_path / "axial")[0]).images} == {AXIAL_T2}
 
 
 def test_images_of_another_study_in_the_same_folder_are_evidence_but_lend_no_identity(tmp_path):

@@ -1,4 +1,4 @@
-"""Studies from the competition's folder and from folders without tables, and the traps of the table of points."""
+"""Studies from the competition's folder and from folders without tables, and errors in the table of points."""
 
 from __future__ import annotations
 
@@ -329,7 +329,7 @@ def test_mixed_files_are_told_apart_by_their_uids(tmp_path):
 def test_a_uid_that_is_a_path_does_not_become_one(tmp_path):
     for first, uid in ((1, "../../evil"), (11, "/etc/evil")):
         write_series(tmp_path, numbers=range(first, first + 5), study_uid=uid, series_uid=uid + "1")
-    assert [s.study_id for s in find_studies(tmp_path)] == ["_.._evil", "_etc_evil"]
+    assert [s.study_id.rsplit("-", 1)[0] for s in find_studies(tmp_path)] == ["evil", "etc_evil"]
 
 
 def test_the_folder_above_has_a_name_too(tmp_path, competition, monkeypatch):
@@ -520,7 +520,7 @@ def test_real_series_flattened_under_random_names_are_the_same_studies(real_mri,
 def test_real_series_load_as_studies_named_by_case(real_mri):
     truth = pd.read_csv(real_mri / "points.csv").groupby("case")["series_description"].first()
     sources = find_studies(real_mri)
-    assert [source.study_id for source in sources] == list(truth.index)
+    assert sorted(source.study_id for source in sources) == sorted(truth.index)
     for source in sources:
         study = load_study(source)
         assert (real_mri / study.study_id).is_dir() and study.issues == ()

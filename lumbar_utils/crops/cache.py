@@ -15,9 +15,10 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..errors import DataError
+from ..files import file_name
 from ..localization import DiscPoints
 from ..parallel import JobFailure, run_jobs
-from ..studies.study import StudySource, load_study, plain_name
+from ..studies.study import StudySource, load_study
 from .extraction import FORMAT_VERSION, CropSpec, StudyCrops, extract_crops
 
 logger = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ def build_crop_cache(
 
 
 def _crop_file(folder: Path, study_id: str) -> Path:
-    return folder / f"{plain_name(study_id)}.npz"  # whatever the id, the file lies in the folder
+    return folder / f"{file_name(study_id)}.npz"  # whatever the id, the file lies in the folder
 
 
 def _crop_to_file(source: StudySource, discs: DiscPoints | None, spec: CropSpec, path: Path) -> str:

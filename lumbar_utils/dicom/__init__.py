@@ -1,1 +1,15 @@
-"""DICOM: file -> slice -> series. Every quirk of the format ends here."""
+"""DICOM: file (`parsing`) -> slice (`headers`, `pixels`) -> series (`series`). Every quirk of the format ends here.
+
+The reader trusts no file. What it guards against, and where:
+
+- lengths, nesting and numbers of elements that would take all memory or time: `parsing` cuts reads to what is there,
+  counts them, and inflates no bombs; `plain_files` leaves whatever is odd to that slow path;
+- sizes of images, and compressed bytes that cannot hold them: `elements.check_image` and `pixels`, before any memory
+  is taken for them;
+- decoders in native code that crash or hang on damaged streams: `decoding` keeps them in a process of their own;
+- values that are no numbers, or lie in no scanner: `elements` and `headers` raise `DicomError`, and nothing else;
+- text that forges lines, turns them round or hides in them: `elements.printable`;
+- names, numbers and dates of patients: `headers.without_identity` takes them out of all that is kept.
+
+`tools/fuzz_reader.py` tries it with any number of damaged files.
+"""

@@ -276,7 +276,8 @@ def acquisition(dataset: Dataset, identity: frozenset[str] | None = None) -> dic
     for keyword in HEADER_TEXTS:
         header[keyword] = without_identity(text(dataset, keyword), identity) or None
     if "SharedFunctionalGroupsSequence" in dataset:
-        groups = [*dataset.get("PerFrameFunctionalGroupsSequence", [])[:1], *dataset.SharedFunctionalGroupsSequence]
+        names = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
+        groups = [group for name in names for group in (dataset.get(name) or [])[:1]]  # None where they are empty
         for keyword, (sequence, inner) in _ENHANCED.items():
             with suppress(Exception):  # pydicom raises anything for a broken element; it costs only its own value
                 for item in (group[sequence][0] for group in groups if group.get(sequence)):

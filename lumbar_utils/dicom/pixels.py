@@ -62,10 +62,13 @@ class StoredFrame:
 
     def write(self, out: np.ndarray, slope: float = 1.0, intercept: float = 0.0) -> None:
         """Write the values, bright = large, to float32 (rows, columns); rescale: PS3.3 C.11.1."""
-        words = np.left_shift(self.words, self.up) if self.up else self.words
-        if self.signed and words.dtype.kind == "u":
-            words = words.view(words.dtype.str.replace("u", "i"))
-        np.right_shift(words, self.down, out=out, casting="unsafe")
+        words, unsigned = self.words, self.words.dtype.kind == "u"
+        if self.up == self.down and unsigned and not self.signed:  # the most common; needs no copy
+            np.bitwise_and(words, 2 ** (8 * words.itemsize - self.down) - 1, out=out, casting="unsafe")
+        else:
+            words = np.left_shift(words, self.up) if self.up else words
+            words = words.view(words.dtype.str.replace("u", "i")) if self.signed and unsigned else words
+            np.right_shift(words, self.down, out=out, casting="unsafe")
         if self.turned is not None:
             np.subtract(np.float32(self.turned), out, out=out)
         if (slope, intercept) != (1.0, 0.0):

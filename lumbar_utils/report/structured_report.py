@@ -41,7 +41,7 @@ from ..labels import (
     level_title,
 )
 from ..studies.competition import in_synthetic_cohort
-from ..studies.source_images import Evidence, SourceImage, read_evidence
+from ..studies.source_images import SourceImage, SourceImages, read_source_images
 from ..studies.study import StudySource
 
 if TYPE_CHECKING:
@@ -90,14 +90,14 @@ def require_highdicom() -> None:
 
 
 def structured_report(
-    prediction: StudyPrediction, source: StudySource | Evidence, *, network: str = "", synthetic: bool = False
+    prediction: StudyPrediction, source: StudySource | SourceImages, *, network: str = "", synthetic: bool = False
 ) -> Comprehensive3DSR:
     """The prediction as a DICOM data set, ready to be written or sent.
 
     Parameters
     ----------
     prediction : StudyPrediction
-    source : StudySource or Evidence
+    source : StudySource or SourceImages
         The study that was graded: its headers are read for patient, study and the images to refer to.
     network : str
         What the algorithm's parameters say of the network, for example the name of its run.
@@ -116,7 +116,7 @@ def structured_report(
     require_highdicom()
     if prediction.fallback:
         raise DataError(f"study {prediction.study_id}: not graded (class prior), so there is nothing to report")
-    evidence = source if isinstance(source, Evidence) else read_evidence(source)
+    evidence = source if isinstance(source, SourceImages) else read_source_images(source)
     synthetic = synthetic or (isinstance(source, StudySource) and in_synthetic_cohort(source.path))
     if evidence.study_id != prediction.study_id:
         raise DataError(f"the prediction is of study {prediction.study_id!r}, the images of {evidence.study_id!r}")
@@ -158,7 +158,7 @@ def write_structured_reports(
     return written, failures
 
 
-def _document(prediction: StudyPrediction, evidence: Evidence, network: str, synthetic: bool) -> Comprehensive3DSR:
+def _document(prediction: StudyPrediction, evidence: SourceImages, network: str, synthetic: bool) -> Comprehensive3DSR:
     import highdicom as hd
     from highdicom import sr
 
@@ -217,7 +217,9 @@ def _document(prediction: StudyPrediction, evidence: Evidence, network: str, syn
     return document
 
 
-def _grades(prediction: StudyPrediction, evidence: Evidence, algorithm) -> list[MeasurementsAndQualitativeEvaluations]:
+def _grades(
+    prediction: StudyPrediction, evidence: SourceImages, algorithm
+) -> list[MeasurementsAndQualitativeEvaluations]:
     """The 25 targets, in the order of `labels.TARGETS`."""
     from highdicom import sr
 
@@ -248,7 +250,7 @@ def _grades(prediction: StudyPrediction, evidence: Evidence, algorithm) -> list[
 
 
 def _shown_on(
-    prediction: StudyPrediction, evidence: Evidence, condition: int, level: int
+    prediction: StudyPrediction, evidence: SourceImages, condition: int, level: int
 ) -> list[tuple[SourceImage, int]]:
     """The slices on which a reader would look for a target, one for each view that shows it."""
     if prediction.discs is None:
@@ -260,7 +262,7 @@ def _shown_on(
     return [one for one in found if one is not None]
 
 
-def _disc_points(prediction: StudyPrediction, evidence: Evidence, algorithm) -> list:
+def _disc_points(prediction: StudyPrediction, evidence: SourceImages, algorithm) -> list:
     """A region for each disc: its point in space, or on the nearest image where there is no frame of reference."""
     from highdicom import sr
 
@@ -309,7 +311,7 @@ def stable_uid(*parts: object) -> UID:
     return UID(f"2.25.{uuid.uuid5(NAMESPACE, '/'.join(map(str, parts))).int}")
 
 
-def _first_frame(evidence: Evidence) -> str:
+def _first_frame(evidence: SourceImages) -> str:
     """The frame of reference of the first sagittal T2 image that has one, else of any."""
     ordered = sorted(evidence.images, key=lambda image: image.view != SAGITTAL_T2)
     return next((image.frame_of_reference_uid for image in ordered if image.frame_of_reference_uid), "")
@@ -320,11 +322,11 @@ def _frames(image: SourceImage, number: int) -> list[int] | None:
     return [number + 1] if len(image.frames) > 1 else None
 
 
-def _evidence_headers(evidence: Evidence) -> Sequence[Dataset]:
+def _evidence_headers(evidence: SourceImages) -> Sequence[Dataset]:
     """What highdicom asks of each image, the first one with the patient's and the study's attributes."""
     headers = []
     for number, image in enumerate(evidence.images):
-        header = Dataset() if number else evidence.identity
+        header = Dataset() if number else evidence.patient
         header.StudyInstanceUID, header.SeriesInstanceUID = image.study_uid, image.series_uid
         header.SOPClassUID, header.SOPInstanceUID = image.sop_class_uid, image.sop_instance_uid
         headers.append(header)

@@ -1,8 +1,8 @@
 """Studies on disk: any folder of DICOM files, or the competition's folder with its tables; statistics of a cohort."""
 
-from ..dicom.series import Study
 from .annotations import clean_coordinates
 from .competition import CompetitionFolder
+from .data import Study
 from .prevalence import MODERATE_PERCENT, SEVERE_PERCENT
 from .statistics import REAL_PREVALENCE, label_table, point_places, rank_correlation, series_table
 from .study import StudySource, find_studies, load_study

@@ -1,8 +1,8 @@
-"""The competition's table of points, `train_label_coordinates.csv`, and the traps in it.
+"""The competition's table of points, `train_label_coordinates.csv`, and the annotation errors in it.
 
 The real table holds points in image corners, canal points on the wrong series, sides that have changed places
 and levels out of order. Each of them costs a localizer more than a missing point does, so what is surely wrong is
-dropped, what can be mended without a guess is mended, and everything is reported with its reason.
+dropped, what can be corrected without a guess is corrected, and everything is reported with its reason.
 
 Only tables are needed here. Some faults cannot be seen without pixels and stay: all levels shifted by one, a study
 whose sides are all exchanged.
@@ -64,7 +64,7 @@ ACTIONS = {
     WRONG_VIEW: "dropped",
     DUPLICATE_POINT: "dropped",
     LEVELS_OUT_OF_ORDER: "dropped",
-    SIDES_EXCHANGED: "mended",
+    SIDES_EXCHANGED: "corrected",
     OTHER_VIEW: "kept",
     SERIES_NOT_LISTED: "kept",
     POINT_WITHOUT_LABEL: "kept",
@@ -86,7 +86,7 @@ def clean_coordinates(
     *,
     image_sizes: Mapping[tuple[str, str, int], tuple[int, int]] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Find the traps of the table of points.
+    """Find the annotation errors in the table of points.
 
     Parameters
     ----------
@@ -105,7 +105,7 @@ def clean_coordinates(
     cleaned : DataFrame
         `COLUMNS`, with condition and level as in `labels` (`"l1_l2"`, not `"L1/L2"`), in the table's order.
     report : DataFrame
-        `COLUMNS`, reason (a key of `ACTIONS`), action ("dropped", "mended", "kept", or "none" where there is no
+        `COLUMNS`, reason (a key of `ACTIONS`), action ("dropped", "corrected", "kept", or "none" where there is no
         point) and detail. A point that is dropped is named once, with the first reason that holds.
 
     Raises

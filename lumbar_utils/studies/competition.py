@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -19,8 +18,9 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from ..dicom.series import Series, Study, read_series, scan_headers
+from ..dicom.series import Series, read_series, scan_headers
 from ..errors import DataError, DicomError, Issue
+from ..files import PLAIN_NAME
 from ..labels import (
     CONDITIONS,
     LEVELS,
@@ -31,14 +31,13 @@ from ..labels import (
 )
 from .annotations import COLUMNS as POINT_COLUMNS
 from .annotations import clean_coordinates
+from .data import Study
 
 logger = logging.getLogger(__name__)
 
 PARTS = ("train", "test")
 SYNTHETIC_MARK = "SYNTHETIC.md"
 """A cohort of phantoms carries this file, so that nobody takes its numbers for patients'."""
-
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,7 +50,7 @@ class CompetitionFolder:
     labels : DataFrame or None
         `train.csv`, ids as str.
     coordinates : DataFrame or None
-        `train_label_coordinates.csv` as it is, ids as str; `clean_coordinates` mends it.
+        `train_label_coordinates.csv` as it is, ids as str; `clean_coordinates` corrects it.
     series_table : DataFrame
         study_id, series_id, series_description, part ("train" or "test"); no rows where the tables are absent.
     sample_submission : DataFrame or None
@@ -162,7 +161,7 @@ class CompetitionFolder:
     def clean_coordinates(
         self, *, read_headers: bool = False, progress: bool = False
     ) -> tuple[pd.DataFrame, pd.DataFrame]:
-        """The table of points with its traps found; see `coordinates.clean_coordinates`.
+        """The table of points without its annotation errors; see `annotations.clean_coordinates`.
 
         Parameters
         ----------
@@ -234,7 +233,7 @@ class CompetitionFolder:
                 ids[part] = list(dict.fromkeys(self.series_table.loc[rows, "study_id"]))
             else:
                 names = folder_names(self.root / f"{part}_images")
-                ids[part] = [name for name in names if _ID.fullmatch(name)]
+                ids[part] = [name for name in names if PLAIN_NAME.fullmatch(name)]
                 for name in sorted(set(names) - set(ids[part])):
                     logger.warning("folder %r of %s_images has no plain name and is left out", name, part)
         return ids
@@ -255,7 +254,7 @@ class CompetitionFolder:
         images = images.assign(instance_number=numbers)[np.isfinite(numbers)]
         rows = tqdm(images.itertuples(index=False), total=len(images), desc="image sizes", disable=not progress)
         for study_id, series_id, number in rows:
-            if _ID.fullmatch(study_id) and _ID.fullmatch(series_id):
+            if PLAIN_NAME.fullmatch(study_id) and PLAIN_NAME.fullmatch(series_id):
                 path = self.root / "train_images" / study_id / series_id / f"{int(number)}.dcm"
                 sizes[study_id, series_id, int(number)] = scan_headers(path)[0].shape[1:]
         return sizes
@@ -300,7 +299,7 @@ def load_listed_study(
         description = described.get(series_id, "")
         view = description if description in VIEWS else ""
         if series_id not in on_disk:
-            odd = "" if _ID.fullmatch(series_id) else " (and its id is no plain name)"
+            odd = "" if PLAIN_NAME.fullmatch(series_id) else " (and its id is no plain name)"
             text = f"listed as {description!r} but not on disk{odd}"
             issues.append(Issue("series_not_on_disk", text, study_id, series_id))
             continue
@@ -365,6 +364,6 @@ def _known_part(part: str) -> str:
 
 def _safe_id(value: str, name: str) -> str:
     """An id that is joined to a path must be one plain name: a table could otherwise lead out of the folder."""
-    if not _ID.fullmatch(str(value)):
-        raise DataError(f"{name} {value!r} is no plain name of letters, digits, '.', '_' and '-'")
+    if not PLAIN_NAME.fullmatch(str(value)):
+        raise DataError(f"{name} {value!r} is no plain name of letters, digits, blanks, '.', '_' and '-'")
     return str(value)

@@ -30,7 +30,7 @@ from .study import StudySource
 
 logger = logging.getLogger(__name__)
 
-IDENTITY_GROUPS = frozenset({0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0040})
+PATIENT_GROUPS = frozenset({0x0008, 0x0010, 0x0012, 0x0020, 0x0032, 0x0038, 0x0040})
 """Groups of elements in which the standard's patient and study modules lie (PS3.3 C.7.1, C.7.2)."""
 MUST_BE_THERE = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientSex"),
@@ -76,13 +76,13 @@ class SourceImage:
 
 
 @dataclass(frozen=True, eq=False)
-class Evidence:
+class SourceImages:
     """The images of a study's three views, and the header that tells whose they are.
 
     Attributes
     ----------
     study_id : str
-    identity : Dataset
+    patient : Dataset
         Patient and study attributes of the first image, each checked to be readable; type 2 attributes are there,
         empty where the source lacks them. Identifies the patient.
     images : tuple of SourceImage
@@ -94,7 +94,7 @@ class Evidence:
     """
 
     study_id: str
-    identity: Dataset = field(repr=False)
+    patient: Dataset = field(repr=False)
     images: tuple[SourceImage, ...] = field(repr=False)
     acquisitions: dict[str, dict] = field(default_factory=dict, repr=False)
     issues: tuple[Issue, ...] = ()
@@ -124,7 +124,7 @@ class Evidence:
 
 
 @without_warnings()
-def read_evidence(source: StudySource) -> Evidence:
+def read_source_images(source: StudySource) -> SourceImages:
     """Read the headers of a study's files, without pixels.
 
     Series that are none of the three views are left out, as is every file without the UIDs to refer to it by.
@@ -159,8 +159,8 @@ def read_evidence(source: StudySource) -> Evidence:
         raise DicomError(f"no image can be referred to: {reason}", path=source.path, study_id=source.study_id)
     main_study = Counter(image.study_uid for image in images).most_common(1)[0][0]
     order = sorted(range(len(images)), key=lambda i: images[i].study_uid != main_study)
-    identity = _identity(headers[order[0]])
-    return Evidence(source.study_id, identity, tuple(images[i] for i in order), acquisitions, tuple(issues))
+    patient = _patient_header(headers[order[0]])
+    return SourceImages(source.study_id, patient, tuple(images[i] for i in order), acquisitions, tuple(issues))
 
 
 def _distance(frame: SliceGeometry, point: np.ndarray) -> float:
@@ -209,11 +209,11 @@ def _view_of(images: list[SourceImage], header: dict, description: str) -> str:
     return recognise([plane_of(frame) for image in images for frame in image.frames], header, description)[0]
 
 
-def _identity(header: Dataset) -> Dataset:
+def _patient_header(header: Dataset) -> Dataset:
     """A header without what cannot be read or written again: broken elements must not cost the whole result."""
     kept = Dataset()
     for tag in sorted(header.keys()):  # iterating over the data set itself converts elements, outside of the try
-        if tag.group in IDENTITY_GROUPS:
+        if tag.group in PATIENT_GROUPS:
             try:
                 kept.add(deepcopy(header[tag]))
             except Exception as error:  # pydicom converts lazily and raises whatever the broken value leads to

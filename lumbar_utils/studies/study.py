@@ -6,11 +6,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import os
-import re
-import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -19,14 +16,15 @@ from pathlib import Path
 
 from ..dicom.series import (
     FileHeader,
-    Study,
     list_files,
     read_series,
     scan_headers,
     without_identity,
 )
 from ..errors import DataError, DicomError, Issue
+from ..files import file_name
 from .competition import PARTS, CompetitionFolder, is_competition_folder, load_listed_study
+from .data import Study
 
 __all__ = [
     "CompetitionFolder",
@@ -35,14 +33,9 @@ __all__ = [
     "find_studies",
     "is_competition_folder",
     "load_study",
-    "plain_name",
 ]
 
 logger = logging.getLogger(__name__)
-
-MAX_NAME = 100
-"""Bytes of an id that comes from a header or a folder; files are named after it, and add up to 60."""
-_DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -95,7 +88,7 @@ def find_studies(path: Path | str, *, part: str | None = None, progress: bool = 
     list of StudySource
         Without tables grouped by StudyInstanceUID. `study_id` is the folder's name when the study is all there is
         below one folder and the name is not the patient's, else the StudyInstanceUID; `series_id` is the
-        SeriesInstanceUID. All of them are plain names (`plain_name`). What is no MR image is left out, and said in
+        SeriesInstanceUID. All of them are plain names (`file_name`). What is no MR image is left out, and said in
         the `issues` of its study or, where a study has nothing else, in the log.
 
     Raises
@@ -173,25 +166,6 @@ def _competition_sources(root: Path, inside: Sequence[str], part: str | None) ->
     return sources
 
 
-def plain_name(words: str) -> str:
-    """An id that can be a file's name anywhere: letters, digits, blanks, `._-`, at most `MAX_NAME` bytes.
-
-    Ids become file names and cells of tables, and a header or a folder's name can hold anything: `../../x`, a device
-    of Windows, a formula, characters that turn the line round. A name that is plain already comes back as it is.
-    """
-    plain = re.sub(r"[^\w.\- ]+", "_", unicodedata.normalize("NFC", words)).lstrip(".- ").rstrip(". ")
-    if _DEVICES.match(plain):
-        plain = f"_{plain}"
-    if len(plain.encode()) > MAX_NAME:
-        kept = plain.encode()[: MAX_NAME - 9].decode(errors="ignore")
-        plain = f"{kept}-{_fingerprint(words)}"
-    return plain or "study"
-
-
-def _fingerprint(words: str) -> str:
-    return hashlib.sha256(words.encode(errors="replace")).hexdigest()[:8]
-
-
 def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
     """Group headers by study and series; files that are no images join the only series or study of their folder."""
     studies: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
@@ -225,12 +199,12 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
         issue = Issue(
             "series_not_mr",
             f"{count} images of modality {modality}, expected MR, left out",
-            series_id=plain_name(series),
+            series_id=file_name(series),
         )
         if study in studies:
             issues[study].append(issue)
         else:
-            logger.warning("study %s has no MR image and is left out: %s", plain_name(study), issue)
+            logger.warning("study %s has no MR image and is left out: %s", file_name(study), issue)
     for header in headers:
         if header.shape[0]:
             continue
@@ -254,7 +228,7 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
         StudySource(
             names[study],
             _common_folder(all_series),
-            tuple((plain_name(series_id), tuple(list_files(files))) for series_id, files in all_series.items()),
+            tuple((file_name(series_id), tuple(list_files(files))) for series_id, files in all_series.items()),
             issues=tuple(
                 replace(issue, study_id=names[study]).rewritten(partial(without_identity, identity=identity[study]))
                 for issue in issues[study]
@@ -276,11 +250,9 @@ def _modalities(others: dict[tuple[str, str, str], int]) -> str:
 
 
 def _unique_names(names: dict[str, str]) -> dict[str, str]:
-    """Names of studies by UID, each only once: equal ones become the UID, UIDs that look alike get a fingerprint."""
-    for change in (plain_name, lambda uid: f"{plain_name(uid)}-{_fingerprint(uid)}"):
-        counts = Counter(names.values())
-        names = {uid: name if counts[name] == 1 else change(uid) for uid, name in names.items()}
-    return names
+    """Names of studies by UID, each only once: equal ones become the UID."""
+    counts = Counter(names.values())
+    return {uid: name if counts[name] == 1 else file_name(uid) for uid, name in names.items()}
 
 
 def _study_name(
@@ -296,10 +268,10 @@ def _study_name(
     elif path.is_dir():
         own = _common_folder(series)
         if len(below[own]) > 1:
-            return plain_name(study)
+            return file_name(study)
         while len(below[own.parent]) == 1:
             own = own.parent
-    return plain_name(study if without_identity(own.name, identity) != own.name else own.name)
+    return file_name(study if without_identity(own.name, identity) != own.name else own.name)
 
 
 def _common_folder(series: dict[str, list[Path]]) -> Path:

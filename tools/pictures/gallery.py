@@ -15,12 +15,12 @@ from PIL import Image
 
 from lumbar_utils import viz
 from lumbar_utils.crops.extraction import StudyCrops, extract_crops
-from lumbar_utils.dicom.series import Study
 from lumbar_utils.evaluation import tables as evaluation
 from lumbar_utils.explain import attribution_maps
 from lumbar_utils.inference.predictor import Predictor, StudyPrediction
 from lumbar_utils.labels import CONDITIONS, SEVERITIES, target_index
 from lumbar_utils.report import ReportFolder
+from lumbar_utils.studies.data import Study
 from lumbar_utils.studies.study import CompetitionFolder, find_studies, load_study
 from lumbar_utils.viz.scene import PLANES, Scene
 from lumbar_utils.viz.style import finish, new_figure, theme

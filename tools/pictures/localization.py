@@ -12,10 +12,11 @@ import pydicom
 from matplotlib.figure import Figure
 
 from lumbar_utils import viz
-from lumbar_utils.dicom.series import Series, Study
+from lumbar_utils.dicom.series import Series
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1
 from lumbar_utils.localization import DiscLocalizer, DiscPoints, LocalizationError, evaluate_points, read_reference
 from lumbar_utils.phantom.cohort import generate_cohort
+from lumbar_utils.studies.data import Study
 from lumbar_utils.studies.study import CompetitionFolder
 
 UNSEEN_SEED = 607_001

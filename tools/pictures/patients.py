@@ -8,7 +8,7 @@ from functools import cache
 import numpy as np
 
 from lumbar_utils.crops.extraction import CropSpec, StudyCrops, extract_crops
-from lumbar_utils.dicom.series import Series, Stack, Study
+from lumbar_utils.dicom.series import Series, Stack
 from lumbar_utils.labels import (
     AXIAL_T2,
     N_TARGETS,
@@ -23,6 +23,7 @@ from lumbar_utils.phantom.disease import sample_person
 from lumbar_utils.phantom.protocol import Protocol, sample_protocols
 from lumbar_utils.phantom.reader_model import class_probabilities
 from lumbar_utils.phantom.scanner import acquire
+from lumbar_utils.studies.data import Study
 
 SEED = 11
 FINE = CropSpec(shapes={SAGITTAL_T2: (8, 112, 112), AXIAL_T2: (8, 112, 112), SAGITTAL_T1: (24, 112, 112)})

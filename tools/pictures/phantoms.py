@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from lumbar_utils import viz
 from lumbar_utils.crops.extraction import extract_crops
-from lumbar_utils.dicom.series import Series, Study
+from lumbar_utils.dicom.series import Series
 from lumbar_utils.geometry import INFERIOR, LEFT, POSTERIOR
 from lumbar_utils.labels import (
     AXIAL_T2,
@@ -24,6 +24,7 @@ from lumbar_utils.labels import (
 )
 from lumbar_utils.localization import DiscPoints
 from lumbar_utils.phantom.protocol import Block
+from lumbar_utils.studies.data import Study
 from lumbar_utils.viz.images import draw_localized, localized_plane
 from lumbar_utils.viz.planes import ImagePlane, draw_plane, justified_panels
 from lumbar_utils.viz.style import (
