@@ -15,11 +15,11 @@ References: DICOM PS3.3 A.35.13 (Comprehensive 3D SR), PS3.16 TID 1500, 1501, 14
 from __future__ import annotations
 
 import importlib.util
-import io
 import logging
 import uuid
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,7 +29,7 @@ from pydicom.uid import UID, generate_uid
 
 from .. import __version__
 from ..errors import DataError, DicomError, LumbarError, MissingPackageError
-from ..files import file_name
+from ..files import atomically, file_name
 from ..inference.submission import PHANTOM_NOTE, SYNTHETIC_WARNING, WEIGHTED_NOTE, StudyPrediction
 from ..labels import (
     AXIAL_T2,
@@ -40,7 +40,6 @@ from ..labels import (
     TARGETS,
     level_title,
 )
-from ..localization.points import write_atomically
 from ..studies.competition import in_synthetic_cohort
 from ..studies.source_images import Evidence, SourceImage, read_evidence
 from ..studies.study import StudySource
@@ -135,7 +134,7 @@ def structured_report(
 def write_structured_reports(
     predictions: Iterable[StudyPrediction], sources: Iterable[StudySource], folder: Path | str, *, network: str = ""
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Write one report a study, named by `runs.file_name`; what cannot be reported is logged and left out.
+    """Write one report a study, named by `files.file_name`; what cannot be reported is logged and left out.
 
     Predictions and sources come in the same order. Returns files and reasons, each by study id. Raises
     `MissingPackageError` when highdicom is not installed, `DataError` when the folder is a file.
@@ -150,10 +149,8 @@ def write_structured_reports(
     for prediction, source in zip(predictions, sources, strict=True):
         try:
             report = structured_report(prediction, source, network=network)
-            content = io.BytesIO()
-            report.save_as(content, enforce_file_format=True)
             path = folder / f"{file_name(prediction.study_id)}.dcm"
-            write_atomically(path, content.getvalue())
+            atomically(path, partial(report.save_as, enforce_file_format=True))
             written[prediction.study_id] = path
         except Exception as error:  # one study's header must not cost the others their reports
             failures[prediction.study_id] = str(error) or type(error).__name__

@@ -1,4 +1,4 @@
-"""Charts of where a network errs: agreement as readers are measured, and the loss of subgroups beside the best known."""
+"""Charts of where a network errs: agreement as readers are measured, and the loss of subgroups by trait."""
 
 from __future__ import annotations
 
@@ -70,10 +70,10 @@ def show_agreement(table: pd.DataFrame, *, synthetic: bool = False) -> Figure:
 def show_subgroups(
     table: pd.DataFrame, *, title: str = "Loss by subgroup", reference: str = "best known", synthetic: bool = False
 ) -> Figure:
-    """Subgroups below each other, by trait: the loss with its interval and, beside it, how far it lies above a reference.
+    """Loss of subgroups, by trait, with its interval and, beside it, how far it lies above a reference.
 
-    table: from `subgroups.loss_by_traits` or `loss_by_subgroup`. The open ring is the reference, named by `reference`: it
-    shows how hard a subgroup's labels are.
+    table: from `subgroups.loss_by_traits` or `loss_by_subgroup`. The open ring is the reference, named by `reference`:
+    it shows how hard a subgroup's labels are.
     """
     _require(table, ("trait", "subgroup", "studies", "labels", "loss", "low", "high"))
     if not len(table):

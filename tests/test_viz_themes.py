@@ -17,7 +17,7 @@ from IPython.core.pylabtools import select_figure_formats
 from matplotlib.colors import to_rgb
 from PIL import Image
 from planted_crops import planted_study, study_crops
-from test_views import CANAL, scan
+from test_viz_images import CANAL, scan
 
 from lumbar_utils import viz
 from lumbar_utils.crops.extraction import CropSpec
@@ -27,11 +27,12 @@ from lumbar_utils.labels import AXIAL_T2, N_TARGETS, SAGITTAL_T2, VIEWS
 from lumbar_utils.localization import DiscPoints
 from lumbar_utils.studies.study import Study
 from lumbar_utils.viz.grade_strip import DARK_INK
-from lumbar_utils.viz.style import SEVERITY_COLORS, Picture, palette_png
+from lumbar_utils.viz.style import SEVERITY_COLORS, Picture
 
 READABLE = 4.5
 """Contrast of text by WCAG 2.2, 1.4.3."""
-MAX_BYTES = 300_000
+MAX_BYTES = 500_000
+"""Of a figure of noise, base64 aside: a notebook with a few of them stays under 3 MB."""
 WIDEST = 900
 THEMES = ("dark", "light")
 
@@ -133,19 +134,8 @@ def test_a_notebook_shows_pictures_as_they_print_themselves(crops, monkeypatch):
     figure = viz.show_crops(crops)
     bundle, _ = shell.display_formatter.format(figure)
     assert bundle["image/png"] == figure.png()
-    image = Image.open(io.BytesIO(bundle["image/png"]))
-    assert image.mode == "P" and image.size[0] <= WIDEST
-
-
-def test_few_colours_keep_greys_and_the_commonest_colours():
-    pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2).repeat(60, axis=1)
-    pixels[:50, :20] = (76, 159, 224)
-    pixels[60:, 40:50] = np.random.default_rng(0).integers(0, 256, (196, 10, 3))
-    back = np.asarray(Image.open(io.BytesIO(palette_png(Image.fromarray(pixels)))).convert("RGB")).astype(int)
-    assert (back[:50, :20] == (76, 159, 224)).all()
-    greys = back[:, 30:38] - pixels[:, 30:38].astype(int)
-    assert np.abs(greys).max() <= 4
-    assert len(np.unique(back.reshape(-1, 3), axis=0)) <= 256
+    size = Image.open(io.BytesIO(bundle["image/png"])).size
+    assert size == tuple((figure.get_size_inches() * figure.dpi).astype(int)) and size[0] <= WIDEST
 
 
 def test_letters_follow_the_directions_in_which_a_crop_was_cut(crops):
