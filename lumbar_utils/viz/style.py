@@ -12,15 +12,18 @@ import base64
 import functools
 import io
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
+import numpy as np
 from matplotlib import patheffects
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.image import AxesImage
 
 from ..errors import DataError
 from ..files import atomically
@@ -164,6 +167,37 @@ def _in_force() -> str:
 def outline(width: float = 2.0) -> list:
     """Path effect that keeps text and thin lines readable on any grey."""
     return [patheffects.withStroke(linewidth=width, foreground="black", alpha=0.85)]
+
+
+def write_on(panel: Axes, x: float, y: float, text: str, **look) -> None:
+    """Text on an image, white with a dark rim, in fractions of the panel; `look` of `Axes.text` overrides this."""
+    look = {"color": "white", "fontsize": 7.5, "transform": panel.transAxes, "path_effects": outline()} | look
+    panel.text(x, y, text, **look)
+
+
+def draw_rows(panel: Axes, n: float) -> None:
+    """Make a panel of a table: `n` rows from the top down, no ticks or frame at their left, with a vertical grid."""
+    panel.set_ylim(n - 0.5, -0.5)
+    panel.tick_params(axis="y", length=0, labelsize=8.5)
+    panel.spines["left"].set_visible(False)
+    panel.grid(axis="x")
+    panel.set_axisbelow(True)
+
+
+def draw_cells(
+    panel: Axes, values: np.ndarray, texts: np.ndarray, *, columns: Sequence[str], rows: Sequence[str], **look
+) -> AxesImage:
+    """A table as an image, its texts white on dark cells; `look` of `Axes.imshow`."""
+    image = panel.imshow(values, aspect="auto", **look)
+    for (row, column), text in np.ndenumerate(texts):
+        red, green, blue, _ = image.cmap(image.norm(values[row, column]))
+        ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else "#1b2733"
+        panel.text(column, row, text, ha="center", va="center", fontsize=8.5, color=ink)
+    panel.set_xticks(range(len(columns)), columns)
+    panel.set_yticks(range(len(rows)), rows)
+    panel.tick_params(length=0)
+    panel.spines[:].set_visible(False)
+    return image
 
 
 def finish(figure: Figure, *, title: str = "", synthetic: bool = False) -> Figure:
