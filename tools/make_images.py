@@ -14,7 +14,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from matplotlib.figure import Figure
-from pictures import architecture, gallery, localizer, phantoms
+from pictures import architecture, gallery, localization, phantoms
 
 from lumbar_utils import viz
 
@@ -27,7 +27,7 @@ PICTURES = {
     "levels": phantoms.levels,
     "crops": phantoms.crops,
     "phantom": phantoms.phantom,
-    "localizer": localizer.localizer,
+    "localizer": localization.localizer,
     "montage": gallery.montage,
     "viewer": gallery.viewer,
     "activation": gallery.activation,

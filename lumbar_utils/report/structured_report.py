@@ -134,7 +134,7 @@ def structured_report(
 def write_structured_reports(
     predictions: Iterable[StudyPrediction], sources: Iterable[StudySource], folder: Path | str, *, network: str = ""
 ) -> tuple[dict[str, Path], dict[str, str]]:
-    """Write one report a study, named by `runs.file_name`; what cannot be reported is logged and left out.
+    """Write one report a study, named by `files.file_name`; what cannot be reported is logged and left out.
 
     Predictions and sources come in the same order. Returns files and reasons, each by study id. Raises
     `MissingPackageError` when highdicom is not installed, `DataError` when the folder is a file.

@@ -1,4 +1,4 @@
-"""Why a grade: the slices in which the network saw most, with the activation map over them."""
+"""Attribution maps over the crops: the slices that speak most for a narrowing, and how the map spreads over slices."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..labels import CONDITIONS, N_LEVELS, VIEWS
-from .crops import condition_figure
-from .style import pictured
+from .crops import montage
+from .style import CONDITION_NAMES, finish, pictured
 
 if TYPE_CHECKING:
     from ..crops.extraction import StudyCrops
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @pictured
 def show_attribution(
     crops: StudyCrops,
-    activation: StudyAttribution,
+    attribution: StudyAttribution,
     condition: int | str,
     *,
     probabilities: np.ndarray | None = None,
@@ -36,8 +36,8 @@ def show_attribution(
 
     Parameters
     ----------
-    activation : StudyAttribution
-        From `activation.explain`.
+    attribution : StudyAttribution
+        From `explain.explain`.
     condition : int or str
         Of `labels.CONDITIONS`.
     probabilities, labels, width
@@ -45,26 +45,23 @@ def show_attribution(
     """
     index = CONDITIONS.index(condition) if isinstance(condition, str) else int(condition)
     rows = [(view, 0.0, view.replace("/STIR", "")) for view in VIEWS]
-    figure = condition_figure(crops, index, rows, probabilities, labels, activation, synthetic, width)
+    figure = montage(crops, rows, (index,), probabilities, labels, attribution, width=width)
     panels = iter(figure.axes)
     for view in VIEWS:
         for level in range(N_LEVELS):
-            draw_profile(
-                next(panels), activation.slice_shares(view, index, level), activation.slice_of(view, index, level)
-            )
-    return figure
+            mass, shown = attribution.slice_shares(view, index, level), attribution.slice_of(view, index, level)
+            draw_profile(next(panels), mass, shown)
+    return finish(figure, title=f"{CONDITION_NAMES[index]}   study {crops.study_id}", synthetic=synthetic)
 
 
-def draw_profile(panel: Axes, shares: np.ndarray, shown: int | None) -> None:
-    """Small bars at the left bottom of a panel: the share of each slice; that of the slice `shown` stands out."""
-    if not shares.any():
+def draw_profile(panel: Axes, mass: np.ndarray, shown: int | None) -> None:
+    """Small bars at the left bottom of a panel: the map's mass in each slice; that of the slice `shown` stands out."""
+    if not mass.any():
         return
     inset = panel.inset_axes((0.03, 0.03, 0.3, 0.12))
     inset.set_facecolor((0, 0, 0, 0.5))
-    colors = np.where(np.arange(len(shares)) == shown, "#ffd166", "#c8d2dc")
-    inset.bar(np.arange(len(shares)), shares, width=0.8, color=colors, lw=0)
-    inset.set_xlim(-0.6, len(shares) - 0.4)
-    inset.set_xticks([])
-    inset.set_yticks([])
-    for spine in inset.spines.values():
-        spine.set_visible(False)
+    colors = np.where(np.arange(len(mass)) == shown, "#ffd166", "#c8d2dc")
+    inset.bar(np.arange(len(mass)), mass, width=0.8, color=colors, lw=0)
+    inset.set_xlim(-0.6, len(mass) - 0.4)
+    inset.set(xticks=[], yticks=[])
+    inset.spines[:].set_visible(False)

@@ -28,6 +28,7 @@ from .style import (
     LEVEL_COLORS,
     SEVERITY_COLORS,
     color,
+    draw_cells,
     finish,
     new_figure,
     say,
@@ -81,7 +82,7 @@ def show_label_frequencies(
 
 @themed
 def show_co_occurrence(correlation: pd.DataFrame | np.ndarray, *, synthetic: bool = False) -> Figure:
-    """Heat map of the rank correlation of all 25 targets, for example from `eda.rank_correlation`, shape (25, 25)."""
+    """Heat map of the rank correlation of all 25 targets, (25, 25), as from `studies.statistics.rank_correlation`."""
     values = np.asarray(correlation, dtype=float)
     if values.shape != (N_TARGETS, N_TARGETS):
         raise DataError(f"correlation must have shape ({N_TARGETS}, {N_TARGETS}), got {values.shape}")
@@ -103,8 +104,7 @@ def show_co_occurrence(correlation: pd.DataFrame | np.ndarray, *, synthetic: boo
     bar = figure.colorbar(image, cax=figure.add_axes((0.885, 0.2, 0.018, 0.42)))
     bar.set_label("Spearman's rank correlation")
     bar.outline.set_visible(False)
-    for spine in panel.spines.values():
-        spine.set_visible(False)
+    panel.spines[:].set_visible(False)
     return finish(figure, title="Which findings come together?", synthetic=synthetic)
 
 
@@ -115,16 +115,10 @@ def show_missing_labels(labels: np.ndarray, *, synthetic: bool = False) -> Figur
     share = 100 * (labels == MISSING).mean(axis=0).reshape(N_CONDITIONS, N_LEVELS)
     figure = new_figure(6.4, 2.6)
     panel = figure.add_axes((0.21, 0.06, 0.77, 0.68))
-    panel.imshow(share, cmap="Purples", vmin=0, vmax=max(8.0, share.max()), aspect="auto")
-    for (c, level), value in np.ndenumerate(share):
-        shade = "white" if value > 0.6 * max(8.0, share.max()) else "#1b2733"
-        panel.text(level, c, f"{value:.1f} %" if value else "–", ha="center", va="center", fontsize=8, color=shade)
-    panel.set_xticks(range(N_LEVELS), LEVEL_TITLES)
-    panel.set_yticks(range(N_CONDITIONS), CONDITION_NAMES)
+    texts = np.vectorize(lambda value: f"{value:.1f} %" if value else "–")(share)
+    look = {"cmap": "Purples", "vmin": 0, "vmax": max(8.0, share.max())}
+    draw_cells(panel, share, texts, columns=LEVEL_TITLES, rows=CONDITION_NAMES, **look)
     panel.xaxis.tick_top()
-    panel.tick_params(length=0)
-    for spine in panel.spines.values():
-        spine.set_visible(False)
     return finish(figure, title="Labels that are absent", synthetic=synthetic)
 
 
@@ -135,18 +129,18 @@ def show_series_statistics(series: pd.DataFrame, *, synthetic: bool = False) -> 
     Parameters
     ----------
     series : DataFrame
-        One row a series with `view`, `slices`, `columns`, `pixel_mm`, `step_mm`, as from `eda.series_table`.
+        Columns `view`, `slices`, `columns`, `pixel_mm`, `step_mm`, as from `studies.statistics.series_table`.
     """
     if len(series) == 0:
         return say("Series: none was read")
-    panels = (
-        ("slices", "slices in a series", 1),
-        ("columns", "image width, pixels", 1),
-        ("pixel_mm", "pixel spacing, mm", 1),
-        ("step_mm", "distance of slices, mm", 1),
-    )
+    panels = {
+        "slices": "slices in a series",
+        "columns": "image width, pixels",
+        "pixel_mm": "pixel spacing, mm",
+        "step_mm": "distance of slices, mm",
+    }
     figure = new_figure(11, 2.9)
-    for i, (column, name, _) in enumerate(panels):
+    for i, (column, name) in enumerate(panels.items()):
         panel = figure.add_axes((0.045 + 0.243 * i, 0.3, 0.215, 0.5))
         values = series[column].dropna()
         low, high = (values.min(), values.max()) if len(values) else (0, 1)
@@ -163,42 +157,33 @@ def show_series_statistics(series: pd.DataFrame, *, synthetic: bool = False) -> 
 
 @themed
 def show_slice_order(series: pd.DataFrame, *, synthetic: bool = False) -> Figure:
-    """Which way the slices run with rising instance number, per view; column `order` of `eda.series_table`."""
+    """Which way slices run with rising instance number, per view: `order` of `studies.statistics.series_table`."""
     if len(series) == 0:
         return say("Order of slices: no series was read")
-    words = (
-        "right to left",
-        "left to right",
-        "head to feet",
-        "feet to head",
-        "front to back",
-        "back to front",
-        "mixed",
-    )
-    shades = ("#4c9fe0", "#9ccbee", "#2fb3a3", "#a3e0d7", "#c9ced4", "#8b98a5", "#e5484d")
+    shades = {
+        "right to left": "#4c9fe0",
+        "left to right": "#9ccbee",
+        "head to feet": "#2fb3a3",
+        "feet to head": "#a3e0d7",
+        "front to back": "#c9ced4",
+        "back to front": "#8b98a5",
+        "mixed": "#e5484d",
+    }
     figure = new_figure(8.4, 2.4)
     panel = figure.add_axes((0.15, 0.21, 0.6, 0.56))
-    used = []
-    for row, view in enumerate(VIEWS):
-        chosen = series.loc[series["view"] == view, "order"]
-        left = 0.0
-        for word, shade in zip(words, shades, strict=True):
-            share = 100 * float((chosen == word).mean()) if len(chosen) else 0.0
-            if share == 0:
-                continue
-            panel.barh(row, share, left=left, color=shade, height=0.66)
-            if share > 6:
-                panel.text(
-                    left + share / 2, row, f"{share:.0f} %", ha="center", va="center", fontsize=8, color="#10161d"
-                )
-            left += share
-            if word not in used:
-                used.append(word)
+    shares = 100 * pd.crosstab(series["view"], series["order"], normalize="index").reindex(VIEWS, fill_value=0.0)
+    used = [order for order in shades if order in shares and shares[order].any()]
+    left = np.zeros(len(VIEWS))
+    for order in used:
+        bars = panel.barh(range(len(VIEWS)), shares[order], left=left, color=shades[order], height=0.66)
+        texts = [f"{share:.0f} %" if share > 6 else "" for share in shares[order]]
+        panel.bar_label(bars, texts, label_type="center", fontsize=8, color="#10161d")
+        left += shares[order].to_numpy()
     panel.set_yticks(range(len(VIEWS)), VIEWS)
     panel.set_ylim(len(VIEWS) - 0.5, -0.5)
     panel.set_xlim(0, 100)
     panel.set_xlabel("% of series")
-    handles = [Patch(color=shades[words.index(word)], label=word) for word in words if word in used]
+    handles = [Patch(color=shades[order], label=order) for order in used]
     panel.legend(handles=handles, loc="center left", bbox_to_anchor=(1.02, 0.5))
     return finish(figure, title="The file number says little about the anatomy", synthetic=synthetic)
 
@@ -210,7 +195,7 @@ def show_point_places(points: pd.DataFrame, *, synthetic: bool = False) -> Figur
     Parameters
     ----------
     points : DataFrame
-        Columns `family`, `level_index`, `x_fraction`, `y_fraction`, as from `eda.point_places`.
+        Columns `family`, `level_index`, `x_fraction`, `y_fraction`, as from `studies.statistics.point_places`.
     """
     if len(points) == 0:
         return say("Places of the points: no series with points was read")
@@ -220,20 +205,9 @@ def show_point_places(points: pd.DataFrame, *, synthetic: bool = False) -> Figur
         chosen = points[points["family"] == family]
         for level in range(N_LEVELS):
             rows = chosen[chosen["level_index"] == level]
-            panel.scatter(
-                rows["x_fraction"],
-                rows["y_fraction"],
-                s=7,
-                color=LEVEL_COLORS[level],
-                alpha=0.7,
-                lw=0,
-                label=LEVEL_TITLES[level],
-            )
-        panel.set_xlim(0, 1)
-        panel.set_ylim(1, 0)
-        panel.set_facecolor("#10161d")
-        panel.set_title(family)
-        panel.set_xlabel("fraction of width")
+            look = {"s": 7, "color": LEVEL_COLORS[level], "alpha": 0.7, "lw": 0, "label": LEVEL_TITLES[level]}
+            panel.scatter(rows["x_fraction"], rows["y_fraction"], **look)
+        panel.set(xlim=(0, 1), ylim=(1, 0), facecolor="#10161d", title=family, xlabel="fraction of width")
     figure.axes[0].set_ylabel("fraction of height")
     legend = figure.axes[-1].legend(loc="upper right", labelcolor="white", markerscale=2, handletextpad=0.1)
     legend.set_frame_on(False)
@@ -244,16 +218,15 @@ def show_point_places(points: pd.DataFrame, *, synthetic: bool = False) -> Figur
 def show_counts(
     counts: Mapping[str, int] | pd.Series, *, title: str = "", unit: str = "rows", synthetic: bool = False
 ) -> Figure:
-    """Named counts as labelled bars, for example the traps found in the coordinate table."""
+    """Named counts as labelled bars, for example the annotation errors found in the coordinate table."""
     counts = pd.Series(counts).sort_values()
     if len(counts) == 0:
         return say(f"{title}: none")
     figure = new_figure(8.4, 1.05 + 0.3 * max(len(counts), 1))
     height = figure.get_size_inches()[1]
     panel = figure.add_axes((0.4, 0.48 / height, 0.56, max(0.1, 1 - 0.9 / height)))
-    panel.barh(range(len(counts)), counts.to_numpy(), color=FAMILY_COLORS[0], height=0.66)
-    for i, value in enumerate(counts.to_numpy()):
-        panel.text(value, i, f" {value}", va="center", fontsize=8.5, fontweight="bold")
+    bars = panel.barh(range(len(counts)), counts.to_numpy(), color=FAMILY_COLORS[0], height=0.66)
+    panel.bar_label(bars, [f" {value}" for value in counts], fontsize=8.5, fontweight="bold")
     panel.set_yticks(range(len(counts)), counts.index)
     panel.set_xlabel(unit)
     panel.margins(x=0.08)

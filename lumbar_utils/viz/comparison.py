@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from ..errors import DataError
-from .style import FAMILY_COLORS, color, finish, new_figure, themed
+from .style import FAMILY_COLORS, color, draw_rows, finish, new_figure, themed
 
 if TYPE_CHECKING:
     from ..metrics.score import Score
@@ -38,16 +38,9 @@ def show_scores(scores: Mapping[str, Score], *, ours: str | None = None, synthet
     for i, (term, width) in enumerate(zip(("total", *SCORE_TERMS[:4]), widths, strict=True)):
         panel = figure.add_axes((x, 0.12, width, 1 - 0.12 - 0.72 / height))
         values = [float(getattr(score, term)) for score in scores.values()]
-        panel.barh(range(len(values)), values, color=shades, height=0.64, alpha=1.0 if i == 0 else 0.65)
-        for row, value in enumerate(values):
-            panel.text(
-                value,
-                row,
-                f" {value:.3f}",
-                va="center",
-                fontsize=9 if i == 0 else 8,
-                fontweight="bold" if i == 0 else "normal",
-            )
+        bars = panel.barh(range(len(values)), values, color=shades, height=0.64, alpha=1.0 if i == 0 else 0.65)
+        look = {"fontsize": 9, "fontweight": "bold"} if i == 0 else {"fontsize": 8}
+        panel.bar_label(bars, [f" {value:.3f}" for value in values], **look)
         panel.set_xlim(0, max(values) * 1.32)
         panel.set_ylim(len(values) - 0.5, -0.5)
         panel.set_yticks(range(len(values)), list(scores) if i == 0 else [""] * len(values))
@@ -91,15 +84,15 @@ def show_ablation(
     middle = np.mean([*references.values(), *table["score"]])
     for i, (name, score) in enumerate(references.items()):
         left.axvline(score, color=color("muted"), lw=1, ls=("--", ":", "-.")[i % 3])
-        words = {"transform": left.get_xaxis_transform(), "va": "bottom", "fontsize": 7.5, "color": color("muted")}
-        left.text(score, 1.02, f"{name} {score:.3f}", ha="right" if score > middle else "left", **words)
+        look = {"transform": left.get_xaxis_transform(), "va": "bottom", "fontsize": 7.5, "color": color("muted")}
+        left.text(score, 1.02, f"{name} {score:.3f}", ha="right" if score > middle else "left", **look)
     left.set_xlabel("score")
     left.set_yticks(rows, table["name"])
     gap = references.get("weighted prior", np.nan) - references.get("oracle", np.nan)
     for row, score in zip(rows, table["score"], strict=True):
-        words = {"transform": left.get_yaxis_transform(), "va": "center", "fontsize": 8.5}
+        look = {"transform": left.get_yaxis_transform(), "va": "center", "fontsize": 8.5}
         closed = 100 * (references.get("weighted prior", np.nan) - score) / gap
-        left.text(1.03, row, f"{score:.3f}" + (f"   {closed:.0f} %" if np.isfinite(closed) else ""), **words)
+        left.text(1.03, row, f"{score:.3f}" + (f"   {closed:.0f} %" if np.isfinite(closed) else ""), **look)
     if np.isfinite(gap):
         left.text(1.03, 1.02, "score   gap closed", transform=left.transAxes, fontsize=7.5, color=color("muted"))
     right.axvline(0, color=color("muted"), lw=1)
@@ -111,13 +104,9 @@ def show_ablation(
     right.set_yticks(rows, [name if isinstance(name, str) else "" for name in table["against"]])
     right.text(1.14, 1.02, "minutes", transform=right.transAxes, ha="right", fontsize=7.5, color=color("muted"))
     for row, minutes in zip(rows, table["minutes"], strict=True):
-        said = f"{minutes:.1f}" if np.isfinite(minutes) else ""
-        right.text(1.14, row, said, transform=right.get_yaxis_transform(), ha="right", va="center")
+        text = f"{minutes:.1f}" if np.isfinite(minutes) else ""
+        right.text(1.14, row, text, transform=right.get_yaxis_transform(), ha="right", va="center")
     for panel in (left, right):
         panel.margins(x=0.08)
-        panel.set_ylim(len(rows) - 0.5, -0.5)
-        panel.tick_params(axis="y", length=0, labelsize=9)
-        panel.spines["left"].set_visible(False)
-        panel.grid(axis="x")
-        panel.set_axisbelow(True)
+        draw_rows(panel, len(rows))
     return finish(figure, title=title, synthetic=synthetic)

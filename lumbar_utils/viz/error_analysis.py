@@ -1,4 +1,4 @@
-"""Charts of where a network errs: agreement as readers are measured, and the loss of subgroups."""
+"""Charts of where a network errs: agreement as readers are measured, and the loss of subgroups by trait."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from .style import (
     CONDITION_NAMES,
     FAMILY_COLORS,
     color,
+    draw_rows,
     finish,
     new_figure,
     say,
@@ -36,33 +37,35 @@ CHANCE = dict.fromkeys(KAPPAS, 0.0) | dict.fromkeys(AREAS, 0.5)
 
 @themed
 def show_agreement(table: pd.DataFrame, *, synthetic: bool = False) -> Figure:
-    """Measures side by side, groups below each other, a dot with its interval for everybody who is compared.
+    """Measures side by side, groups below each other, a dot with its interval for each prediction that is compared.
 
-    table: from `agreement.agreement_table`. The dashed line is chance.
+    table: from `evaluation.agreement_table`. The dashed line is chance.
     """
     _require(table, ("group", "prediction", "measure", "value", "low", "high"))
-    groups, people = list(dict.fromkeys(table["group"])), list(dict.fromkeys(table["prediction"]))
+    groups, predictions = list(dict.fromkeys(table["group"])), list(dict.fromkeys(table["prediction"]))
     measures = [measure for measure in MEASURES if measure in set(table["measure"])]
-    tall = ROW_INCHES * len(groups) * max(len(people), 1.6)
+    tall = ROW_INCHES * len(groups) * max(len(predictions), 1.6)
     height = tall + 1.45
     figure = new_figure(10, height)
-    looks = dict(zip(people, PREDICTION_COLORS, strict=False))
+    looks = dict(zip(predictions, PREDICTION_COLORS, strict=False))
     left, gap = 0.16, 0.022
     width = (0.985 - left - gap * (len(measures) - 1)) / len(measures)
     for i, measure in enumerate(measures):
         panel = figure.add_axes((left + i * (width + gap), 0.52 / height, width, tall / height))
         panel.axvline(CHANCE[measure], color=color("muted"), lw=1, ls="--")
         for row, group in enumerate(groups):
-            for k, person in enumerate(people):
-                chosen = (table["group"] == group) & (table["prediction"] == person) & (table["measure"] == measure)
-                at = row + (k - (len(people) - 1) / 2) * 0.62 / max(len(people), 1)
-                _draw_interval(panel, table[chosen], at, looks[person])
+            for k, name in enumerate(predictions):
+                chosen = (table["group"] == group) & (table["prediction"] == name) & (table["measure"] == measure)
+                at = row + (k - (len(predictions) - 1) / 2) * 0.62 / max(len(predictions), 1)
+                _draw_interval(panel, table[chosen], at, looks[name])
         panel.set_title(measure.replace(" moderate or worse", "\nmoderate or worse").replace(" severe", "\nsevere"))
         panel.set_yticks(range(len(groups)), [SHORT_NAMES.get(g, g) if i == 0 else "" for g in groups])
         panel.set_xlim(*(0.45, 1.02) if measure in AREAS else (min(-0.05, table["low"].min()), 1.02))
-        _finish_rows(panel, len(groups))
-    keys = [Line2D([], [], marker="o", color=looks[person], label=person, lw=2) for person in people]
-    figure.legend(handles=keys, loc="lower left", bbox_to_anchor=(0.005, 0.0), ncols=len(people))
+        draw_rows(panel, len(groups))
+        for row in range(1, len(groups)):
+            panel.axhline(row - 0.5, color=color("grid"), lw=0.8)
+    keys = [Line2D([], [], marker="o", color=looks[name], label=name, lw=2) for name in predictions]
+    figure.legend(handles=keys, loc="lower left", bbox_to_anchor=(0.005, 0.0), ncols=len(predictions))
     return finish(figure, title="Agreement with the labels, and its 95 % interval", synthetic=synthetic)
 
 
@@ -70,9 +73,9 @@ def show_agreement(table: pd.DataFrame, *, synthetic: bool = False) -> Figure:
 def show_subgroups(
     table: pd.DataFrame, *, title: str = "Loss by subgroup", reference: str = "best known", synthetic: bool = False
 ) -> Figure:
-    """Subgroups below each other, by trait: the loss with its interval, and how far it lies above a reference.
+    """Loss of subgroups, by trait, with its interval and, beside it, how far it lies above a reference.
 
-    table: from `subgroups.loss_by_traits` or `loss_by_subgroup`. The open ring is the reference, named by `reference`:
+    table: from `evaluation.loss_by_traits` or `loss_by_subgroup`. The open ring is the reference, named by `reference`:
     it shows how hard a subgroup's labels are.
     """
     _require(table, ("trait", "subgroup", "studies", "labels", "loss", "low", "high"))
@@ -89,8 +92,8 @@ def show_subgroups(
     panels = [left, figure.add_axes((0.72, box[0], 0.265, box[1]))] if compared else [left]
     for row, line in zip(rows, table.itertuples(), strict=True):
         _draw_interval(left, table.loc[[line.Index]].rename(columns={"loss": "value"}), row, FAMILY_COLORS[0])
-        words = {"transform": left.get_yaxis_transform(), "va": "center", "fontsize": 7.5, "color": color("muted")}
-        left.text(-0.012, row, f"{line.studies} studies", ha="right", **words)
+        look = {"transform": left.get_yaxis_transform(), "va": "center", "fontsize": 7.5, "color": color("muted")}
+        left.text(-0.012, row, f"{line.studies} studies", ha="right", **look)
         if compared:
             ring = {"mfc": "none", "mec": color("ink"), "ms": 5.5, "mew": 1.1, "zorder": 4}
             left.plot(line.reference, row, "o", **ring)
@@ -110,11 +113,7 @@ def show_subgroups(
         panels[1].set_yticks([])
         panels[1].set_xlabel(f"above the {reference}")
     for panel in panels:
-        panel.set_ylim(rows[-1] + 0.5, -0.5)
-        panel.tick_params(axis="y", length=0, labelsize=8.5)
-        panel.spines["left"].set_visible(False)
-        panel.grid(axis="x")
-        panel.set_axisbelow(True)
+        draw_rows(panel, rows[-1] + 1)
     left.set_xlim(left=0)
     return finish(figure, title=title, synthetic=synthetic)
 
@@ -129,16 +128,6 @@ def _draw_interval(panel: Axes, row: pd.DataFrame, at: float, shade: str) -> Non
     for value, low, high in row[["value", "low", "high"]].to_numpy(dtype=float):
         panel.plot([low, high], [at, at], color=shade, lw=2, alpha=0.75, solid_capstyle="round")
         panel.plot(value, at, "o", ms=4.5, color=shade, zorder=3)
-
-
-def _finish_rows(panel: Axes, n: int) -> None:
-    panel.set_ylim(n - 0.5, -0.5)
-    panel.tick_params(axis="y", length=0, labelsize=8.5)
-    panel.spines["left"].set_visible(False)
-    panel.grid(axis="x")
-    panel.set_axisbelow(True)
-    for line in range(1, n):
-        panel.axhline(line - 0.5, color=color("grid"), lw=0.8)
 
 
 def _require(table: pd.DataFrame, columns: tuple[str, ...]) -> None:

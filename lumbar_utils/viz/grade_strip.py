@@ -1,4 +1,4 @@
-"""What was predicted and what was read, as a strip below the crops: a column a level, a bar a condition."""
+"""Predictions and labels as a strip below the crops: a column a level, a bar a condition."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from ..labels import (
 from .style import CONDITION_NAMES, SEVERITY_COLORS, color
 
 DARK_INK = "#0b0f14"
-"""Words on the severities' colours, in either theme."""
+"""Text on the severities' colours, in either theme."""
 ROOM = 0.9
 """Width of the bars when the labels stand at their right."""
 
@@ -49,25 +49,13 @@ def draw_grades(
     conditions: Sequence[int] = range(N_CONDITIONS),
 ) -> None:
     """Thin bars, one a condition: predicted probabilities, and the label as a square at the right end."""
-    panel.set_facecolor(color("back"))
-    panel.set_xlim(0, 1.0)
-    panel.set_ylim(len(conditions) - 0.4, -0.6)
-    panel.set_xticks([])
-    for spine in panel.spines.values():
-        spine.set_visible(False)
+    panel.set(facecolor=color("back"), xlim=(0, 1), ylim=(len(conditions) - 0.4, -0.6), xticks=[])
+    panel.spines[:].set_visible(False)
     room = ROOM if labels is not None else 1.0
     for row, condition in enumerate(conditions):
         target = target_index(condition, level)
         if probabilities is not None:
-            start = 0.0
-            for k in range(N_SEVERITIES):
-                p = float(probabilities[target, k])
-                panel.barh(row, p * room, left=start * room, height=0.74, color=SEVERITY_COLORS[k], lw=0)
-                if p > 0.18:
-                    middle = (start + p / 2) * room
-                    words = {"ha": "center", "va": "center_baseline", "fontsize": 7, "color": DARK_INK}
-                    panel.text(middle, row, f"{100 * p:.0f}", **words)
-                start += p
+            draw_bar(panel, row, probabilities[target], length=room, height=0.74)
         if labels is None or labels[target] == MISSING:
             continue
         shade = SEVERITY_COLORS[labels[target]]
@@ -80,6 +68,26 @@ def draw_grades(
     panel.tick_params(length=0, labelsize=7.5)
 
 
+def draw_bar(
+    panel: Axes,
+    row: float,
+    probabilities: Sequence[float],
+    *,
+    length: float = 1.0,
+    height: float = 0.8,
+    unit: str = "",
+    least: float = 0.18,
+) -> None:
+    """A bar in the severities' colours, `length` long, with per cents in the parts that are at least `least`."""
+    start = 0.0
+    for p, shade in zip(map(float, probabilities), SEVERITY_COLORS, strict=True):
+        panel.barh(row, p * length, left=start * length, height=height, color=shade, lw=0)
+        if p > least:
+            look = {"ha": "center", "va": "center_baseline", "fontsize": 7, "color": DARK_INK}
+            panel.text((start + p / 2) * length, row, f"{100 * p:.0f}{unit}", **look)
+        start += p
+
+
 def draw_key(figure: Figure, panel: Axes, with_bars: bool, with_labels: bool) -> None:
     """What the colours, bars and squares mean, below a panel."""
     box, (width, height) = panel.get_position(), figure.get_size_inches()
@@ -88,7 +96,7 @@ def draw_key(figure: Figure, panel: Axes, with_bars: bool, with_labels: bool) ->
         figure.text(x, y, "■ ", color=shade, fontsize=9, va="center", gid="mark")
         figure.text(x + 0.15 / width, y, name.lower(), color=color("muted"), fontsize=7.5, va="center")
         x += (0.35 + 0.066 * len(name)) / width
-    words = ["bars: predicted %, with the metric's weights"] * with_bars
+    texts = ["bars: predicted %, with the metric's weights"] * with_bars
     if with_labels:
-        words.append("squares: label (framed: another bar is longest)" if with_bars else "bars: label")
-    figure.text(x + 0.15 / width, y, "   ".join(words), color=color("muted"), fontsize=7.5, va="center")
+        texts.append("squares: label (framed: another bar is longest)" if with_bars else "bars: label")
+    figure.text(x + 0.15 / width, y, "   ".join(texts), color=color("muted"), fontsize=7.5, va="center")

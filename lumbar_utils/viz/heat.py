@@ -1,4 +1,4 @@
-"""Activation maps over grey images: what is cold stays grey, what is warm is tinted."""
+"""Attribution maps over grey images: low values stay grey, high values are tinted."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from .planes import ImagePlane
 
 HEAT = "inferno"
 """Ordered in lightness, so that warmer is lighter for every reader."""
-COLD = 0.15
+MIN_SHOWN = 0.15
 """Below this fraction of the map's largest value nothing is drawn."""
 OPACITY = 0.6
 
 
 def heat_rgba(values: np.ndarray) -> np.ndarray:
-    """A map of 0 to 1 (rows, columns) as float RGBA (rows, columns, 4), transparent where cold."""
+    """A map of 0 to 1 (rows, columns) as float RGBA (rows, columns, 4), transparent where low."""
     values = np.clip(np.asarray(values, dtype=np.float64), 0, 1)
-    warm = np.clip((values - COLD) / (1 - COLD), 0, 1)
+    warm = np.clip((values - MIN_SHOWN) / (1 - MIN_SHOWN), 0, 1)
     rgba = mpl.colormaps[HEAT](0.25 + 0.7 * warm)
     rgba[..., 3] = OPACITY * np.sqrt(warm)
     return rgba
@@ -26,7 +26,4 @@ def heat_rgba(values: np.ndarray) -> np.ndarray:
 
 def draw_heat(panel: Axes, plane: ImagePlane, values: np.ndarray) -> None:
     """Tint a panel on which `plane` is drawn; `values` of 0 to 1 has the plane's shape."""
-    height, width = plane.size
-    half_y, half_x = plane.spacing[0] / 2, plane.spacing[1] / 2
-    extent = (-half_x, width - half_x, height - half_y, -half_y)
-    panel.imshow(heat_rgba(values), extent=extent, interpolation="bilinear", aspect="equal")
+    panel.imshow(heat_rgba(values), extent=plane.extent, interpolation="bilinear", aspect="equal")

@@ -9,8 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import Polygon
 
 from ..errors import DataError
+from ..geometry import OrientedGrid
 from ..labels import (
     AXIAL_T2,
     CONDITIONS,
@@ -27,6 +29,7 @@ from .style import (
     outline,
     pictured,
     say,
+    write_on,
 )
 
 if TYPE_CHECKING:
@@ -51,14 +54,10 @@ def show_series(series: Series, *, columns: int = 6, limit: int = 24, synthetic:
         places = [places[i] for i in np.linspace(0, len(places) - 1, limit).round().astype(int)]
     planes = [slice_plane(series.stacks[s], i) for s, i in places]
     window = grey_window(planes[len(planes) // 2].image)
-    rows = [list(range(start, min(start + columns, len(planes)))) for start in range(0, len(planes), columns)]
-    tallest = 9.0 / sum(planes[i].aspect for i in rows[0])
-    figure, axes = justified_panels([[planes[i].aspect for i in row] for row in rows], largest=tallest)
-    for row, line in zip(rows, axes, strict=True):
-        for i, panel in zip(row, line, strict=True):
-            stack, index = places[i]
-            number = series.stacks[stack].instance_numbers[index]
-            draw_plane(panel, planes[i], window=window, caption=f"{number}", scale_mm=50 if i == 0 else None)
+    figure = _gallery(planes, columns, largest=9.0 / sum(plane.aspect for plane in planes[:columns]))
+    for n, (panel, plane, (s, i)) in enumerate(zip(figure.axes, planes, places, strict=True)):
+        number = series.stacks[s].instance_numbers[i]
+        draw_plane(panel, plane, window=window, caption=f"{number}", scale_mm=50 if n == 0 else None)
     title = f"{series.view or 'unknown view'}   study {series.study_id}   series {series.series_id}"
     stacks = f", {len(series.stacks)} stacks" if len(series.stacks) > 1 else ""
     return finish(figure, title=f"{title}   {series.n_slices} slices{stacks}", synthetic=synthetic)
@@ -104,12 +103,12 @@ def show_study(
         [[p.aspect if p else 0.8 for p in upper], [p.aspect if p else 1.0 for p in axial]], largest=4.4
     )
     names = ("Sagittal T2\nmidline", "Sagittal T1\nright foramina", "Sagittal T1\nleft foramina")
-    for panel, plane, name in zip(axes[0], upper, names, strict=True):
-        _draw_or_absent(panel, plane, name, scale_mm=50)
-    for i, (panel, plane) in enumerate(zip(axes[1], axial, strict=True)):
-        _draw_or_absent(panel, plane, level_title(LEVELS[i]), LEVEL_COLORS[i], scale_mm=50)
-    for panel, plane in zip([*axes[0], *axes[1]], [*upper, *axial], strict=True):
-        if plane is not None:
+    captions = [(name, None) for name in names] + list(zip(map(level_title, LEVELS), LEVEL_COLORS, strict=True))
+    for panel, plane, (caption, shade) in zip(figure.axes, [*upper, *axial], captions, strict=True):
+        if plane is None:
+            draw_absent(panel, f"{caption}\nnot in this study")
+        else:
+            draw_plane(panel, plane, caption=caption, caption_color=shade, scale_mm=50)
             _mark_table_points(panel, plane, points)
     if middle is not None:
         for i, plane in enumerate(axial):
@@ -163,12 +162,16 @@ def show_localizations(
     if not studies:
         return say(f"{title or 'Located discs'}: no study to show")
     planes = [localized_plane(study, item) for study, item in zip(studies, discs, strict=True)]
-    rows = [list(range(start, min(start + columns, len(planes)))) for start in range(0, len(planes), columns)]
-    figure, axes = justified_panels([[planes[i].aspect for i in row] for row in rows], largest=4.2, width=11.0)
-    for row, line in zip(rows, axes, strict=True):
-        for i, panel in zip(row, line, strict=True):
-            draw_localized(panel, planes[i], discs[i], truths[i], None, caption=studies[i].study_id, small=True)
+    figure = _gallery(planes, columns, largest=4.2, width=11.0)
+    for panel, plane, found, truth, study in zip(figure.axes, planes, discs, truths, studies, strict=True):
+        draw_localized(panel, plane, found, truth, None, caption=study.study_id, small=True)
     return finish(figure, title=title, synthetic=synthetic)
+
+
+def _gallery(planes: Sequence[ImagePlane], columns: int, **options) -> Figure:
+    """A figure with a panel for each plane, so many a row."""
+    aspects = [plane.aspect for plane in planes]
+    return justified_panels([aspects[n : n + columns] for n in range(0, len(planes), columns)], **options)[0]
 
 
 def slice_plane(stack: Stack, index: int) -> ImagePlane:
@@ -202,7 +205,8 @@ def _nearest_plane(series: Sequence[Series], points: np.ndarray, fraction: float
     known = points[np.isfinite(points).all(axis=1)]
     if len(known) == 0:
         stack = series[0].stacks[0]
-        order = np.argsort([plane_coordinate(stack, i) for i in range(len(stack))])
+        axis = int(np.abs(stack.geometry.normal).argmax())  # from right to left, front to back, or head to feet
+        order = np.argsort(stack.geometry.positions[:, axis] * (-1 if axis == 2 else 1))
         return slice_plane(stack, int(order[round(fraction * (len(stack) - 1))]))
     best, best_cost = None, np.inf
     for stack in (stack for item in series for stack in item.stacks):
@@ -219,19 +223,6 @@ def _nearest_plane(series: Sequence[Series], points: np.ndarray, fraction: float
 def _far(plane: ImagePlane | None, point: np.ndarray) -> bool:
     """Whether a slice is too far from a known point to show it: a series that ends above the level."""
     return plane is not None and bool(np.isfinite(point).all()) and abs(float(plane.project(point)[1])) > FAR_MM
-
-
-def plane_coordinate(stack: Stack, index: int) -> float:
-    """Where a slice lies along its main axis: rising from right to left, front to back, or head to feet."""
-    axis = int(np.abs(stack.geometry.normal).argmax())
-    return float(stack.geometry.positions[index][axis]) * (-1 if axis == 2 else 1)
-
-
-def _draw_or_absent(panel: Axes, plane: ImagePlane | None, caption: str, caption_color=None, *, scale_mm=None) -> None:
-    if plane is None:
-        draw_absent(panel, f"{caption}\nnot in this study")
-        return
-    draw_plane(panel, plane, caption=caption, caption_color=caption_color, scale_mm=scale_mm)
 
 
 def _mark_table_points(panel: Axes, plane: ImagePlane, points: pd.DataFrame) -> None:
@@ -259,22 +250,17 @@ def mark_discs(panel: Axes, plane: ImagePlane, discs: DiscPoints, *, lines: bool
             panel.plot(*np.stack([points[i], fronts[i]]).T, color=shade, lw=1.2, alpha=0.9, path_effects=outline(2))
         panel.plot(*points[i], "o", ms=4 if small else 5, color=shade, mec="black", mew=0.6)
         flag = f" ({discs.flags[i]})" if discs.flags[i] else ""
-        panel.text(
-            *back,
-            level_title(level) + flag,
-            color=shade,
-            fontsize=6.5 if small else 8.5,
-            fontweight="bold",
-            ha="left",
-            va="center",
-            path_effects=outline(),
-        )
+        look = {"color": shade, "fontsize": 6.5 if small else 8.5, "fontweight": "bold", "transform": panel.transData}
+        write_on(panel, *back, level_title(level) + flag, ha="left", va="center", **look)
 
 
 def draw_localized(panel, plane, discs, truth, crops, *, caption="", scale_mm=None, small=False) -> None:
     draw_plane(panel, plane, caption=caption, scale_mm=scale_mm)
     if crops is not None:
-        _draw_boxes(panel, plane, crops)
+        for i, shade in enumerate(LEVEL_COLORS):
+            if crops.sources[SAGITTAL_T2][i] is not None:
+                corners, _ = plane.project(box_outline(crops.grid(SAGITTAL_T2, i)))
+                panel.add_patch(Polygon(corners, fill=False, edgecolor=shade, lw=0.9, alpha=0.75))
     mark_discs(panel, plane, discs, small=small)
     if truth is None:
         return
@@ -284,26 +270,10 @@ def draw_localized(panel, plane, discs, truth, crops, *, caption="", scale_mm=No
     panel.plot(*xy.T, "o", ms=9 if small else 11, mfc="none", mec="white", mew=1.1)
     error = np.linalg.norm(truth[known] - discs.points[known], axis=1)
     text = f"error, mm: median {np.median(error):.1f}\nlargest {error.max():.1f}" if known.any() else "truth not known"
-    panel.text(
-        0.025,
-        0.015,
-        text,
-        transform=panel.transAxes,
-        ha="left",
-        va="bottom",
-        fontsize=6.5 if small else 8.5,
-        color="white",
-        path_effects=outline(),
-    )
+    write_on(panel, 0.025, 0.015, text, ha="left", va="bottom", fontsize=6.5 if small else 8.5)
 
 
-def _draw_boxes(panel: Axes, plane: ImagePlane, crops: StudyCrops) -> None:
-    """Outlines of the sagittal T2 crops on the plane."""
-    for i in range(len(LEVELS)):
-        if crops.sources[SAGITTAL_T2][i] is None:
-            continue
-        grid = crops.grid(SAGITTAL_T2, i)
-        across, along = (0.5 * grid.extent[k] * grid.axes[k] for k in (2, 1))
-        signs = ((-1, -1), (1, -1), (1, 1), (-1, 1), (-1, -1))
-        ring = np.stack([grid.center + a * across + b * along for a, b in signs])
-        panel.plot(*plane.project(ring)[0].T, color=LEVEL_COLORS[i], lw=0.9, alpha=0.75)
+def box_outline(grid: OrientedGrid) -> np.ndarray:
+    """Corners of a crop's box in its middle plane, LPS mm (4, 3), clockwise from the top left as displayed."""
+    down, right = (0.5 * grid.extent[k] * grid.axes[k] for k in (1, 2))
+    return np.stack([grid.center + a * down + b * right for a, b in ((-1, -1), (-1, 1), (1, 1), (1, -1))])

@@ -1,4 +1,4 @@
-"""How good a localizer is, in one picture: what it found on single series, and its errors over all of them."""
+"""How good a localizer is: what it found on single series, and its distances from the true points over all of them."""
 
 from __future__ import annotations
 
@@ -11,15 +11,18 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import DataError
-from ..labels import LEVELS, level_title
+from ..labels import LEVELS, N_LEVELS, level_title
 from .images import draw_localized, localized_plane
 from .style import (
+    FAMILY_COLORS,
+    LEVEL_COLORS,
     color,
     finish,
     level_ink,
     new_figure,
     pictured,
     say,
+    themed,
 )
 
 if TYPE_CHECKING:
@@ -32,7 +35,7 @@ CHART_INCHES = 3.6
 GAP_INCHES = 0.06
 HEADER_INCHES = 0.36
 CHART_END_MM = 8.0
-"""The error axis ends here; what lies beyond is counted in words, as one shifted spine would squeeze all the rest."""
+"""The error axis ends here; what lies beyond is counted below it, as one shifted spine would squeeze all the rest."""
 
 
 @pictured
@@ -54,8 +57,8 @@ def show_found_discs(
     studies, discs : sequences of the same length
         Shown three in a row, each on the series on which its points were found.
     errors : DataFrame, or mapping name -> DataFrame
-        From `localizer.evaluate_points`, of these studies or of many more. Several tables share the lines of the chart
-        and have their own numbers below it.
+        From `localization.evaluate_points`, of these studies or of many more. Several tables share the lines of the
+        chart and have their own numbers below it.
     truths : sequence of ndarray (5, 3) or None, optional
         LPS mm; drawn as rings, and the error in mm in the corner.
     captions : sequence of str, optional
@@ -92,13 +95,61 @@ def show_found_discs(
     figure.text(
         (left + 0.1) / width,
         (bottom - 0.58) / height,
-        "\n".join(_in_words(name, table, limit) for name, table in tables.items()),
+        "\n".join(_summary(name, table, limit) for name, table in tables.items()),
         va="top",
         fontsize=8,
         linespacing=1.5,
         color=color("muted"),
     )
     return finish(figure, title=title, synthetic=synthetic)
+
+
+@themed
+def show_localizer_error(errors_mm: np.ndarray, *, limit: float = 5.0, synthetic: bool = False) -> Figure:
+    """Distance of found and true canal points: histogram, share within a distance, and spread by level.
+
+    Parameters
+    ----------
+    errors_mm : ndarray, shape (n_studies, 5)
+        nan where the truth is not known.
+    limit : float
+        mm within which a point counts as found.
+    """
+    errors = np.asarray(errors_mm, dtype=float)
+    if errors.ndim != 2 or errors.shape[1] != N_LEVELS:
+        raise DataError(f"errors must have shape (n, {N_LEVELS}), got {errors.shape}")
+    known = errors[np.isfinite(errors)]
+    if known.size == 0:
+        return say("Distance from the true canal point: no level was both found and known")
+    figure = new_figure(11, 3.1)
+    left, middle, right = (figure.add_axes((x, 0.17, 0.26, 0.62)) for x in (0.055, 0.39, 0.725))
+    top = max(limit * 1.2, float(np.quantile(known, 0.995)))
+    left.hist(np.minimum(known, top), bins=np.linspace(0, top, 31), color=FAMILY_COLORS[1])
+    left.axvline(np.median(known), color=color("ink"), lw=1.2, ls="--")
+    left.text(np.median(known), left.get_ylim()[1], f" median {np.median(known):.2f} mm", va="top", fontsize=8.5)
+    left.set_xlabel("error, mm")
+    left.set_ylabel("levels")
+    middle.step(np.sort(known), 100 * np.arange(1, known.size + 1) / known.size, where="post", color=FAMILY_COLORS[1])
+    within = 100 * float(np.mean(known <= limit))
+    middle.axvline(limit, color=color("ink"), lw=1.2, ls="--")
+    middle.text(limit, 8, f" {within:.1f} % within {limit:g} mm", fontsize=8.5)
+    middle.set_xlim(0, top * 1.25)
+    middle.set_ylim(0, 101)
+    middle.set_xlabel("error, mm")
+    middle.set_ylabel("% of levels")
+    middle.grid()
+    boxes = right.boxplot(
+        [column[np.isfinite(column)] for column in errors.T],
+        patch_artist=True,
+        widths=0.6,
+        medianprops={"color": color("ink")},
+        flierprops={"ms": 3, "mec": color("muted")},
+    )
+    for box, shade in zip(boxes["boxes"], LEVEL_COLORS, strict=True):
+        box.set(facecolor=shade, edgecolor=color("muted"))
+    right.set_xticks(range(1, N_LEVELS + 1), [level_title(level) for level in LEVELS])
+    right.set_ylabel("error, mm")
+    return finish(figure, title=f"Distance from the true canal point   {len(errors)} studies", synthetic=synthetic)
 
 
 def _series_of(study: Study, discs: DiscPoints) -> Study:
@@ -126,7 +177,7 @@ def _draw_shares(panel: Axes, errors: pd.DataFrame, limit: float) -> None:
     panel.legend(loc="lower right")
 
 
-def _in_words(name: str, errors: pd.DataFrame, limit: float) -> str:
+def _summary(name: str, errors: pd.DataFrame, limit: float) -> str:
     values = errors["error_mm"].to_numpy(dtype=float)
     known = values[np.isfinite(values)]
     shifted = errors.loc[errors["shift"] != 0, "study_id"].nunique()

@@ -16,11 +16,13 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from ..geometry import INFERIOR, LEFT, POSTERIOR, OrientedGrid, SliceGeometry
-from .style import new_figure, outline
+from .style import new_figure, outline, write_on
 
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 OBLIQUE_LETTER = 0.38
 """A direction that leans by more than this sine (22 degrees) to a second axis gets that axis' letter too."""
+
+WINDOW_PERCENTILES = (1.0, 99.2)
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,13 @@ class ImagePlane:
         return self.size[1] / self.size[0]
 
     @property
+    def extent(self) -> tuple[float, float, float, float]:
+        """mm of the edges left, right, bottom and top, for `Axes.imshow`: (0, 0) is the middle of the first pixel."""
+        height, width = self.size
+        half_y, half_x = self.spacing[0] / 2, self.spacing[1] / 2
+        return (-half_x, width - half_x, height - half_y, -half_y)
+
+    @property
     def normal(self) -> np.ndarray:
         """Unit normal of the plane, shape (3,)."""
         return np.cross(self.right, self.down)
@@ -122,8 +131,8 @@ def _display_directions(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return ((INFERIOR, POSTERIOR), (INFERIOR, LEFT), (POSTERIOR, LEFT))[axis]
 
 
-def grey_window(images: np.ndarray, low: float = 1.0, high: float = 99.2) -> tuple[float, float]:
-    """Display range: percentiles over the middle of images (..., rows, columns), background left out.
+def grey_window(images: np.ndarray) -> tuple[float, float]:
+    """Display range: `WINDOW_PERCENTILES` over the middle of images (..., rows, columns), background left out.
 
     The middle holds the spine; fat under the skin next to the coil is several times brighter and would leave it dark.
     """
@@ -133,7 +142,7 @@ def grey_window(images: np.ndarray, low: float = 1.0, high: float = 99.2) -> tup
     values = values[values > values.min()] if values.size else values
     if values.size == 0:
         return 0.0, 1.0
-    bottom, top = np.percentile(values, [low, high])
+    bottom, top = np.percentile(values, WINDOW_PERCENTILES)
     return float(bottom), float(max(top, bottom + 1e-6))
 
 
@@ -187,17 +196,13 @@ def draw_plane(
     fontsize: float = 7.5,
 ) -> None:
     """Draw a plane in mm with its orientation letters, an optional caption and a scale bar of `scale_mm`."""
-    height, width = plane.size
-    half_y, half_x = plane.spacing[0] / 2, plane.spacing[1] / 2
-    extent = (-half_x, width - half_x, height - half_y, -half_y)
+    extent = plane.extent
     low, high = window or grey_window(plane.image)
     axes.imshow(plane.image, cmap="gray", vmin=low, vmax=high, extent=extent, interpolation="bicubic", aspect="equal")
     if plane.covered is not None and not plane.covered.all():
         axes.imshow(_hatched(plane.covered), extent=extent, interpolation="nearest", aspect="equal")
-    axes.set_xlim(extent[0], extent[1])
-    axes.set_ylim(extent[2], extent[3])
+    axes.set(xlim=extent[:2], ylim=extent[2:])
     blank(axes)
-    marks = {"color": "#b8c4cf", "fontsize": fontsize, "path_effects": outline(), "transform": axes.transAxes}
     if letters:
         place = {
             "left": (0.02, 0.5, "left", "center"),
@@ -207,10 +212,10 @@ def draw_plane(
         }
         for edge, letter in plane.letters().items():
             x, y, ha, va = place[edge]
-            axes.text(x, y, letter, ha=ha, va=va, **marks)
+            write_on(axes, x, y, letter, ha=ha, va=va, color="#b8c4cf", fontsize=fontsize)
     if caption:
-        marks["color"] = caption_color or "#ffffff"
-        axes.text(0.025, 0.985, caption, ha="left", va="top", fontweight="bold", **marks)
+        look = {"color": caption_color or "white", "fontsize": fontsize, "fontweight": "bold"}
+        write_on(axes, 0.025, 0.985, caption, ha="left", va="top", **look)
     if scale_mm:
         draw_scale(axes, plane, scale_mm, fontsize=fontsize)
 
@@ -220,51 +225,28 @@ def draw_scale(axes: Axes, plane: ImagePlane, length: float, *, fontsize: float 
     height, width = plane.size
     x, y = width * 0.965 - plane.spacing[1] / 2, height * 0.965
     axes.plot([x - length, x], [y, y], color="white", lw=2, solid_capstyle="butt", path_effects=outline(3))
-    text = f"{length:g} mm" if length < 100 else f"{length / 10:g} cm"
-    axes.text(
-        x - length / 2,
-        y - height * 0.012,
-        text,
-        ha="center",
-        va="bottom",
-        fontsize=fontsize,
-        color="white",
-        path_effects=outline(),
-    )
+    look = {"transform": axes.transData, "fontsize": fontsize}
+    write_on(axes, x - length / 2, y - height * 0.012, length_name(length), ha="center", va="bottom", **look)
+
+
+def length_name(length: float) -> str:
+    """`"50 mm"`, `"10 cm"`: what stands at a scale bar of that many mm."""
+    return f"{length:g} mm" if length < 100 else f"{length / 10:g} cm"
 
 
 def blank(axes: Axes) -> None:
     """Take ticks and frame away and paint the panel black."""
-    axes.set_xticks([])
-    axes.set_yticks([])
-    axes.set_facecolor("black")
-    for spine in axes.spines.values():
-        spine.set_visible(False)
+    axes.set(xticks=[], yticks=[], facecolor="black")
+    axes.spines[:].set_visible(False)
 
 
 def draw_absent(axes: Axes, text: str) -> None:
     """A panel for what is not there: hatched, with the reason."""
     blank(axes)
-    axes.imshow(
-        _hatched(np.zeros((90, 90), dtype=bool)),
-        extent=(0, 1, 0, 1),
-        aspect="auto",
-        interpolation="nearest",
-        transform=axes.transAxes,
-    )
-    axes.set_xlim(0, 1)
-    axes.set_ylim(0, 1)
-    axes.text(
-        0.5,
-        0.5,
-        text,
-        ha="center",
-        va="center",
-        color="#e6edf3",
-        fontsize=8,
-        transform=axes.transAxes,
-        path_effects=outline(),
-    )
+    stripes = _hatched(np.zeros((90, 90), dtype=bool))
+    axes.imshow(stripes, extent=(0, 1, 0, 1), aspect="auto", interpolation="nearest", transform=axes.transAxes)
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    write_on(axes, 0.5, 0.5, text, ha="center", va="center", color="#e6edf3", fontsize=8)
 
 
 def _hatched(covered: np.ndarray) -> np.ndarray:

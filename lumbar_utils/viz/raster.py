@@ -16,7 +16,7 @@ import numpy as np
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-from .planes import ImagePlane
+from .planes import ImagePlane, length_name
 
 if TYPE_CHECKING:
     from ..geometry import OrientedGrid
@@ -101,8 +101,7 @@ class Raster:
         width, height = self.image.size
         x, y = width - 8, height - 7
         self.line([(x - length * self.scale, y), (x, y)], "white", 3)
-        name = f"{length:g} mm" if length < 100 else f"{length / 10:g} cm"
-        self.text((x - length * self.scale / 2, y - 3), name, "white", size=size, anchor="mb")
+        self.text((x - length * self.scale / 2, y - 3), length_name(length), "white", size=size, anchor="mb")
 
     def png(self) -> bytes:
         """The canvas as a PNG file's bytes, compressed lightly because a viewer waits for it."""

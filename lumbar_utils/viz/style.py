@@ -11,9 +11,8 @@ from __future__ import annotations
 import base64
 import functools
 import io
-import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -22,10 +21,12 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib import patheffects
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from PIL import Image
+from matplotlib.image import AxesImage
 
 from ..errors import DataError
+from ..files import atomically
 from ..labels import CONDITIONS, condition_title
 
 SEVERITY_COLORS = ("#4c9fe0", "#f2b134", "#e5484d")
@@ -36,10 +37,6 @@ FAMILY_COLORS = ("#8f7cf0", "#2fb3a3", "#e8833a")
 CONDITION_NAMES = tuple(condition_title(c).rsplit(" ", 1)[0].replace("Neural ", "") for c in CONDITIONS)
 """`Spinal Canal`, `Left Foraminal`, ...: what fits beside a small panel."""
 
-EXACT_COLORS = 80
-"""Of an image that is reduced to 256 colours: so many, those of grounds, bars and words, stay as they are."""
-MAX_TINT = 3
-"""A pixel whose red, green and blue differ by no more is grey."""
 _COLORS = {
     "dark": {"back": "#0b0f14", "panel": "#10161d", "ink": "#e6edf3", "muted": "#93a1af", "grid": "#27313c"},
     "light": {"back": "#ffffff", "panel": "#ffffff", "ink": "#1b2733", "muted": "#5b6b7a", "grid": "#e1e7ed"},
@@ -117,47 +114,20 @@ _settings = theme
 
 
 class Picture(Figure):
-    """A figure that shows itself in a notebook as a PNG of 256 colours, a third smaller than usual."""
+    """A figure that shows itself in a notebook as its own PNG, uncropped, so that all figures keep their width."""
 
     def png(self, dpi: float | None = None) -> bytes:
         """The figure as a PNG file's bytes, the pixels for each inch as in a notebook unless told otherwise."""
         drawn = io.BytesIO()
-        self.savefig(drawn, format="png", dpi=dpi or self.dpi, pil_kwargs={"compress_level": 0})
-        return palette_png(Image.open(drawn))
+        self.savefig(drawn, format="png", dpi=dpi or self.dpi, pil_kwargs={"optimize": True})
+        return drawn.getvalue()
 
     def _repr_mimebundle_(self, include=None, exclude=None) -> dict:
         return {"image/png": base64.b64encode(self.png()).decode("ascii"), "text/plain": repr(self)}
 
 
-def palette_png(image: Image.Image) -> bytes:
-    """An image as a PNG file's bytes in at most 256 colours: 64 greys, the commonest others, and what fits the rest."""
-    pixels = np.asarray(image.convert("RGB"))
-    tinted = np.ptp(pixels, axis=-1) > MAX_TINT
-    codes = pixels[..., 0] // 4
-    palette = np.repeat((np.arange(64) * 255 // 63).astype(np.uint8)[:, None], 3, axis=1)
-    if tinted.any():
-        packed = pixels[tinted].astype(np.int32) @ (65536, 256, 1)
-        packed, which, counts = np.unique(packed, return_inverse=True, return_counts=True)
-        colors = np.stack([packed >> 16, packed >> 8 & 255, packed & 255], axis=-1).astype(np.uint8)
-        place = np.empty(len(colors), dtype=np.uint8)
-        order = np.argsort(-counts)
-        exact, rest = order[:EXACT_COLORS], order[EXACT_COLORS:]
-        place[exact] = np.arange(len(exact))
-        palette = np.concatenate([palette, colors[exact]])
-        if len(rest):
-            few = Image.fromarray(colors[rest][None]).quantize(192 - EXACT_COLORS, method=Image.Quantize.MEDIANCUT)
-            place[rest] = len(exact) + np.asarray(few)[0]
-            palette = np.concatenate([palette, np.asarray(few.getpalette(), dtype=np.uint8).reshape(-1, 3)])
-        codes[tinted] = 64 + place[which]
-    coded = Image.fromarray(codes, mode="P")
-    coded.putpalette(palette.tobytes())
-    buffer = io.BytesIO()
-    coded.save(buffer, format="PNG", optimize=True)
-    return buffer.getvalue()
-
-
 def new_figure(width: float, height: float, **kwargs) -> Picture:
-    """A figure of that many inches, already closed for pyplot, in the settings in force."""
+    """A figure of that many inches, already closed for pyplot, in the theme in use."""
     _tell_notebook()
     figure = plt.figure(figsize=(width, height), FigureClass=Picture, **kwargs)
     plt.close(figure)
@@ -167,8 +137,7 @@ def new_figure(width: float, height: float, **kwargs) -> Picture:
 def _tell_notebook() -> None:
     """Have a running notebook show a `Picture` by its own PNG.
 
-    matplotlib's inline backend registers a printer for all figures, and what is registered goes before what an object
-    says of itself: pictures would be printed without palette, cropped, and twice as large.
+    matplotlib's inline backend registers a printer for all figures, which goes before an object's own and crops them.
     """
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
     formatter = getattr(shell, "display_formatter", None)
@@ -177,17 +146,17 @@ def _tell_notebook() -> None:
 
 
 def color(role: str) -> str:
-    """Colour of a role (`back`, `panel`, `ink`, `muted`, `grid`) in the settings in force."""
+    """Colour of a role (`back`, `panel`, `ink`, `muted`, `grid`) in the theme in use."""
     return _COLORS[_in_force()][role]
 
 
 def level_ink(level: int) -> str:
-    """A level's colour for words on the background in force."""
+    """A level's colour for words in the theme in use."""
     return _LEVEL_INKS[_in_force()][level]
 
 
 def severity_ink(severity: int) -> str:
-    """A severity's colour for words on the background in force."""
+    """A severity's colour for words in the theme in use."""
     return _SEVERITY_INKS[_in_force()][severity]
 
 
@@ -198,6 +167,37 @@ def _in_force() -> str:
 def outline(width: float = 2.0) -> list:
     """Path effect that keeps text and thin lines readable on any grey."""
     return [patheffects.withStroke(linewidth=width, foreground="black", alpha=0.85)]
+
+
+def write_on(panel: Axes, x: float, y: float, text: str, **look) -> None:
+    """Text on an image, white with a dark rim, in fractions of the panel; `look` of `Axes.text` overrides this."""
+    look = {"color": "white", "fontsize": 7.5, "transform": panel.transAxes, "path_effects": outline()} | look
+    panel.text(x, y, text, **look)
+
+
+def draw_rows(panel: Axes, n: float) -> None:
+    """Make a panel of a table: `n` rows from the top down, no ticks or frame at their left, with a vertical grid."""
+    panel.set_ylim(n - 0.5, -0.5)
+    panel.tick_params(axis="y", length=0, labelsize=8.5)
+    panel.spines["left"].set_visible(False)
+    panel.grid(axis="x")
+    panel.set_axisbelow(True)
+
+
+def draw_cells(
+    panel: Axes, values: np.ndarray, texts: np.ndarray, *, columns: Sequence[str], rows: Sequence[str], **look
+) -> AxesImage:
+    """A table as an image, its texts white on dark cells; `look` of `Axes.imshow`."""
+    image = panel.imshow(values, aspect="auto", **look)
+    for (row, column), text in np.ndenumerate(texts):
+        red, green, blue, _ = image.cmap(image.norm(values[row, column]))
+        ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else "#1b2733"
+        panel.text(column, row, text, ha="center", va="center", fontsize=8.5, color=ink)
+    panel.set_xticks(range(len(columns)), columns)
+    panel.set_yticks(range(len(rows)), rows)
+    panel.tick_params(length=0)
+    panel.spines[:].set_visible(False)
+    return image
 
 
 def finish(figure: Figure, *, title: str = "", synthetic: bool = False) -> Figure:
@@ -232,11 +232,5 @@ def say(text: str) -> Figure:
 def save(figure: Figure, path: Path | str, *, dpi: int = 110) -> Figure:
     """Write a figure to `path` (folders are made, the file appears whole or not at all) and give it back."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
-    try:
-        figure.savefig(temporary, dpi=dpi)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    atomically(path, lambda temporary: figure.savefig(temporary, dpi=dpi, format=path.suffix[1:] or "png"))
     return figure

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import sys
 import time
@@ -14,12 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from ..errors import DataError
-from .style import color, finish, new_figure, say, themed
+from ..labels import N_LEVELS
+from .style import color, finish, level_ink, new_figure, say, themed
 
 logger = logging.getLogger(__name__)
-
-_INK_ON_LEVEL = ("#2f8fd6", "#1fae86", "#c9a227", "#e0762b", "#d8436a")
-"""`LEVEL_COLORS` darkened, for lines on a white ground."""
 
 
 @themed
@@ -60,7 +57,7 @@ def show_training_curves(
             values = history[name]
             known = values.notna()
             marker = "o" if known.sum() < 30 else None
-            look = {"color": _INK_ON_LEVEL[(3 * i) % 5], "marker": marker, "ms": 3}
+            look = {"color": level_ink((3 * i) % N_LEVELS), "marker": marker, "ms": 3}
             panel.plot(x[known], values[known], label=name.replace("_", " "), **look)
         if references and any("val" in n or "score" in n for n in names):
             for i, (name, height) in enumerate(references.items()):
@@ -135,9 +132,7 @@ class LiveCurves:
         from IPython.display import Image, display
 
         try:
-            buffer = io.BytesIO()
-            show_training_curves(history, title=self._title + _so_far(history), **self._look).savefig(buffer)
-            picture = Image(buffer.getvalue())
+            picture = Image(show_training_curves(history, title=self._title + _so_far(history), **self._look).png())
             if self._output is None:
                 self._output = display(picture, display_id=True)
             else:

@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from ..errors import DataError
 from ..labels import CONDITIONS, LEVELS, PROBABILITY_COLUMNS, SEVERITIES, level_title
-from .crops import CONDITION_PANELS, draw_crop
+from .crops import CONDITION_PANELS, draw_crop, nearest_index
+from .grade_strip import draw_bar
 from .style import (
     CONDITION_NAMES,
     SEVERITY_COLORS,
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 COLUMNS = 3
 PANEL_INCHES = 1.62
-WORDS_INCHES = 0.44
+TEXT_INCHES = 0.44
 BAR_INCHES = 0.17
 GAP_INCHES = 0.16
 TITLE_INCHES = 0.36
@@ -59,12 +59,12 @@ def show_worst_cases(
     if lacking:
         raise DataError(f"{len(lacking)} of {len(cases)} cases have no crops, the first is study {lacking[0]!r}")
     columns, rows = min(COLUMNS, len(cases)), -(-len(cases) // COLUMNS)
-    cell_width, cell_height = 2 * PANEL_INCHES + GAP_INCHES, WORDS_INCHES + PANEL_INCHES + BAR_INCHES + GAP_INCHES
+    cell_width, cell_height = 2 * PANEL_INCHES + GAP_INCHES, TEXT_INCHES + PANEL_INCHES + BAR_INCHES + GAP_INCHES
     width, height = columns * cell_width + GAP_INCHES, TITLE_INCHES + rows * cell_height + FOOTER_INCHES
     figure = new_figure(width, height)
     for i, case in enumerate(cases.itertuples()):
         x = GAP_INCHES + (i % COLUMNS) * cell_width
-        y = height - TITLE_INCHES - (i // COLUMNS) * cell_height - WORDS_INCHES
+        y = height - TITLE_INCHES - (i // COLUMNS) * cell_height - TEXT_INCHES
         _draw_case(figure, cache[case.study_id], case, x, y)
     keys = [Patch(color=shade, label=name.lower()) for shade, name in zip(SEVERITY_COLORS, SEVERITIES, strict=True)]
     corner = (GAP_INCHES / width, 0.02)
@@ -80,27 +80,18 @@ def _draw_case(figure: Figure, crops: StudyCrops, case, x: float, y: float) -> N
     for n, (view, offset) in enumerate(CONDITION_PANELS[condition]):
         box = (x + n * PANEL_INCHES, y - PANEL_INCHES, PANEL_INCHES - 0.03, PANEL_INCHES)
         panel = figure.add_axes((box[0] / width, box[1] / height, box[2] / width, box[3] / height))
-        draw_crop(panel, crops, view, level, offset, scale_mm=20 if n == 0 else None)
+        draw_crop(panel, crops, view, level, nearest_index(crops, view, offset), scale_mm=20 if n == 0 else None)
     heading = f"{CONDITION_NAMES[condition]}  {level_title(case.level)}"
-    words = {"va": "bottom", "fontsize": 9, "fontweight": "bold"}
-    figure.text(x / width, (y + 0.21) / height, heading, color=level_ink(level), **words)
+    look = {"va": "bottom", "fontsize": 9, "fontweight": "bold"}
+    figure.text(x / width, (y + 0.21) / height, heading, color=level_ink(level), **look)
     end = (x + 2 * PANEL_INCHES - 0.03) / width
     figure.text(end, (y + 0.21) / height, f"loss {case.loss:.1f}", ha="right", va="bottom", fontsize=8)
-    words = {"va": "bottom", "fontsize": 8}
-    figure.text(x / width, (y + 0.04) / height, f"study {case.study_id}", color=color("muted"), **words)
+    look = {"va": "bottom", "fontsize": 8}
+    figure.text(x / width, (y + 0.04) / height, f"study {case.study_id}", color=color("muted"), **look)
     label = f"label {case.label.lower()}"
-    figure.text(end, (y + 0.04) / height, label, ha="right", color=severity_ink(severity), **words)
+    figure.text(end, (y + 0.04) / height, label, ha="right", color=severity_ink(severity), **look)
     place = (x / width, (y - PANEL_INCHES - BAR_INCHES) / height, end - x / width, (BAR_INCHES - 0.03) / height)
-    _draw_prediction(figure.add_axes(place), [getattr(case, name) for name in PROBABILITY_COLUMNS])
-
-
-def _draw_prediction(panel: Axes, probabilities: list[float]) -> None:
-    """One bar that is 1 long, in the severities' colours, with per cents where they fit."""
-    panel.set_axis_off()
-    panel.set_xlim(0, 1)
-    start = 0.0
-    for p, shade in zip(probabilities, SEVERITY_COLORS, strict=True):
-        panel.barh(0, p, left=start, color=shade, lw=0)
-        if p > 0.08:
-            panel.text(start + p / 2, 0, f"{100 * p:.0f} %", ha="center", va="center", fontsize=7, color="#0b0f14")
-        start += p
+    bar = figure.add_axes(place)
+    bar.set_axis_off()
+    bar.set_xlim(0, 1)
+    draw_bar(bar, 0, [getattr(case, name) for name in PROBABILITY_COLUMNS], unit=" %", least=0.08)

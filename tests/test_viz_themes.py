@@ -17,7 +17,7 @@ from IPython.core.pylabtools import select_figure_formats
 from matplotlib.colors import to_rgb
 from PIL import Image
 from planted_crops import planted_study, study_crops
-from test_views import CANAL, scan
+from test_viz_images import CANAL, scan
 
 from lumbar_utils import viz
 from lumbar_utils.crops.extraction import CropSpec
@@ -27,11 +27,12 @@ from lumbar_utils.labels import AXIAL_T2, N_TARGETS, SAGITTAL_T2, VIEWS
 from lumbar_utils.localization import DiscPoints
 from lumbar_utils.studies.study import Study
 from lumbar_utils.viz.grade_strip import DARK_INK
-from lumbar_utils.viz.style import SEVERITY_COLORS, Picture, palette_png
+from lumbar_utils.viz.style import SEVERITY_COLORS, Picture
 
 READABLE = 4.5
 """Contrast of text by WCAG 2.2, 1.4.3."""
-MAX_BYTES = 300_000
+MAX_BYTES = 800_000
+"""Of a figure of noise under maps of noise, base64 aside: two of them leave a notebook under 3 MB."""
 WIDEST = 900
 THEMES = ("dark", "light")
 
@@ -53,27 +54,27 @@ def crops():
 
 
 @pytest.fixture(scope="module")
-def activation(crops):
+def attribution(crops):
     rng = np.random.default_rng(1)
     maps = {view: rng.random((N_TARGETS, *crops.spec.shapes[view])).astype(np.float32) for view in VIEWS}
     return StudyAttribution("7", maps, np.zeros(N_TARGETS))
 
 
-def figures(crops, activation, **options):
+def figures(crops, attribution, **options):
     known = {"probabilities": np.tile([0.2, 0.3, 0.5], (25, 1)), "labels": np.arange(25) % 4 - 1, "synthetic": True}
     return {
         "crops": viz.show_crops(crops, **known, **options),
         "slices": viz.show_crop_slices(crops, AXIAL_T2, synthetic=True, **options),
         "condition": viz.show_condition(crops, 1, **known, **options),
-        "condition by map": viz.show_condition(crops, 3, activation=activation, **known, **options),
-        "activation": viz.show_attribution(crops, activation, "spinal_canal_stenosis", **known, **options),
+        "recess": viz.show_attribution(crops, attribution, 3, **known, **options),
+        "attribution": viz.show_attribution(crops, attribution, "spinal_canal_stenosis", **known, **options),
     }
 
 
 @pytest.mark.parametrize("theme", THEMES)
-def test_all_words_can_be_read_on_their_ground(crops, activation, theme):
+def test_all_words_can_be_read_on_their_ground(crops, attribution, theme):
     assert min(contrast(DARK_INK, shade) for shade in SEVERITY_COLORS) > READABLE
-    for name, figure in figures(crops, activation, theme=theme).items():
+    for name, figure in figures(crops, attribution, theme=theme).items():
         assert (luminance(figure.get_facecolor()) > 0.5) == (theme == "light")
         images = [axes for axes in figure.findobj(plt.Axes) if axes.images]
         on_images = [text for axes in images for text in axes.texts]
@@ -115,8 +116,8 @@ def test_figures_fit_a_notebook_cell():
     smooth = {view: (x + np.roll(x, 1, -1) + np.roll(x, 1, -2) + np.roll(x, 1, -3)) / 4 for view, x in noise.items()}
     crops = study_crops("7", smooth, spec=fine)
     maps = {view: rng.random((N_TARGETS, *fine.shapes[view])).astype(np.float32) ** 4 for view in VIEWS}
-    activation = StudyAttribution("7", maps, np.zeros(N_TARGETS))
-    for name, figure in figures(crops, activation).items():
+    attribution = StudyAttribution("7", maps, np.zeros(N_TARGETS))
+    for name, figure in figures(crops, attribution).items():
         if name == "slices":
             continue  # forty slices of noise are for a closer look
         bundle = figure._repr_mimebundle_()
@@ -133,19 +134,8 @@ def test_a_notebook_shows_pictures_as_they_print_themselves(crops, monkeypatch):
     figure = viz.show_crops(crops)
     bundle, _ = shell.display_formatter.format(figure)
     assert bundle["image/png"] == figure.png()
-    image = Image.open(io.BytesIO(bundle["image/png"]))
-    assert image.mode == "P" and image.size[0] <= WIDEST
-
-
-def test_few_colours_keep_greys_and_the_commonest_colours():
-    pixels = np.repeat(np.arange(256, dtype=np.uint8)[:, None, None], 3, axis=2).repeat(60, axis=1)
-    pixels[:50, :20] = (76, 159, 224)
-    pixels[60:, 40:50] = np.random.default_rng(0).integers(0, 256, (196, 10, 3))
-    back = np.asarray(Image.open(io.BytesIO(palette_png(Image.fromarray(pixels)))).convert("RGB")).astype(int)
-    assert (back[:50, :20] == (76, 159, 224)).all()
-    greys = back[:, 30:38] - pixels[:, 30:38].astype(int)
-    assert np.abs(greys).max() <= 4
-    assert len(np.unique(back.reshape(-1, 3), axis=0)) <= 256
+    size = Image.open(io.BytesIO(bundle["image/png"])).size
+    assert size == tuple((figure.get_size_inches() * figure.dpi).astype(int)) and size[0] <= WIDEST
 
 
 def test_letters_follow_the_directions_in_which_a_crop_was_cut(crops):
@@ -161,8 +151,8 @@ def test_letters_follow_the_directions_in_which_a_crop_was_cut(crops):
     assert first == [True, False]
 
 
-def test_the_map_chooses_the_slice_and_the_figure_says_where_it_lies(crops, activation):
-    maps = {view: np.zeros_like(activation.maps[view]) for view in VIEWS}
+def test_the_map_chooses_the_slice_and_the_figure_says_where_it_lies(crops, attribution):
+    maps = {view: np.zeros_like(attribution.maps[view]) for view in VIEWS}
     maps[SAGITTAL_T2][0, 7] = 1  # canal at L1/L2, the slice farthest to the left: 30 mm in 8 slices
     figure = viz.show_attribution(crops, StudyAttribution("7", maps, np.zeros(25)), 0)
     assert isinstance(figure, Picture)

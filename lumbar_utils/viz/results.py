@@ -1,4 +1,4 @@
-"""Charts of graded studies: what was taken for what, how honest the probabilities are, and which targets are hard."""
+"""Charts of predictions against labels: confusion, reliability of the probabilities, loss by target."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from .style import (
     CONDITION_NAMES,
     SEVERITY_COLORS,
     color,
+    draw_cells,
     finish,
     new_figure,
     themed,
@@ -36,18 +37,11 @@ def show_confusion(labels: np.ndarray, probabilities: np.ndarray, *, synthetic: 
         np.add.at(table, (true, predicted.argmax(axis=1)), 1)
         share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
         panel = figure.add_axes((0.085 + 0.315 * i, 0.17, 0.25, 0.62))
-        panel.imshow(share, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-        for (row, col), count in np.ndenumerate(table):
-            shade = "white" if share[row, col] > 0.55 else "#1b2733"
-            words = f"{100 * share[row, col]:.0f} %\n{count}" if table[row].any() else "–"
-            panel.text(col, row, words, ha="center", va="center", color=shade, fontsize=8.5)
-        panel.set_xticks(range(N_SEVERITIES), short)
-        panel.set_yticks(range(N_SEVERITIES), short if i == 0 else [""] * N_SEVERITIES)
-        panel.tick_params(length=0)
-        panel.set_xlabel("most probable")
-        panel.set_title(family)
-        for spine in panel.spines.values():
-            spine.set_visible(False)
+        texts = np.vectorize("{:.0f} %\n{}".format, otypes=[object])(100 * share, table)
+        texts[table.sum(axis=1) == 0] = "–"
+        rows = short if i == 0 else [""] * N_SEVERITIES
+        draw_cells(panel, share, texts, columns=short, rows=rows, cmap="Blues", vmin=0, vmax=1)
+        panel.set(xlabel="most probable", title=family)
     figure.axes[0].set_ylabel("label")
     return finish(figure, title="Confusion", synthetic=synthetic)
 
@@ -56,9 +50,9 @@ def show_confusion(labels: np.ndarray, probabilities: np.ndarray, *, synthetic: 
 def show_reliability(
     labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 8, weighted: bool = True, synthetic: bool = False
 ) -> Figure:
-    """How often it is so when the network says p: observed share against predicted probability, in bins.
+    """Reliability diagram: observed share against predicted probability, in bins.
 
-    A point on the diagonal is an honest probability; the bars show one standard error. Below the name of each family
+    A point on the diagonal is a calibrated probability; the bars show one standard error. Below the name of each family
     stands its expected calibration error beside the one that chance alone would make; see `evaluation.reliability`
     for `weighted`.
     """
@@ -72,12 +66,11 @@ def show_reliability(
             look = {"color": SEVERITY_COLORS[severity], "marker": "o", "ms": 4, "lw": 1.4, "elinewidth": 0.8}
             name = SEVERITIES[severity].lower()
             panel.errorbar(points["predicted"], points["observed"], points["standard_error"], label=name, **look)
-        panel.set_xlim(-0.02, 1.02)
-        panel.set_ylim(-0.02, 1.02)
+        panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
         panel.set_title(family, pad=18)
         if family in errors.index:
-            words = "calibration error {error:.3f}, by chance {by_chance:.3f}".format(**errors.loc[family])
-            panel.text(0, 1.02, words, transform=panel.transAxes, fontsize=8, color=color("muted"), va="bottom")
+            text = "calibration error {error:.3f}, by chance {by_chance:.3f}".format(**errors.loc[family])
+            panel.text(0, 1.02, text, transform=panel.transAxes, fontsize=8, color=color("muted"), va="bottom")
         panel.set_xlabel("predicted probability")
         panel.grid()
     figure.axes[0].set_ylabel("observed share" + (", weighted 1 / 2 / 4" if weighted else ""))

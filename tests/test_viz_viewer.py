@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
-from test_views import CANAL, SMALL, scan
+from test_viz_images import CANAL, SMALL, scan
 
 from lumbar_utils import viz
 from lumbar_utils.crops.extraction import extract_crops

@@ -195,7 +195,7 @@ def test_charts_draw_in_both_themes_and_survive_thin_data():
             viz.show_missing_labels(labels, synthetic=True, theme=theme),
             viz.show_series_statistics(series, synthetic=True, theme=theme),
             viz.show_slice_order(series, synthetic=True, theme=theme),
-            viz.show_counts({"corner": 3}, title="traps", synthetic=True, theme=theme),
+            viz.show_counts({"corner": 3}, title="annotation errors", synthetic=True, theme=theme),
             viz.show_localizer_error(np.abs(rng.normal(size=(3, 5))), synthetic=True, theme=theme),
             viz.show_training_curves(history, references={"weighted prior": 0.8}, synthetic=True, theme=theme),
             viz.show_confusion(labels, probabilities, synthetic=True, theme=theme),
