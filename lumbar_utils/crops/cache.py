@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..errors import DataError
-from ..files import file_name
+from ..files import file_name, write_json
 from ..localization import DiscPoints
 from ..parallel import JobFailure, run_jobs
 from ..studies.study import StudySource, load_study
@@ -101,8 +100,8 @@ def build_crop_cache(
     folder : path-like
         Created when absent.
     n_jobs : int
-        Worker processes, unless a user's `joblib.parallel_config` says otherwise; see `jobs.run_jobs`. A worker reads
-        the study and writes the file, so on a cluster both folders must lie where all machines see them.
+        Worker processes, unless a user's `joblib.parallel_config` says otherwise; see `parallel.run_jobs`. A worker
+        reads the study and writes the file, so on a cluster both folders must lie where all machines see them.
 
     Returns
     -------
@@ -127,9 +126,7 @@ def build_crop_cache(
     for study_id, state in failures.items():
         logger.warning("study %s: %s", study_id, state)
     manifest = {"version": FORMAT_VERSION, "spec": spec.to_json(), "study_ids": made, "failures": failures}
-    temporary = folder / f".{MANIFEST}.tmp"
-    temporary.write_text(json.dumps(manifest, indent=1))
-    os.replace(temporary, folder / MANIFEST)
+    write_json(folder / MANIFEST, manifest)
     return CropCache(folder, spec, made, failures)
 
 
