@@ -40,14 +40,7 @@ from lumbar_utils.crops.extraction import LATERAL_AXIS, StudyCrops, extract_crop
 from lumbar_utils.explain import attribution_maps
 from lumbar_utils.files import read_json
 from lumbar_utils.inference.predictor import Predictor
-from lumbar_utils.labels import (
-    AXIAL_T2,
-    CONDITIONS,
-    N_LEVELS,
-    SAGITTAL_T1,
-    SAGITTAL_T2,
-    target_index,
-)
+from lumbar_utils.labels import AXIAL_T2, CONDITIONS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, target_index
 from lumbar_utils.models.classifier import SPLIT_VIEWS, LumbarClassifier
 from lumbar_utils.models.run_folder import load_model
 from lumbar_utils.phantom.anatomy import build_body
@@ -55,13 +48,7 @@ from lumbar_utils.phantom.cohort import CohortConfig
 from lumbar_utils.phantom.disease import sample_person
 from lumbar_utils.studies.study import find_studies, load_study
 
-READ_IN = {
-    0: (SAGITTAL_T2, AXIAL_T2),
-    1: (SAGITTAL_T1,),
-    2: (SAGITTAL_T1,),
-    3: (AXIAL_T2,),
-    4: (AXIAL_T2,),
-}
+READ_IN = {0: (SAGITTAL_T2, AXIAL_T2), 1: (SAGITTAL_T1,), 2: (SAGITTAL_T1,), 3: (AXIAL_T2,), 4: (AXIAL_T2,)}
 """The views in which each condition is read."""
 FAMILY_NAMES = ("canal", "foramen", "foramen", "recess", "recess")
 KINDS = ("trained", "random head", "random")

@@ -36,11 +36,7 @@ N_SEVERITIES = len(SEVERITIES)
 TARGETS = tuple(f"{condition}_{level}" for condition in CONDITIONS for level in LEVELS)
 N_TARGETS = len(TARGETS)
 
-FAMILIES = {
-    "spinal": (0,),
-    "foraminal": (1, 2),
-    "subarticular": (3, 4),
-}
+FAMILIES = {"spinal": (0,), "foraminal": (1, 2), "subarticular": (3, 4)}
 """The metric's three groups, as indices into `CONDITIONS`."""
 
 SAGITTAL_T1 = "Sagittal T1"

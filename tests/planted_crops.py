@@ -6,15 +6,7 @@ import numpy as np
 import pandas as pd
 
 from lumbar_utils.crops.extraction import VIEW_AXES, CropSpec, StudyCrops
-from lumbar_utils.labels import (
-    AXIAL_T2,
-    MISSING,
-    N_TARGETS,
-    SAGITTAL_T1,
-    SAGITTAL_T2,
-    VIEWS,
-    decode_severities,
-)
+from lumbar_utils.labels import AXIAL_T2, MISSING, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, decode_severities
 from lumbar_utils.localization import DiscPoints
 from lumbar_utils.models.classifier import ClassifierConfig
 from lumbar_utils.training.augmentation import AugmentConfig

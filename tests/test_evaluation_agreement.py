@@ -7,13 +7,7 @@ import pytest
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 
 from lumbar_utils.errors import DataError
-from lumbar_utils.evaluation.agreement import (
-    MEASURES,
-    agreement_table,
-    kappa_of,
-    target_groups,
-    weighted_areas,
-)
+from lumbar_utils.evaluation.agreement import MEASURES, agreement_table, kappa_of, target_groups, weighted_areas
 from lumbar_utils.labels import CONDITIONS, MISSING, N_TARGETS, condition_title
 from lumbar_utils.metrics.bootstrap import resample_counts, with_interval
 from lumbar_utils.metrics.score import competition_score, metric_frequencies, plain_frequencies

@@ -8,15 +8,7 @@ import pytest
 
 from lumbar_utils.errors import DataError
 from lumbar_utils.evaluation import subgroups
-from lumbar_utils.labels import (
-    AXIAL_T2,
-    LEVELS,
-    MISSING,
-    N_TARGETS,
-    SAGITTAL_T1,
-    SAGITTAL_T2,
-    level_title,
-)
+from lumbar_utils.labels import AXIAL_T2, LEVELS, MISSING, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, level_title
 from lumbar_utils.localization import DiscPoints
 from lumbar_utils.metrics.score import competition_score
 from lumbar_utils.studies import find_studies, series_table

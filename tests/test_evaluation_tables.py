@@ -7,15 +7,7 @@ import pytest
 
 from lumbar_utils import evaluation
 from lumbar_utils.errors import DataError
-from lumbar_utils.labels import (
-    CONDITIONS,
-    LEVELS,
-    MISSING,
-    N_TARGETS,
-    SEVERITIES,
-    SEVERITY_WEIGHTS,
-    target_index,
-)
+from lumbar_utils.labels import CONDITIONS, LEVELS, MISSING, N_TARGETS, SEVERITIES, SEVERITY_WEIGHTS, target_index
 from lumbar_utils.metrics.score import FAMILY_TARGETS, competition_score, uniform, weighted_prior
 
 

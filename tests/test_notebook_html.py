@@ -12,14 +12,7 @@ from planted_crops import POINTS, planted_cohort
 from lumbar_utils.crops.extraction import StudyCrops
 from lumbar_utils.dicom.series import Series, Stack
 from lumbar_utils.errors import Issue
-from lumbar_utils.geometry import (
-    ANTERIOR,
-    INFERIOR,
-    LEFT,
-    POSTERIOR,
-    SUPERIOR,
-    StackGeometry,
-)
+from lumbar_utils.geometry import ANTERIOR, INFERIOR, LEFT, POSTERIOR, SUPERIOR, StackGeometry
 from lumbar_utils.inference.submission import StudyPrediction
 from lumbar_utils.labels import SAGITTAL_T2
 from lumbar_utils.localization import DiscPoints

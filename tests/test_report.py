@@ -19,14 +19,7 @@ from lumbar_utils.errors import DataError, DicomError, Issue
 from lumbar_utils.files import file_name
 from lumbar_utils.inference.preprocessing import message_of
 from lumbar_utils.inference.submission import SYNTHETIC_WARNING, WEIGHTED_NOTE, StudyPrediction
-from lumbar_utils.labels import (
-    CONDITIONS,
-    LEVELS,
-    N_TARGETS,
-    SAGITTAL_T1,
-    TARGETS,
-    VIEWS,
-)
+from lumbar_utils.labels import CONDITIONS, LEVELS, N_TARGETS, SAGITTAL_T1, TARGETS, VIEWS
 from lumbar_utils.localization import DiscPoints
 from lumbar_utils.localization.evaluation import read_reference
 from lumbar_utils.report import ReportFolder, describe, study_page

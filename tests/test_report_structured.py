@@ -17,16 +17,7 @@ from pydicom.sr.codedict import codes
 from lumbar_utils.cli import main, structured_reports
 from lumbar_utils.errors import DataError, DicomError, Issue, LumbarError
 from lumbar_utils.inference.submission import WEIGHTED_NOTE, StudyPrediction
-from lumbar_utils.labels import (
-    AXIAL_T2,
-    CONDITIONS,
-    LEVELS,
-    N_TARGETS,
-    SAGITTAL_T1,
-    SAGITTAL_T2,
-    TARGETS,
-    level_title,
-)
+from lumbar_utils.labels import AXIAL_T2, CONDITIONS, LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, TARGETS, level_title
 from lumbar_utils.localization import DiscPoints
 from lumbar_utils.localization.evaluation import read_reference
 from lumbar_utils.report.structured_report import (

@@ -343,8 +343,7 @@ def test_the_folder_above_has_a_name_too(tmp_path, competition, monkeypatch):
 def test_a_study_shows_itself_and_what_is_wrong_with_it(competition):
     (competition / "test_images" / "201" / "12" / "9.dcm").write_text("no image")
     edit(
-        competition / "test_series_descriptions.csv",
-        lambda t: pd.concat([t, series_rows("201", {"<b>99": AXIAL_T2})]),
+        competition / "test_series_descriptions.csv", lambda t: pd.concat([t, series_rows("201", {"<b>99": AXIAL_T2})])
     )
     shown = CompetitionFolder.open(competition).load_study("201")._repr_html_()
     assert "study 201" in shown and all(view in shown for view in SERIES.values())

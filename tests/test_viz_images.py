@@ -13,16 +13,7 @@ from lumbar_utils.crops.extraction import CropSpec, extract_crops
 from lumbar_utils.dicom.series import Series, Stack
 from lumbar_utils.errors import DataError
 from lumbar_utils.geometry import INFERIOR, LEFT, POSTERIOR, OrientedGrid, StackGeometry
-from lumbar_utils.labels import (
-    AXIAL_T2,
-    CONDITIONS,
-    LEVELS,
-    N_LEVELS,
-    N_TARGETS,
-    SAGITTAL_T1,
-    SAGITTAL_T2,
-    VIEWS,
-)
+from lumbar_utils.labels import AXIAL_T2, CONDITIONS, LEVELS, N_LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, VIEWS
 from lumbar_utils.localization import DiscPoints
 from lumbar_utils.metrics.score import competition_score
 from lumbar_utils.studies.study import Study

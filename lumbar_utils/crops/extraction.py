@@ -22,23 +22,8 @@ import numpy as np
 from ..dicom.series import Series, Stack
 from ..errors import DataError, Issue
 from ..files import atomically
-from ..geometry import (
-    INFERIOR,
-    LEFT,
-    POSTERIOR,
-    OrientedGrid,
-    StackGeometry,
-    voxels_covered,
-)
-from ..labels import (
-    AXIAL_T2,
-    LEVELS,
-    N_LEVELS,
-    SAGITTAL_T1,
-    SAGITTAL_T2,
-    VIEWS,
-    level_title,
-)
+from ..geometry import INFERIOR, LEFT, POSTERIOR, OrientedGrid, StackGeometry, voxels_covered
+from ..labels import AXIAL_T2, LEVELS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, level_title
 from ..localization import DiscPoints
 from ..notebook_html import card, data_uri, to_grey
 from ..studies.study import Study

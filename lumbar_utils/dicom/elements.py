@@ -56,8 +56,7 @@ def check_image(dataset: Dataset, path: Path | str) -> tuple[int, int, int]:
         raise DicomError(f"claims {rows} rows, {columns} columns and {frames} frames, expected 1 or more", path=path)
     if rows * columns * frames > MAX_IMAGE:
         raise DicomError(
-            f"claims {rows} x {columns} pixels in {frames} frames, more than the {MAX_IMAGE} pixels accepted",
-            path=path,
+            f"claims {rows} x {columns} pixels in {frames} frames, more than the {MAX_IMAGE} pixels accepted", path=path
         )
     samples = integer(dataset, "SamplesPerPixel", path, default=1)
     interpretation = text(dataset, "PhotometricInterpretation") or "MONOCHROME2"

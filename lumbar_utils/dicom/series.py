@@ -20,12 +20,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 
 from ..errors import DataError, DicomError, GeometryError, Issue
-from ..geometry import (
-    DUPLICATE_TOLERANCE_MM,
-    SliceGeometry,
-    StackGeometry,
-    group_into_stacks,
-)
+from ..geometry import DUPLICATE_TOLERANCE_MM, SliceGeometry, StackGeometry, group_into_stacks
 from ..labels import VIEWS
 from .elements import check_image, text, without_warnings
 from .headers import (

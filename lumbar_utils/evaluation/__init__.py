@@ -2,13 +2,7 @@
 
 from .agreement import agreement_table, agreement_words
 from .held_out import OUT_OF_FOLD, TEST, HeldOutStudies, held_out_studies
-from .subgroups import (
-    confidence_subgroups,
-    error_subgroups,
-    level_subgroups,
-    loss_by_traits,
-    scanner_traits,
-)
+from .subgroups import confidence_subgroups, error_subgroups, level_subgroups, loss_by_traits, scanner_traits
 from .tables import (
     by_level,
     calibration_error,

@@ -56,12 +56,7 @@ def target_groups(by: str) -> dict[str, np.ndarray]:
 
 
 def agreement_table(
-    labels: np.ndarray,
-    predictions: Mapping[str, np.ndarray],
-    *,
-    by: str = "condition",
-    n: int = 1000,
-    seed: int = 0,
+    labels: np.ndarray, predictions: Mapping[str, np.ndarray], *, by: str = "condition", n: int = 1000, seed: int = 0
 ) -> pd.DataFrame:
     """Agreement of predictions with the labels, each measure with its 95 % bootstrap interval over studies.
 

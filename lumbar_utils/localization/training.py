@@ -179,10 +179,7 @@ def train_on_samples(
         {"before": start.made} if start is not None else {}
     )
     localizer = DiscLocalizer(
-        networks,
-        device=device,
-        calibration=start.calibration if start is not None else None,
-        made=made,
+        networks, device=device, calibration=start.calibration if start is not None else None, made=made
     )
     localizer.history = history
     logger.info("localizer: %d steps on %d series", history[-1]["step"], len(samples))

@@ -22,14 +22,7 @@ from torch import nn
 from ..crops.extraction import LATERAL_AXIS
 from ..devices import Compute
 from ..errors import DataError
-from ..labels import (
-    AXIAL_T2,
-    N_LEVELS,
-    N_SEVERITIES,
-    N_TARGETS,
-    SAGITTAL_T1,
-    VIEWS,
-)
+from ..labels import AXIAL_T2, N_LEVELS, N_SEVERITIES, N_TARGETS, SAGITTAL_T1, VIEWS
 from .encoders import FAMILIES, build_encoder
 from .heads import PerLevelHead, Readout, UnifiedHead
 from .inputs import StudyInput, batch_of

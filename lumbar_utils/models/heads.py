@@ -9,14 +9,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from ..labels import (
-    CONDITIONS,
-    N_CONDITIONS,
-    N_LEVELS,
-    N_SEVERITIES,
-    N_TARGETS,
-    VIEWS,
-)
+from ..labels import CONDITIONS, N_CONDITIONS, N_LEVELS, N_SEVERITIES, N_TARGETS, VIEWS
 
 RIGHT_SIDE, LEFT_SIDE = 0, 1
 SIDED = ("neural_foraminal_narrowing", "subarticular_stenosis")

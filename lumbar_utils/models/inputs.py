@@ -18,14 +18,7 @@ from tqdm.auto import tqdm
 
 from ..crops.extraction import CropSpec, StudyCrops
 from ..errors import DataError
-from ..labels import (
-    MISSING,
-    N_LEVELS,
-    N_SEVERITIES,
-    N_TARGETS,
-    VIEWS,
-    encode_severities,
-)
+from ..labels import MISSING, N_LEVELS, N_SEVERITIES, N_TARGETS, VIEWS, encode_severities
 
 CENTER, SCALE = 0.35, 0.25
 """Middle and spread of the normalised intensities of lumbar crops; batch normalisation evens out the rest."""

@@ -16,14 +16,7 @@ from .canal import paint_canal, paint_foramina, root_map, trapezoid_profile
 from .curve import STEP
 from .neural_arch import paint_neural_arch, paint_ribs
 from .person import Person
-from .profiles import (
-    L1,
-    L5,
-    N_VERTEBRAE,
-    S1,
-    Spine,
-    build_spine,
-)
+from .profiles import L1, L5, N_VERTEBRAE, S1, Spine, build_spine
 from .surroundings import paint_surroundings, smooth_fields
 from .texture import grain
 from .tissue import Canvas, Tissue, TissueCanvas

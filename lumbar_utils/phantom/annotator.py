@@ -15,14 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..geometry import StackGeometry
-from ..labels import (
-    AXIAL_T2,
-    CONDITIONS,
-    N_LEVELS,
-    N_TARGETS,
-    SAGITTAL_T1,
-    SAGITTAL_T2,
-)
+from ..labels import AXIAL_T2, CONDITIONS, N_LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2
 
 ANNOTATOR_SD_MM = 0.8
 """Jitter of a click, per in-plane axis: about 1.4 pixels on sagittal T2, 2 on axial."""

@@ -20,10 +20,7 @@ from tqdm.auto import tqdm
 
 from ..errors import DataError
 from ..files import write_text
-from ..labels import (
-    AXIAL_T2,
-    MISSING,
-)
+from ..labels import AXIAL_T2, MISSING
 from ..parallel import JobFailure, run_jobs
 from ..studies.competition import SYNTHETIC_MARK
 from . import tables
@@ -181,11 +178,7 @@ def _make_study(root: Path, config: CohortConfig, index: int) -> None:
     plan = sample_study_plan(rng(_STREAM_PLAN))
     body = build_body(person)
     protocols = sample_protocols(
-        body,
-        rng(_STREAM_PROTOCOL),
-        profile=config.profile,
-        views=plan.views,
-        randomise=config.randomise,
+        body, rng(_STREAM_PROTOCOL), profile=config.profile, views=plan.views, randomise=config.randomise
     )
     protocols = [without_levels_above(p, body.truth.canal, plan.axial_top_level) for p in protocols]
     stored, n_files = [], 0

@@ -201,12 +201,7 @@ def _plain_localizer_protocol(body: Body, rng: np.random.Generator, pixel_mm: fl
 
 
 def _localizer_block(
-    body: Body,
-    rng: np.random.Generator,
-    fov: tuple[float, float],
-    n_slices: int,
-    step: float,
-    farthest_mm: float = 40,
+    body: Body, rng: np.random.Generator, fov: tuple[float, float], n_slices: int, step: float, farthest_mm: float = 40
 ) -> tuple[Block, float]:
     """A near-sagittal block anywhere around the five discs, all of which it holds, and the height that this takes."""
     canal = body.truth.canal

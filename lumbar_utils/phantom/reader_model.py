@@ -15,15 +15,7 @@ import numpy as np
 import pandas as pd
 from scipy.special import ndtr
 
-from ..labels import (
-    FAMILIES,
-    N_CONDITIONS,
-    N_LEVELS,
-    N_SEVERITIES,
-    N_TARGETS,
-    PROBABILITY_COLUMNS,
-    row_ids,
-)
+from ..labels import FAMILIES, N_CONDITIONS, N_LEVELS, N_SEVERITIES, N_TARGETS, PROBABILITY_COLUMNS, row_ids
 from ..studies.prevalence import MODERATE_PERCENT, SEVERE_PERCENT
 from .disease import READER_SD, perceived_of
 

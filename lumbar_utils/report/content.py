@@ -1,4 +1,4 @@
-"""What a report says, in numbers: the JSON beside every page, and the source of all that stands on the page.
+"""What a report says, in numbers: the JSON beside every page, from which the page is made.
 
 Keys of a report, version 1; `report.schema.json` beside this file is the same as a JSON Schema. Numbers of a study
 are probabilities from 0 to 1, millimetres in patient coordinates (LPS), or degrees.
@@ -7,7 +7,7 @@ schema, schema_version  `SCHEMA`, `SCHEMA_VERSION`
 study_id, created       as text; time of writing, UTC, ISO 8601
 notice, warnings        that it is research software; what must be read before the grades (synthetic weights, prior)
 synthetic               {"weights", "study"}: trained on phantoms only; the study itself is a phantom
-fallback                true when the class prior stands in for a prediction
+fallback                true when the class prior is used instead of a prediction
 summary                 any_severe: the largest probability of "severe" among the 25 targets; any_severe_spinal: that of
                         the canal's five, as in the competition's metric; worst: the target any_severe belongs to;
                         counts: targets by most probable grade; disc_confidence: the least of the five, null where no
@@ -21,7 +21,7 @@ crops                   15 of {view, level, covered (share of the box), series_i
 series                  what was there: {series_id, view, slices, stacks, pixel_spacing_mm, slice_spacing_mm}
 missing_views, issues what could not be used; issues as records with code, series, file, view and message
 flags                   of `FLAGS`, what the index filters by
-model                   what graded, as the caller says: name, networks, mirrored, calibrated, disc_localizer
+model                   what predicted, as the caller describes it: name, networks, mirrored, calibrated, disc_localizer
 versions                of Python and the packages that a result depends on
 
 Nothing comes from a header that could name a patient: no names, dates or descriptions; paths are cut from issues.
@@ -60,17 +60,17 @@ if TYPE_CHECKING:
 
 SCHEMA, SCHEMA_VERSION = "lumbar_utils/report", 1
 NOTICE = "Research use only. Not a medical device, not for diagnosis."
-PRIOR_WARNING = "not graded: the class prior of the training part stands in; it knows nothing of this patient"
-NAMING_WARNING = "the naming of the disc levels is doubtful: all five may be off by one"
+PRIOR_WARNING = "not graded: the class prior of the training part is shown instead; it knows nothing of this patient"
+LEVELS_WARNING = "the labelling of the disc levels has low confidence: all five may be off by one"
 
 FLAGS = {
     "fallback": "class prior",
-    "naming": "naming doubtful",
-    "disc": "disc placed or doubtful",
+    "levels": "level labelling uncertain",
+    "disc": "disc imputed or uncertain",
     "view": "view missing",
     "issue": "notes",
 }
-"""What a study may be flagged for, and how the pages call it. "disc": a level was not found but placed, or is doubted;
+"""What a study may be flagged for, and how the pages call it. "disc": a level was imputed, or has low confidence;
 "issue": anything that was left out or went wrong."""
 SEVERE = len(PROBABILITY_COLUMNS) - 1
 
@@ -85,7 +85,7 @@ def describe(
     private_paths: Sequence[Path | str] = (),
     created: datetime | None = None,
 ) -> dict:
-    """Everything that a report says, ready for JSON; its keys stand above.
+    """Everything that a report says, ready for JSON; the keys are listed above.
 
     Parameters
     ----------
@@ -95,7 +95,7 @@ def describe(
     synthetic : bool
         The study is a phantom.
     model : mapping, optional
-        What graded: name, networks, mirrored, calibrated, disc_localizer.
+        What predicted: name, networks, mirrored, calibrated, disc_localizer.
     private_paths : sequence of path-like
         Folders whose names are cut from the issues' messages: a path may hold a patient's name.
     created : datetime, optional
@@ -147,7 +147,7 @@ def without_paths(text: str, folders: Sequence[Path | str]) -> str:
     for folder in sorted({str(folder) for folder in folders}, key=len, reverse=True):
         if len(folder) > 1:
             text = text.replace(folder + os.sep, "")
-        if len(folder) > 1 and os.sep in folder:  # a bare word may stand in the text for something else
+        if len(folder) > 1 and os.sep in folder:  # a bare word may mean something else in the text
             text = text.replace(folder, "the study's folder")
     return text
 
@@ -166,19 +166,19 @@ def _warnings(prediction: StudyPrediction, synthetic: bool) -> list[str]:
     found = [f"The network was {SYNTHETIC_WARNING}."] if prediction.synthetic_only else []
     found += [f"This study is {PHANTOM_NOTE}."] if synthetic else []
     found += [_sentence(PRIOR_WARNING)] if prediction.fallback else []
-    naming = prediction.discs is not None and level_labelling_uncertain(prediction.discs)
-    return found + ([_sentence(NAMING_WARNING)] if naming else [])
+    uncertain = prediction.discs is not None and level_labelling_uncertain(prediction.discs)
+    return found + ([_sentence(LEVELS_WARNING)] if uncertain else [])
 
 
-def _sentence(words: str) -> str:
-    return words[0].upper() + words[1:] + "."
+def _sentence(text: str) -> str:
+    return text[0].upper() + text[1:] + "."
 
 
 def _flags(prediction: StudyPrediction) -> list[str]:
     discs = prediction.discs
     held = {
         "fallback": prediction.fallback,
-        "naming": discs is not None and level_labelling_uncertain(discs),
+        "levels": discs is not None and level_labelling_uncertain(discs),
         "disc": discs is None or discs.flagged,
         "view": bool(prediction.missing_views),
         "issue": bool(prediction.issues),

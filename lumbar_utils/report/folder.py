@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -54,9 +53,9 @@ class ReportFolder:
     Parameters
     ----------
     folder : path-like
-        Made when it is not there. Reports of other studies in it stay, and stand in the index too.
+        Made when it is not there. Reports of other studies in it stay, and are in the index too.
     model : mapping, optional
-        What graded, for the page: name, networks, mirrored, calibrated, disc_localizer.
+        What predicted, for the page: name, networks, mirrored, calibrated, disc_localizer.
     synthetic : bool
         All studies are phantoms; those in a synthetic cohort's folder are recognised without it.
 
@@ -80,7 +79,8 @@ class ReportFolder:
 
         A study that cannot be read or cropped still gets its page, without pictures.
         """
-        return self._note(prediction.study_id, _attempt(self._bare(), source, prediction, spec))
+        self.add_all([source], [prediction], spec, progress=False)
+        return None if prediction.study_id in self.failures else self._page(prediction.study_id)
 
     def add_all(
         self,
@@ -99,33 +99,25 @@ class ReportFolder:
         total = len(sources) if isinstance(sources, Sequence) else None
         if total is not None:
             n_jobs = max(1, min(n_jobs, total // STUDIES_A_PROCESS))
-        bare, study_ids = self._bare(), []
+        bare, study_ids = ReportFolder(self.folder, model=self.model, synthetic=self.synthetic), []
 
         def tasks() -> Iterator[tuple]:
             for source, prediction in zip(sources, predictions, strict=True):
                 study_ids.append(prediction.study_id)
                 yield bare, source, prediction, spec
 
-        done = run_jobs(_attempt, tasks(), n_jobs=n_jobs)
-        for index, ending in tqdm(done, desc="reports", unit="study", total=total, disable=not progress):
-            self._note(study_ids[index], ending.reason if isinstance(ending, JobFailure) else ending)
+        done = run_jobs(_add, tasks(), n_jobs=n_jobs)
+        for index, result in tqdm(done, desc="reports", unit="study", total=total, disable=not progress):
+            if isinstance(result, JobFailure):
+                self.failures[study_ids[index]] = result.reason
+                logger.warning("study %s: no report: %s", study_ids[index], result.reason)
+            else:
+                self._count(study_ids[index])
 
-    def _bare(self) -> ReportFolder:
-        """Itself without what it has noted, to be sent to another process."""
-        other = copy(self)
-        other.failures, other.written = {}, 0
-        return other
+    def _page(self, study_id: str) -> Path:
+        return self.folder / "studies" / f"{file_name(study_id)}.html"
 
-    def _note(self, study_id: str, ending: Path | str) -> Path | None:
-        """Note how an attempt ended: with a path, or with words about what went wrong."""
-        if isinstance(ending, Path):
-            self._written(study_id)
-            return ending
-        self.failures[study_id] = ending
-        logger.warning("study %s: no report: %s", study_id, ending)
-        return None
-
-    def _written(self, study_id: str) -> None:
+    def _count(self, study_id: str) -> None:
         self.failures.pop(study_id, None)
         self.written += 1
 
@@ -144,13 +136,13 @@ class ReportFolder:
         Parameters
         ----------
         study, crops : optional
-            For the pictures, and what is said about series and crops.
+            For the pictures, and the facts about series and crops.
         synthetic : bool, optional
-            The study is a phantom; default: as the folder was told.
+            The study is a phantom; default: as given to the folder.
         private_paths : tuple of str
-            Cut from the words about issues.
+            Cut from the issues.
         maps : mapping view -> ndarray, shape (5, D, H, W), optional
-            Where the network looked, 0 to 1, in the shape of `crops.images`.
+            Attribution, 0 to 1, in the shape of `crops.images`.
 
         Raises
         ------
@@ -158,21 +150,15 @@ class ReportFolder:
             When a file cannot be written.
         """
         synthetic = self.synthetic if synthetic is None else synthetic
-        report = describe(
-            prediction,
-            study=study,
-            crops=crops,
-            synthetic=synthetic,
-            model=self.model,
-            private_paths=private_paths,
-        )
+        options = {"synthetic": synthetic, "model": self.model, "private_paths": private_paths}
+        report = describe(prediction, study=study, crops=crops, **options)
         located = _overview(study, prediction, crops)
         rows = [] if crops is None else panels(crops, study, maps)
         page = study_page(report, located, rows, index="../index.html")
-        path = self.folder / "studies" / f"{file_name(prediction.study_id)}.html"
+        path = self._page(prediction.study_id)
         _write_page(path, page)
         write_json(path.with_suffix(".json"), report)
-        self._written(prediction.study_id)
+        self._count(prediction.study_id)
         return path
 
     def finish(self) -> Path:
@@ -196,18 +182,17 @@ class ReportFolder:
         return index
 
 
-def _attempt(
-    reports: ReportFolder, source: StudySource, prediction: StudyPrediction, spec: CropSpec | None
-) -> Path | str:
-    """A study's page, or what went wrong in words."""
-    private = _private(source.path)
+def _add(reports: ReportFolder, source: StudySource, prediction: StudyPrediction, spec: CropSpec | None) -> None:
+    """Write a study's report; what goes wrong is raised as a `DataError` that names no folder."""
+    path = source.path
+    private = tuple(str(folder) for start in (path, path.absolute()) for folder in (start, *start.parents))
     try:
         study, crops = _read_again(source, prediction, spec)
-        synthetic = reports.synthetic or in_synthetic_cohort(source.path)
-        return reports.write(prediction, study, crops, synthetic=synthetic, private_paths=private)
-    except Exception as error:  # the grades are written; a report that fails must not look like their failure
-        words = str(error) if isinstance(error, LumbarError) else f"{type(error).__name__}: {error}"
-        return without_paths(words, private)
+        synthetic = reports.synthetic or in_synthetic_cohort(path)
+        reports.write(prediction, study, crops, synthetic=synthetic, private_paths=private)
+    except Exception as error:  # the predictions are written; a report that fails must not look like their failure
+        message = str(error) if isinstance(error, LumbarError) else f"{type(error).__name__}: {error}"
+        raise DataError(without_paths(message, private)) from None
 
 
 def _write_page(path: Path, page: str) -> None:
@@ -218,7 +203,7 @@ def _write_page(path: Path, page: str) -> None:
 def _read_again(
     source: StudySource, prediction: StudyPrediction, spec: CropSpec | None
 ) -> tuple[Study | None, StudyCrops | None]:
-    """The study and its crops as far as they can be had; the reasons stand in the prediction's issues already."""
+    """The study and its crops as far as they can be had; the prediction's issues hold the reasons already."""
     try:
         study = load_study(source)
     except Exception as error:
@@ -241,8 +226,3 @@ def _overview(study: Study | None, prediction: StudyPrediction, crops: StudyCrop
     except DataError as error:  # no sagittal series, with points that the caller knew
         logger.info("study %s: no overview in its report: %s", study.study_id, error)
         return None
-
-
-def _private(path: Path) -> tuple[str, ...]:
-    """The folders that a study's files lie in, as they may stand in words about them."""
-    return tuple(str(folder) for start in (path, path.absolute()) for folder in (start, *start.parents))

@@ -18,14 +18,7 @@ from markupsafe import Markup
 
 from ..errors import Issue
 from ..inference.submission import WEIGHTED_NOTE
-from ..labels import (
-    CONDITIONS,
-    LEVELS,
-    PROBABILITY_COLUMNS,
-    SEVERITIES,
-    condition_title,
-    level_title,
-)
+from ..labels import CONDITIONS, LEVELS, PROBABILITY_COLUMNS, SEVERITIES, condition_title, level_title
 from .content import FLAGS, NOTICE, grade_of, target_title
 from .pictures import SCALE_MM
 
@@ -57,7 +50,7 @@ def study_page(
 
 
 def index_page(entries: Sequence[Mapping], failures: Mapping[str, str] | None = None) -> str:
-    """The page over many studies, the most severe first, those that could not be graded last.
+    """The page over many studies, the most severe first, those without a prediction last.
 
     Parameters
     ----------

@@ -1,6 +1,6 @@
 """The report's pictures: grey images as `data:` URIs, and what is drawn over them in their pixels, for the page's SVG.
 
-Images show the places that were graded, at the scan's own resolution: each panel is one plane of a crop's box, sampled
+Images show what the network was given, at the scan's own resolution: each panel is one plane of a crop's box, sampled
 anew from the series that the crop came from. Lines, letters and names are drawn by the page, so that they stay sharp
 on paper and can be read aloud.
 """
@@ -16,7 +16,7 @@ from ..geometry import OrientedGrid, sample_stack
 from ..labels import LEVELS, SAGITTAL_T2, level_title
 from ..notebook_html import data_uri, resize, to_grey
 from ..viz.crops import CROP_WINDOW, MONTAGE_ROWS, nearest_index
-from ..viz.images import DISC_LINE_MM, localized_plane
+from ..viz.images import DISC_LINE_MM, box_outline, localized_plane
 from ..viz.planes import ImagePlane, grey_window
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def overview(study: Study, discs: DiscPoints, crops: StudyCrops | None = None) -
         return np.round((plane.project(world)[0] - corner) * scale, 1)
 
     forward = discs.forward()
-    boxes = _outlines(crops)
+    sources = crops.sources[SAGITTAL_T2] if crops is not None else [None] * len(LEVELS)
     levels = [
         {
             "level": level,
@@ -66,7 +66,7 @@ def overview(study: Study, discs: DiscPoints, crops: StudyCrops | None = None) -
             "point": place(discs.points[i]).tolist(),
             "front": place(discs.points[i] + DISC_LINE_MM * forward[i]).tolist(),
             "label": place(discs.points[i] - 11.0 * forward[i]).tolist(),
-            "box": None if boxes[i] is None else place(boxes[i]).tolist(),
+            "box": place(box_outline(crops.grid(SAGITTAL_T2, i))).tolist() if sources[i] is not None else None,
         }
         for i, level in enumerate(LEVELS)
     ]
@@ -90,14 +90,14 @@ def panels(crops: StudyCrops, study: Study | None = None, maps: Mapping[str, np.
     study : Study, optional
         Where the crops came from: panels at the scan's resolution; without it those of the crops.
     maps : mapping view -> ndarray, shape (5, D, H, W), optional
-        Where the network looked, 0 to 1, in the shape of `crops.images`; drawn over the panels.
+        Attribution, 0 to 1, in the shape of `crops.images`; drawn over the panels.
 
     Returns
     -------
     list of dict
         `name`, `place`, `letters` (of the first level that is there), `scale` (share of the panel's width that is
         20 mm), `panels`: 5 of {level, title, uri, map, absent, hatched}. `uri` is None where `absent` says
-        why; `hatched` where stripes stand for what the scan does not show.
+        why; `hatched` where stripes mark what the scan does not show.
     """
     rows = []
     for view, offset, name, place in ROWS:
@@ -137,19 +137,6 @@ def _frame(plane: ImagePlane, points: np.ndarray) -> tuple[int, int, int, int]:
     top, bottom = int(np.clip(top, 0, rows - 1)), int(np.clip(bottom, 1, rows))
     left, right = int(np.clip(left, 0, columns - 1)), int(np.clip(right, 1, columns))
     return (top, left, bottom, right) if bottom > top and right > left else (0, 0, rows, columns)
-
-
-def _outlines(crops: StudyCrops | None) -> list[np.ndarray | None]:
-    """Corners (4, 3) of every level's sagittal T2 box, in its middle plane."""
-    outlines: list[np.ndarray | None] = []
-    for i in range(len(LEVELS)):
-        if crops is None or crops.sources[SAGITTAL_T2][i] is None:
-            outlines.append(None)
-            continue
-        grid = crops.grid(SAGITTAL_T2, i)
-        down, right = (0.5 * grid.extent[k] * grid.axes[k] for k in (1, 2))
-        outlines.append(np.stack([grid.center + a * down + b * right for a, b in ((-1, -1), (-1, 1), (1, 1), (1, -1))]))
-    return outlines
 
 
 def _sampled(crops: StudyCrops, study: Study | None, view: str, level: int, offset: float) -> ImagePlane:

@@ -7,7 +7,7 @@ CID 7604, severities as in CID 6130; what has no public code is coded by the pri
 report declares.
 
 A report carries the patient's and the study's attributes of its source, names and numbers included: an archive files
-it by them. This is the only place where the library copies them, and only when it is asked to.
+it by them. This is the only place where the library copies them, and only on request.
 
 References: DICOM PS3.3 A.35.13 (Comprehensive 3D SR), PS3.16 TID 1500, 1501, 1410, 4019.
 """
@@ -31,15 +31,7 @@ from .. import __version__
 from ..errors import DataError, DicomError, LumbarError, MissingPackageError
 from ..files import atomically, file_name
 from ..inference.submission import PHANTOM_NOTE, SYNTHETIC_WARNING, WEIGHTED_NOTE, StudyPrediction
-from ..labels import (
-    AXIAL_T2,
-    LEVELS,
-    N_LEVELS,
-    SAGITTAL_T1,
-    SAGITTAL_T2,
-    TARGETS,
-    level_title,
-)
+from ..labels import AXIAL_T2, LEVELS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, TARGETS, level_title
 from ..studies.competition import in_synthetic_cohort
 from ..studies.source_images import SourceImage, SourceImages, read_source_images
 from ..studies.study import StudySource
@@ -82,7 +74,7 @@ NAMESPACE = uuid.UUID("6f2f4f0e-6c0c-5a3b-9d57-2a4f0a9c6f11")
 
 
 def require_highdicom() -> None:
-    """Raise `MissingPackageError` where highdicom is not installed; cheap, so that it can be asked before the work."""
+    """Raise `MissingPackageError` where highdicom is not installed; cheap, to be called before the work."""
     if importlib.util.find_spec("highdicom") is None:
         raise MissingPackageError(
             "a DICOM Structured Report needs highdicom, which is not installed: pip install highdicom"
@@ -98,16 +90,16 @@ def structured_report(
     ----------
     prediction : StudyPrediction
     source : StudySource or SourceImages
-        The study that was graded: its headers are read for patient, study and the images to refer to.
+        The study of the prediction: its headers are read for patient, study and the images to refer to.
     network : str
-        What the algorithm's parameters say of the network, for example the name of its run.
+        Goes into the algorithm's parameters, for example the name of its run.
     synthetic : bool
         The study is a phantom, and the report says so; those in a synthetic cohort's folder are recognised without it.
 
     Raises
     ------
     DataError
-        When the class prior stands in for the prediction: that is no finding and has no place in an archive.
+        When the prediction is only the class prior: that is no finding and has no place in an archive.
     DicomError
         When the source has no image that can be referred to, or its header cannot be carried over.
     MissingPackageError
@@ -115,7 +107,7 @@ def structured_report(
     """
     require_highdicom()
     if prediction.fallback:
-        raise DataError(f"study {prediction.study_id}: not graded (class prior), so there is nothing to report")
+        raise DataError(f"study {prediction.study_id}: no prediction, only the class prior: there is nothing to report")
     evidence = source if isinstance(source, SourceImages) else read_source_images(source)
     synthetic = synthetic or (isinstance(source, StudySource) and in_synthetic_cohort(source.path))
     if evidence.study_id != prediction.study_id:
@@ -127,8 +119,8 @@ def structured_report(
     except LumbarError:
         raise
     except Exception as error:  # whatever highdicom objects to in the source's header
-        words = f"cannot be reported: {type(error).__name__}: {error}"
-        raise DicomError(words, study_id=prediction.study_id) from error
+        message = f"cannot be reported: {type(error).__name__}: {error}"
+        raise DicomError(message, study_id=prediction.study_id) from error
 
 
 def write_structured_reports(
@@ -180,13 +172,13 @@ def _document(prediction: StudyPrediction, evidence: SourceImages, network: str,
         observation_context=context,
         procedure_reported=MRI_CODE,
         imaging_measurements=[
-            *_grades(prediction, evidence, algorithm),
+            *_findings(prediction, evidence, algorithm),
             *_disc_points(prediction, evidence, algorithm),
         ],
     )
-    for words in comments(prediction, synthetic):
+    for text in comments(prediction, synthetic):
         content[0].ContentSequence.append(
-            sr.TextContentItem(codes.DCM.Comment, words, relationship_type=sr.RelationshipTypeValues.CONTAINS)
+            sr.TextContentItem(codes.DCM.Comment, text, relationship_type=sr.RelationshipTypeValues.CONTAINS)
         )
     scheme = hd.coding_schemes.CodingSchemeIdentificationItem(
         SCHEME,
@@ -213,11 +205,11 @@ def _document(prediction: StudyPrediction, evidence: SourceImages, network: str,
         specific_character_set="ISO_IR 192",
     )
     if prediction.missing_views:
-        document.CompletionFlagDescription = f"graded without {', '.join(prediction.missing_views)}"[:64]
+        document.CompletionFlagDescription = f"predicted without {', '.join(prediction.missing_views)}"[:64]
     return document
 
 
-def _grades(
+def _findings(
     prediction: StudyPrediction, evidence: SourceImages, algorithm
 ) -> list[MeasurementsAndQualitativeEvaluations]:
     """The 25 targets, in the order of `labels.TARGETS`."""
@@ -296,14 +288,14 @@ def _disc_points(prediction: StudyPrediction, evidence: SourceImages, algorithm)
 
 def comments(prediction: StudyPrediction, synthetic: bool = False) -> list[str]:
     """What a reader of the report has to know beside the numbers, one sentence or list each."""
-    said = [RESEARCH_USE, WEIGHTED_NOTE]
-    said += [f"This study is {PHANTOM_NOTE}."] if synthetic else []
-    said += [f"The network was {SYNTHETIC_WARNING}."] if prediction.synthetic_only else []
-    said += [f"Not available: {', '.join(prediction.missing_views)}."] if prediction.missing_views else []
+    found = [RESEARCH_USE, WEIGHTED_NOTE]
+    found += [f"This study is {PHANTOM_NOTE}."] if synthetic else []
+    found += [f"The network was {SYNTHETIC_WARNING}."] if prediction.synthetic_only else []
+    found += [f"Not available: {', '.join(prediction.missing_views)}."] if prediction.missing_views else []
     if prediction.discs is not None and prediction.discs.flagged:
         flags = zip(LEVELS, prediction.discs.flags, strict=True)
-        said.append("Disc points: " + ", ".join(f"{level_title(level)} {flag}" for level, flag in flags if flag))
-    return said + [f"Note: {issue}" for issue in prediction.issues]
+        found.append("Disc points: " + ", ".join(f"{level_title(level)} {flag}" for level, flag in flags if flag))
+    return found + [f"Note: {issue}" for issue in prediction.issues]
 
 
 def stable_uid(*parts: object) -> UID:

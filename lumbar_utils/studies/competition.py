@@ -21,14 +21,7 @@ from tqdm.auto import tqdm
 from ..dicom.series import Series, read_series, scan_headers
 from ..errors import DataError, DicomError, Issue
 from ..files import PLAIN_NAME
-from ..labels import (
-    CONDITIONS,
-    LEVELS,
-    N_LEVELS,
-    N_TARGETS,
-    VIEWS,
-    encode_severities,
-)
+from ..labels import CONDITIONS, LEVELS, N_LEVELS, N_TARGETS, VIEWS, encode_severities
 from .annotations import COLUMNS as POINT_COLUMNS
 from .annotations import clean_coordinates
 from .data import Study

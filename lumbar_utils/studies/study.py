@@ -14,26 +14,13 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from ..dicom.series import (
-    FileHeader,
-    list_files,
-    read_series,
-    scan_headers,
-    without_identity,
-)
+from ..dicom.series import FileHeader, list_files, read_series, scan_headers, without_identity
 from ..errors import DataError, DicomError, Issue
 from ..files import file_name
 from .competition import PARTS, CompetitionFolder, is_competition_folder, load_listed_study
 from .data import Study
 
-__all__ = [
-    "CompetitionFolder",
-    "Study",
-    "StudySource",
-    "find_studies",
-    "is_competition_folder",
-    "load_study",
-]
+__all__ = ["CompetitionFolder", "Study", "StudySource", "find_studies", "is_competition_folder", "load_study"]
 
 logger = logging.getLogger(__name__)
 

@@ -59,11 +59,7 @@ class Checkpoint:
         self.fingerprint = hashlib.sha256(json.dumps(run, sort_keys=True, default=str).encode()).hexdigest()
 
     def save(
-        self,
-        average: torch.nn.Module,
-        model: torch.nn.Module,
-        optimizer: torch.optim.Optimizer,
-        state: Mapping,
+        self, average: torch.nn.Module, model: torch.nn.Module, optimizer: torch.optim.Optimizer, state: Mapping
     ) -> None:
         """Write everything atomically; `state` is JSON. Raises `DataError` on a full disk, the last one is kept."""
         tensors = {f"average.{k}": v for k, v in average.state_dict().items()}

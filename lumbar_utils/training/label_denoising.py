@@ -19,14 +19,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
-from ..labels import (
-    MISSING,
-    N_SEVERITIES,
-    N_TARGETS,
-    SEVERITY_WEIGHTS,
-    TARGETS,
-    encode_severities,
-)
+from ..labels import MISSING, N_SEVERITIES, N_TARGETS, SEVERITY_WEIGHTS, TARGETS, encode_severities
 from ..metrics.score import FAMILY_TARGETS, read_predictions
 
 logger = logging.getLogger(__name__)

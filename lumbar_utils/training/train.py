@@ -24,14 +24,7 @@ from ..devices import choose_compute, peak_memory
 from ..errors import DataError
 from ..files import read_json, versions, write_json, write_table
 from ..labels import MISSING, N_TARGETS, encode_severities
-from ..metrics.score import (
-    Score,
-    competition_score,
-    prediction_table,
-    read_predictions,
-    uniform,
-    weighted_prior,
-)
+from ..metrics.score import Score, competition_score, prediction_table, read_predictions, uniform, weighted_prior
 from ..models.classifier import LumbarClassifier, grade
 from ..models.ensemble import ENSEMBLE
 from ..models.inputs import CropDataset, folds_by_study, spec_of, study_input

@@ -47,7 +47,7 @@ def browse(
     crops : StudyCrops, optional
         The boxes that were cut out.
     synthetic : bool
-        Says so on every picture.
+        Stamps every picture.
     size : (int, int)
         Largest height and width of each of the two pictures, in pixels.
     static : bool, optional

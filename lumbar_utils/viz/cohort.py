@@ -11,17 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from ..errors import DataError
-from ..labels import (
-    FAMILIES,
-    LEVELS,
-    MISSING,
-    N_CONDITIONS,
-    N_LEVELS,
-    N_TARGETS,
-    SEVERITIES,
-    VIEWS,
-    level_title,
-)
+from ..labels import FAMILIES, LEVELS, MISSING, N_CONDITIONS, N_LEVELS, N_TARGETS, SEVERITIES, VIEWS, level_title
 from .style import (
     CONDITION_NAMES,
     FAMILY_COLORS,
@@ -31,7 +21,7 @@ from .style import (
     draw_cells,
     finish,
     new_figure,
-    say,
+    notice,
     themed,
 )
 
@@ -132,7 +122,7 @@ def show_series_statistics(series: pd.DataFrame, *, synthetic: bool = False) -> 
         Columns `view`, `slices`, `columns`, `pixel_mm`, `step_mm`, as from `studies.statistics.series_table`.
     """
     if len(series) == 0:
-        return say("Series: none was read")
+        return notice("Series: none was read")
     panels = {
         "slices": "slices in a series",
         "columns": "image width, pixels",
@@ -159,7 +149,7 @@ def show_series_statistics(series: pd.DataFrame, *, synthetic: bool = False) -> 
 def show_slice_order(series: pd.DataFrame, *, synthetic: bool = False) -> Figure:
     """Which way slices run with rising instance number, per view: `order` of `studies.statistics.series_table`."""
     if len(series) == 0:
-        return say("Order of slices: no series was read")
+        return notice("Order of slices: no series was read")
     shades = {
         "right to left": "#4c9fe0",
         "left to right": "#9ccbee",
@@ -198,7 +188,7 @@ def show_point_places(points: pd.DataFrame, *, synthetic: bool = False) -> Figur
         Columns `family`, `level_index`, `x_fraction`, `y_fraction`, as from `studies.statistics.point_places`.
     """
     if len(points) == 0:
-        return say("Places of the points: no series with points was read")
+        return notice("Places of the points: no series with points was read")
     figure = new_figure(10, 3.5)
     for i, family in enumerate(FAMILIES):
         panel = figure.add_axes((0.055 + 0.32 * i, 0.13, 0.285, 0.68))
@@ -221,7 +211,7 @@ def show_counts(
     """Named counts as labelled bars, for example the annotation errors found in the coordinate table."""
     counts = pd.Series(counts).sort_values()
     if len(counts) == 0:
-        return say(f"{title}: none")
+        return notice(f"{title}: none")
     figure = new_figure(8.4, 1.05 + 0.3 * max(len(counts), 1))
     height = figure.get_size_inches()[1]
     panel = figure.add_axes((0.4, 0.48 / height, 0.56, max(0.1, 1 - 0.9 / height)))

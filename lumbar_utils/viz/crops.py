@@ -10,17 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import DataError
-from ..labels import (
-    AXIAL_T2,
-    CONDITIONS,
-    LEVELS,
-    N_CONDITIONS,
-    N_LEVELS,
-    SAGITTAL_T1,
-    SAGITTAL_T2,
-    VIEWS,
-    level_title,
-)
+from ..labels import AXIAL_T2, CONDITIONS, LEVELS, N_CONDITIONS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, level_title
 from .grade_strip import checked, draw_grades, draw_key
 from .heat import draw_heat
 from .images import FORAMEN_OFFSET_MM

@@ -14,16 +14,7 @@ from matplotlib.lines import Line2D
 from ..errors import DataError
 from ..evaluation.agreement import AREAS, KAPPAS, MEASURES
 from ..labels import CONDITIONS, condition_title
-from .style import (
-    CONDITION_NAMES,
-    FAMILY_COLORS,
-    color,
-    draw_rows,
-    finish,
-    new_figure,
-    say,
-    themed,
-)
+from .style import CONDITION_NAMES, FAMILY_COLORS, color, draw_rows, finish, new_figure, notice, themed
 from .worst_cases import show_worst_cases
 
 if TYPE_CHECKING:
@@ -80,7 +71,7 @@ def show_subgroups(
     """
     _require(table, ("trait", "subgroup", "studies", "labels", "loss", "low", "high"))
     if not len(table):
-        return say(f"{title}: nothing to tell apart")
+        return notice(f"{title}: nothing to tell apart")
     compared = "above" in table
     gaps = np.cumsum(table["trait"].ne(table["trait"].shift()).to_numpy()) - 1
     rows = np.arange(len(table)) + 0.45 * gaps

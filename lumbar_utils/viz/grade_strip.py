@@ -9,14 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import DataError
-from ..labels import (
-    MISSING,
-    N_CONDITIONS,
-    N_LEVELS,
-    N_SEVERITIES,
-    SEVERITIES,
-    target_index,
-)
+from ..labels import MISSING, N_CONDITIONS, N_LEVELS, N_SEVERITIES, SEVERITIES, target_index
 from .style import CONDITION_NAMES, SEVERITY_COLORS, color
 
 DARK_INK = "#0b0f14"

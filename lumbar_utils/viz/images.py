@@ -13,24 +13,9 @@ from matplotlib.patches import Polygon
 
 from ..errors import DataError
 from ..geometry import OrientedGrid
-from ..labels import (
-    AXIAL_T2,
-    CONDITIONS,
-    LEVELS,
-    SAGITTAL_T1,
-    SAGITTAL_T2,
-    level_title,
-)
+from ..labels import AXIAL_T2, CONDITIONS, LEVELS, SAGITTAL_T1, SAGITTAL_T2, level_title
 from .planes import ImagePlane, draw_absent, draw_plane, grey_window, justified_panels
-from .style import (
-    FAMILY_COLORS,
-    LEVEL_COLORS,
-    finish,
-    outline,
-    pictured,
-    say,
-    write_on,
-)
+from .style import FAMILY_COLORS, LEVEL_COLORS, finish, notice, outline, pictured, write_on
 
 if TYPE_CHECKING:
     from ..crops.extraction import StudyCrops
@@ -65,11 +50,7 @@ def show_series(series: Series, *, columns: int = 6, limit: int = 24, synthetic:
 
 @pictured
 def show_study(
-    study: Study,
-    *,
-    points: pd.DataFrame | None = None,
-    discs: DiscPoints | None = None,
-    synthetic: bool = False,
+    study: Study, *, points: pd.DataFrame | None = None, discs: DiscPoints | None = None, synthetic: bool = False
 ) -> Figure:
     """The three views of a study with what is known about it drawn in: points of the tables, located discs.
 
@@ -160,7 +141,7 @@ def show_localizations(
     if not len(studies) == len(discs) == len(truths):
         raise DataError(f"got {len(studies)} studies, {len(discs)} disc points and {len(truths)} truths")
     if not studies:
-        return say(f"{title or 'Located discs'}: no study to show")
+        return notice(f"{title or 'Located discs'}: no study to show")
     planes = [localized_plane(study, item) for study, item in zip(studies, discs, strict=True)]
     figure = _gallery(planes, columns, largest=4.2, width=11.0)
     for panel, plane, found, truth, study in zip(figure.axes, planes, discs, truths, studies, strict=True):

@@ -13,17 +13,7 @@ from matplotlib.figure import Figure
 from ..errors import DataError
 from ..labels import LEVELS, N_LEVELS, level_title
 from .images import draw_localized, localized_plane
-from .style import (
-    FAMILY_COLORS,
-    LEVEL_COLORS,
-    color,
-    finish,
-    level_ink,
-    new_figure,
-    pictured,
-    say,
-    themed,
-)
+from .style import FAMILY_COLORS, LEVEL_COLORS, color, finish, level_ink, new_figure, notice, pictured, themed
 
 if TYPE_CHECKING:
     from ..localization import DiscPoints
@@ -74,7 +64,7 @@ def show_found_discs(
     tables = dict(errors) if isinstance(errors, Mapping) else {"": errors}
     pooled = pd.concat(tables.values()) if tables else pd.DataFrame()
     if not studies or pooled.empty:
-        return say(f"{title or 'Found discs'}: no study to show")
+        return notice(f"{title or 'Found discs'}: no study to show")
     columns, rows = min(COLUMNS, len(studies)), -(-len(studies) // COLUMNS)
     cell_width, cell_height = CELL_INCHES
     left = columns * (cell_width + GAP_INCHES) + GAP_INCHES
@@ -120,7 +110,7 @@ def show_localizer_error(errors_mm: np.ndarray, *, limit: float = 5.0, synthetic
         raise DataError(f"errors must have shape (n, {N_LEVELS}), got {errors.shape}")
     known = errors[np.isfinite(errors)]
     if known.size == 0:
-        return say("Distance from the true canal point: no level was both found and known")
+        return notice("Distance from the true canal point: no level was both found and known")
     figure = new_figure(11, 3.1)
     left, middle, right = (figure.add_axes((x, 0.17, 0.26, 0.62)) for x in (0.055, 0.39, 0.725))
     top = max(limit * 1.2, float(np.quantile(known, 0.995)))

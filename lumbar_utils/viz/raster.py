@@ -78,10 +78,10 @@ class Raster:
         box = (x - radius, y - radius, x + radius, y + radius)
         self._pen.ellipse(box, fill=color if filled else None, outline="black" if filled else color, width=1)
 
-    def text(self, at: Sequence[float], words: str, color: str, *, size: int = 12, anchor: str = "lt") -> None:
-        """Words with a dark rim; `anchor` as in PIL, `lt` for the left top corner."""
+    def text(self, at: Sequence[float], text: str, color: str, *, size: int = 12, anchor: str = "lt") -> None:
+        """Text with a dark rim; `anchor` as in PIL, `lt` for the left top corner."""
         place = float(at[0]), float(at[1])
-        self._pen.text(place, words, fill=color, font=font(size), anchor=anchor, stroke_width=1, stroke_fill="black")
+        self._pen.text(place, text, fill=color, font=font(size), anchor=anchor, stroke_width=1, stroke_fill="black")
 
     def letters(self, size: int = 12) -> None:
         """What lies at each edge, in the patient."""

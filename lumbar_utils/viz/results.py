@@ -10,15 +10,7 @@ from matplotlib.figure import Figure
 from ..evaluation.tables import by_level, calibration_error, reliability
 from ..labels import MISSING, N_SEVERITIES, SEVERITIES
 from ..metrics.score import FAMILY_TARGETS, checked_predictions
-from .style import (
-    CONDITION_NAMES,
-    SEVERITY_COLORS,
-    color,
-    draw_cells,
-    finish,
-    new_figure,
-    themed,
-)
+from .style import CONDITION_NAMES, SEVERITY_COLORS, color, draw_cells, finish, new_figure, themed
 
 
 @themed

@@ -108,7 +108,7 @@ class Scene:
     size : (int, int)
         Largest height and width of a picture in pixels.
     synthetic : bool
-        Says so on every picture.
+        Stamps every picture.
 
     Attributes
     ----------

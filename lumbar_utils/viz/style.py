@@ -32,7 +32,7 @@ from ..labels import CONDITIONS, condition_title
 SEVERITY_COLORS = ("#4c9fe0", "#f2b134", "#e5484d")
 """Normal/mild, moderate, severe: apart in hue and in lightness, also for colour-blind readers."""
 LEVEL_COLORS = ("#7cc4ff", "#5fe0b7", "#f6d365", "#ff9f5a", "#ff6f91")
-"""For marks on images, which are dark in both themes; `level_ink` for words beside them."""
+"""For marks on images, which are dark in both themes; `level_ink` for text beside them."""
 FAMILY_COLORS = ("#8f7cf0", "#2fb3a3", "#e8833a")
 CONDITION_NAMES = tuple(condition_title(c).rsplit(" ", 1)[0].replace("Neural ", "") for c in CONDITIONS)
 """`Spinal Canal`, `Left Foraminal`, ...: what fits beside a small panel."""
@@ -106,7 +106,7 @@ def themed(function: Callable[..., Figure], default: str = "light") -> Callable[
 
 
 def pictured(function: Callable[..., Figure]) -> Callable[..., Figure]:
-    """`themed` for images of patients, dark unless told otherwise."""
+    """`themed` for images of patients, dark by default."""
     return themed(function, "dark")
 
 
@@ -117,7 +117,7 @@ class Picture(Figure):
     """A figure that shows itself in a notebook as its own PNG, uncropped, so that all figures keep their width."""
 
     def png(self, dpi: float | None = None) -> bytes:
-        """The figure as a PNG file's bytes, the pixels for each inch as in a notebook unless told otherwise."""
+        """The figure as a PNG file's bytes, by default with the pixels an inch of a notebook."""
         drawn = io.BytesIO()
         self.savefig(drawn, format="png", dpi=dpi or self.dpi, pil_kwargs={"optimize": True})
         return drawn.getvalue()
@@ -151,12 +151,12 @@ def color(role: str) -> str:
 
 
 def level_ink(level: int) -> str:
-    """A level's colour for words in the theme in use."""
+    """A level's colour for text in the theme in use."""
     return _LEVEL_INKS[_in_force()][level]
 
 
 def severity_ink(severity: int) -> str:
-    """A severity's colour for words in the theme in use."""
+    """A severity's colour for text in the theme in use."""
     return _SEVERITY_INKS[_in_force()][severity]
 
 
@@ -221,8 +221,8 @@ def finish(figure: Figure, *, title: str = "", synthetic: bool = False) -> Figur
     return figure
 
 
-def say(text: str) -> Figure:
-    """A figure that only says why there is nothing to see."""
+def notice(text: str) -> Figure:
+    """A figure that only holds the reason why there is nothing to see."""
     figure = new_figure(8, 0.5)
     figure.text(0.012, 0.5, text, va="center", fontsize=10, color=color("muted"))
     figure.add_axes((0, 0, 1, 1)).set_axis_off()  # a notebook shows no figure without axes

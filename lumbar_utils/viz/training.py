@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..errors import DataError
 from ..labels import N_LEVELS
-from .style import color, finish, level_ink, new_figure, say, themed
+from .style import color, finish, level_ink, new_figure, notice, themed
 
 logger = logging.getLogger(__name__)
 
@@ -43,7 +43,7 @@ def show_training_curves(
     x = history[axis] if axis else pd.Series(range(1, len(history) + 1))
     numeric = [c for c in history.columns if c != axis and pd.api.types.is_numeric_dtype(history[c])]
     if len(history) == 0:
-        return say(f"{title}: the history is empty")
+        return notice(f"{title}: the history is empty")
     if groups is None:
         losses = [c for c in numeric if "loss" in c]
         others = [c for c in numeric if "loss" not in c and c not in ("seconds", "lr", "learning_rate")]

@@ -20,8 +20,8 @@ from .style import (
     finish,
     level_ink,
     new_figure,
+    notice,
     pictured,
-    say,
     severity_ink,
 )
 
@@ -54,7 +54,7 @@ def show_worst_cases(
         From `evaluation.worst_cases`. Raises `DataError` when a study of it has no crops.
     """
     if not len(cases):
-        return say("Worst cases: no labelled study")
+        return notice("Worst cases: no labelled study")
     lacking = [study_id for study_id in cases["study_id"] if study_id not in cache]
     if lacking:
         raise DataError(f"{len(lacking)} of {len(cases)} cases have no crops, the first is study {lacking[0]!r}")

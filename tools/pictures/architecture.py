@@ -8,15 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 from lumbar_utils import viz
-from lumbar_utils.labels import (
-    AXIAL_T2,
-    CONDITIONS,
-    LEVELS,
-    SAGITTAL_T1,
-    SAGITTAL_T2,
-    level_title,
-    target_index,
-)
+from lumbar_utils.labels import AXIAL_T2, CONDITIONS, LEVELS, SAGITTAL_T1, SAGITTAL_T2, level_title, target_index
 from lumbar_utils.viz.images import localized_plane, mark_discs
 from lumbar_utils.viz.planes import draw_plane
 from lumbar_utils.viz.style import FAMILY_COLORS, SEVERITY_COLORS, color, new_figure, theme

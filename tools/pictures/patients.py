@@ -9,14 +9,7 @@ import numpy as np
 
 from lumbar_utils.crops.extraction import CropSpec, StudyCrops, extract_crops
 from lumbar_utils.dicom.series import Series, Stack
-from lumbar_utils.labels import (
-    AXIAL_T2,
-    N_TARGETS,
-    SAGITTAL_T1,
-    SAGITTAL_T2,
-    VIEWS,
-    target_index,
-)
+from lumbar_utils.labels import AXIAL_T2, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, target_index
 from lumbar_utils.localization import DiscPoints
 from lumbar_utils.phantom.anatomy import Body, build_body
 from lumbar_utils.phantom.disease import sample_person

@@ -27,15 +27,7 @@ from lumbar_utils.phantom.protocol import Block
 from lumbar_utils.studies.data import Study
 from lumbar_utils.viz.images import draw_localized, localized_plane
 from lumbar_utils.viz.planes import ImagePlane, draw_plane, justified_panels
-from lumbar_utils.viz.style import (
-    LEVEL_COLORS,
-    SEVERITY_COLORS,
-    color,
-    finish,
-    new_figure,
-    outline,
-    theme,
-)
+from lumbar_utils.viz.style import LEVEL_COLORS, SEVERITY_COLORS, color, finish, new_figure, outline, theme
 
 from .patients import FINE, example, patient, protocols_of, series_of
 
