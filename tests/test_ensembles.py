@@ -143,15 +143,18 @@ def test_a_network_without_a_finite_answer_does_not_poison_the_mean(runs, crops,
 def test_an_overflow_in_one_study_costs_that_study_one_voice(runs, crops, alone, monkeypatch):
     big, _ = crops
     monkeypatch.setattr(preparing_module, "extract_crops", lambda study, discs, spec: big[int(study.study_id)])
-    both, grade = predictor(listed(runs, "fold_0", "fold_1", name="overflow.json")), grading_module.grade
+    both, predict_probabilities = (
+        predictor(listed(runs, "fold_0", "fold_1", name="overflow.json")),
+        grading_module.predict_probabilities,
+    )
 
     def overflowing(model, inputs, *arguments, **options):
-        p = grade(model, inputs, *arguments, **options)
+        p = predict_probabilities(model, inputs, *arguments, **options)
         if model is both.models[0]:
             p[[i for i, item in enumerate(inputs) if item.study_id == "1"], 3] = np.nan
         return p
 
-    monkeypatch.setattr(grading_module, "grade", overflowing)
+    monkeypatch.setattr(grading_module, "predict_probabilities", overflowing)
     prepared = [preprocess_study(Study(str(i), (), ()), None, both.specs, disc_points(str(i))) for i in range(3)]
     results = list(both._predict(prepared, both.plan))
     assert [bool(r.issues) for r in results] == [False, True, False] and not any(r.fallback for r in results)
@@ -164,7 +167,7 @@ def test_the_list_on_disk(tmp_path):
     assert path == tmp_path / "ensemble.json" and list(tmp_path.iterdir()) == [path]
     assert Ensemble.load(path) == Ensemble.load(tmp_path) == ensemble
     assert member_folders(tmp_path) == [tmp_path / "fold_0", tmp_path / "2.5d" / "fold_0"]
-    assert np.allclose(ensemble.shares, [2 / 3, 1 / 3])
+    assert np.allclose(ensemble.weights, [2 / 3, 1 / 3])
     values = json.loads(path.read_text())
     assert values["version"] == 1 and values["members"][0] == {"run": "fold_0", "weight": 1.0}
     for wrong, words in (

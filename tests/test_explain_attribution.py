@@ -200,7 +200,7 @@ def test_what_was_not_scanned_has_no_map(severe):
 def test_a_predictor_is_explained_by_the_mean_of_its_networks(severe):
     class Two:
         specs = (SPEC,)
-        shares = np.array([0.75, 0.25])
+        weights = np.array([0.75, 0.25])
 
     torch.manual_seed(0)
     source = Two()

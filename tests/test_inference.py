@@ -74,7 +74,7 @@ def test_every_kind_of_broken_study_among_healthy_ones(cohort, run, tmp_path):
         codes = {record["code"] for record in records if record["study_id"] == study_id}
         assert BROKEN[kind][2] in codes, f"{kind}: {codes}"
         assert found[study_id].fallback == (kind in LOST), kind
-    # A slice, or a series beside which there is another: the view is still there. Else its stand-in is used.
+    # A slice, or a series beside which there is another: the view is still there. Else its embedding is used.
     assert found[broken["truncated file"]].missing_views == found[broken["absurd size"]].missing_views == ()
     assert found[broken["no position"]].missing_views == (BROKEN["no position"][0],)
     keys = {"study_id", "series_id", "file", "view", "stage", "code", "message", "used"}
@@ -145,9 +145,9 @@ class Clock:
 
         import lumbar_utils.inference.networks as grading
 
-        graded = grading.grade
+        graded = grading.predict_probabilities
         monkeypatch.setattr(preparing, "preprocess", fake_preprocess)
-        monkeypatch.setattr(grading, "grade", noting)
+        monkeypatch.setattr(grading, "predict_probabilities", noting)
         monkeypatch.setattr(grading.time, "perf_counter", lambda: self.now)
 
 

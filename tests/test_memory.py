@@ -71,7 +71,7 @@ def test_cropping_keeps_nothing_of_a_study(study, tmp_path):
 def test_locating_keeps_nothing_but_the_points(study, monkeypatch):
     source, points = study
 
-    class Finder(DiscLocalizer):
+    class Located(DiscLocalizer):
         """Reads the images, asks no network."""
 
         def __init__(self):
@@ -83,7 +83,7 @@ def test_locating_keeps_nothing_but_the_points(study, monkeypatch):
             return replace(points, study_id=item.study_id)
 
     def locate(sources):
-        assert len(locate_studies(sources, Finder(), n_jobs=1, progress=False)[0]) == len(sources)
+        assert len(locate_studies(sources, Located(), n_jobs=1, progress=False)[0]) == len(sources)
 
     assert growth(locate, source) < 0.02 * image_bytes(source)
 

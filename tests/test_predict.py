@@ -98,7 +98,7 @@ def test_a_network_that_overflows_costs_one_study(predictor, cohort, monkeypatch
     crops, _ = cohort
     graded = predictor.predict_crops([crops["1000"], crops["1001"]])
     graded[0, 3] = np.nan
-    monkeypatch.setattr(grading_module, "grade", lambda *_, **__: graded)
+    monkeypatch.setattr(grading_module, "predict_probabilities", lambda *_, **__: graded)
     prepared = [preprocess_study(Study(s, (), ()), predictor.localizer, predictor.specs) for s in ("1000", "1001")]
     first, second = predictor._predict(prepared, predictor.plan)
     assert first.fallback and "no finite number" in str(first.issues[-1]) and np.isfinite(first.probabilities).all()

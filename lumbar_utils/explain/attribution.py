@@ -103,10 +103,10 @@ def attribution_maps(
         )
     results = [_maps_of_one(model, crops, chosen, severity) for model in network.models]
     maps = {
-        view: sum(weight * one.maps[view] for weight, one in zip(network.shares, results, strict=True)).astype("f4")
+        view: sum(weight * one.maps[view] for weight, one in zip(network.weights, results, strict=True)).astype("f4")
         for view in VIEWS
     }
-    scores = sum(weight * one.scores for weight, one in zip(network.shares, results, strict=True))
+    scores = sum(weight * one.scores for weight, one in zip(network.weights, results, strict=True))
     return StudyAttribution(crops.study_id, maps, scores)
 
 

@@ -96,7 +96,7 @@ class Predictor:
         loaded = [load_model(folder) for folder in self._folders]
         configs = [config for _, config in loaded]
         self.networks = Networks([model for model, _ in loaded], choose_devices(device, precision))
-        self.weights, self.calibration = ensemble.shares, ensemble.calibration
+        self.weights, self.calibration = ensemble.weights, ensemble.calibration
         self.specs: tuple[CropSpec, ...] = ()
         for config in configs:  # a specification cannot be hashed
             self.specs += () if config.crops in self.specs else (config.crops,)

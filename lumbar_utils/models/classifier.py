@@ -1,4 +1,4 @@
-"""The grading network: per disc three stacks, each through its own encoder, joined into 25 targets x 3 classes.
+"""The classifier: per disc three stacks, each through its own encoder, joined into 25 targets x 3 classes.
 
 `ClassifierConfig.source()` is the source's own network: three 3D ResNet18 and one linear layer over everything.
 Encoders are 3D or 2.5D (`encoders`), heads `unified` or `per_level` (`heads`). With `split_sides`, the `per_level`
@@ -6,7 +6,7 @@ head reads every side with the same weights: axial T2 and sagittal T1 are cut at
 mirrored, so that the encoder always sees one side, lateral to medial. One study then teaches ten half-discs instead
 of five discs, and left and right cannot be confused.
 
-Slices go on the encoders' last axis. A view that is missing has a learned stand-in.
+Slices go on the encoders' last axis. A missing view has a learned embedding.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class ClassifierConfig:
     dropout : float
         On the concatenated features.
     view_dropout : float
-        Probability, in training, that a study's view is replaced by its stand-in; at least one view stays.
+        Probability, in training, that a study's view is replaced by its missing-view embedding; at least one view
+        stays.
     auxiliary : bool
         One small head per view, which is trained to grade from that view alone.
     stem_depth_stride, pool_depth_stride : int
@@ -185,7 +186,7 @@ class LumbarClassifier(nn.Module):
         return 2 if self.config.sides and view in SPLIT_VIEWS else 1
 
     def _encode(self, i: int, image: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        """Features of one view, (B, 5, sides, F); what is not there is not computed and gets the stand-in."""
+        """Features of one view, (B, 5, sides, F); a crop that is not there gets the missing-view embedding."""
         view = VIEWS[i]
         if image.shape[1] != N_LEVELS or image.ndim != 5:
             raise DataError(f"{view}: crops must have shape (B, {N_LEVELS}, D, H, W), got {tuple(image.shape)}")
@@ -222,7 +223,7 @@ class LumbarClassifier(nn.Module):
 
 
 @torch.inference_mode()
-def grade(
+def predict_probabilities(
     model: LumbarClassifier,
     inputs: Iterable[StudyInput],
     compute: Compute,

@@ -70,7 +70,7 @@ class Ensemble:
             raise DataError(f"an ensemble needs at least one member and none twice, got {runs}")
 
     @property
-    def shares(self) -> np.ndarray:
+    def weights(self) -> np.ndarray:
         """The members' weights, float64, summing to one."""
         weights = np.array([member.weight for member in self.members], dtype=np.float64)
         return weights / weights.sum()

@@ -60,7 +60,7 @@ if TYPE_CHECKING:
 
 SCHEMA, SCHEMA_VERSION = "lumbar_utils/report", 1
 NOTICE = "Research use only. Not a medical device, not for diagnosis."
-PRIOR_WARNING = "not graded: the class prior of the training part is shown instead; it knows nothing of this patient"
+PRIOR_WARNING = "not predicted: the class prior of the training part is shown instead; it knows nothing of this patient"
 LEVELS_WARNING = "the labelling of the disc levels has low confidence: all five may be off by one"
 
 FLAGS = {

@@ -21,7 +21,7 @@ from .train import fit
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m lumbar_utils.training", description="Train the grading network.")
+    parser = argparse.ArgumentParser(prog="python -m lumbar_utils.training", description="Train the classifier.")
     parser.add_argument("crops", type=Path, help="crop cache made by `lumbar crops`")
     parser.add_argument("labels", type=Path, help="train.csv")
     parser.add_argument("run", type=Path, help="folder for weights, history, out-of-fold predictions and manifest")
@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     chosen = {} if args.held_out is None else {"held_out": read_json(args.held_out)["study_ids"]}
     if args.held_out is not None and args.all_folds:
-        parser.error("--held-out names one fold's studies, --all-folds grades every study")
+        parser.error("--held-out names one fold's studies, --all-folds predicts every study")
     config = TrainConfig.from_json(read_json(args.config) if args.config else {}, args.config or "")
     labels = pd.read_csv(args.labels, dtype={"study_id": str})
     if args.training_labels is not None:

@@ -1,10 +1,10 @@
 """Leave out training labels that networks which have not seen them strongly disagree with.
 
-Readers err, and a wrong label teaches the wrong thing. Out-of-fold predictions find some of them: a label to which
-they give next to no probability is set to `MISSING`, which the loss skips. This is for the training side only. Held-out
+Readers err, and a wrong label teaches the wrong thing. Out-of-fold predictions find some of them: a label to which they
+give next to no probability is set to `MISSING`, which the loss skips. This is for the training side only. Held-out
 studies are always scored with their labels untouched; a score on denoised labels would praise the network for agreeing
-with itself. The networks that judged a label may have learnt from labels of studies that a later fold holds out: its
-score then knows a little of them, by way of which labels are left out.
+with itself. The networks that predicted a label may have been trained on labels of studies that a later fold holds out:
+its score then knows a little of them, by way of which labels are left out.
 
     lumbar train classifier data --run runs/first --fold all
     lumbar train classifier data --run runs/second --denoise runs/first

@@ -1,7 +1,7 @@
 """Train the classifier: `fit(cache, labels, config, run_folder)`, or `python -m lumbar_utils.training`.
 
 The loss is the competition's metric plus auxiliary heads per view. A run that was killed resumes from its last
-checkpoint (`trainer`). The held-out studies are graded with the averaged weights for the record; nothing is chosen by
+checkpoint (`loop`). The held-out studies are predicted with the averaged weights for the record; nothing is chosen by
 them. On several GPUs: `accelerate launch --multi_gpu --num_processes 2 -m lumbar_utils.training CROPS LABELS RUN`.
 """
 
@@ -25,7 +25,7 @@ from ..errors import DataError
 from ..files import read_json, versions, write_json, write_table
 from ..labels import MISSING, N_TARGETS, encode_severities
 from ..metrics.score import Score, competition_score, prediction_table, read_predictions, uniform, weighted_prior
-from ..models.classifier import LumbarClassifier, grade
+from ..models.classifier import LumbarClassifier, predict_probabilities
 from ..models.ensemble import ENSEMBLE
 from ..models.inputs import CropDataset, folds_by_study, spec_of, study_input
 from ..models.run_folder import CONFIG, HISTORY, MANIFEST, OOF, WEIGHTS, RunConfig, round_weights, save_weights
@@ -51,7 +51,7 @@ class RunResult:
     ----------
     folder : Path
     history : DataFrame
-        One row an epoch: epoch, loss, learning_rate, seconds, held_out_score (nan where not graded).
+        One row an epoch: epoch, loss, learning_rate, seconds, held_out_score (nan where not validated).
     study_ids : tuple of str
         The held-out studies.
     probabilities : ndarray, shape (n_held_out, 25, 3)
@@ -213,7 +213,9 @@ class _Run:
             trainer.restore(checkpoint)
 
         def predicted(network: LumbarClassifier) -> np.ndarray:
-            p = processes.gather(grade(network, held, compute, batch_size=config.batch_size), len(part.out))
+            p = processes.gather(
+                predict_probabilities(network, held, compute, batch_size=config.batch_size), len(part.out)
+            )
             overflown = ~np.isfinite(p).all(axis=(1, 2))  # half precision can; that must not cost the training
             if overflown.any():
                 logger.warning("%d held-out studies got no finite number, the prior is used", overflown.sum())
