@@ -360,7 +360,7 @@ def test_the_command_line_says_what_was_given_up(cohort, run, tmp_path, capsys):
     command = [str(part) for part in ("predict", cohort, *options, "--mirror")]
     assert main([*command, "--hours", "1"]) == 0
     text = capsys.readouterr().out
-    assert "2 studies graded" in text and "0 got the class prior" in text and "of 60 min allowed" in text
+    assert "predictions of 2 studies" in text and "0 got the class prior" in text and "of 60 min allowed" in text
     ids = [source.study_id for source in find_studies(cohort, part="test")]
     complete(tmp_path / "s.csv", ids)
     assert main([*command, "--hours", "1e-6"]) == 0

@@ -23,7 +23,6 @@ from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.errors import DataError
 from lumbar_utils.inference import Predictor
 from lumbar_utils.inference import predictor as predict_module
-from lumbar_utils.inference.preprocessing import LEVEL_LABELLING_UNCERTAIN
 from lumbar_utils.labels import LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.localization import (
     DiscLocalizer,
@@ -248,13 +247,17 @@ def test_a_localizer_or_points_that_are_given_win(predictor_of, unseen, monkeypa
     assert predictor_of(localizer=SimpleNamespace(locate=lambda _: given)).predict_study(study).discs is given
 
 
+def codes(prediction):
+    return [issue.code for issue in prediction.issues]
+
+
 def test_a_prediction_has_an_issue_when_the_level_labelling_has_low_confidence(predictor_of, unseen):
     study = load_study(find_studies(unseen.root)[0])
     points = read_reference(unseen.root / "truth" / "discs.csv")[study.study_id]
     low = DiscPoints(study.study_id, "", points, np.full(5, 0.5), ("low_confidence",) * 5)
-    assert LEVEL_LABELLING_UNCERTAIN in predictor_of().predict_study(study, low).issues
+    assert "levels_low_confidence" in codes(predictor_of().predict_study(study, low))
     one = DiscPoints(study.study_id, "", points, np.full(5, 0.5), ("low_confidence", "", "", "", ""))
-    assert LEVEL_LABELLING_UNCERTAIN not in predictor_of().predict_study(study, one).issues
+    assert "levels_low_confidence" not in codes(predictor_of().predict_study(study, one))
 
 
 def test_a_library_without_weights_is_no_fault_of_the_study(predictor_of, unseen, monkeypatch):
