@@ -14,7 +14,8 @@ import pytest
 from dicom_files import AXIAL, SAGITTAL, enhanced, image, stack_positions, write, write_series
 from pydicom.sr.codedict import codes
 
-from lumbar_utils.cli import main, structured_reports
+from lumbar_utils.cli import main
+from lumbar_utils.cli.predict import save_structured_reports
 from lumbar_utils.errors import DataError, DicomError, Issue, LumbarError
 from lumbar_utils.inference.submission import WEIGHTED_NOTE, StudyPrediction
 from lumbar_utils.labels import AXIAL_T2, CONDITIONS, LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, TARGETS, level_title
@@ -337,16 +338,12 @@ def test_without_highdicom_the_command_that_installs_it_is_named(phantom, monkey
 
 def test_the_command_line_writes_reports_and_counts_what_got_none(phantom, tmp_path, capsys):
     source, prediction = phantom
-    structured_reports.write(None, [prediction], [source], network="")
-    assert capsys.readouterr().out == ""
     prior = StudyPrediction(source.study_id, prediction.probabilities, fallback=True)
-    structured_reports.write(tmp_path / "sr", [prediction], [source], network="run x")
-    structured_reports.write(tmp_path / "none", [prior], [source], network="run x")
+    save_structured_reports(tmp_path / "sr", [prediction], [source], network="run x")
+    save_structured_reports(tmp_path / "none", [prior], [source], network="run x")
     said = capsys.readouterr().out
     assert (tmp_path / "sr" / f"{source.study_id}.dcm").is_file()
     assert "1 structured report in" in said and "1 study got none, the first because" in said
-    with pytest.raises(DataError, match="is a file, expected a folder"):
-        structured_reports.check(tmp_path / "sr" / f"{source.study_id}.dcm")
 
 
 def test_discs_are_coded_in_the_order_of_the_levels():

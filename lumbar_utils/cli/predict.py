@@ -119,7 +119,7 @@ def predict(args: argparse.Namespace) -> None:
         print(f"  {line}")
     inputs.print_low_confidence({p.study_id: p.discs for p in predictions if p.discs is not None})
     if args.sr is not None:
-        _write_structured_reports(args.sr, predictions, sources, name_of(run))
+        save_structured_reports(args.sr, predictions, sources, network=f"run {name_of(run)}")
     if args.report is not None:
         _write_reports(args, predictions, sources, predictor, run)
     pictures = args.out.with_name(f"{args.out.stem}_crops")
@@ -147,12 +147,13 @@ def _check_reports(args: argparse.Namespace) -> None:
         ReportFolder(args.report)
 
 
-def _write_structured_reports(
-    folder: Path, predictions: Sequence[StudyPrediction], sources: Sequence[StudySource], run: str
+def save_structured_reports(
+    folder: Path, predictions: Sequence[StudyPrediction], sources: Sequence[StudySource], *, network: str
 ) -> None:
+    """Write a DICOM structured report per study into `folder`; print how many, and why others got none."""
     from ..report.structured_report import write_structured_reports
 
-    written, refused = write_structured_reports(predictions, sources, folder, network=f"run {run}")
+    written, refused = write_structured_reports(predictions, sources, folder, network=network)
     reports = counted(len(written), "structured report", "structured reports")
     print(f"  {reports} in {folder}, with the patient's name as in the images")
     if refused:
