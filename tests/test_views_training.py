@@ -17,7 +17,7 @@ from figures import rendered, text_of
 from planted_crops import planted_cohort
 
 from lumbar_utils import viz
-from lumbar_utils.crops.extraction import CropSource
+from lumbar_utils.crops.extraction import CroppedSeries
 from lumbar_utils.errors import DataError
 from lumbar_utils.evaluation import tables as evaluation
 from lumbar_utils.labels import MISSING, N_LEVELS, N_TARGETS, VIEWS, encode_severities
@@ -163,7 +163,7 @@ def test_worst_cases_show_the_crops_in_which_the_condition_is_read(graded):
     bare = {s: replace(c, covered={v: np.zeros_like(c.covered[v]) for v in VIEWS}) for s, c in crops.items()}
     assert "no series" in text_of(viz.show_worst_cases(bare, cases))
     spinal = cases[:1].assign(condition="spinal_canal_stenosis")
-    source = (CropSource("1", 0, (1,), 0.0),) * N_LEVELS
+    source = (CroppedSeries("1", 0, (1,), 0.0),) * N_LEVELS
     seen = {s: replace(c, sources=dict.fromkeys(VIEWS, source)) for s, c in crops.items()}
     letters = [[t.get_text() for t in axes.texts] for axes in viz.show_worst_cases(seen, spinal).axes]
     assert {"A", "P"} <= set(letters[0]) and {"R", "L"} <= set(letters[1])  # sagittal, then axial

@@ -2,7 +2,7 @@
 
 The box of a crop is centred on the disc's canal point. Its axes are the scan's own directions, permuted and
 signed so that every crop reads the same way whatever the scanner did; following the scan keeps thick slices
-unmixed. `CropSpec(align="patient")` uses the patient's axes instead. Training and inference both come here.
+unmixed. Training and inference both come here.
 
 Array axes of a crop: sagittal (right to left, superior to inferior, anterior to posterior), axial (superior to
 inferior, anterior to posterior, right to left); the first axis is through-plane. Mirroring a study is therefore
@@ -12,37 +12,23 @@ a flip of axis 0 (sagittal) or the last axis (axial) plus the swap of left and r
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
 
-from ..dicom.series import Series, Stack
+from ..dicom.series import Series
 from ..errors import DataError
-from ..geometry import (
-    INFERIOR,
-    LEFT,
-    POSTERIOR,
-    OrientedGrid,
-    StackGeometry,
-    voxels_covered,
-)
-from ..labels import (
-    AXIAL_T2,
-    LEVELS,
-    N_LEVELS,
-    SAGITTAL_T1,
-    SAGITTAL_T2,
-    VIEWS,
-    level_title,
-)
+from ..files import atomically
+from ..geometry import INFERIOR, LEFT, POSTERIOR, OrientedGrid, StackGeometry
+from ..labels import AXIAL_T2, LEVELS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, level_title
 from ..localization import DiscPoints
 from ..notebook_html import card, data_uri, to_grey
 from ..studies.study import Study
-from .sampling import sample_box
+from .sampling import coverage, sample_box
 
 VIEW_AXES = {
     SAGITTAL_T2: (LEFT, INFERIOR, POSTERIOR),
@@ -78,8 +64,11 @@ class CropSpec:
         and 90 x 70 x 70 for sagittal T1, which must hold both foramina.
     shapes : mapping view -> (int, int, int)
         Samples along the same axes.
-    align : {"stack", "patient"}
-        Whose directions the box follows.
+
+    Raises
+    ------
+    DataError
+        When a view is missing, unknown or not given three positive numbers.
     """
 
     extents: Mapping[str, tuple[float, float, float]] = field(
@@ -92,11 +81,8 @@ class CropSpec:
     shapes: Mapping[str, tuple[int, int, int]] = field(
         default_factory=lambda: {SAGITTAL_T2: (8, 64, 64), AXIAL_T2: (8, 64, 64), SAGITTAL_T1: (24, 64, 64)}
     )
-    align: str = "stack"
 
     def __post_init__(self):
-        if self.align not in ("stack", "patient"):
-            raise DataError(f"align must be 'stack' or 'patient', got {self.align!r}")
         for name in ("extents", "shapes"):
             value = getattr(self, name)
             if set(value) != set(VIEWS) or any(len(v) != 3 or min(v) <= 0 for v in value.values()):
@@ -115,15 +101,26 @@ class CropSpec:
     @classmethod
     def from_json(cls, values: Mapping) -> CropSpec:
         """The inverse of `to_json`; raises `DataError` for unknown keys."""
-        unknown = set(values) - {"extents", "shapes", "align"}
+        unknown = set(values) - {"extents", "shapes"}
         if unknown:
             raise DataError(f"unknown keys in a crop specification: {sorted(unknown)}")
         return cls(**values)
 
 
 @dataclass(frozen=True)
-class CropSource:
-    """Where one crop came from: the series, its stack, the slices inside the box, the angle to the disc's plane."""
+class CroppedSeries:
+    """The images that one crop was cut from.
+
+    Attributes
+    ----------
+    series_id : str
+    stack : int
+        Index in `Series.stacks`.
+    instance_numbers : tuple of int
+        Of the slices inside the box.
+    angle_degrees : float
+        Between the slices and the disc's plane; 0 for sagittal views.
+    """
 
     series_id: str
     stack: int
@@ -143,7 +140,7 @@ class StudyCrops:
         True where the scan shows the place. All False for a missing view.
     axes : dict view -> ndarray, shape (5, 3, 3)
         Row i of a level's matrix is the LPS direction of array axis i.
-    sources : dict view -> tuple of 5 (CropSource or None)
+    sources : dict view -> tuple of 5 (CroppedSeries or None)
     points : DiscPoints
         The centres of the boxes.
     issues : tuple of str
@@ -155,7 +152,7 @@ class StudyCrops:
     images: Mapping[str, np.ndarray] = field(repr=False)  # a thousand lines of numbers
     covered: Mapping[str, np.ndarray] = field(repr=False)
     axes: Mapping[str, np.ndarray] = field(repr=False)
-    sources: Mapping[str, tuple[CropSource | None, ...]] = field(repr=False)
+    sources: Mapping[str, tuple[CroppedSeries | None, ...]] = field(repr=False)
     points: DiscPoints
     issues: tuple[str, ...] = ()
 
@@ -185,15 +182,14 @@ class StudyCrops:
         pictures = []
         if shown and len({self.spec.shapes[view][1:] for view in shown}) == 1:
             middle = [np.hstack(self.images[view][:, self.spec.shapes[view][0] // 2]) for view in shown]
-            words = f"middle slices of the five levels: {', '.join(shown)}"
-            pictures.append((data_uri(to_grey(np.vstack(middle), (0.0, 1.05)), quality=70), words))
+            text = f"middle slices of the five levels: {', '.join(shown)}"
+            pictures.append((data_uri(to_grey(np.vstack(middle), (0.0, 1.05)), quality=70), text))
         about = "share of each crop that the scans cover"
         return card(f"study {self.study_id}", ("", *VIEWS), rows, about=about, notes=self.issues, pictures=pictures)
 
     def save(self, path: Path | str) -> Path:
         """Write one `.npz` atomically; nothing in it is pickled."""
         path = Path(path)
-        path.parent.mkdir(parents=True, exist_ok=True)
         meta = {
             "version": FORMAT_VERSION,
             "study_id": self.study_id,
@@ -209,13 +205,13 @@ class StudyCrops:
             arrays[f"image_{i}"] = self.images[view]
             arrays[f"covered_{i}"] = np.packbits(self.covered[view])
             arrays[f"axes_{i}"] = self.axes[view]
-        temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp")
-        try:
-            with open(temporary, "wb") as file:
-                np.savez(file, meta=np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8), **arrays)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
+
+        def write(temporary: Path) -> None:
+            with open(temporary, "wb") as file:  # to a name, numpy would add ".npz"
+                np.savez(file, **arrays)
+
+        atomically(path, write)
         return path
 
     @classmethod
@@ -292,55 +288,52 @@ def extract_crops(study: Study, discs: DiscPoints, spec: CropSpec | None = None)
 
 def _crop_view(
     series: Sequence[Series], view: str, discs: DiscPoints, spec: CropSpec
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[CropSource | None, ...]]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[CroppedSeries | None, ...]]:
     shape = (N_LEVELS, *spec.shapes[view])
     values, covered = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=bool)
     axes = np.tile(np.stack(VIEW_AXES[view]), (N_LEVELS, 1, 1))
-    sources: list[CropSource | None] = [None] * N_LEVELS
-    tangents = discs.tangents()
-    for level in range(N_LEVELS):
-        best = _best_stack(series, view, discs.points[level], tangents[level], spec)
-        if best is None:
-            continue
-        chosen, index, grid, angle = best
-        stack = chosen.stacks[index]
-        axes[level] = grid.axes
+    sources: list[CroppedSeries | None] = [None] * N_LEVELS
+    for level, (item, index, own_axes, angle) in _best_stacks(series, view, discs, spec).items():
+        stack = item.stacks[index]
+        axes[level] = own_axes
+        grid = OrientedGrid(discs.points[level], own_axes, spec.extents[view], spec.shapes[view])
         values[level], covered[level] = sample_box(stack.pixels, stack.geometry, grid)
         if not covered[level].any():  # a sliver of the box that falls between the samples of a coarse grid
             continue
         inside = np.abs(stack.geometry.offsets - grid.center @ stack.geometry.normal) <= grid.extent[0] / 2
         numbers = tuple(stack.instance_numbers[i] for i in np.flatnonzero(inside))
-        sources[level] = CropSource(chosen.series_id, index, numbers, angle)
+        sources[level] = CroppedSeries(item.series_id, index, numbers, angle)
     for series_id in {s.series_id for s in sources if s is not None}:
         levels = [i for i, s in enumerate(sources) if s is not None and s.series_id == series_id]
-        values[levels] = _normalise(values[levels], covered[levels])
+        # Sorted first, because numpy sorts four times as quickly as it finds two percentiles among unsorted numbers.
+        low, high = np.percentile(np.sort(values[levels][covered[levels]]), INTENSITY_PERCENTILES)
+        for level in levels:  # in place: these arrays are what cropping spends its time on
+            values[level] -= low
+            values[level] /= max(high - low, 1e-6)
+    np.clip(values, *INTENSITY_LIMITS, out=values)
     values[~covered] = 0
-    return values.astype(np.float16), covered, axes, tuple(sources)
+    images = torch.from_numpy(values).half().numpy()  # rounds as numpy does, twenty times as quickly
+    return images, covered, axes, tuple(sources)
 
 
-def _best_stack(
-    series: Sequence[Series], view: str, center: np.ndarray, tangent: np.ndarray, spec: CropSpec
-) -> tuple[Series, int, OrientedGrid, float] | None:
-    coarse = (8, 6, 6)
-    best, best_fit = None, -np.inf
+def _best_stacks(
+    series: Sequence[Series], view: str, discs: DiscPoints, spec: CropSpec
+) -> dict[int, tuple[Series, int, np.ndarray, float]]:
+    """By index of the level: the series, the index of its stack, the axes of the box and its angle to the disc."""
+    best, best_fit = {}, np.full(N_LEVELS, -np.inf)
+    tangents = discs.tangents()
     for item in series:
         for index, stack in enumerate(item.stacks):
-            grid = _grid(stack, view, center, spec)
-            angle = float(np.degrees(np.arccos(np.clip(abs(stack.geometry.normal @ tangent), 0, 1))))
-            points = OrientedGrid(center, grid.axes, grid.extent, coarse).points()
-            coverage = float(voxels_covered(stack.geometry, stack.geometry.world_to_voxel(points)).mean())
-            if coverage < MIN_COVERAGE:
-                continue
-            fit = coverage - (ANGLE_COST_PER_DEGREE * angle if view == AXIAL_T2 else 0.0)
-            if fit > best_fit + 1e-9:
-                best, best_fit = (item, index, grid, angle if view == AXIAL_T2 else 0.0), fit
+            axes = _axes_of(stack.geometry, VIEW_AXES[view])
+            angles = np.zeros(N_LEVELS)
+            if view == AXIAL_T2:
+                angles = np.degrees(np.arccos(np.clip(np.abs(tangents @ stack.geometry.normal), 0, 1)))
+            shown = coverage(stack.geometry, discs.points, axes, spec.extents[view])
+            fit = np.where(shown < MIN_COVERAGE, -np.inf, shown - ANGLE_COST_PER_DEGREE * angles)
+            for level in np.flatnonzero(fit > best_fit + 1e-9):  # of equals the first
+                best[int(level)] = item, index, axes, float(angles[level])
+                best_fit[level] = fit[level]
     return best
-
-
-def _grid(stack: Stack, view: str, center: np.ndarray, spec: CropSpec) -> OrientedGrid:
-    wanted = VIEW_AXES[view]
-    axes = _axes_of(stack.geometry, wanted) if spec.align == "stack" else np.stack(wanted)
-    return OrientedGrid(center, axes, spec.extents[view], spec.shapes[view])
 
 
 def _axes_of(geometry: StackGeometry, wanted: Sequence[np.ndarray]) -> np.ndarray:
@@ -357,10 +350,5 @@ def _axes_of(geometry: StackGeometry, wanted: Sequence[np.ndarray]) -> np.ndarra
     return np.stack([v if v @ w >= 0 else -v for v, w in zip(own, wanted, strict=True)])
 
 
-def _normalise(values: np.ndarray, covered: np.ndarray) -> np.ndarray:
-    low, high = np.percentile(values[covered], INTENSITY_PERCENTILES)
-    return np.clip((values - low) / max(high - low, 1e-6), *INTENSITY_LIMITS)
-
-
-def _source(values: dict | None) -> CropSource | None:
-    return values and CropSource(**{**values, "instance_numbers": tuple(values["instance_numbers"])})
+def _source(values: dict | None) -> CroppedSeries | None:
+    return values and CroppedSeries(**{**values, "instance_numbers": tuple(values["instance_numbers"])})
