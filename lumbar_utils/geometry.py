@@ -263,7 +263,7 @@ class OrientedGrid:
     def __post_init__(self):
         center = _vector(self.center, "center")
         axes = np.asarray(self.axes, dtype=np.float64)
-        if axes.shape != (3, 3) or not np.allclose(axes @ axes.T, np.eye(3), atol=1e-6):
+        if axes.shape != (3, 3) or not np.abs(axes @ axes.T - np.eye(3)).max() <= 1e-5:  # nan, too
             raise GeometryError(f"axes must be three perpendicular unit rows, got {axes.tolist()}")
         extent, shape = tuple(float(e) for e in self.extent), tuple(int(n) for n in self.shape)
         if len(extent) != 3 or min(extent) <= 0 or len(shape) != 3 or min(shape) < 1:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +13,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..errors import DataError
-from ..files import file_name, write_json
+from ..files import file_name, read_json, write_json
 from ..localization import DiscPoints
 from ..parallel import JobFailure, run_jobs
 from ..studies.study import StudySource, load_study
@@ -36,7 +35,7 @@ class CropCache:
     study_ids : tuple of str
         Studies that have crops, in the order in which they were asked for.
     failures : dict study_id -> str
-        Studies that could not be cropped, and why.
+        Studies that could not be cropped, and the reason.
     """
 
     folder: Path
@@ -47,15 +46,15 @@ class CropCache:
     @classmethod
     def open(cls, folder: Path | str) -> CropCache:
         """Open what `build_crop_cache` made; raises `DataError` when there is none."""
-        folder = Path(folder)
+        path = Path(folder) / MANIFEST
+        if not path.exists():
+            raise DataError(f"{folder}: no {MANIFEST}, so no crop cache; make one with `lumbar crops`")
+        manifest = read_json(path)
         try:
-            manifest = json.loads((folder / MANIFEST).read_text())
             spec = CropSpec.from_json(manifest["spec"])
-            return cls(folder, spec, tuple(manifest["study_ids"]), manifest["failures"])
-        except FileNotFoundError:
-            raise DataError(f"{folder}: no {MANIFEST}, so no crop cache; make one with `lumbar crops`") from None
+            return cls(path.parent, spec, tuple(manifest["study_ids"]), dict(manifest["failures"]))
         except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise DataError(f"{folder / MANIFEST}: not a manifest of crops ({error})") from error
+            raise DataError(f"{path}: not a manifest of crops ({error})") from error
 
     def __len__(self) -> int:
         return len(self.study_ids)
@@ -89,8 +88,8 @@ def build_crop_cache(
 ) -> CropCache:
     """Crop many studies in parallel and keep the result on disk; a second run does only what is missing.
 
-    A study whose file exists, with the same specification and the same points (to 0.01 mm), is left as it is. A
-    study that cannot be read or cropped is noted in the manifest and the run goes on.
+    A study whose file exists, with the same specification and the same points (to 0.01 mm), is not cropped again. A
+    study that cannot be read or cropped is listed in the manifest with the reason, and the run goes on.
 
     Parameters
     ----------
@@ -100,8 +99,8 @@ def build_crop_cache(
     folder : path-like
         Created when absent.
     n_jobs : int
-        Worker processes, unless a user's `joblib.parallel_config` says otherwise; see `parallel.run_jobs`. A worker
-        reads the study and writes the file, so on a cluster both folders must lie where all machines see them.
+        Worker processes, unless an active `joblib.parallel_config` sets it; see `parallel.run_jobs`. A worker reads
+        the study and writes the file, so on a cluster all machines must see both folders under the same path.
 
     Returns
     -------
@@ -109,41 +108,40 @@ def build_crop_cache(
     """
     folder, spec = Path(folder), spec or CropSpec()
     folder.mkdir(parents=True, exist_ok=True)
-    place = folder.absolute()
-    tasks = (
-        (source.absolute(), points.get(source.study_id), spec, _crop_file(place, source.study_id)) for source in sources
-    )
-    outcome = {}
+    target = folder.absolute()
+    tasks = ((s.absolute(), points.get(s.study_id), spec, _crop_file(target, s.study_id)) for s in sources)
+    results: dict[str, bool | JobFailure] = {}
     with tqdm(total=len(sources), desc="crops", unit="study", disable=not progress) as bar:
-        for index, state in run_jobs(_crop_to_file, tasks, n_jobs=n_jobs):
-            failed = isinstance(state, JobFailure)
-            outcome[sources[index].study_id] = f"failed: {state.reason}" if failed else state
+        for index, result in run_jobs(_crop_to_file, tasks, n_jobs=n_jobs):
+            results[sources[index].study_id] = result
             bar.update()
-    made = tuple(s.study_id for s in sources if not outcome[s.study_id].startswith("failed"))
-    failures = {s.study_id: outcome[s.study_id] for s in sources if outcome[s.study_id].startswith("failed")}
-    reused = sum(state == "reused" for state in outcome.values())
-    logger.info("crops in %s: %d made, %d reused, %d failed", folder, len(made) - reused, reused, len(failures))
-    for study_id, state in failures.items():
-        logger.warning("study %s: %s", study_id, state)
-    manifest = {"version": FORMAT_VERSION, "spec": spec.to_json(), "study_ids": made, "failures": failures}
+    in_order = [(source.study_id, results[source.study_id]) for source in sources]
+    failures = {study_id: result.reason for study_id, result in in_order if isinstance(result, JobFailure)}
+    study_ids = tuple(study_id for study_id, _ in in_order if study_id not in failures)
+    made = sum(results[study_id] for study_id in study_ids)
+    logger.info("crops in %s: %d made, %d reused, %d failed", folder, made, len(study_ids) - made, len(failures))
+    for study_id, reason in failures.items():
+        logger.warning("study %s could not be cropped: %s", study_id, reason)
+    manifest = {"version": FORMAT_VERSION, "spec": spec.to_json(), "study_ids": study_ids, "failures": failures}
     write_json(folder / MANIFEST, manifest)
-    return CropCache(folder, spec, made, failures)
+    return CropCache(folder, spec, study_ids, failures)
 
 
 def _crop_file(folder: Path, study_id: str) -> Path:
     return folder / f"{file_name(study_id)}.npz"  # whatever the id, the file lies in the folder
 
 
-def _crop_to_file(source: StudySource, discs: DiscPoints | None, spec: CropSpec, path: Path) -> str:
+def _crop_to_file(source: StudySource, discs: DiscPoints | None, spec: CropSpec, path: Path) -> bool:
+    """Whether the file was made, rather than reused."""
     if discs is None:
         raise DataError("no disc points")
-    if path.exists() and _up_to_date(path, discs, spec):
-        return "reused"
+    if _is_current(path, discs, spec):
+        return False
     extract_crops(load_study(source), discs, spec).save(path)
-    return "made"
+    return True
 
 
-def _up_to_date(path: Path, discs: DiscPoints, spec: CropSpec) -> bool:
+def _is_current(path: Path, discs: DiscPoints, spec: CropSpec) -> bool:
     try:
         old = StudyCrops.load(path)
     except DataError:

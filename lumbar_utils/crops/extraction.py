@@ -2,7 +2,7 @@
 
 The box of a crop is centred on the disc's canal point. Its axes are the scan's own directions, permuted and
 signed so that every crop reads the same way whatever the scanner did; following the scan keeps thick slices
-unmixed. Training and inference use the same code.
+unmixed. Training and inference both come here.
 
 Array axes of a crop: sagittal (right to left, superior to inferior, anterior to posterior), axial (superior to
 inferior, anterior to posterior, right to left); the first axis is through-plane. Mirroring a study is therefore
@@ -18,16 +18,17 @@ from pathlib import Path
 from zipfile import BadZipFile
 
 import numpy as np
+import torch
 
-from ..dicom.series import Series, Stack
+from ..dicom.series import Series
 from ..errors import DataError, Issue
 from ..files import atomically
-from ..geometry import INFERIOR, LEFT, POSTERIOR, OrientedGrid, StackGeometry, voxels_covered
+from ..geometry import INFERIOR, LEFT, POSTERIOR, OrientedGrid, StackGeometry
 from ..labels import AXIAL_T2, LEVELS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, level_title
 from ..localization import DiscPoints
 from ..notebook_html import card, data_uri, to_grey
 from ..studies.study import Study
-from .sampling import sample_box
+from .sampling import coverage, sample_box
 
 VIEW_AXES = {
     SAGITTAL_T2: (LEFT, INFERIOR, POSTERIOR),
@@ -48,7 +49,7 @@ ANGLE_COST_PER_DEGREE = 0.02
 disc's plane: an angulated block of four slices beats a straight block that cuts the disc at 20 degrees."""
 MIN_COVERAGE = 0.05
 """A stack that covers less of the box than this does not show the disc."""
-FORMAT_VERSION = 4
+FORMAT_VERSION = 3
 """Of the files and of how they are cut: raise it when the same study gives other crops, and caches are made anew."""
 
 
@@ -63,6 +64,11 @@ class CropSpec:
         and 90 x 70 x 70 for sagittal T1, which must hold both foramina.
     shapes : mapping view -> (int, int, int)
         Samples along the same axes.
+
+    Raises
+    ------
+    DataError
+        When a view is missing, unknown or not given three positive numbers.
     """
 
     extents: Mapping[str, tuple[float, float, float]] = field(
@@ -103,7 +109,18 @@ class CropSpec:
 
 @dataclass(frozen=True)
 class CroppedSeries:
-    """Where one crop came from: the series, its stack, the slices inside the box, the angle to the disc's plane."""
+    """The images that one crop was cut from.
+
+    Attributes
+    ----------
+    series_id : str
+    stack : int
+        Index in `Series.stacks`.
+    instance_numbers : tuple of int
+        Of the slices inside the box.
+    angle_degrees : float
+        Between the slices and the disc's plane; 0 for sagittal views.
+    """
 
     series_id: str
     stack: int
@@ -165,8 +182,8 @@ class StudyCrops:
         pictures = []
         if shown and len({self.spec.shapes[view][1:] for view in shown}) == 1:
             middle = [np.hstack(self.images[view][:, self.spec.shapes[view][0] // 2]) for view in shown]
-            words = f"middle slices of the five levels: {', '.join(shown)}"
-            pictures.append((data_uri(to_grey(np.vstack(middle), (0.0, 1.05)), quality=70), words))
+            text = f"middle slices of the five levels: {', '.join(shown)}"
+            pictures.append((data_uri(to_grey(np.vstack(middle), (0.0, 1.05)), quality=70), text))
         about = "share of each crop that the scans cover"
         return card(
             f"study {self.study_id}",
@@ -198,7 +215,7 @@ class StudyCrops:
         arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
 
         def write(temporary: Path) -> None:
-            with open(temporary, "wb") as file:  # a path would get the suffix .npz
+            with open(temporary, "wb") as file:  # to a name, numpy would add ".npz"
                 np.savez(file, **arrays)
 
         atomically(path, write)
@@ -285,57 +302,47 @@ def _crop_view(
     values, covered = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=bool)
     axes = np.tile(np.stack(VIEW_AXES[view]), (N_LEVELS, 1, 1))
     sources: list[CroppedSeries | None] = [None] * N_LEVELS
-    tangents = discs.tangents()
-    for level in range(N_LEVELS):
-        best = _best_stack(series, view, discs.points[level], tangents[level], spec)
-        if best is None:
-            continue
-        chosen, index, grid, angle = best
-        stack = chosen.stacks[index]
-        axes[level] = grid.axes
+    for level, (item, index, own_axes, angle) in _best_stacks(series, view, discs, spec).items():
+        stack = item.stacks[index]
+        axes[level] = own_axes
+        grid = OrientedGrid(discs.points[level], own_axes, spec.extents[view], spec.shapes[view])
         values[level], covered[level] = sample_box(stack.pixels, stack.geometry, grid)
         if not covered[level].any():  # a sliver of the box that falls between the samples of a coarse grid
             continue
         inside = np.abs(stack.geometry.offsets - grid.center @ stack.geometry.normal) <= grid.extent[0] / 2
         numbers = tuple(stack.instance_numbers[i] for i in np.flatnonzero(inside))
-        sources[level] = CroppedSeries(chosen.series_id, index, numbers, angle)
+        sources[level] = CroppedSeries(item.series_id, index, numbers, angle)
     for series_id in {s.series_id for s in sources if s is not None}:
         levels = [i for i, s in enumerate(sources) if s is not None and s.series_id == series_id]
-        some = np.s_[levels, :, ::4]  # a quarter of the rows tells as much; never along the axis that a mirror turns
-        low, high = np.percentile(values[some][covered[some]], INTENSITY_PERCENTILES)
+        # Sorted first, because numpy sorts four times as quickly as it finds two percentiles among unsorted numbers.
+        low, high = np.percentile(np.sort(values[levels][covered[levels]]), INTENSITY_PERCENTILES)
         for level in levels:  # in place: these arrays are what cropping spends its time on
             values[level] -= low
-            values[level] *= 1 / max(high - low, 1e-6)
+            values[level] /= max(high - low, 1e-6)
     np.clip(values, *INTENSITY_LIMITS, out=values)
-    values *= covered
-    return values.astype(np.float16), covered, axes, tuple(sources)
+    values[~covered] = 0
+    images = torch.from_numpy(values).half().numpy()  # rounds as numpy does, twenty times as quickly
+    return images, covered, axes, tuple(sources)
 
 
-def _best_stack(
-    series: Sequence[Series], view: str, center: np.ndarray, tangent: np.ndarray, spec: CropSpec
-) -> tuple[Series, int, OrientedGrid, float] | None:
-    coarse = (8, 6, 6)
-    best, best_fit = None, -np.inf
+def _best_stacks(
+    series: Sequence[Series], view: str, discs: DiscPoints, spec: CropSpec
+) -> dict[int, tuple[Series, int, np.ndarray, float]]:
+    """By index of the level: the series, the index of its stack, the axes of the box and its angle to the disc."""
+    best, best_fit = {}, np.full(N_LEVELS, -np.inf)
+    tangents = discs.tangents()
     for item in series:
         for index, stack in enumerate(item.stacks):
-            grid, along = _grid(stack, view, center, spec), stack.geometry.offsets
-            beside = center @ stack.geometry.normal
-            if not along[0] - grid.extent[0] <= beside <= along[-1] + grid.extent[0]:  # far from all its slices
-                continue
-            angle = float(np.degrees(np.arccos(np.clip(abs(stack.geometry.normal @ tangent), 0, 1))))
-            points = OrientedGrid(center, grid.axes, grid.extent, coarse).points()
-            coverage = float(voxels_covered(stack.geometry, stack.geometry.world_to_voxel(points)).mean())
-            if coverage < MIN_COVERAGE:
-                continue
-            fit = coverage - (ANGLE_COST_PER_DEGREE * angle if view == AXIAL_T2 else 0.0)
-            if fit > best_fit + 1e-9:
-                best, best_fit = (item, index, grid, angle if view == AXIAL_T2 else 0.0), fit
+            axes = _axes_of(stack.geometry, VIEW_AXES[view])
+            angles = np.zeros(N_LEVELS)
+            if view == AXIAL_T2:
+                angles = np.degrees(np.arccos(np.clip(np.abs(tangents @ stack.geometry.normal), 0, 1)))
+            shown = coverage(stack.geometry, discs.points, axes, spec.extents[view])
+            fit = np.where(shown < MIN_COVERAGE, -np.inf, shown - ANGLE_COST_PER_DEGREE * angles)
+            for level in np.flatnonzero(fit > best_fit + 1e-9):  # of equals the first
+                best[int(level)] = item, index, axes, float(angles[level])
+                best_fit[level] = fit[level]
     return best
-
-
-def _grid(stack: Stack, view: str, center: np.ndarray, spec: CropSpec) -> OrientedGrid:
-    axes = _axes_of(stack.geometry, VIEW_AXES[view])
-    return OrientedGrid(center, axes, spec.extents[view], spec.shapes[view])
 
 
 def _axes_of(geometry: StackGeometry, wanted: Sequence[np.ndarray]) -> np.ndarray:

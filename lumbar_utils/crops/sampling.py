@@ -7,17 +7,22 @@ for the slices, instead of a search for each of 100,000 samples.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from ..geometry import SMOOTHING_PER_OCTAVE, OrientedGrid, StackGeometry, sample_stack, voxels_covered
 
-ALIGNED = 1e-9
-"""Largest deviation of a cosine from 0 or 1 at which a box still follows the stack."""
 SAME_PIXEL = 1e-3
-"""Pixels by which the slices that a box needs may be shifted against each other; positions are rounded to 1e-6 mm or
-so. Stacks with a shift are left to `sample_stack`."""
+"""Pixels by which a line of samples along one axis of a box may leave its line in the stack; positions are rounded to
+1e-6 mm or so. Boxes that are turned further and slices that are shifted further are left to `sample_stack`."""
 TRUNCATE = 3.0
 """Standard deviations at which the low-pass ends, as in `sample_stack`."""
+BAND = 16
+"""Rows of a matrix of weights that are multiplied at a time. Its weights lie near the diagonal: the wider the band,
+the more zeros are multiplied, the narrower, the more calls; 8 to 32 take about as long."""
+COARSE = (8, 6, 6)
+"""Samples of a box from which `coverage` is estimated."""
 
 
 def sample_box(pixels: np.ndarray, geometry: StackGeometry, grid: OrientedGrid) -> tuple[np.ndarray, np.ndarray]:
@@ -40,75 +45,104 @@ def sample_box(pixels: np.ndarray, geometry: StackGeometry, grid: OrientedGrid) 
     covered : ndarray of bool, shape `grid.shape`
     """
     resolution = float(min(grid.spacing[1:]))
-    coordinates = _coordinates(geometry, grid)
-    if coordinates is None:
+    lines = _lines(geometry, grid.center, grid.axes, grid.extent, grid.shape)
+    if lines is None:
         return sample_stack(pixels, geometry, grid.points(), resolution=resolution)
-    order, (k, row, column) = coordinates
-    covered_along = [_covered(geometry, axis, c) for axis, c in enumerate((k, row, column))]
+    order, coordinates, covered_along = lines
     covered = covered_along[0][:, None, None] & covered_along[1][:, None] & covered_along[2]
-    values = None
-    if covered.any():
-        ratio = np.maximum(resolution / np.asarray(geometry.spacing), 1.0)
-        sigma = (0.0, *(SMOOTHING_PER_OCTAVE * np.sqrt(ratio**2 - 1)))
-        wanted = [c[along] for c, along in zip((k, row, column), covered_along, strict=True)]
-        parts = [_weights(c, n, s) for c, n, s in zip(wanted, pixels.shape, sigma, strict=True)]
-        block = np.asarray(pixels[tuple(slice(low, high) for low, high, _ in parts)], dtype=np.float32)
-        if not np.isfinite(block).all():  # a matrix would spread one such pixel over rows and columns
-            return sample_stack(pixels, geometry, grid.points(), resolution=resolution)
-        through, down, across = (matrix for _, _, matrix in parts)
-        in_plane = down @ block @ across.T
-        values = np.tensordot(through, in_plane, axes=1)
-    if values is None or values.shape != covered.shape:  # a part of the box lies outside
-        inside, part = np.ix_(*(np.flatnonzero(along) for along in covered_along)), values
-        values = np.zeros(covered.shape, dtype=np.float32)
-        if part is not None:
-            values[inside] = part
-    # From slice, row, column to the order of the box's own axes.
-    back = np.argsort(order)
-    return values.transpose(back), covered.transpose(back)
+    if not covered.any():
+        return np.zeros(grid.shape, dtype=np.float32), covered
+    ratio = np.maximum(resolution / np.asarray(geometry.spacing), 1.0)
+    sigma = (0.0, *(SMOOTHING_PER_OCTAVE * np.sqrt(ratio**2 - 1)))
+    along = [coordinates[i] for i in np.argsort(order)]  # slices, rows, columns of the stack
+    needed, (through, down, across) = zip(*map(_weights, along, pixels.shape, sigma), strict=True)
+    block = np.asarray(pixels[needed], dtype=np.float32)
+    in_plane = _multiply(across, _multiply(down, block).swapaxes(1, 2)).swapaxes(1, 2)
+    if not np.isfinite(in_plane).all():  # a matrix spreads one broken pixel over rows and columns
+        return sample_stack(pixels, geometry, grid.points(), resolution=resolution)
+    values = np.tensordot(through, in_plane, axes=1).transpose(order)
+    values *= covered
+    return values, covered
 
 
-def _coordinates(
-    geometry: StackGeometry, grid: OrientedGrid
-) -> tuple[np.ndarray, tuple[np.ndarray, np.ndarray, np.ndarray]] | None:
-    """Which axis of the box runs along slices, rows and columns, and the fractional coordinates of its samples there.
+def coverage(
+    geometry: StackGeometry, centers: np.ndarray, axes: np.ndarray, extent: tuple[float, float, float]
+) -> np.ndarray:
+    """Fraction of each of several boxes of one size and orientation that a scan covers, of `COARSE` samples a box.
 
-    None when the box does not follow the stack, or when row and column depend on the slice.
+    Parameters
+    ----------
+    geometry : StackGeometry
+    centers : ndarray, shape (n, 3)
+        LPS mm.
+    axes : ndarray, shape (3, 3)
+        As in `OrientedGrid`.
+    extent : (float, float, float)
+        mm along each axis.
+
+    Returns
+    -------
+    ndarray, shape (n,)
+    """
+    lines = _lines(geometry, centers, axes, extent, COARSE)
+    if lines is not None:
+        return np.prod([along.mean(axis=-1) for along in lines[2]], axis=0)
+    boxes = (OrientedGrid(center, axes, extent, COARSE).points() for center in centers)
+    return np.array([voxels_covered(geometry, geometry.world_to_voxel(points)).mean() for points in boxes])
+
+
+def _lines(
+    geometry: StackGeometry, centers: np.ndarray, axes: np.ndarray, extent: Sequence[float], shape: Sequence[int]
+) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]] | None:
+    """Where the samples of boxes at `centers` (..., 3) lie along their three axes, each an axis of the stack.
+
+    Returns
+    -------
+    order : ndarray of int, shape (3,)
+        Which axis of the stack (slice, row, column) each axis of the boxes runs along.
+    coordinates : list of 3 ndarrays, shapes (..., samples)
+        Fractional indices on that axis of the stack.
+    covered : list of 3 ndarrays of bool, shapes (..., samples)
+        Which of them the scan covers.
+
+    None when the boxes do not follow the stack, or when row and column depend on the slice.
     """
     own = np.stack([geometry.normal, geometry.column_cosine, geometry.row_cosine])
-    cosines = own @ grid.axes.T
-    order = np.abs(cosines).argmax(axis=1)
-    ideal = np.zeros((3, 3))
-    ideal[np.arange(3), order] = np.sign(cosines[np.arange(3), order])
-    if sorted(order) != [0, 1, 2] or np.abs(cosines - ideal).max() > ALIGNED:
+    order = np.abs(own @ axes.T).argmax(axis=0)
+    if sorted(order) != [0, 1, 2]:
         return None
-    first = geometry.world_to_voxel(grid.voxel_to_world(np.zeros(3)))
-    lines = []
-    for axis, along in enumerate(order):
-        voxels = np.zeros((grid.shape[along], 3))
-        voxels[:, along] = np.arange(grid.shape[along])
-        lines.append(geometry.world_to_voxel(grid.voxel_to_world(voxels)))
-        others = [other for other in range(3) if other != axis]
-        if np.abs(lines[-1][:, others] - first[others]).max() > SAME_PIXEL:
-            return None
-    return order, tuple(line[:, axis] for axis, line in enumerate(lines))
+    relative = [((np.arange(n) + 0.5) / n - 0.5) * e for n, e in zip(shape, extent, strict=True)]
+    steps = np.concatenate([r[:, None] * axis for r, axis in zip(relative, axes, strict=True)])
+    middle = geometry.world_to_voxel(centers)[..., None, :]
+    voxels = geometry.world_to_voxel(np.asarray(centers)[..., None, :] + steps)
+    own_axis = np.arange(3) == np.repeat(order, shape)[:, None]
+    if np.abs(np.where(own_axis, 0.0, voxels - middle)).max() > SAME_PIXEL:
+        return None
+    voxels = np.where(own_axis, voxels, 0.0)  # the other two are 0, which any stack covers
+    ends = np.cumsum(shape)[:2]
+    covered = voxels_covered(geometry, voxels)
+    return order, np.split(voxels.sum(axis=-1), ends, axis=-1), np.split(covered, ends, axis=-1)
 
 
-def _covered(geometry: StackGeometry, axis: int, coordinates: np.ndarray) -> np.ndarray:
-    """Which coordinates along one axis of the stack the scan covers."""
-    voxels = np.zeros((len(coordinates), 3))
-    voxels[:, axis] = coordinates
-    return voxels_covered(geometry, voxels)
+def _multiply(matrix: np.ndarray, images: np.ndarray) -> np.ndarray:
+    """`matrix @ images`, shapes (m, k) and (n, k, l), for a matrix of `_weights`, which is 0 far from its diagonal."""
+    product = np.empty((len(images), len(matrix), images.shape[2]), dtype=np.float32)
+    for start in range(0, len(matrix), BAND):
+        band = matrix[start : start + BAND]
+        used = np.flatnonzero(band.any(axis=0))
+        part = slice(used[0], used[-1] + 1)
+        np.matmul(band[:, part], images[:, part], out=product[:, start : start + BAND])
+    return product
 
 
-def _weights(coordinates: np.ndarray, n: int, sigma: float) -> tuple[int, int, np.ndarray]:
+def _weights(coordinates: np.ndarray, n: int, sigma: float) -> tuple[slice, np.ndarray]:
     """Low-pass and linear interpolation along one axis of n pixels: the pixels needed, and a weight for each of them.
 
     Returns
     -------
-    low, high : int
-        Pixels low to high - 1 are needed.
-    matrix : ndarray of float32, shape (len(coordinates), high - low)
+    needed : slice
+        Of the pixels.
+    matrix : ndarray of float32, shape (len(coordinates), pixels needed)
         Beyond the ends the last pixel goes on.
     """
     radius = int(TRUNCATE * sigma + 0.5)
@@ -122,4 +156,4 @@ def _weights(coordinates: np.ndarray, n: int, sigma: float) -> tuple[int, int, n
     low, high = int(index.min()), int(index.max()) + 1
     matrix = np.zeros((len(place), high - low))
     np.add.at(matrix, (np.arange(len(place))[:, None], index - low), taps)
-    return low, high, matrix.astype(np.float32)
+    return slice(low, high), matrix.astype(np.float32)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import permutations, product
 
 import numpy as np
 import pytest
 
-from lumbar_utils.crops import sampling as box_sampling
-from lumbar_utils.crops.sampling import sample_box
+from lumbar_utils.crops import sampling
+from lumbar_utils.crops.sampling import coverage, sample_box
 from lumbar_utils.geometry import OrientedGrid, StackGeometry, sample_stack
 
 RNG = np.random.default_rng(0)
@@ -51,10 +52,10 @@ def quick(monkeypatch):
     def never(*_, **__):
         raise AssertionError("sampled point by point")
 
-    monkeypatch.setattr(box_sampling, "sample_stack", never)
+    monkeypatch.setattr(sampling, "sample_stack", never)
 
 
-@pytest.mark.parametrize("order", permutations(range(3)))
+@pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_any_turn_and_mirroring_of_the_stacks_axes(order, quick):
     pixels, geometry = stack(np.arange(9) * 4.0)
     for signs in product((1, -1), repeat=3):
@@ -94,3 +95,17 @@ def test_a_broken_pixel_stays_where_it_is():
     pixels[4, 30, 25] = np.nan
     values, _ = sample_box(pixels, geometry, box(geometry))
     assert 0 < np.isnan(values).mean() < 0.2
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.5])
+def test_coverage_of_many_boxes_is_that_of_each_alone(shift):
+    """In a stack with a gap, with and without slices that are shifted in plane."""
+    _, geometry = stack([0, 3, 6, 30, 33, 36], shift=shift)
+    boxes = [box(geometry, move=move) for move in ((0, 0, 0), (9, 0, 0), (0, -17, 12), (-15, 9, 21), (0, 0, -300))]
+    expected = [
+        sampling.voxels_covered(geometry, geometry.world_to_voxel(replace(b, shape=sampling.COARSE).points())).mean()
+        for b in boxes
+    ]
+    found = coverage(geometry, np.stack([b.center for b in boxes]), boxes[0].axes, boxes[0].extent)
+    np.testing.assert_allclose(found, expected, atol=1e-12)
+    assert found[-1] == 0 and 0.1 < found[0] < 0.9

@@ -77,7 +77,7 @@ def test_a_broken_study_is_noted_and_the_rest_is_cropped(cohort, points, tmp_pat
     without_points = {s: p for s, p in points.items() if s != sources[2].study_id}
     cache = build(sources, without_points, tmp_path / "crops")
     assert cache.study_ids == (sources[0].study_id,)
-    assert cache.failures[sources[2].study_id] == "failed: no disc points"
+    assert cache.failures[sources[2].study_id] == "no disc points"
     assert sources[1].study_id in cache.failures[sources[1].study_id]
     assert json.loads((tmp_path / "crops" / MANIFEST).read_text())["failures"] == cache.failures
 
@@ -91,7 +91,7 @@ def test_an_error_that_nobody_foresaw_costs_one_study(sources, points, tmp_path,
     monkeypatch.setattr("lumbar_utils.crops.cache.extract_crops", odd)
     cache = build(sources[:2], points, tmp_path)
     assert cache.study_ids == (sources[1].study_id,)
-    assert cache.failures == {sources[0].study_id: "failed: odd"}
+    assert cache.failures == {sources[0].study_id: "odd"}
 
 
 def test_a_folder_without_a_cache_says_what_to_do(tmp_path):
