@@ -226,7 +226,7 @@ def main() -> int:
             rows = measure_steps(sources, points, cores, out)
             options = {"n_jobs": cores, "progress": False}
             build_crop_cache(sources[:CHUNK], points, out / "warm", **options)
-            with whole_run("DICOM to cached crops", len(sources), cores, "bar: 3 studies/s on 2, 0.66 CPU s"):
+            with whole_run("DICOM to cached crops", len(sources), cores, "bar: 20 studies/s on 2 quiet cores"):
                 cache = build_crop_cache(sources, points, out / "crops", **options)
             rows = pd.concat([rows, measure_classifying(cache, cores, args.device)])
         tables[f"{cores} core{'s' * (cores > 1)}"] = table_of(rows, cores)

@@ -41,10 +41,10 @@ def card(
     rows : sequence of sequences
         The first cell of each names the row. Everything is escaped, but for `markupsafe.Markup`.
     notes : sequence of str
-    pictures : sequence of (data URI, text for who cannot see it)
+    pictures : sequence of (data URI, alternative text)
     """
     images = Markup("").join(
-        Markup('<img src="{}" alt="{}" style="border-radius:4px">').format(uri, words) for uri, words in pictures
+        Markup('<img src="{}" alt="{}" style="border-radius:4px">').format(uri, text) for uri, text in pictures
     )
     heads = _cells("th", head, 'scope="col" ')
     lines = [_cells("th", row[:1], 'scope="row" ') + _cells("td", row[1:]) for row in rows]
@@ -58,10 +58,10 @@ def card(
     )
 
 
-def tinted(words: str, share: str, title: str = "") -> Markup:
-    """Words on a colour "r,g,b" mixed into the notebook's own, with a text for the mouse."""
+def tinted(text: str, colour: str, title: str = "") -> Markup:
+    """Text on a background "r,g,b" mixed into the notebook's own, with a tooltip."""
     return Markup('<span style="background:rgba({},.3);padding:1px 5px;border-radius:3px" title="{}">{}</span>').format(
-        share, title, words
+        colour, title, text
     )
 
 

@@ -2,7 +2,7 @@
 
 The box of a crop is centred on the disc's canal point. Its axes are the scan's own directions, permuted and
 signed so that every crop reads the same way whatever the scanner did; following the scan keeps thick slices
-unmixed. Training and inference both come here.
+unmixed. Training and inference use the same code.
 
 Array axes of a crop: sagittal (right to left, superior to inferior, anterior to posterior), axial (superior to
 inferior, anterior to posterior, right to left); the first axis is through-plane. Mirroring a study is therefore
@@ -215,7 +215,7 @@ class StudyCrops:
         arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), dtype=np.uint8)
 
         def write(temporary: Path) -> None:
-            with open(temporary, "wb") as file:  # to a name, numpy would add ".npz"
+            with open(temporary, "wb") as file:  # a path would get the suffix .npz
                 np.savez(file, **arrays)
 
         atomically(path, write)
@@ -244,10 +244,8 @@ class StudyCrops:
                     spec=spec,
                     images={view: data[f"image_{i}"] for i, view in enumerate(VIEWS)},
                     covered={
-                        view: np.unpackbits(data[f"covered_{i}"], count=int(np.prod(shapes[view])))
-                        .astype(bool)
-                        .reshape(shapes[view])
-                        for i, view in enumerate(VIEWS)
+                        view: np.unpackbits(data[f"covered_{i}"], count=int(np.prod(shape))).view(bool).reshape(shape)
+                        for i, (view, shape) in enumerate(shapes.items())
                     },
                     axes={view: data[f"axes_{i}"] for i, view in enumerate(VIEWS)},
                     sources={view: tuple(_source(s) for s in meta["sources"][view]) for view in VIEWS},
