@@ -1,4 +1,4 @@
-"""Which device computes, in which precision, and why: chosen by what the device really has.
+"""Which device computes, in which precision, and why; the schedule and the averaged weights of a training.
 
 `torch.cuda.is_available()` also says True on GPUs that the installed torch has no code for (a P100 with today's
 Kaggle image), so a device is believed only after it has computed something.
@@ -7,7 +7,9 @@ Kaggle image), so a device is believed only after it has computed something.
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -167,3 +169,33 @@ def peak_memory(device: torch.device) -> int:
         return 0
     largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return largest if sys.platform == "darwin" else 1024 * largest
+
+
+def warmup_cosine(progress: float, warmup: float, start: float, end: float) -> float:
+    """The learning rate at a progress of 0 to 1, as a fraction of the highest: a linear rise, then half a cosine.
+
+    `warmup` is the fraction of the training that the rise takes; `start` and `end` are the first and the last value.
+    """
+    if progress < warmup:
+        return start + (1 - start) * progress / warmup
+    fall = min((progress - warmup) / max(1 - warmup, 1e-9), 1.0)
+    return end + (1 - end) * 0.5 * (1 + math.cos(math.pi * fall))
+
+
+def running_average(decay: float) -> Callable:
+    """`multi_avg_fn` of `torch.optim.swa_utils.AveragedModel`: an exponential average whose decay is reached gradually.
+
+    The first steps must be forgotten quickly, or a short training averages in its random start.
+    """
+
+    @torch.no_grad()
+    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], n_averaged: torch.Tensor) -> None:
+        weight = 1 - min(decay, (1 + float(n_averaged)) / (10 + float(n_averaged)))
+        if averaged[0].is_floating_point():
+            # One call for all tensors: most are so small that a call for each costs more than its arithmetic.
+            torch._foreach_lerp_(averaged, current, weight)
+        else:
+            for old, new in zip(averaged, current, strict=True):
+                old.copy_(new)
+
+    return update

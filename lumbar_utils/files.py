@@ -13,6 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pandas as pd
+from safetensors import SafetensorError
 
 from .errors import DataError
 
@@ -42,7 +43,7 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
         write(temporary)
         os.chmod(temporary, 0o644)  # safetensors makes files that nobody else can read
         os.replace(temporary, path)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:
         raise DataError(f"{path}: cannot be written ({error}); disk full? What was there before is kept") from error
     finally:
         temporary.unlink(missing_ok=True)

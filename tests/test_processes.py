@@ -138,7 +138,7 @@ def test_a_training_that_is_interrupted_does_not_go_on(monkeypatch):
 def test_two_processes_that_are_killed_go_on_to_the_same_result(data, together):
     run, cut = together[0], data / "cut"
     kill_at_first_checkpoint(launched(data, cut), cut)
-    assert "going on after epoch" in finish(launched(data, cut))
+    assert "continuing after epoch" in finish(launched(data, cut))
     first, again = (read_predictions(pd.read_csv(r / "oof.csv"), manifest(run)["held_out_studies"]) for r in (run, cut))
     assert np.allclose(first, again, atol=1e-4)
     assert len(pd.read_csv(cut / "history.csv")) == 4

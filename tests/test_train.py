@@ -12,6 +12,7 @@ from crops_on_disk import kill_at_first_checkpoint, training, write_training_dat
 from planted_crops import FAST, planted_cohort, study_crops, tiny_config
 
 from lumbar_utils.crops.cache import CropCache
+from lumbar_utils.devices import running_average
 from lumbar_utils.errors import DataError
 from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.labels import PROBABILITY_COLUMNS, TARGETS, VIEWS, encode_severities, row_ids
@@ -21,8 +22,8 @@ from lumbar_utils.models.classifier import ClassifierConfig
 from lumbar_utils.models.inputs import folds_by_study
 from lumbar_utils.models.run_folder import load_model
 from lumbar_utils.studies.competition import SYNTHETIC_MARK
+from lumbar_utils.training import __main__ as command_line
 from lumbar_utils.training import cross_validation, train
-from lumbar_utils.training import loop as trainer
 from lumbar_utils.training.augmentation import AugmentConfig
 from lumbar_utils.training.config import TrainConfig
 from lumbar_utils.training.loop import Trainer
@@ -71,10 +72,10 @@ def test_the_training_command_knows_a_synthetic_cohort_by_its_mark(cohort, tmp_p
     said = []
     nothing = SimpleNamespace(scores={})
     assert cross_validation.fit is fit, "imported before its name is another's"
-    monkeypatch.setattr(train, "fit", lambda *words, **options: said.append(options) or nothing)
+    monkeypatch.setattr(command_line, "fit", lambda *words, **options: said.append(options) or nothing)
     command = [str(data / "crops"), str(data / "train.csv"), str(tmp_path / "run")]
-    train.main(command)
-    train.main([*command, "--synthetic", "--training-labels", str(data / "train.csv")])
+    command_line.main(command)
+    command_line.main([*command, "--synthetic", "--training-labels", str(data / "train.csv")])
     assert [options["synthetic_only"] for options in said] == [mark, True]
     assert not said[0]["progress"], "bars are for terminals"
     assert "training_labels" not in said[0] and said[1]["training_labels"].equals(
@@ -111,7 +112,7 @@ def test_the_learning_rate_rises_then_falls_and_averages_follow_the_weights():
     two = TrainConfig(learning_rate=0.1, warmup=0.2, head_share=0.5)
     assert [two.rate(p) for p in (0.1, 0.6)] == pytest.approx([0.1, 0.1]), "each step has its own rise"
 
-    update = trainer._ema(0.9)
+    update = running_average(0.9)
     average, counted = [torch.zeros(3)], [torch.tensor(0)]  # torch hands over what is of one type
     for n in range(1, 201):
         update(average, [torch.ones(3)], torch.tensor(n))

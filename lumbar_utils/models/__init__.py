@@ -1,1 +1,6 @@
 """The grading network: encoders, pooling over slices, heads; its weights on disk, and ensembles of runs."""
+
+from .classifier import ClassifierConfig, LumbarClassifier
+from .ensemble import Ensemble, member_folders, run_of
+
+__all__ = ["ClassifierConfig", "Ensemble", "LumbarClassifier", "member_folders", "run_of"]

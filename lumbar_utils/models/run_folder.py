@@ -127,14 +127,7 @@ def save_weights(model: torch.nn.Module, path: Path, *, half: bool = True) -> No
     for name, tensor in model.state_dict().items():
         halved = half and _stored_half(tensor)
         tensors[name] = tensor.detach().to("cpu", torch.float16 if halved else None).contiguous().clone()
-
-    def write(temporary: Path) -> None:
-        try:
-            save_file(tensors, temporary)
-        except SafetensorError as error:  # a full disk
-            raise OSError(str(error)) from error
-
-    atomically(path, write)
+    atomically(path, lambda temporary: save_file(tensors, temporary))
 
 
 @torch.no_grad()

@@ -1,8 +1,8 @@
 """Augmentation that keeps left and right apart: of intensity with albumentations, of place on whole batches.
 
-IntensityAugmentation (contrast, noise, blur) is drawn once a series: all slices and levels of a view get the same draw, as
-one acquisition would. Place is drawn once a disc, because the localizer's error differs from disc to disc: the shift in
-patient axes and the same for all views, as they are cut around one point; rotation and zoom for each view. It runs
+IntensityAugmentation (contrast, noise, blur) is drawn once a series: all slices and levels of a view get the same draw,
+as one acquisition would. Place is drawn once a disc, because the localizer's error differs from disc to disc: the shift
+in patient axes and the same for all views, as they are cut around one point; rotation and zoom for each view. It runs
 on the whole batch, on the device. Mirroring flips the axis that runs from right to left, in all views at once, and
 swaps the left and right targets. What a crop does not cover is 0 before and after.
 """

@@ -1,4 +1,4 @@
-"""A training's state on disk, so that a run that was killed goes on: safetensors only, nothing is unpickled."""
+"""A training's state on disk, so that a killed run continues: safetensors only, nothing is unpickled."""
 
 from __future__ import annotations
 
@@ -50,13 +50,13 @@ class Checkpoint:
     Parameters
     ----------
     folder : Path
-    identity : mapping
-        JSON-ready description of the run (configuration, studies). A checkpoint of another identity is not used.
+    run : mapping
+        JSON-ready description of the run (configuration, studies). A checkpoint of another run is not used.
     """
 
-    def __init__(self, folder: Path, identity: Mapping):
+    def __init__(self, folder: Path, run: Mapping):
         self.path = Path(folder) / FILE
-        self.identity = hashlib.sha256(json.dumps(identity, sort_keys=True, default=str).encode()).hexdigest()
+        self.fingerprint = hashlib.sha256(json.dumps(run, sort_keys=True, default=str).encode()).hexdigest()
 
     def save(
         self,
@@ -71,7 +71,7 @@ class Checkpoint:
         for index, values in optimizer.state_dict()["state"].items():
             tensors |= {f"optimizer.{index}.{k}": torch.as_tensor(v) for k, v in values.items()}
         tensors = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
-        metadata = {"identity": self.identity, "state": json.dumps(state)}
+        metadata = {"fingerprint": self.fingerprint, "state": json.dumps(state)}
         for half in self.path.parent.glob(f".{self.path.name}.*"):  # of a run that was killed while it wrote this
             half.unlink(missing_ok=True)
         atomically(self.path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
@@ -83,7 +83,7 @@ class Checkpoint:
         try:
             with safe_open(self.path, framework="pt") as file:
                 metadata = file.metadata() or {}
-                if metadata.get("identity") != self.identity:
+                if metadata.get("fingerprint") != self.fingerprint:
                     logger.warning("%s belongs to another configuration or other studies: starting anew", self.path)
                     return None
                 parts: dict[str, dict[str, torch.Tensor]] = {part: {} for part in PARTS}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from ..devices import warmup_cosine
 from ..errors import DataError
 from ..models.classifier import ClassifierConfig
 from ..models.run_folder import strict
@@ -51,8 +51,8 @@ class TrainConfig:
     class_weights : bool
         The metric's 1/2/4; False trains unweighted.
     head_share : float
-        Two-step training: the last share of the training teaches the head alone, on encoders that learnt before without
-        the 1/2/4 weights. 0 trains everything at once.
+        Two phases: in the last fraction of the training the head alone is trained, on encoders that were trained before
+        without the 1/2/4 weights. 0 trains everything at once.
     folds, fold : int
         Studies of fold number `fold` are held out when the call names none; folds = 1 holds nothing out.
     seed : int
@@ -127,7 +127,7 @@ class TrainConfig:
         """The inverse of `to_json`; keys may be left out, unknown ones raise `DataError`."""
         return strict(cls, values, where)
 
-    def identity(self) -> dict:
+    def fingerprint(self) -> dict:
         """What decides the result, JSON-ready: without settings that only decide how it is reached."""
         values = self.to_json()
         # Albumentations' draws depend on the number of workers; nothing else does.
@@ -135,7 +135,7 @@ class TrainConfig:
         return {name: value for name, value in values.items() if name not in means}
 
     @property
-    def steps(self) -> tuple[TrainingPhase, ...]:
+    def phases(self) -> tuple[TrainingPhase, ...]:
         """What is trained how in which part of the training."""
         if not self.head_share:
             return (TrainingPhase(0.0, 1.0, class_weights=self.class_weights, head_only=False),)
@@ -146,10 +146,7 @@ class TrainConfig:
         )
 
     def rate(self, progress: float) -> float:
-        """The learning rate at a progress of 0 to 1: in each step it rises, then falls as a cosine."""
-        step = next(step for step in reversed(self.steps) if progress >= step.start)
-        own = (progress - step.start) / (step.end - step.start)
-        if own < self.warmup:
-            return self.learning_rate * (0.05 + 0.95 * own / self.warmup)
-        fall = (own - self.warmup) / max(1 - self.warmup, 1e-9)
-        return self.learning_rate * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(fall, 1.0))))
+        """The learning rate at a progress of 0 to 1: in each phase it rises, then falls as a cosine."""
+        phase = next(phase for phase in reversed(self.phases) if progress >= phase.start)
+        own = (progress - phase.start) / (phase.end - phase.start)
+        return self.learning_rate * warmup_cosine(own, self.warmup, 0.05, 0.01)

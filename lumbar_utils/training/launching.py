@@ -1,8 +1,8 @@
 """Start a training in several processes, one for each GPU, from a notebook or a script.
 
 A process that has touched a GPU cannot be split, so the processes are new ones: `accelerate launch` starts them, each
-runs `python -m lumbar_utils.training` (see `processes`), and this one waits and shows what they print. (accelerate's own
-`notebook_launcher` fails on torch 2.9 and newer before accelerate 1.14, which Kaggle's image has not.) Afterwards
+runs `python -m lumbar_utils.training` (see `processes`), and this one waits and shows what they print. (accelerate's
+own `notebook_launcher` fails on torch 2.9 and newer before accelerate 1.14, which Kaggle's image has not.) Afterwards
 `train.fit` with the same arguments finds a finished run and reads it.
 """
 

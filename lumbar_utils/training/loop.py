@@ -1,8 +1,8 @@
-"""The training loop: one network, its averaged weights, its optimiser, and where they stand.
+"""The training loop: one network, its averaged weights, its optimiser, and their progress.
 
-Every epoch draws its random numbers from the seed and the epoch's number alone, so that a run that was killed goes
-on from its last checkpoint to the same result. Several processes share every batch among them, so that they see the
-studies that one alone would see; what one of them decides by the clock it decides for all.
+Every epoch draws its random numbers from the seed and the epoch's number alone, so that a killed run continues from its
+last checkpoint to the same result. Several processes split every batch, so that together they see the studies that one
+process would see; what depends on the clock is decided by the first process for all.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm.auto import tqdm
 
 from ..crops.extraction import CropSpec
-from ..devices import Compute
+from ..devices import Compute, running_average
 from ..errors import DataError
 from ..metrics.score import CompetitionLoss
 from ..models.inputs import CropDataset
@@ -39,13 +39,13 @@ MAX_OVERFLOWS = 20
 
 
 class Trainer:
-    """The loop: network, averaged weights, optimiser and where they stand.
+    """The loop with its state: network, averaged weights, optimiser, progress.
 
     Parameters
     ----------
     model : nn.Module
         Called as `model(images, present)` it returns a dict with `logits` (B, 25, 3) and `aux`, a dict of the same;
-        see `LumbarClassifier`. Two-step training also needs its `encoders`.
+        see `LumbarClassifier`. Training in two phases also needs its `encoders`.
     dataset : CropDataset
     spec : CropSpec
         Of the dataset's crops.
@@ -63,7 +63,7 @@ class Trainer:
     ):
         self.model, self.dataset, self.config, self.compute, self.spec = model, dataset, config, compute, spec
         self.processes = processes or Processes()
-        self.average = AveragedModel(model, multi_avg_fn=_ema(config.ema_decay), use_buffers=True)
+        self.average = AveragedModel(model, multi_avg_fn=running_average(config.ema_decay), use_buffers=True)
         if config.compile:
             for encoder in model.encoders:
                 encoder.compile()
@@ -83,7 +83,7 @@ class Trainer:
     ) -> None:
         """Train to the end from wherever it stands.
 
-        `evaluate` gives the held-out score for the history; `on_epoch` is shown the history after every epoch.
+        `evaluate` gives the held-out score for the history; `on_epoch` is called with the history after every epoch.
         """
         config = self.config
         loader = self._loader()
@@ -100,12 +100,12 @@ class Trainer:
                 position = self._progress(total)
                 if position >= 1:
                     break
-                if self.stage + 1 < len(config.steps) and position >= config.steps[self.stage + 1].start:
-                    self._begin(self.stage + 1)
+                if self.phase + 1 < len(config.phases) and position >= config.phases[self.phase + 1].start:
+                    self._begin(self.phase + 1)
                 losses.append(self._train_step(batch, config.rate(position)))
                 bar.update()
                 bar.set_postfix(loss=f"{np.mean(losses[-20:]):.3f}", refresh=False)
-            if not losses:  # the time was over before the first step
+            if not losses:  # the time limit passed before the first step
                 break
             self.epoch += 1
             self.seconds = before + time.monotonic() - started
@@ -128,7 +128,7 @@ class Trainer:
                 saved = time.monotonic()
         bar.close()
         if self.epoch < config.epochs:
-            logger.info("the time was over after %d of %d epochs", self.epoch, config.epochs)
+            logger.info("the time limit ended the training after %d of %d epochs", self.epoch, config.epochs)
 
     def averaged(self) -> torch.nn.Module:
         """The network with the averaged weights, the same in every process."""
@@ -140,43 +140,43 @@ class Trainer:
     def save(self, checkpoint: Checkpoint) -> None:
         """Write all state to the checkpoint."""
         if self.processes.first:
-            state = {name: getattr(self, name) for name in ("epoch", "step", "seconds", "studies", "stage", "history")}
+            state = {name: getattr(self, name) for name in ("epoch", "step", "seconds", "studies", "phase", "history")}
             state["scaler"] = self.scaler.state_dict()
             checkpoint.save(self.average, self.model, self.optimizer, state)
         self.processes.wait()
 
     def restore(self, checkpoint: Checkpoint) -> None:
-        """Take up the checkpoint's state, if it is of the same run."""
+        """Load the checkpoint's state, if it is of the same run."""
         found = checkpoint.read()
         if not self.processes.same(0 if found is None else found.state["step"]):
             raise DataError(f"{checkpoint.path}: not every process finds this checkpoint; they must share its folder")
         if found is None:
             return
         state = found.state
-        self._begin(state["stage"])
+        self._begin(state["phase"])
         found.load_into(self.average, self.model, self.optimizer)
         for name in ("epoch", "step", "seconds", "studies", "history"):
             setattr(self, name, state[name])
         self.scaler.load_state_dict(state["scaler"])
-        logger.info("going on after epoch %d", self.epoch)
+        logger.info("continuing after epoch %d", self.epoch)
 
-    def _begin(self, stage: int) -> None:
-        """Begin a step of the training, see `TrainConfig.steps`: its own loss, and an optimiser of what it teaches."""
-        config, model, step = self.config, self.model, self.config.steps[stage]
-        self.stage = stage
+    def _begin(self, number: int) -> None:
+        """Begin a phase, see `TrainConfig.phases`: its own loss, and an optimiser of the parameters that it trains."""
+        config, model, phase = self.config, self.model, self.config.phases[number]
+        self.phase = number
         model.zero_grad(set_to_none=True)  # what is frozen now must not count in the norm that clips the rest
-        if step.head_only:  # on the averaged encoders, which stay as they are from now on
+        if phase.head_only:  # on the averaged encoders, which stay as they are from now on
             model.load_state_dict(self.average.module.state_dict())
             model.encoders.requires_grad_(False)
-        taught = [p for p in model.parameters() if p.requires_grad]
+        trained = [p for p in model.parameters() if p.requires_grad]
         groups = [
-            {"params": [p for p in taught if p.ndim >= 2], "weight_decay": config.weight_decay},
-            {"params": [p for p in taught if p.ndim < 2], "weight_decay": 0.0},
+            {"params": [p for p in trained if p.ndim >= 2], "weight_decay": config.weight_decay},
+            {"params": [p for p in trained if p.ndim < 2], "weight_decay": 0.0},
         ]
         # Fused is one pass over 100 million parameters instead of a dozen: six times faster on a CPU.
         self.optimizer = torch.optim.AdamW(groups, lr=config.learning_rate, fused=True)
         self.loss = CompetitionLoss.fitted(
-            self.dataset.labels, any_severe=config.any_severe, class_weights=step.class_weights
+            self.dataset.labels, any_severe=config.any_severe, class_weights=phase.class_weights
         )
         self.network = model
         if self.processes.count > 1:  # a view that no study of a batch has leaves its encoder without a gradient
@@ -185,7 +185,7 @@ class Trainer:
     def _train_step(self, batch: dict, rate: float) -> float:
         config, device = self.config, self.compute.device
         self.model.train()
-        if config.steps[self.stage].head_only:
+        if config.phases[self.phase].head_only:
             self.model.encoders.eval()
         for group in self.optimizer.param_groups:
             group["lr"] = rate
@@ -207,7 +207,7 @@ class Trainer:
         self.step += 1
         self.studies += len(labels)
         value = self.processes.mean(float(loss.detach()))
-        # float16 overflows now and then; its scaler leaves such a step out and goes on with a smaller scale.
+        # float16 overflows now and then; its scaler skips such a step and continues with a smaller scale.
         self.overflown = 0 if math.isfinite(value) else self.overflown + 1
         if self.overflown > (MAX_OVERFLOWS if self.scaler.is_enabled() else 0):
             raise DataError(
@@ -249,9 +249,9 @@ class Trainer:
         self.generator = torch.Generator().manual_seed(seed)
 
     def _progress(self, total: int) -> float:
-        share = self.step / max(total, 1)
+        done = self.step / max(total, 1)
         limit = self.config.time_limit_minutes
-        return self.processes.agree(max(share, self.seconds / (60 * limit))) if limit else share
+        return self.processes.agree(max(done, self.seconds / (60 * limit))) if limit else done
 
 
 class SharedBatches(Sampler[list[int]]):
@@ -276,17 +276,3 @@ class SharedBatches(Sampler[list[int]]):
 
 def _seed_of(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1)[0])
-
-
-def _ema(decay: float):
-    @torch.no_grad()
-    def update(averaged: list[torch.Tensor], current: list[torch.Tensor], n_averaged: torch.Tensor) -> None:
-        # The first steps must be forgotten quickly, or a short run averages in its random start.
-        share = 1 - min(decay, (1 + float(n_averaged)) / (10 + float(n_averaged)))
-        if averaged[0].is_floating_point():
-            torch._foreach_lerp_(averaged, current, share)
-        else:
-            for old, new in zip(averaged, current, strict=True):
-                old.copy_(new)
-
-    return update

@@ -90,7 +90,7 @@ def fit(
     on_epoch: Callable[[pd.DataFrame], None] | None = None,
     progress: bool = True,
 ) -> RunResult:
-    """Train on the studies that have both crops and labels, and grade the held-out ones.
+    """Train on the studies that have both crops and labels, and predict the held-out ones.
 
     Called in several processes at once (see `processes`), it trains one network in all of them.
 
@@ -102,16 +102,16 @@ def fit(
     held_out : sequence of str, optional
         Studies to keep out of the training and to grade at the end. Default: a fold, see `TrainConfig.folds`.
     held_out_crops : CropCache or mapping, optional
-        Crops to grade the held-out studies on, such as those around found discs where `cache` has them around known
+        Crops to predict the held-out studies on, such as those around found discs where `cache` has them around known
         ones. Default: `cache`.
     training_labels : DataFrame, optional
-        Labels to learn from in the place of `labels`, such as denoised ones; grading always goes by `labels`.
+        Labels to train on instead of `labels`, such as denoised ones; scores are always by `labels`.
     synthetic_only : bool
-        Say True when all studies are phantoms; predictions then carry the warning.
+        True when all studies are phantoms; predictions then carry the warning.
     resume : bool
-        Go on from a checkpoint of the same configuration and studies in `run_folder`; a finished run is read.
+        Continue from a checkpoint of the same configuration and studies in `run_folder`; a finished run is read.
     on_epoch : callable, optional
-        Shown the history so far after every epoch, for live curves; of a run that is only read, all of it once.
+        Called with the history so far after every epoch, for live curves; of a run that is only read, all of it once.
 
     Raises
     ------
@@ -120,19 +120,19 @@ def fit(
     """
     config = config or TrainConfig()
     with join_processes(config.device) as processes:
-        grading = cache if held_out_crops is None else held_out_crops
-        part = _split(cache, grading, labels, config, held_out)
+        validation = cache if held_out_crops is None else held_out_crops
+        part = _split(cache, validation, labels, config, held_out)
         if training_labels is not None:
             part = part.relabelled(training_labels)
-        content = _digest(cache, part.train), _digest(grading, part.out)
-        identity = {"config": config.identity(), "studies": part.digest(), "crops": content}
-        run = _Run(Path(run_folder), config, part, identity, synthetic_only, processes)
+        content = _digest(cache, part.train), _digest(validation, part.out)
+        fingerprint = {"config": config.fingerprint(), "studies": part.digest(), "crops": content}
+        run = _Run(Path(run_folder), config, part, fingerprint, synthetic_only, processes)
         finished = run.finished() if resume else None
         if not processes.same(float(finished is None)):
             raise DataError(f"{run_folder}: only some processes find a finished run there; they must share it")
         if finished is not None and on_epoch is not None and len(finished.history):
             on_epoch(finished.history)  # the curves belong to the result, also where they were drawn elsewhere
-        return finished or run.train(cache, grading, resume=resume, on_epoch=on_epoch, progress=progress)
+        return finished or run.train(cache, validation, resume=resume, on_epoch=on_epoch, progress=progress)
 
 
 @dataclass(frozen=True, eq=False)
@@ -165,7 +165,7 @@ class _Run:
     folder: Path
     config: TrainConfig
     part: _Split
-    identity: dict
+    fingerprint: dict
     synthetic_only: bool
     processes: Processes
 
@@ -175,7 +175,7 @@ class _Run:
             return None
         try:
             manifest = read_json(self.folder / MANIFEST)
-            if manifest.get("identity") != Checkpoint(self.folder, self.identity).identity:
+            if manifest.get("fingerprint") != Checkpoint(self.folder, self.fingerprint).fingerprint:
                 return None
             probabilities = read_predictions(pd.read_csv(self.folder / OOF, dtype={"row_id": str}), self.part.out)
             history = pd.read_csv(self.folder / HISTORY)
@@ -215,26 +215,26 @@ class _Run:
         )
         held = [study_input(held_out_crops[study_id]) for study_id in processes.share(part.out)]
         trainer = Trainer(model, train_set, config, compute, spec=spec, processes=processes)
-        checkpoint = Checkpoint(self.folder, self.identity)
+        checkpoint = Checkpoint(self.folder, self.fingerprint)
         if resume:
             trainer.restore(checkpoint)
 
-        def graded(network: LumbarClassifier) -> np.ndarray:
+        def predicted(network: LumbarClassifier) -> np.ndarray:
             p = processes.gather(grade(network, held, compute, batch_size=config.batch_size), len(part.out))
             overflown = ~np.isfinite(p).all(axis=(1, 2))  # half precision can; that must not cost the training
             if overflown.any():
-                logger.warning("%d held-out studies got no finite number, the prior stands in", overflown.sum())
+                logger.warning("%d held-out studies got no finite number, the prior is used", overflown.sum())
             return np.where(overflown[:, None, None], prior, p)
 
         def evaluate() -> float:
-            return competition_score(part.out_labels, graded(trainer.averaged())).total if part.out else float("nan")
+            return competition_score(part.out_labels, predicted(trainer.averaged())).total if part.out else float("nan")
 
         began = time.monotonic()
         before = trainer.seconds, trainer.studies
         trainer.run(checkpoint, evaluate, on_epoch=on_epoch, progress=progress)
         # What is reported is what the run folder predicts: with weights as they are rounded on disk.
         result_model = round_weights(trainer.averaged())
-        probabilities = graded(result_model)
+        probabilities = predicted(result_model)
         scores = _scores(part, probabilities, prior)
         history = pd.DataFrame(trainer.history)
         if processes.first:
@@ -252,13 +252,13 @@ class _Run:
                 self.folder / MANIFEST,
                 {
                     "kind": "classifier",
-                    "identity": checkpoint.identity,
+                    "fingerprint": checkpoint.fingerprint,
                     "synthetic_only": self.synthetic_only,
                     "versions": versions(),
                     "compute": str(compute),
                     "processes": processes.count,
                     "seconds": round(trainer.seconds, 1),
-                    "seconds_with_grading": round(time.monotonic() - began, 1),
+                    "seconds_with_validation": round(time.monotonic() - began, 1),
                     "studies_per_second": round(speed, 2),
                     "memory_gb": round(peak_memory(compute.device) / 1e9, 2),
                     "steps": trainer.step,
@@ -301,37 +301,37 @@ def _digest(crops: Mapping[str, StudyCrops], study_ids: Sequence[str]) -> str:
 
 def _split(
     cache: Mapping[str, StudyCrops],
-    grading: Mapping[str, StudyCrops],
+    validation: Mapping[str, StudyCrops],
     labels: pd.DataFrame,
     config: TrainConfig,
     held_out: Sequence[str] | None,
 ) -> _Split:
     codes = _codes_by_study(labels)
-    available, gradable = (set(getattr(crops, "study_ids", crops)) for crops in (cache, grading))
+    available, predictable = (set(getattr(crops, "study_ids", crops)) for crops in (cache, validation))
     both = [s for s in codes if s in available]
     if not both:
         raise DataError(f"none of the {len(codes)} labelled studies has crops (there are {len(available)})")
     if held_out is not None:
         out = [str(s) for s in held_out]
-        lacking = [s for s in out if s not in gradable or s not in codes]
+        lacking = [s for s in out if s not in predictable or s not in codes]
         if lacking:
             raise DataError(f"{len(lacking)} held-out studies lack crops or labels, the first is {lacking[0]!r}")
         kept_out = set(out)
     elif config.folds > 1:
         fold_of = folds_by_study(labels, config.folds, seed=config.seed)
-        either = [s for s in codes if s in available or s in gradable]
+        either = [s for s in codes if s in available or s in predictable]
         kept_out = {s for s in either if fold_of[s] == config.fold}
-        out = [s for s in codes if s in kept_out and s in gradable]
+        out = [s for s in codes if s in kept_out and s in predictable]
         share = len(either) / config.folds
         if not out or (share >= FEW and len(out) < share / 2):
             raise DataError(
-                f"only {len(out)} of {len(either)} studies that have crops can be graded as fold {config.fold} of "
+                f"only {len(out)} of {len(either)} studies that have crops can be predicted as fold {config.fold} of "
                 f"{config.folds}: are they the crops of another fold, do those around found discs lie in "
                 "another folder (--found), or are they a handful? folds = 1 holds none out"
             )
         if len(out) < len(kept_out):
             logger.warning(
-                "%d of %d held-out studies have no crops to be graded on", len(kept_out) - len(out), len(kept_out)
+                "%d of %d held-out studies have no crops to be predicted on", len(kept_out) - len(out), len(kept_out)
             )
     else:
         out, kept_out = [], set()
