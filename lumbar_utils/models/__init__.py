@@ -1,4 +1,4 @@
-"""The grading network: encoders, pooling over slices, heads; its weights on disk, and ensembles of runs."""
+"""The classifier: encoders, pooling over slices, heads; its weights on disk, and ensembles of runs."""
 
 from .classifier import ClassifierConfig, LumbarClassifier
 from .ensemble import Ensemble, member_folders, run_of

@@ -12,13 +12,13 @@ from ..models.classifier import ClassifierConfig
 from ..models.run_folder import strict
 from .augmentation import AugmentConfig
 
-HOW_ONLY = ("device", "in_memory", "compile", "checkpoint_seconds", "evaluate_every")
+RESULT_UNCHANGED_BY = ("device", "in_memory", "compile", "checkpoint_seconds", "evaluate_every")
 """Fields of `TrainConfig` that a run may be continued with other values of."""
 
 
 @dataclass(frozen=True)
 class TrainingPhase:
-    """A part of the training, from `start` to `end` of its length: weighted as the metric or not, the head or all."""
+    """A part of the training, from `start` to `end` (fractions of its length): its loss, and what it trains."""
 
     start: float
     end: float
@@ -64,7 +64,7 @@ class TrainConfig:
     checkpoint_seconds : float
         A checkpoint (1.6 GB for three ResNet18) is written after the first epoch that ends this long after the last.
     evaluate_every : int
-        Epochs between gradings of the held-out studies, for the curves; 0 grades at the end only.
+        Epochs between predictions of the held-out studies, for the curves; 0 predicts them at the end only.
     workers : int
         Processes that read crops; 0 reads in this one.
     in_memory : bool
@@ -131,7 +131,7 @@ class TrainConfig:
         """What decides the result, JSON-ready: without settings that only decide how it is reached."""
         values = self.to_json()
         # Albumentations' draws depend on the number of workers; nothing else does.
-        means = (*HOW_ONLY, *(() if self.augment.intensity else ("workers",)))
+        means = (*RESULT_UNCHANGED_BY, *(() if self.augment.intensity else ("workers",)))
         return {name: value for name, value in values.items() if name not in means}
 
     @property
