@@ -49,7 +49,7 @@ from lumbar_utils.localization.batch import locate_studies, points_from_table
 from lumbar_utils.localization.localizer import SHIPPED_WEIGHTS
 from lumbar_utils.metrics.calibration import fit_calibration
 from lumbar_utils.metrics.score import bootstrap_scores, competition_score, weighted_prior
-from lumbar_utils.models.classifier import ClassifierConfig, grade
+from lumbar_utils.models.classifier import ClassifierConfig, predict_probabilities
 from lumbar_utils.models.inputs import study_input
 from lumbar_utils.models.run_folder import load_model
 from lumbar_utils.phantom.cohort import generate_cohort
@@ -238,7 +238,7 @@ def train_row(name: str, row: Row, root: Path, work: Path, device: str) -> None:
         ("kept", "found", "true"), (data.found, data.found, data.true), (data.kept, data.test, data.test), strict=True
     ):
         for suffix, mirror in (("", False), (" mirrored", True)):
-            graded = grade(model, (study_input(cache[s]) for s in ids), compute, mirror=mirror)
+            graded = predict_probabilities(model, (study_input(cache[s]) for s in ids), compute, mirror=mirror)
             predictions[part + suffix] = graded
     cost["parameters"] = sum(p.numel() for p in model.parameters())
 

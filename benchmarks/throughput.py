@@ -44,7 +44,7 @@ from lumbar_utils.devices import Compute, choose_compute
 from lumbar_utils.localization import DiscPoints
 from lumbar_utils.localization.batch import LocalizerFiles, open_localizer
 from lumbar_utils.localization.evaluation import read_reference
-from lumbar_utils.models.classifier import LumbarClassifier, grade
+from lumbar_utils.models.classifier import LumbarClassifier, predict_probabilities
 from lumbar_utils.models.inputs import batch_of, study_input
 from lumbar_utils.parallel import JobFailure, run_jobs
 from lumbar_utils.phantom.cohort import generate_cohort
@@ -141,7 +141,7 @@ def measure_classifying(cache: CropCache, cores: int, device: str) -> pd.DataFra
     chunks = [inputs[:BATCH], *(inputs[i : i + BATCH] for i in range(0, len(inputs), BATCH))]
     for turn, chunk in enumerate(chunks):
         for name, act in {
-            OURS: lambda c=chunk: grade(own, c, compute),
+            OURS: lambda c=chunk: predict_probabilities(own, c, compute),
             "timm-3d as it comes": lambda c=chunk: _grade_plainly(plain, c, compute),
         }.items():
             clock = Clock()

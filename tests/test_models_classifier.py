@@ -10,7 +10,7 @@ from torch import nn
 from lumbar_utils.devices import choose_compute
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, MISSING, SAGITTAL_T1, SAGITTAL_T2, VIEWS
-from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier, grade, split_sides
+from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier, predict_probabilities, split_sides
 from lumbar_utils.models.encoders import build_encoder
 from lumbar_utils.models.inputs import CENTER, SCALE, batch_of, study_input
 from lumbar_utils.models.mirroring import mirror_images, mirror_probabilities
@@ -240,17 +240,20 @@ def test_input_of_a_study_marks_what_is_not_covered():
 def test_batched_equals_one_by_one(network):
     crops, _ = planted_cohort(3)
     inputs = [study_input(c) for c in crops.values()]
-    together = grade(network, inputs, CPU, batch_size=3)
-    single = np.concatenate([grade(network, [i], CPU) for i in inputs])
+    together = predict_probabilities(network, inputs, CPU, batch_size=3)
+    single = np.concatenate([predict_probabilities(network, [i], CPU) for i in inputs])
     assert np.allclose(together, single, atol=1e-5) and np.allclose(together.sum(-1), 1)
-    assert grade(network, [], CPU).shape == (0, 25, 3)
+    assert predict_probabilities(network, [], CPU).shape == (0, 25, 3)
 
 
 def test_mirror_averaging_is_symmetric(network):
     crops, _ = planted_cohort(2)
     inputs = [study_input(c) for c in crops.values()]
     mirrored = [type(i)(i.study_id, mirror_images(i.images), i.present) for i in inputs]
-    a, b = grade(network, inputs, CPU, mirror=True), grade(network, mirrored, CPU, mirror=True)
+    a, b = (
+        predict_probabilities(network, inputs, CPU, mirror=True),
+        predict_probabilities(network, mirrored, CPU, mirror=True),
+    )
     assert np.allclose(a, mirror_probabilities(b), atol=1e-5)
 
 

@@ -19,7 +19,7 @@ import torch
 from ..devices import Compute, choose_compute
 from ..errors import DataError
 from ..labels import N_SEVERITIES, N_TARGETS
-from ..models.classifier import LumbarClassifier, grade
+from ..models.classifier import LumbarClassifier, predict_probabilities
 from ..models.inputs import StudyInput
 from .deadline import Plan
 
@@ -127,7 +127,7 @@ class Networks:
             for member in plan.members:
                 started = time.perf_counter()
                 model, part = self._copies[number][member], inputs[inputs_of[member]][parts[number]]
-                p = grade(model, part, self.computes[number], batch_size=batch_size, mirror=plan.mirror)
+                p = predict_probabilities(model, part, self.computes[number], batch_size=batch_size, mirror=plan.mirror)
                 answers.append((p, time.perf_counter() - started))
             return answers
 

@@ -6,7 +6,7 @@ everything. Encoders are 3D or 2.5D (`encoders`), heads `unified` or `per_level`
 part is mirrored, so that the encoder always sees one side, lateral to medial. One study is then ten half-discs to train
 on instead of five discs, and left and right cannot be confused.
 
-Slices go on the encoders' last axis. A missing view is replaced by a learned embedding.
+Slices go on the encoders' last axis. A missing view has a learned embedding.
 """
 
 from __future__ import annotations
@@ -60,7 +60,8 @@ class ClassifierConfig:
     dropout : float
         On the concatenated features.
     view_dropout : float
-        Probability, in training, that a study's view is replaced by its embedding; at least one view stays.
+        Probability, in training, that a study's view is replaced by its missing-view embedding; at least one view
+        stays.
     auxiliary : bool
         One small head per view, which is trained to predict from that view alone.
     stem_depth_stride, pool_depth_stride : int
@@ -185,7 +186,7 @@ class LumbarClassifier(nn.Module):
         return 2 if self.config.sides and view in SPLIT_VIEWS else 1
 
     def _encode(self, i: int, image: torch.Tensor, present: torch.Tensor) -> torch.Tensor:
-        """Features of one view, (B, 5, sides, F); the embedding where the view is missing, which is not computed."""
+        """Features of one view, (B, 5, sides, F); a crop that is not there gets the missing-view embedding."""
         view = VIEWS[i]
         if image.shape[1] != N_LEVELS or image.ndim != 5:
             raise DataError(f"{view}: crops must have shape (B, {N_LEVELS}, D, H, W), got {tuple(image.shape)}")
@@ -222,7 +223,7 @@ class LumbarClassifier(nn.Module):
 
 
 @torch.inference_mode()
-def grade(
+def predict_probabilities(
     model: LumbarClassifier,
     inputs: Iterable[StudyInput],
     compute: Compute,

@@ -39,7 +39,7 @@ class RunConfig:
     classifier : ClassifierConfig
     crops : CropSpec
     prior : ndarray, shape (25, 3)
-        Weighted class prior of the training part; what a study gets that cannot be predicted.
+        Weighted class prior of the training part; used for a study that cannot be predicted.
     training : dict
         The `TrainConfig` as JSON, for the record.
     synthetic_only : bool

@@ -64,7 +64,7 @@ class TrainConfig:
     checkpoint_seconds : float
         A checkpoint (1.6 GB for three ResNet18) is written after the first epoch that ends this long after the last.
     evaluate_every : int
-        Epochs between predictions of the held-out studies, for the curves; 0 predicts them at the end only.
+        Epochs between validations on the held-out studies, for the curves; 0 validates at the end only.
     workers : int
         Processes that read crops; 0 reads in this one.
     in_memory : bool

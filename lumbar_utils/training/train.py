@@ -23,7 +23,7 @@ from ..errors import DataError
 from ..files import read_json, versions, write_json, write_table
 from ..labels import MISSING
 from ..metrics.score import Score, competition_score, prediction_table, read_predictions, uniform, weighted_prior
-from ..models.classifier import LumbarClassifier, grade
+from ..models.classifier import LumbarClassifier, predict_probabilities
 from ..models.ensemble import ENSEMBLE
 from ..models.inputs import study_input
 from ..models.run_folder import CONFIG, HISTORY, MANIFEST, OOF, WEIGHTS, RunConfig, round_weights, save_weights
@@ -46,7 +46,7 @@ class RunResult:
     ----------
     folder : Path
     history : DataFrame
-        One row an epoch: epoch, loss, learning_rate, seconds, held_out_score (nan where not scored).
+        One row an epoch: epoch, loss, learning_rate, seconds, held_out_score (nan where not validated).
     study_ids : tuple of str
         The held-out studies.
     probabilities : ndarray, shape (n_held_out, 25, 3)
@@ -129,7 +129,7 @@ def fit(
         held = [study_input(validation[study_id]) for study_id in processes.share(split.held_out)]
 
         def predicted(network: LumbarClassifier) -> np.ndarray:
-            part = grade(network, held, trainer.compute, batch_size=config.batch_size)
+            part = predict_probabilities(network, held, trainer.compute, batch_size=config.batch_size)
             p = processes.gather(part, len(split.held_out))
             overflown = ~np.isfinite(p).all(axis=(1, 2))  # half precision can; that must not cost the training
             if overflown.any():
