@@ -49,13 +49,14 @@ from lumbar_utils.localization.localizer import SHIPPED_WEIGHTS
 from lumbar_utils.metrics import bootstrap_scores, competition_score, weighted_prior
 from lumbar_utils.metrics.calibration import fit_calibration
 from lumbar_utils.models.classifier import ClassifierConfig, predict_probabilities
-from lumbar_utils.models.inputs import CropDataset, study_input
+from lumbar_utils.models.inputs import study_input
 from lumbar_utils.models.run_folder import load_model
 from lumbar_utils.phantom.cohort import generate_cohort
 from lumbar_utils.studies.study import CompetitionFolder, find_studies
 from lumbar_utils.training.augmentation import AugmentConfig
 from lumbar_utils.training.checkpoints import Checkpoint
 from lumbar_utils.training.config import TrainConfig
+from lumbar_utils.training.datasets import CropDataset
 from lumbar_utils.training.label_denoising import denoise_table
 from lumbar_utils.training.loop import Trainer
 from lumbar_utils.training.train import fit

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from lumbar_utils.labels import N_CONDITIONS, N_LEVELS, N_SEVERITIES, VIEWS
-from lumbar_utils.models.small_input_layers import make_thin
+from lumbar_utils.models.small_input_layers import adapt_to_small_inputs
 
 HIDDEN = 256
 
@@ -42,7 +42,7 @@ class SlicesThenLSTM(nn.Module):
     def __init__(self):
         super().__init__()
         self.backbone = timm.create_model("resnet18", in_chans=3, num_classes=0)
-        make_thin(self.backbone)
+        adapt_to_small_inputs(self.backbone)
         self.lstm = nn.LSTM(self.backbone.num_features, HIDDEN, batch_first=True, bidirectional=True)
 
     def forward(self, stack: torch.Tensor) -> torch.Tensor:
@@ -67,7 +67,7 @@ class MonaiResNet50(nn.Module):
         from monai.networks.nets import resnet50
 
         self.network = resnet50(spatial_dims=3, n_input_channels=1, conv1_t_stride=2, feed_forward=False)
-        make_thin(self.network)
+        adapt_to_small_inputs(self.network)
 
     def forward(self, stack: torch.Tensor) -> torch.Tensor:
         """(N, D, H, W) to (N, 2048)."""

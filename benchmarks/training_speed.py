@@ -26,10 +26,10 @@ from lumbar_utils.crops.cache import CropCache
 from lumbar_utils.devices import choose_compute
 from lumbar_utils.labels import N_TARGETS
 from lumbar_utils.models.classifier import LumbarClassifier
-from lumbar_utils.models.inputs import CropDataset
 from lumbar_utils.training.augmentation import IntensityAugmentation
 from lumbar_utils.training.checkpoints import Checkpoint
 from lumbar_utils.training.config import TrainConfig
+from lumbar_utils.training.datasets import CropDataset
 from lumbar_utils.training.loop import Trainer
 
 

@@ -1,7 +1,7 @@
 """Which device computes, in which precision, and why; the schedule and the averaged weights of a training.
 
 `torch.cuda.is_available()` also says True on GPUs that the installed torch has no code for (a P100 with today's
-Kaggle image), so a device is believed only after it has computed something.
+Kaggle image), so a device is used only after it has computed something.
 """
 
 from __future__ import annotations
@@ -71,14 +71,14 @@ def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
         chosen, reason = _automatic_device()
     else:
         try:
-            chosen, reason = torch.device(device), "as asked for"
+            chosen, reason = torch.device(device), "as requested"
         except RuntimeError as error:
             raise DataError(f"unknown device {device!r}, expected auto, cpu, cuda or cuda:1") from error
         issue = _issue_with(chosen)
         if issue:
             raise DataError(f"device {device!r} cannot be used: {issue}")
     if precision != "auto":
-        return Compute(chosen, getattr(torch, precision), f"{reason}; {precision} as asked for")
+        return Compute(chosen, getattr(torch, precision), f"{reason}; {precision} as requested")
     dtype, why = _automatic_precision(chosen)
     return Compute(chosen, dtype, f"{reason}; {why}")
 
@@ -154,7 +154,7 @@ def _automatic_precision(device: torch.device) -> tuple[torch.dtype, str]:
 
 def cpu_has_bfloat16() -> bool:
     """Whether this CPU computes bfloat16 itself; elsewhere it is emulated and slower than float32."""
-    # torch has no public name for this; the private ones are asked for with care.
+    # torch has no public name for this; the private ones may be absent.
     tests = (getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
     return any(bool(test()) for test in tests if test is not None)
 

@@ -106,7 +106,7 @@ def test_a_class_prior_is_never_shown_as_a_grade(tmp_path):
     text = reports.write(StudyPrediction("7", grades(), fallback=True)).read_text("utf-8")
     page = Elements(text)
     words = re.findall(r'<span class="word">([^<]*)', text)
-    assert words == ["Prior"] * N_TARGETS and "Not graded" in page.text and "not known" in page.text
+    assert words == ["Prior"] * N_TARGETS and "Not predicted" in page.text and "not known" in page.text
     assert 'class="grade severe' not in text and 'class="grade moderate' not in text
     row = next(a for a in Elements(reports.finish().read_text("utf-8")).all("tr") if "data-id" in a)
     assert row["data-any"] == row["data-severe"] == "-1" and row["data-worst"] == "not graded"

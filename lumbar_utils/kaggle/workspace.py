@@ -81,7 +81,7 @@ def split_studies(
     Folds as in `training.fit`. Raises `DataError` when there is no such fold, or there are fewer labelled studies than
     folds.
     """
-    from ..models.inputs import folds_by_study
+    from ..training.folds import folds_by_study
 
     if not 0 <= fold < folds:
         raise DataError(f"fold must lie between 0 and {folds - 1}, got {fold}")

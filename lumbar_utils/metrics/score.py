@@ -1,4 +1,4 @@
-"""The competition's metric, exactly: on arrays, on CSV tables, and as a loss that a network can learn from.
+"""The competition's metric, exactly: on arrays and on CSV tables; `loss` has it as a loss for training.
 
 Weights are 1, 2, 4 for normal/mild, moderate, severe. Spinal, foraminal and subarticular targets are pooled over
 levels and sides into one weighted log loss each; the fourth term asks, per study, whether any level's canal is
@@ -14,7 +14,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -32,9 +31,6 @@ from ..labels import (
     row_ids,
     split_row_id,
 )
-
-if TYPE_CHECKING:
-    import torch
 
 EPSILON = float(np.finfo(np.float64).eps)
 """Smallest probability that is scored; scikit-learn's default for float64."""
@@ -201,86 +197,6 @@ def metric_frequencies(probabilities: np.ndarray) -> np.ndarray:
     """The inverse of `plain_frequencies`: what the metric wants of somebody who knows the frequencies (..., 3)."""
     weighted = np.asarray(probabilities, dtype=np.float64) * SEVERITY_WEIGHTS
     return weighted / weighted.sum(axis=-1, keepdims=True)
-
-
-@dataclass(frozen=True)
-class CompetitionLoss:
-    """The metric on logits, for training: the four terms, missing labels masked, the mean of the terms.
-
-    In a batch of few studies the sum of weights jumps with every severe case; dividing by it would make severe
-    cases count less exactly where they are. With `mean_weights` the terms are divided by the number of labelled
-    rows times the training part's mean weight instead, which makes the expectation over batches the metric itself.
-
-    Parameters
-    ----------
-    mean_weights : (float, float, float, float), optional
-        Mean weight of a labelled row for spinal, foraminal, subarticular and of a study for the fourth term; from
-        `CompetitionLoss.fitted(labels)`. Without it the metric's own quotient is used.
-    any_severe : float
-        Weight of the fourth term; 1 is the metric.
-    class_weights : bool
-        False replaces 1/2/4 by 1/1/1, for the first step of a two-step training.
-    """
-
-    mean_weights: tuple[float, float, float, float] | None = None
-    any_severe: float = 1.0
-    class_weights: bool = True
-
-    @classmethod
-    def fitted(cls, labels: np.ndarray, **options) -> CompetitionLoss:
-        """A loss whose denominators are the mean weights of these labels, shape (n_studies, 25)."""
-        labels = _checked_labels(labels)
-        loss = cls(**options)
-        weights = np.where(labels == MISSING, 0.0, np.asarray(loss._weights)[labels])
-        means = []
-        for targets in FAMILY_TARGETS.values():
-            part = weights[:, targets]
-            means.append(part.sum() / max(int((part > 0).sum()), 1))
-        largest = weights[:, FAMILY_TARGETS["spinal"]].max(axis=1)
-        means.append(largest.sum() / max(int((largest > 0).sum()), 1))
-        return cls(mean_weights=tuple(float(m) or 1.0 for m in means), **options)
-
-    @property
-    def _weights(self) -> tuple[float, ...]:
-        return SEVERITY_WEIGHTS if self.class_weights else (1.0,) * N_SEVERITIES
-
-    def __call__(self, logits: torch.Tensor, labels: torch.Tensor, share: torch.Tensor | None = None) -> torch.Tensor:
-        """Logits (B, 25, 3) and integer labels (B, 25), -1 = missing, to a scalar; 0 when nothing is labelled.
-
-        `share` (B,) in 0..1 says how much each row counts, as where a study is a mixture of two.
-        """
-        terms = self.terms(logits, labels, share)
-        return (sum(terms[:3]) + self.any_severe * terms[3]) / (3 + self.any_severe)
-
-    def terms(
-        self, logits: torch.Tensor, labels: torch.Tensor, share: torch.Tensor | None = None
-    ) -> list[torch.Tensor]:
-        """The four terms as scalars, in the order of `Score`."""
-        log_p = logits.float().log_softmax(-1)
-        labels = labels.long()
-        known = labels != MISSING
-        weight = log_p.new_tensor(self._weights)[labels.clamp(min=0)] * known
-        share = log_p.new_ones(len(labels)) if share is None else share
-        loss = -log_p.gather(-1, labels.clamp(min=0)[..., None])[..., 0] * weight
-        terms = [
-            self._quotient(loss[:, targets], weight[:, targets], share[:, None], i)
-            for i, targets in enumerate(FAMILY_TARGETS.values())
-        ]
-        spinal = FAMILY_TARGETS["spinal"]
-        known, labels, weight = known[:, spinal], labels[:, spinal], weight[:, spinal]
-        log_severe = log_p[:, spinal, SEVERE].masked_fill(~known, -np.inf)
-        top = log_severe.argmax(dim=1, keepdim=True)
-        picked = log_p[:, spinal].gather(1, top[..., None].expand(-1, -1, N_SEVERITIES))[:, 0]
-        study_weight = weight.amax(dim=1)
-        severe = ((labels == SEVERE) & known).any(dim=1)
-        study_loss = -picked[:, SEVERE].where(severe, picked[:, :SEVERE].logsumexp(-1)) * study_weight
-        return [*terms, self._quotient(study_loss, study_weight, share, 3)]
-
-    def _quotient(self, loss: torch.Tensor, weight: torch.Tensor, share: torch.Tensor, term: int) -> torch.Tensor:
-        if self.mean_weights is None:
-            return (loss * share).sum() / (weight * share).sum().clamp(min=1e-12)
-        rows = ((weight > 0) * share).sum()
-        return (loss * share).sum() / (rows.clamp(min=1e-6) * self.mean_weights[term])
 
 
 def label_weights(labels: np.ndarray) -> np.ndarray:

@@ -1,10 +1,10 @@
 """The classifier: per disc three stacks, each through its own encoder, joined into 25 targets x 3 classes.
 
-`ClassifierConfig.source()` is the source's own network: three 3D ResNet18 and one linear layer over everything.
-Encoders are 3D or 2.5D (`encoders`), heads `unified` or `per_level` (`heads`). With `split_sides`, the `per_level`
-head reads every side with the same weights: axial T2 and sagittal T1 are cut at the mid-line and the left part is
-mirrored, so that the encoder always sees one side, lateral to medial. One study then teaches ten half-discs instead
-of five discs, and left and right cannot be confused.
+`ClassifierConfig.source()` is the baseline that the method starts from: three 3D ResNet18 and one linear layer over
+everything. Encoders are 3D or 2.5D (`encoders`), heads `unified` or `per_level` (`heads`). With `split_sides`, the
+`per_level` head reads every side with the same weights: axial T2 and sagittal T1 are cut at the mid-line and the left
+part is mirrored, so that the encoder always sees one side, lateral to medial. One study is then ten half-discs to train
+on instead of five discs, and left and right cannot be confused.
 
 Slices go on the encoders' last axis. A missing view has a learned embedding.
 """
@@ -43,7 +43,7 @@ class ClassifierConfig:
     Parameters
     ----------
     encoder : str
-        A timm-3d model for `3d`, a timm model for `2.5d`; `resnet18` is the source's. In 3D,
+        A timm-3d model for `3d`, a timm model for `2.5d`; `resnet18` is the baseline's. In 3D,
         ResNets, DenseNets and `efficientnet_b0` to `b7` read 8 slices, ConvNeXts need 32.
     family : {"3d", "2.5d"}
         `2.5d` runs a 2D network over every slice with its two neighbours as channels.
@@ -63,7 +63,7 @@ class ClassifierConfig:
         Probability, in training, that a study's view is replaced by its missing-view embedding; at least one view
         stays.
     auxiliary : bool
-        One small head per view, which is trained to grade from that view alone.
+        One small head per view, which is trained to predict from that view alone.
     stem_depth_stride, pool_depth_stride : int
         Strides along the slices in the first convolution and the first pooling, 1 or 2; 3D ResNets only. The
         original 2 and 2 leave one position of 8 slices after the second stage.
@@ -104,7 +104,7 @@ class ClassifierConfig:
 
     @classmethod
     def source(cls) -> ClassifierConfig:
-        """The source's literal network, the baseline of every table: 3D ResNet18, one linear layer, nothing else."""
+        """The baseline of every table: 3D ResNet18, one linear layer, nothing else."""
         return cls(head="unified", split_sides=False, dropout=0.0, view_dropout=0.0, auxiliary=False)
 
     @property
@@ -158,12 +158,12 @@ class LumbarClassifier(nn.Module):
         self.auxiliary_bias = nn.Parameter(bias.expand(len(self.auxiliary), -1, -1).clone())
 
     def forward(self, images: Mapping[str, torch.Tensor], present: torch.Tensor) -> dict:
-        """Grade a batch.
+        """Logits of a batch.
 
         Parameters
         ----------
         images : dict view -> tensor (B, 5, D, H, W)
-            As made by `datasets.study_input`.
+            As made by `inputs.study_input`.
         present : bool tensor (B, 3) or (B, 3, 5)
             Which view, in the order of `labels.VIEWS`, is there, for the study or for each level.
 
@@ -208,7 +208,7 @@ class LumbarClassifier(nn.Module):
         except torch.OutOfMemoryError:
             raise
         except (RuntimeError, ValueError, AssertionError) as error:
-            # Networks halve their input until nothing is left of it, or insist on one size, each in its own words.
+            # Networks halve their input until nothing is left of it, or insist on one size, with messages of their own.
             height, width, depth = stacks.shape[2:]
             raise DataError(
                 f"{view}: the {self.config.family} encoder {self.config.encoder!r} failed on {depth} slices of "
@@ -240,7 +240,7 @@ def predict_probabilities(
     compute : Compute
         The model must already lie on its device.
     mirror : bool
-        Also grade the mirrored studies and average.
+        Also predict the mirrored studies and average.
     """
     model.eval()
     results = []

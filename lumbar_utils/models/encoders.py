@@ -2,14 +2,15 @@
 
 `3d` is a timm-3d network, kept quiet and made cheap for thin stacks; `2.5d` is a timm network that reads the slices one
 by one, each with its two neighbours. Pretrained 2D weights come from a local file for both, since timm-3d's own
-download path does not work with today's huggingface_hub; for 3D they are inflated along the last axis. Nothing is
-unpickled.
+download path does not work with today's huggingface_hub; for 3D they are inflated along the last axis. Of torch files
+only tensors are unpickled.
 """
 
 from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import io
 import warnings
 from pathlib import Path
@@ -19,7 +20,7 @@ from torch import nn
 
 from ..errors import DataError
 from .slice_encoders import SliceEncoder, VolumeEncoder
-from .small_input_layers import make_thin
+from .small_input_layers import adapt_to_small_inputs
 
 FAMILIES = ("3d", "2.5d")
 
@@ -58,26 +59,19 @@ def build_encoder(
         raise DataError(f"family must be one of {FAMILIES}, got {family!r}")
     weights = _read_weights(Path(pretrained)) if pretrained else None
     flat = family == "2.5d"
-    if flat:
-        import timm
-
-        # Three channels: the slice and its neighbours.
-        network = _create(timm, name, in_chans=3)
-    else:
-        network = _create(_import_timm_3d(), name, in_chans=1)
+    # Three channels in 2.5D: the slice and its neighbours.
+    network = _create(_import_timm(flat), name, in_chans=3 if flat else 1)
     if torch.cuda.is_available():  # on a CPU the optimiser copies what is not contiguous, which costs a tenth of a step
         network = network.to(memory_format=torch.channels_last if flat else torch.channels_last_3d)
     if weights is not None:
         _load(network, weights, f"{pretrained}: these weights do not fit the {family} encoder {name!r}")
-    if flat:
-        make_thin(network)
-        return SliceEncoder(network, slice_pooling)
     kept = [part for part, stride in zip(("conv1", "maxpool"), depth_strides, strict=True) if stride == 1]
-    if keep_slices:
-        kept += ["layer2", "layer3", "layer4"]
+    kept += ["layer2", "layer3", "layer4"] if keep_slices else []
     for part in kept:
         _keep_depth(network, part, name)
-    make_thin(network)
+    adapt_to_small_inputs(network)
+    if flat:
+        return SliceEncoder(network, slice_pooling)
     # The bare network averages over everything itself.
     return network if slice_pooling == "average" else VolumeEncoder(network, slice_pooling)
 
@@ -85,9 +79,9 @@ def build_encoder(
 def _create(package, name: str, *, in_chans: int) -> nn.Module:
     if not package.is_model(name):
         known = package.list_models()
-        near = difflib.get_close_matches(name, known, n=5) or known[:5]
-        said = package.__name__.replace("_", "-")
-        raise DataError(f"unknown encoder {name!r}; {said} has {len(known)} models, the nearest: {', '.join(near)}")
+        near = ", ".join(difflib.get_close_matches(name, known, n=5) or known[:5])
+        library = package.__name__.replace("_", "-")
+        raise DataError(f"unknown encoder {name!r}; {library} has {len(known)} models, the nearest: {near}")
     with contextlib.redirect_stdout(io.StringIO()):
         return package.create_model(name, in_chans=in_chans, num_classes=0)
 
@@ -111,8 +105,9 @@ def _keep_depth(network: nn.Module, part: str, name: str) -> None:
 def _load(network: nn.Module, weights: dict[str, torch.Tensor], issue: str) -> None:
     """Copy weights by name; 2D kernels are spread evenly over the depth, colours are added up for one channel.
 
-    Every tensor of the network must be there: half a network loaded in silence is worse than none. A classifier's
-    layers, which the file has beyond that, are left out.
+    timm's own loading takes neither 3D weights for one channel nor grey ones for three, and passes over tensors that
+    are absent; half a network loaded in silence is worse than none. A classifier's layers, which the file has beyond
+    the network's, are left out.
     """
     wanted = {key: t for key, t in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     absent = [key for key in wanted if key not in weights]
@@ -123,7 +118,7 @@ def _load(network: nn.Module, weights: dict[str, torch.Tensor], issue: str) -> N
         )
     for key, own in wanted.items():
         value = given = weights[key].to(own.dtype)
-        if own.ndim == 5 and value.ndim == 4:
+        if (own.ndim, value.ndim) == (5, 4):
             value = value[..., None].expand(*value.shape, own.shape[-1]) / own.shape[-1]
         if own.ndim == value.ndim >= 4 and (own.shape[1], value.shape[1]) == (1, 3):
             value = value.sum(dim=1, keepdim=True)
@@ -134,17 +129,16 @@ def _load(network: nn.Module, weights: dict[str, torch.Tensor], issue: str) -> N
         own.copy_(value)
 
 
-def _import_timm_3d():
+def _import_timm(flat: bool):
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")  # deprecations inside timm-3d, of no use to the reader
-            import timm_3d
+            return importlib.import_module("timm" if flat else "timm_3d")
     except ImportError as error:
         raise ImportError(
             f"{error}; the classifier needs timm-3d and timm: pip install timm-3d timm; without internet (Kaggle) "
             "attach the data set that `make kaggle` packs and call lumbar_utils.prepare_session()"
         ) from error
-    return timm_3d
 
 
 def _read_weights(path: Path) -> dict[str, torch.Tensor]:
@@ -153,16 +147,12 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
             f"{path}: no pretrained weights here; give the path of a local file with the encoder's state dict "
             "(safetensors or torch), or leave `pretrained` out to start from random weights"
         )
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
+    from timm.models import load_state_dict
 
-            return load_file(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+    try:
+        state = load_state_dict(str(path), weights_only=True)
     except Exception as error:
         raise DataError(f"{path}: cannot be read as weights ({error})") from error
-    if isinstance(state, dict) and "state_dict" in state:
-        state = state["state_dict"]
-    if not isinstance(state, dict) or not all(isinstance(v, torch.Tensor) for v in state.values()):
-        raise DataError(f"{path}: expected a state dict of tensors, got {type(state).__name__}")
+    if not all(isinstance(value, torch.Tensor) for value in state.values()):
+        raise DataError(f"{path}: expected a state dict of tensors")
     return state

@@ -148,7 +148,7 @@ def run_of(path: Path | str) -> Path:
 
 
 def name_of(path: Path | str) -> str:
-    """What grades, in a word: the run of a classifier or its folds; of a list of several runs the list's folder."""
+    """What a classifier is called: the run of a single one or of its folds, the list's folder for several runs."""
     path = Path(path)
     folder = path.parent if path.is_file() else path
     if path.is_file() or (folder / ENSEMBLE).is_file():

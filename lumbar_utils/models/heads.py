@@ -1,7 +1,8 @@
-"""From features to grades: heads that join the three views' features into 25 targets x 3 classes.
+"""Heads: they join the three views' features into 25 targets x 3 classes.
 
-`UnifiedHead` is the source's own, one linear layer over everything. `PerLevelHead` reads every level with the same
-weights, so that one study teaches five times. `Readout` is the last layer of the latter and of the auxiliary heads.
+`UnifiedHead` is the baseline's, one linear layer over everything. `PerLevelHead` reads every level with the same
+weights, so that one study is trained on five times. `Readout` is the last layer of the latter and of the auxiliary
+heads.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ class PerLevelHead(nn.Module):
 
 
 class UnifiedHead(nn.Module):
-    """The source's own: the features of all levels and views side by side, (B, 5, 1, F) each, one linear layer."""
+    """The baseline's: the features of all levels and views side by side, (B, 5, 1, F) each, one linear layer."""
 
     def __init__(self, features: int, *, dropout: float):
         super().__init__()

@@ -113,7 +113,7 @@ def strict(cls: type[T], values: Mapping[str, Any], where: Path | str = "configu
 
 
 def _fits(value: Any, default: Any) -> bool:
-    """Whether a JSON value can stand where `default` stands; a default of None or none at all tells nothing."""
+    """Whether a JSON value has the type of `default`; a default of None or none at all says nothing."""
     if isinstance(default, bool) or isinstance(value, bool):
         return isinstance(value, bool) and isinstance(default, bool)
     if isinstance(default, float):
@@ -121,12 +121,12 @@ def _fits(value: Any, default: Any) -> bool:
     return not isinstance(default, int | str) or isinstance(value, type(default))
 
 
-def save_weights(model: torch.nn.Module, path: Path, *, half: bool = True) -> None:
-    """Write a model's state as safetensors, atomically; `half` stores matrices as float16 and halves the file."""
+def save_weights(model: torch.nn.Module, path: Path) -> None:
+    """Write a model's state as safetensors, atomically; matrices as float16, which halves the file."""
     tensors = {}
     for name, tensor in model.state_dict().items():
-        halved = half and _stored_half(tensor)
-        tensors[name] = tensor.detach().to("cpu", torch.float16 if halved else None).contiguous().clone()
+        dtype = torch.float16 if _stored_half(tensor) else None
+        tensors[name] = tensor.detach().to("cpu", dtype).contiguous().clone()
     atomically(path, lambda temporary: save_file(tensors, temporary))
 
 

@@ -14,7 +14,7 @@ from ..errors import DataError
 
 SLICE_POOLINGS = ("average", "attention", "recurrent")
 WAVES = 8
-"""A slice's place is told by so many cosines over the stack, which mean the same whatever the number of slices."""
+"""Cosines over the stack that encode a slice's place; they mean the same whatever the number of slices."""
 
 
 class AveragePooling(nn.Module):
@@ -44,7 +44,7 @@ class AttentionPooling(nn.Module):
 
 
 class RecurrentPooling(nn.Module):
-    """Slices (N, D, F), read in both directions by a GRU, whose word is added to them -> a weighted mean (N, F)."""
+    """Slices (N, D, F), read in both directions by a GRU, whose output is added to them -> a weighted mean (N, F)."""
 
     def __init__(self, features: int, width: int = 128):
         super().__init__()
@@ -85,7 +85,7 @@ class SliceEncoder(nn.Module):
     ----------
     network : nn.Module
         From (N, 3, H, W) to pooled features (N, F). Its three channels are a slice and its two neighbours; the first
-        and the last slice stand in for the neighbour that they lack.
+        and the last slice are repeated for the neighbour that they lack.
     slice_pooling : str
         One of `SLICE_POOLINGS`.
     """

@@ -16,7 +16,7 @@ from ..files import read_json
 from ..studies.competition import SYNTHETIC_MARK
 from .config import TrainConfig
 from .cross_validation import fit_folds
-from .processes import join_processes
+from .distributed import join_processes
 from .train import fit
 
 
@@ -27,9 +27,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("run", type=Path, help="folder for weights, history, out-of-fold predictions and manifest")
     parser.add_argument("--config", type=Path, help="JSON with fields of TrainConfig")
     parser.add_argument("--all-folds", action="store_true", help="one network a fold, in RUN/fold_0 and so on")
-    parser.add_argument("--found", type=Path, help="crops to grade held-out studies on (default: CROPS)")
-    parser.add_argument("--held-out", type=Path, help='JSON {"study_ids": [...]} to grade (default: a fold)')
-    parser.add_argument("--training-labels", type=Path, help="labels to learn from instead, such as denoised ones")
+    parser.add_argument("--found", type=Path, help="crops to predict held-out studies on (default: CROPS)")
+    parser.add_argument("--held-out", type=Path, help='JSON {"study_ids": [...]} to predict (default: a fold)')
+    parser.add_argument("--training-labels", type=Path, help="labels to train on instead, such as denoised ones")
     parser.add_argument("--synthetic", action="store_true", help="all studies are synthetic phantoms")
     args = parser.parse_args(argv)
     chosen = {} if args.held_out is None else {"held_out": read_json(args.held_out)["study_ids"]}

@@ -1,10 +1,10 @@
-"""Augmentation that keeps left and right apart: of intensity with albumentations, of place on whole batches.
+"""Augmentation that keeps left and right apart: of intensity with albumentations, of position on whole batches.
 
-IntensityAugmentation (contrast, noise, blur) is drawn once a series: all slices and levels of a view get the same draw,
-as one acquisition would. Place is drawn once a disc, because the localizer's error differs from disc to disc: the shift
-in patient axes and the same for all views, as they are cut around one point; rotation and zoom for each view. It runs
-on the whole batch, on the device. Mirroring flips the axis that runs from right to left, in all views at once, and
-swaps the left and right targets. What a crop does not cover is 0 before and after.
+`IntensityAugmentation` (gamma, blur, coarser resolution) is drawn once a series: all slices and levels of a view get
+the same draw, as one acquisition would. Position is drawn once a disc, because the localizer's error differs from disc
+to disc: the shift in patient axes and the same for all views, as they are cut around one point; rotation and zoom for
+each view. It runs on the whole batch, on the device. Mirroring flips the axis that runs from right to left, in all
+views at once, and swaps the left and right targets. What a crop does not cover is 0 before and after.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from ..labels import N_LEVELS, VIEWS
 from ..models.mirroring import mirror_images, mirror_labels
 
 MIN_SHIFT_MM = 0.3
-"""Smallest standard deviation that `with_localizer_errors` sets: a reader's own point is no surer than that."""
+"""Smallest standard deviation that `with_localizer_errors` sets: a reader's own point is no more accurate than that."""
 NORMAL_FROM_MEDIAN = 1.4826
 """Standard deviation of a normal distribution over the median of its absolute values."""
 
@@ -153,7 +153,7 @@ def augment_batch(
         # From patient axes to the crop's own: through-plane, rows, columns.
         steps = shift @ torch.tensor(np.stack(VIEW_AXES[view]), dtype=shift.dtype).T
         image = _move(image, steps, config, spec.extents[view], generator)
-        result[view] = _recolour(image, config, generator)
+        result[view] = _change_contrast(image, config, generator)
     return result, labels
 
 
@@ -193,7 +193,7 @@ def _move(
     return flat.reshape(image.shape)
 
 
-def _recolour(image: torch.Tensor, config: AugmentConfig, generator: torch.Generator | None) -> torch.Tensor:
+def _change_contrast(image: torch.Tensor, config: AugmentConfig, generator: torch.Generator | None) -> torch.Tensor:
     b, levels, depth = image.shape[:3]
 
     def spread(values: torch.Tensor) -> torch.Tensor:

@@ -12,13 +12,13 @@ from ..models.classifier import ClassifierConfig
 from ..models.run_folder import strict
 from .augmentation import AugmentConfig
 
-HOW_ONLY = ("device", "in_memory", "compile", "checkpoint_seconds", "evaluate_every")
+RESULT_UNCHANGED_BY = ("device", "in_memory", "compile", "checkpoint_seconds", "evaluate_every")
 """Fields of `TrainConfig` that a run may be continued with other values of."""
 
 
 @dataclass(frozen=True)
 class TrainingPhase:
-    """A part of the training, from `start` to `end` of its length: weighted as the metric or not, the head or all."""
+    """A part of the training, from `start` to `end` (fractions of its length): its loss, and what it trains."""
 
     start: float
     end: float
@@ -131,7 +131,7 @@ class TrainConfig:
         """What decides the result, JSON-ready: without settings that only decide how it is reached."""
         values = self.to_json()
         # Albumentations' draws depend on the number of workers; nothing else does.
-        means = (*HOW_ONLY, *(() if self.augment.intensity else ("workers",)))
+        means = (*RESULT_UNCHANGED_BY, *(() if self.augment.intensity else ("workers",)))
         return {name: value for name, value in values.items() if name not in means}
 
     @property

@@ -1,6 +1,6 @@
-"""All folds: one network each, predictions for every study by a network that has not seen it, and what they add up to.
+"""Cross-validation: a network for each fold, every study predicted by one that has not seen it, and their calibration.
 
-A folder of folds is what `predict.Predictor` takes as an ensemble: `fold_0/` and so on, each a run folder, with
+A folder of folds is what `inference.Predictor` takes as an ensemble: `fold_0/` and so on, each a run folder, with
 `ensemble.json` (members and calibration), `oof.csv` (out-of-fold predictions as the networks gave them) and
 `manifest.json` beside them. Folds that are finished are not trained again.
 """
@@ -8,7 +8,7 @@ A folder of folds is what `predict.Predictor` takes as an ensemble: `fold_0/` an
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -24,7 +24,7 @@ from ..metrics.score import Score, competition_score, prediction_table, uniform
 from ..models.ensemble import Ensemble, Member
 from ..models.run_folder import CONFIG, HISTORY, MANIFEST, OOF, WEIGHTS, RunConfig
 from .config import TrainConfig
-from .processes import join_processes
+from .distributed import join_processes
 from .train import RunResult, fit
 
 logger = logging.getLogger(__name__)
@@ -63,7 +63,6 @@ def fit_folds(
     config: TrainConfig | None = None,
     folder: Path | str = "runs/classifier",
     *,
-    folds: Sequence[int] | None = None,
     held_out_crops: Mapping[str, StudyCrops] | None = None,
     training_labels: pd.DataFrame | None = None,
     synthetic_only: bool = False,
@@ -72,25 +71,24 @@ def fit_folds(
 ) -> FoldsResult:
     """Train a network a fold, then calibrate on the out-of-fold predictions; see `train.fit` for the parameters.
 
-    Parameters
-    ----------
-    folds : sequence of int, optional
-        Default: all of `config.folds`.
+    Raises
+    ------
+    DataError
+        When `config.folds` is 1, or as `fit`.
     """
     config, folder = config or TrainConfig(), Path(folder)
-    folds = range(config.folds) if folds is None else folds
-    if config.folds < 2 or not len(folds):
+    if config.folds < 2:
         raise DataError(f"out-of-fold predictions need two folds or more, got folds = {config.folds}")
     with join_processes(config.device) as processes:
         results = []
-        for fold in folds:
+        for fold in range(config.folds):
             logger.info("fold %d of %d", fold, config.folds)
             results.append(
                 fit(
                     cache,
                     labels,
                     replace(config, fold=fold),
-                    folder / fold_name(fold),
+                    folder / f"fold_{fold}",
                     held_out_crops=held_out_crops,
                     training_labels=training_labels,
                     synthetic_only=synthetic_only,
@@ -100,14 +98,9 @@ def fit_folds(
             )
         summary = _summary(folder, results, labels)
         if processes.first:
-            _write(summary, config, folds, synthetic_only)
+            _write(summary, config, synthetic_only)
         processes.wait()
     return summary
-
-
-def fold_name(fold: int) -> str:
-    """The folder of a fold."""
-    return f"fold_{fold}"
 
 
 def _summary(folder: Path, results: list[RunResult], labels: pd.DataFrame) -> FoldsResult:
@@ -131,11 +124,11 @@ def _summary(folder: Path, results: list[RunResult], labels: pd.DataFrame) -> Fo
     return FoldsResult(folder, tuple(results), tuple(study_ids), probabilities, calibration, scores)
 
 
-def _write(result: FoldsResult, config: TrainConfig, folds: Sequence[int], synthetic_only: bool) -> None:
+def _write(result: FoldsResult, config: TrainConfig, synthetic_only: bool) -> None:
     for left in (CONFIG, WEIGHTS, HISTORY):  # of a single run that was here before
         (result.folder / left).unlink(missing_ok=True)
     write_table(result.folder / OOF, prediction_table(result.study_ids, result.probabilities))
-    Ensemble(tuple(Member(fold_name(fold)) for fold in folds), result.calibration).save(result.folder)
+    Ensemble(tuple(Member(fold.folder.name) for fold in result.folds), result.calibration).save(result.folder)
     write_json(
         result.folder / MANIFEST,
         {
@@ -143,8 +136,8 @@ def _write(result: FoldsResult, config: TrainConfig, folds: Sequence[int], synth
             "synthetic_only": synthetic_only,
             "versions": versions(),
             "config": config.to_json(),
-            "folds": {fold_name(f): list(r.study_ids) for f, r in zip(folds, result.folds, strict=True)},
-            "seconds": round(sum(r.seconds for r in result.folds), 1),
+            "folds": {fold.folder.name: list(fold.study_ids) for fold in result.folds},
+            "seconds": round(sum(fold.seconds for fold in result.folds), 1),
             "scores": {name: score.to_json() for name, score in result.scores.items()},
         },
     )

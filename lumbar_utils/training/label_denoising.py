@@ -1,10 +1,10 @@
 """Leave out training labels that networks which have not seen them strongly disagree with.
 
-Readers err, and a wrong label teaches the wrong thing. Out-of-fold predictions find some of them: a label to which they
+Readers err, and a wrong label trains the wrong thing. Out-of-fold predictions find some of them: a label to which they
 give next to no probability is set to `MISSING`, which the loss skips. This is for the training side only. Held-out
 studies are always scored with their labels untouched; a score on denoised labels would praise the network for agreeing
-with itself. The networks that predicted a label may have been trained on labels of studies that a later fold holds out:
-its score then knows a little of them, by way of which labels are left out.
+with itself. The networks that contradict a label may have been trained on studies that a later fold holds out: its
+score then knows a little of them, by way of which labels are left out.
 
     lumbar train classifier data --run runs/first --fold all
     lumbar train classifier data --run runs/second --denoise runs/first
@@ -34,22 +34,8 @@ MAX_CLASS_SHARE = 0.1
 rare grade that the networks have not learnt yet is no error of the reader."""
 
 
-def unweighted(probabilities: np.ndarray, class_weights: Sequence[float] = SEVERITY_WEIGHTS) -> np.ndarray:
-    """Probabilities (..., 3) of networks whose loss was weighted by class, as plain frequencies; rows sum to one.
-
-    A network trained with the metric's weights 1/2/4 predicts weighted frequencies: severe four times too often.
-    """
-    p = np.asarray(probabilities, dtype=np.float64) / np.asarray(class_weights, dtype=np.float64)
-    return p / p.sum(axis=-1, keepdims=True)
-
-
 def denoised_labels(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    *,
-    threshold: float = IMPLAUSIBLE,
-    largest_share: float = MAX_SHARE,
-    class_weights: Sequence[float] = SEVERITY_WEIGHTS,
+    labels: np.ndarray, probabilities: np.ndarray, *, class_weights: Sequence[float] = SEVERITY_WEIGHTS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Set the most implausible labels to `MISSING`; for training only.
 
@@ -59,12 +45,9 @@ def denoised_labels(
         0, 1, 2, or -1 where there is no label.
     probabilities : float array, shape (n_studies, 25, 3)
         Out-of-fold predictions, best calibrated; nan where there are none, and those labels are kept.
-    threshold : float
-        A label is implausible when its posterior, class weights undone, is below this.
-    largest_share : float
-        Of the labels of each family that may go.
     class_weights : three floats
-        With which the networks were trained; (1, 1, 1) for none.
+        With which the networks were trained, (1, 1, 1) for none. A network trained with 1/2/4 predicts severe four
+        times too often; the weights are removed first.
 
     Returns
     -------
@@ -76,7 +59,7 @@ def denoised_labels(
     Raises
     ------
     DataError
-        When shapes do not fit or a share or threshold does not lie in [0, 1].
+        When shapes do not fit.
     """
     labels, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if labels.ndim != 2 or labels.shape[1] != N_TARGETS or p.shape != (*labels.shape, N_SEVERITIES):
@@ -84,17 +67,15 @@ def denoised_labels(
             f"labels and probabilities must have shapes (n, {N_TARGETS}) and (n, {N_TARGETS}, {N_SEVERITIES}), "
             f"got {labels.shape} and {p.shape}"
         )
-    if not (0 <= threshold <= 1 and 0 <= largest_share <= 1):
-        raise DataError(f"threshold and largest_share must lie in [0, 1], got {threshold} and {largest_share}")
     known = labels != MISSING
     index = np.where(known, labels, 0)[..., None].astype(np.intp)
-    posterior = np.take_along_axis(unweighted(p, class_weights), index, axis=-1)[..., 0]
-    counts = np.stack([(labels == k).sum(axis=0) for k in range(N_SEVERITIES)], axis=-1)
-    room = (MAX_CLASS_SHARE * counts).astype(int)
+    plain = p / np.asarray(class_weights, dtype=np.float64)
+    posterior = np.take_along_axis(plain, index, axis=-1)[..., 0] / plain.sum(axis=-1)
+    room = (MAX_CLASS_SHARE * np.stack([(labels == k).sum(axis=0) for k in range(N_SEVERITIES)], axis=-1)).astype(int)
     dropped = np.zeros(labels.shape, dtype=bool)
     for targets in FAMILY_TARGETS.values():
-        left = int(largest_share * known[:, targets].sum())
-        candidates = np.argwhere(known[:, targets] & (posterior[:, targets] < threshold))
+        left = int(MAX_SHARE * known[:, targets].sum())
+        candidates = np.argwhere(known[:, targets] & (posterior[:, targets] < IMPLAUSIBLE))
         candidates[:, 1] = targets[candidates[:, 1]]
         for study, target in candidates[np.argsort(posterior[tuple(candidates.T)], kind="stable")]:
             severity = labels[study, target]
@@ -105,7 +86,9 @@ def denoised_labels(
     return np.where(dropped, MISSING, labels).astype(labels.dtype), dropped
 
 
-def denoise_table(labels: pd.DataFrame, predictions: pd.DataFrame, **options) -> pd.DataFrame:
+def denoise_table(
+    labels: pd.DataFrame, predictions: pd.DataFrame, *, class_weights: Sequence[float] = SEVERITY_WEIGHTS
+) -> pd.DataFrame:
     """The label table (`train.csv` form) with implausible cells emptied by out-of-fold predictions; for training only.
 
     Parameters
@@ -114,13 +97,13 @@ def denoise_table(labels: pd.DataFrame, predictions: pd.DataFrame, **options) ->
         study_id and the 25 target columns.
     predictions : DataFrame
         In submission form, such as a run's `oof.csv`. Studies that it does not name stay as they are.
-    **options
-        Of `denoised_labels`.
+    class_weights : three floats
+        As for `denoised_labels`.
     """
     ids = [str(study_id) for study_id in labels["study_id"]]
     codes = encode_severities(labels)
     probabilities = read_predictions(predictions, ids, needed=np.zeros(codes.shape, dtype=bool))
-    _, dropped = denoised_labels(codes, probabilities, **options)
+    _, dropped = denoised_labels(codes, probabilities, class_weights=class_weights)
     logger.info("%d of %d labels left out of the training", dropped.sum(), (codes != MISSING).sum())
     result = labels.copy()
     result[list(TARGETS)] = result[list(TARGETS)].mask(dropped)

@@ -1,7 +1,7 @@
 """Start a training in several processes, one for each GPU, from a notebook or a script.
 
 A process that has touched a GPU cannot be split, so the processes are new ones: `accelerate launch` starts them, each
-runs `python -m lumbar_utils.training` (see `processes`), and this one waits and shows what they print. (accelerate's
+runs `python -m lumbar_utils.training` (see `distributed`), and this one waits and shows what they print. (accelerate's
 own `notebook_launcher` fails on torch 2.9 and newer before accelerate 1.14, which Kaggle's image has not.) Afterwards
 `train.fit` with the same arguments finds a finished run and reads it.
 """
@@ -18,6 +18,8 @@ from collections import deque
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from ..crops.cache import CropCache
 from ..devices import choose_compute
 from ..errors import DataError
@@ -26,6 +28,8 @@ from .config import TrainConfig
 
 logger = logging.getLogger(__name__)
 
+LAUNCHER = (sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--main_process_port", "0")
+"""Port 0 is any that is free: two trainings on one machine must not meet."""
 LAST_LINES = 12
 """Of what a failed training printed, in the error's message where it gave no reason."""
 
@@ -61,8 +65,6 @@ def launch_training(
     DataError
         When accelerate is not installed, or the training ended with an error; its last lines are in the message.
     """
-    import torch
-
     if n_processes is None:
         usable = choose_compute(config.device, config.precision).device.type == "cuda"
         n_processes = torch.cuda.device_count() if usable else 1
@@ -71,26 +73,16 @@ def launch_training(
     if importlib.util.find_spec("accelerate") is None:
         raise DataError(f"{n_processes} processes are started by accelerate, which is absent; pip install accelerate")
     with tempfile.TemporaryDirectory() as scratch:
-        command = [sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes"]
-        # Port 0 is any that is free: two trainings on one machine must not meet.
-        command += [
-            n_processes,
-            "--main_process_port",
-            "0",
-            "-m",
-            "lumbar_utils.training",
-            cache.folder,
-            labels,
-            run_folder,
-        ]
-        write_json(Path(scratch) / "config.json", config.to_json())
-        command += ["--config", Path(scratch) / "config.json"]
+        settings, studies = Path(scratch) / "config.json", Path(scratch) / "held_out.json"
+        write_json(settings, config.to_json())
+        command = [*LAUNCHER, "--num_processes", n_processes, "-m", "lumbar_utils.training"]
+        command += [cache.folder, labels, run_folder, "--config", settings]
         command += ["--found", held_out_crops.folder] if held_out_crops is not None else []
         command += ["--synthetic"] if synthetic_only else []
         command += ["--all-folds"] if all_folds else []
         if held_out is not None and not all_folds:
-            write_json(Path(scratch) / "held_out.json", {"study_ids": list(held_out)})
-            command += ["--held-out", Path(scratch) / "held_out.json"]
+            write_json(studies, {"study_ids": list(held_out)})
+            command += ["--held-out", studies]
         _run([str(part) for part in command])
     return True
 
@@ -115,6 +107,6 @@ def _run(command: list[str]) -> None:
             process.terminate()
             raise
     if process.returncode != 0:
-        # What the training itself says; the launcher's own report of it, which comes last, does not help.
-        words = errors[0].removeprefix("error: ") if errors else " / ".join(last)
-        raise DataError(f"the training ended with {process.returncode}: {words}")
+        # The training's own message; the launcher's report of it, which comes last, does not help.
+        message = errors[0].removeprefix("error: ") if errors else " / ".join(last)
+        raise DataError(f"the training ended with {process.returncode}: {message}")

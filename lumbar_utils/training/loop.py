@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import pandas as pd
@@ -18,22 +18,24 @@ import torch
 from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from ..crops.extraction import CropSpec
 from ..devices import Compute, running_average
 from ..errors import DataError
-from ..metrics.score import CompetitionLoss
-from ..models.inputs import CropDataset
+from ..metrics.loss import CompetitionLoss
 from .augmentation import augment_batch
-from .checkpoints import Checkpoint
+from .checkpoints import Checkpoint, load_optimizer, optimizer_tensors
 from .config import TrainConfig
+from .datasets import CropDataset, SharedBatches
+from .distributed import Processes
 from .mixing import Mixed, mix_batch
-from .processes import Processes
 
 logger = logging.getLogger(__name__)
 
+PROGRESS = ("epoch", "step", "seconds", "studies", "history")
+"""What a checkpoint holds beside weights, optimiser, phase and scaler."""
 MAX_OVERFLOWS = 20
 """Steps without a finite loss, one after the other, that a float16 training may have."""
 
@@ -81,7 +83,7 @@ class Trainer:
         on_epoch: Callable[[pd.DataFrame], None] | None = None,
         progress: bool = True,
     ) -> None:
-        """Train to the end from wherever it stands.
+        """Train to the end from the current progress.
 
         `evaluate` gives the held-out score for the history; `on_epoch` is called with the history after every epoch.
         """
@@ -123,7 +125,7 @@ class Trainer:
             if on_epoch is not None and self.processes.first:
                 on_epoch(pd.DataFrame(self.history))
             late = time.monotonic() - saved >= config.checkpoint_seconds
-            if self.epoch < config.epochs and self.processes.agree(float(late)):
+            if self.epoch < config.epochs and self.processes.agree(late):
                 self.save(checkpoint)
                 saved = time.monotonic()
         bar.close()
@@ -140,22 +142,25 @@ class Trainer:
     def save(self, checkpoint: Checkpoint) -> None:
         """Write all state to the checkpoint."""
         if self.processes.first:
-            state = {name: getattr(self, name) for name in ("epoch", "step", "seconds", "studies", "phase", "history")}
-            state["scaler"] = self.scaler.state_dict()
-            checkpoint.save(self.average, self.model, self.optimizer, state)
+            parts = {"average": self.average.state_dict(), "model": self.model.state_dict()}
+            parts["optimizer"] = optimizer_tensors(self.optimizer)
+            state = {name: getattr(self, name) for name in ("phase", *PROGRESS)}
+            checkpoint.save(parts, state | {"scaler": self.scaler.state_dict()})
         self.processes.wait()
 
     def restore(self, checkpoint: Checkpoint) -> None:
         """Load the checkpoint's state, if it is of the same run."""
         found = checkpoint.read()
-        if not self.processes.same(0 if found is None else found.state["step"]):
+        parts, state = found or ({}, {"step": 0})
+        if not self.processes.same(state["step"]):
             raise DataError(f"{checkpoint.path}: not every process finds this checkpoint; they must share its folder")
-        if found is None:
+        if not parts:
             return
-        state = found.state
         self._begin(state["phase"])
-        found.load_into(self.average, self.model, self.optimizer)
-        for name in ("epoch", "step", "seconds", "studies", "history"):
+        self.average.load_state_dict(parts["average"])
+        self.model.load_state_dict(parts["model"])
+        load_optimizer(self.optimizer, parts["optimizer"])
+        for name in PROGRESS:
             setattr(self, name, state[name])
         self.scaler.load_state_dict(state["scaler"])
         logger.info("continuing after epoch %d", self.epoch)
@@ -224,12 +229,10 @@ class Trainer:
         return self.loss(logits.repeat(2, 1, 1), labels, torch.cat([mixed.share, 1 - mixed.share]))
 
     def _loader(self) -> DataLoader:
-        size = min(self.config.batch_size, len(self.dataset))
-        if size < self.processes.count:
-            raise DataError(f"{self.processes.count} processes cannot share batches of {size} studies")
+        n = len(self.dataset)
         return DataLoader(
             self.dataset,
-            batch_sampler=SharedBatches(len(self.dataset), size, self.processes),
+            batch_sampler=SharedBatches(n, min(self.config.batch_size, n), self.processes),
             num_workers=self.config.workers,
             generator=torch.Generator(),
             pin_memory=self.compute.device.type == "cuda",
@@ -252,26 +255,6 @@ class Trainer:
         done = self.step / max(total, 1)
         limit = self.config.time_limit_minutes
         return self.processes.agree(max(done, self.seconds / (60 * limit))) if limit else done
-
-
-class SharedBatches(Sampler[list[int]]):
-    """Every epoch's batches in random order, the incomplete last one left out; each process gets its part of each."""
-
-    def __init__(self, n: int, size: int, processes: Processes):
-        self.n, self.size, self.processes = n, size, processes
-        self.generator = torch.Generator()
-
-    def seed(self, seed: int) -> None:
-        """Decide the order of the next epoch."""
-        self.generator.manual_seed(seed)
-
-    def __len__(self) -> int:
-        return self.n // self.size
-
-    def __iter__(self) -> Iterator[list[int]]:
-        order = torch.randperm(self.n, generator=self.generator).tolist()
-        for start in range(0, len(self) * self.size, self.size):
-            yield self.processes.share(order[start : start + self.size])
 
 
 def _seed_of(*numbers: int) -> int:

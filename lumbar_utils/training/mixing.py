@@ -3,7 +3,7 @@
 Both are a convex sum with a weight for every pixel: constant in mixup, 0 inside a box and 1 outside in cutmix. The
 labels of both studies then count by the share of the pixels that is their own (Zhang and others 2018, ICLR; Yun and
 others 2019, ICCV). Partners show the same views of the same levels, so that a view that is there never fades into one
-that is not. Mix after `augment.augment_batch`, so that each of the two has its own place and contrast.
+that is not. Mix after `augmentation.augment_batch`, so that each of the two has its own place and contrast.
 """
 
 from __future__ import annotations

@@ -16,9 +16,9 @@ from lumbar_utils.errors import DataError
 from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.metrics.score import read_predictions
 from lumbar_utils.training import launching
+from lumbar_utils.training.datasets import SharedBatches
+from lumbar_utils.training.distributed import Processes
 from lumbar_utils.training.launching import launch_training
-from lumbar_utils.training.loop import SharedBatches
-from lumbar_utils.training.processes import Processes
 from lumbar_utils.training.train import fit
 
 # `--multi_gpu` is what makes accelerate start the processes where it counts fewer GPUs; the training is on the CPU.

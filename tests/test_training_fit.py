@@ -14,18 +14,18 @@ from planted_crops import FAST, planted_cohort, study_crops, tiny_config
 from lumbar_utils.crops.cache import CropCache
 from lumbar_utils.devices import running_average
 from lumbar_utils.errors import DataError
+from lumbar_utils.files import atomically
 from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.labels import PROBABILITY_COLUMNS, TARGETS, VIEWS, encode_severities, row_ids
 from lumbar_utils.metrics.score import competition_score, read_predictions, score_frames, weighted_prior
-from lumbar_utils.models import run_folder as runs
 from lumbar_utils.models.classifier import ClassifierConfig
-from lumbar_utils.models.inputs import folds_by_study
 from lumbar_utils.models.run_folder import load_model
 from lumbar_utils.studies.competition import SYNTHETIC_MARK
 from lumbar_utils.training import __main__ as command_line
-from lumbar_utils.training import cross_validation, train
+from lumbar_utils.training import cross_validation
 from lumbar_utils.training.augmentation import AugmentConfig
 from lumbar_utils.training.config import TrainConfig
+from lumbar_utils.training.folds import folds_by_study, training_split
 from lumbar_utils.training.loop import Trainer
 from lumbar_utils.training.train import fit
 
@@ -69,16 +69,16 @@ def test_the_training_command_knows_a_synthetic_cohort_by_its_mark(cohort, tmp_p
     data = write_training_data(tmp_path, dict(list(crops.items())[:2]), labels, tiny_config(classifier=FAST))
     if mark:
         (data / SYNTHETIC_MARK).touch()
-    said = []
+    calls = []
     nothing = SimpleNamespace(scores={})
     assert cross_validation.fit is fit, "imported before its name is another's"
-    monkeypatch.setattr(command_line, "fit", lambda *words, **options: said.append(options) or nothing)
+    monkeypatch.setattr(command_line, "fit", lambda *words, **options: calls.append(options) or nothing)
     command = [str(data / "crops"), str(data / "train.csv"), str(tmp_path / "run")]
     command_line.main(command)
     command_line.main([*command, "--synthetic", "--training-labels", str(data / "train.csv")])
-    assert [options["synthetic_only"] for options in said] == [mark, True]
-    assert not said[0]["progress"], "bars are for terminals"
-    assert "training_labels" not in said[0] and said[1]["training_labels"].equals(
+    assert [options["synthetic_only"] for options in calls] == [mark, True]
+    assert not calls[0]["progress"], "bars are for terminals"
+    assert "training_labels" not in calls[0] and calls[1]["training_labels"].equals(
         pd.read_csv(data / "train.csv", dtype={"study_id": str})
     )
 
@@ -88,19 +88,19 @@ def test_a_study_stays_in_its_fold_whatever_crops_of_others_are_lost(cohort, cap
     settings = tiny_config()
     of = folds_by_study(labels, settings.folds, seed=settings.seed)
     out = [s for s in crops if of[s] == 0]
-    whole = train._split(crops, crops, labels, settings, None)
-    assert whole.out == out and len(out) > 4 and not set(whole.train) & set(out)
+    whole = training_split(crops, crops, labels, settings)
+    assert whole.held_out == out and len(out) > 4 and not set(whole.train) & set(out)
     lost = next(s for s in crops if of[s] == 1)
     fewer = {s: item for s, item in crops.items() if s != lost}
-    assert train._split(fewer, fewer, labels, settings, None).out == out
-    ungraded = {s: item for s, item in crops.items() if s != out[0]}
-    assert train._split(crops, ungraded, labels, settings, None).out == out[1:]
+    assert training_split(fewer, fewer, labels, settings).held_out == out
+    unseen = {s: item for s, item in crops.items() if s != out[0]}
+    assert training_split(crops, unseen, labels, settings).held_out == out[1:]
     assert f"1 of {len(out)} held-out studies have no crops" in caplog.text
     learnt = {s: item for s, item in crops.items() if of[s] != 0}
     with pytest.raises(DataError, match=r"only 0 of 24 studies .*fold 0 of 4.*another fold.*--found"):
-        train._split(learnt, learnt, labels, settings, None)
+        training_split(learnt, learnt, labels, settings)
     apart = {s: crops[s] for s in out}
-    assert train._split(learnt, apart, labels, settings, None).train == whole.train
+    assert training_split(learnt, apart, labels, settings).train == whole.train
 
 
 def test_the_learning_rate_rises_then_falls_and_averages_follow_the_weights():
@@ -370,7 +370,7 @@ def test_a_full_disk_is_a_clear_error_and_keeps_what_was_there(tmp_path, monkeyp
         raise OSError(28, "No space left on device")
 
     with pytest.raises(DataError, match=r"model.safetensors: cannot be written .*No space left"):
-        runs.atomically(path, full)
+        atomically(path, full)
     assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
