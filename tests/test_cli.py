@@ -8,7 +8,6 @@ import re
 import subprocess
 import sys
 import time
-from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -391,7 +390,7 @@ def test_folds_learn_from_marked_points_and_are_graded_on_found_ones(cohort, tmp
     learnt_from = []
     real = train_module.fit
     monkeypatch.setattr(denoising, "MAX_CLASS_SHARE", 1.0)  # six studies have no class of ten labels
-    monkeypatch.setattr(denoising, "denoised_labels", partial(denoising.denoised_labels, largest_share=0.2))
+    monkeypatch.setattr(denoising, "MAX_SHARE", 0.2)
     monkeypatch.setattr(train_module, "fit", lambda *a, **o: learnt_from.append(o["training_labels"]) or real(*a, **o))
     assert main([*train, "--fold", "1", "--denoise", str(tmp_path / "oof.csv")]) == 0
     said = re.search(r"(\d+) of (\d+) labels are left out of the training", capsys.readouterr().out)
