@@ -1,6 +1,6 @@
 """Make all pictures of the README from phantoms: `python tools/make_images.py [NAME ...]`, without names all.
 
-The gallery (montage, viewer, activation, report) shows the network of `runs/demo`, so `make run` comes before it, and
+The gallery (montage, viewer, attribution, report) shows the network of `runs/demo`, so `make run` comes before it, and
 the report needs Chromium. The others read no file but the shipped localizer's weights, and the same command gives
 the same pictures.
 """
@@ -30,7 +30,7 @@ PICTURES = {
     "localizer": localization.localizer,
     "montage": gallery.montage,
     "viewer": gallery.viewer,
-    "activation": gallery.activation,
+    "attribution": gallery.attribution,
     "report": gallery.report,
 }
 

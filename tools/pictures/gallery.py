@@ -84,7 +84,7 @@ def viewer() -> Figure:
         return finish(figure, title="The viewer: each slice is a line on the other", synthetic=True)
 
 
-def activation() -> Figure:
+def attribution() -> Figure:
     """Where the grades of the canal come from."""
     _, prediction, crops, labels = chosen()
     condition = "spinal_canal_stenosis"
