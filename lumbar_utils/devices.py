@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,7 +107,8 @@ def lack_of_code(capability: tuple[int, int], built_for: list[str]) -> str:
     built_for : list of str
         `torch.cuda.get_arch_list()`.
     """
-    targets = [(kind, int(number[:-1]), int(number[-1])) for kind, number in map(_architecture, built_for) if number]
+    found = (re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in built_for)
+    targets = [(match[1], int(match[2]), int(match[3])) for match in found if match]
     for kind, major, minor in targets:
         if kind == "sm" and major == capability[0] and minor <= capability[1]:
             return ""
@@ -119,13 +121,6 @@ def lack_of_code(capability: tuple[int, int], built_for: list[str]) -> str:
         f"its compute capability is {capability[0]}.{capability[1]}, and torch {torch.__version__} is built for "
         f"{oldest[0]}.{oldest[1]} and newer; on Kaggle choose the accelerator GPU T4 x2"
     )
-
-
-def _architecture(name: str) -> tuple[str, str]:
-    """("sm", "90") of "sm_90" or "sm_90a"; an empty number for what is not understood."""
-    kind, _, number = name.partition("_")
-    digits = number.rstrip("abcdefghijklmnopqrstuvwxyz")
-    return kind, digits if digits.isdecimal() and len(digits) > 1 else ""
 
 
 def _issue_with(device: torch.device) -> str:
