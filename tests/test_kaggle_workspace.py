@@ -15,7 +15,7 @@ from lumbar_utils.kaggle import workspace
 from lumbar_utils.kaggle.workspace import find_localizer, find_weights, open_workspace, restore_weights
 from lumbar_utils.labels import N_LEVELS, N_TARGETS, SAGITTAL_T2
 from lumbar_utils.localization import locate_studies, points_from_table, reference_points
-from lumbar_utils.studies import statistics as eda
+from lumbar_utils.studies import statistics
 from lumbar_utils.studies.competition import CompetitionFolder
 
 
@@ -149,21 +149,21 @@ def test_a_copy_that_breaks_off_is_made_again_and_never_taken_for_whole(tmp_path
 
 
 def test_series_are_described_in_millimetres_and_words(work):
-    table = eda.series_table(work.sources("train", work.on_disk("train")[:2]), n_jobs=1, progress=False)
-    assert tuple(table.columns) == eda.SERIES_COLUMNS
+    table = statistics.series_table(work.sources("train", work.on_disk("train")[:2]), n_jobs=1, progress=False)
+    assert tuple(table.columns) == statistics.SERIES_COLUMNS
     sagittal = table[table["view"] == SAGITTAL_T2]
     assert set(sagittal["order"]) <= {"right to left", "left to right", "mixed"}
     assert sagittal["pixel_mm"].between(0.2, 3).all()
-    places = eda.point_places(work.data.coordinates, table)
+    places = statistics.point_places(work.data.coordinates, table)
     assert places[["x_fraction", "y_fraction"]].to_numpy().max() < 1.01
-    assert len(eda.series_table([], progress=False)) == 0
+    assert len(statistics.series_table([], progress=False)) == 0
 
 
 def test_label_tables_leave_missing_labels_out():
     labels = np.full((4, N_TARGETS), -1)
     labels[:2, 0] = [0, 2]
-    assert eda.label_table(labels).iloc[0, 0] == "0.0 / 50.0"
-    assert np.isnan(eda.rank_correlation(labels).iloc[1, 2])
+    assert statistics.label_table(labels).iloc[0, 0] == "0.0 / 50.0"
+    assert np.isnan(statistics.rank_correlation(labels).iloc[1, 2])
 
 
 def test_points_of_the_table_lie_near_the_truth(work):

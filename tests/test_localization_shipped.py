@@ -22,7 +22,7 @@ from lumbar_utils.cli import main
 from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.errors import DataError
 from lumbar_utils.inference import Predictor
-from lumbar_utils.inference import predictor as predict_module
+from lumbar_utils.inference import predictor as predictor_module
 from lumbar_utils.labels import LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.localization import (
     DiscLocalizer,
@@ -218,7 +218,7 @@ def test_localize_uses_it_by_default(unseen, tmp_path, monkeypatch, capsys):
 def predictor_of(monkeypatch):
     """Predictors whose network predicts nothing: only what comes before it is looked at."""
     config = SimpleNamespace(crops=CropSpec(), prior=np.full((N_TARGETS, 3), 1 / 3), synthetic_only=True)
-    monkeypatch.setattr(predict_module, "load_model", lambda folder: (torch.nn.Identity(), config))
+    monkeypatch.setattr(predictor_module, "load_model", lambda folder: (torch.nn.Identity(), config))
     return lambda **options: Predictor("run", "cpu", precision="float32", **options)
 
 

@@ -79,7 +79,7 @@ def texts_of(folder: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_no_output_of_any_command_names_the_patient(cohort, tmp_path, capsys, caplog):
-    from test_ensembles import write_run
+    from test_models_ensemble import write_run
 
     tree = tmp_path / "in" / "Zebrowska Quirina"
     study = next(folder for folder in sorted((cohort / "train_images").iterdir()) if len(list(folder.iterdir())) >= 3)

@@ -12,8 +12,8 @@ import pytest
 import torch
 from planted_crops import SPEC, disc_points, planted_study, study_crops
 
-import lumbar_utils.inference.networks as grading_module
-import lumbar_utils.inference.preprocessing as preparing_module
+import lumbar_utils.inference.networks as networks_module
+import lumbar_utils.inference.preprocessing as preprocessing_module
 from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.errors import DataError
 from lumbar_utils.inference.predictor import Predictor
@@ -116,7 +116,7 @@ def test_members_with_other_crops_get_their_own(runs, crops, alone, monkeypatch)
         cut.append(spec)
         return (big if spec == SPEC else small)[int(study.study_id)]
 
-    monkeypatch.setattr(preparing_module, "extract_crops", fake_extract)
+    monkeypatch.setattr(preprocessing_module, "extract_crops", fake_extract)
     three = predictor(listed(runs, "fold_0", "fold_1", "other/fold_0", name="three.json"))
     result = three.predict_study(Study("1", (), ()), disc_points("1"))
     assert cut == [SPEC, SMALL], "cut once per specification, not once per member"
@@ -125,7 +125,7 @@ def test_members_with_other_crops_get_their_own(runs, crops, alone, monkeypatch)
 
 def test_a_network_without_a_finite_answer_does_not_poison_the_mean(runs, crops, alone, monkeypatch):
     big, _ = crops
-    monkeypatch.setattr(preparing_module, "extract_crops", lambda study, discs, spec: big[int(study.study_id)])
+    monkeypatch.setattr(preprocessing_module, "extract_crops", lambda study, discs, spec: big[int(study.study_id)])
     path = listed(runs, ("fold_0", 1), ("broken", 5), ("fold_1", 3), name="one broken.json")
     given = predictor(path)
     p0, p1 = alone["fold_0"], alone["fold_1"]
@@ -142,10 +142,10 @@ def test_a_network_without_a_finite_answer_does_not_poison_the_mean(runs, crops,
 
 def test_an_overflow_in_one_study_costs_that_study_one_voice(runs, crops, alone, monkeypatch):
     big, _ = crops
-    monkeypatch.setattr(preparing_module, "extract_crops", lambda study, discs, spec: big[int(study.study_id)])
+    monkeypatch.setattr(preprocessing_module, "extract_crops", lambda study, discs, spec: big[int(study.study_id)])
     both, predict_probabilities = (
         predictor(listed(runs, "fold_0", "fold_1", name="overflow.json")),
-        grading_module.predict_probabilities,
+        networks_module.predict_probabilities,
     )
 
     def overflowing(model, inputs, *arguments, **options):
@@ -154,7 +154,7 @@ def test_an_overflow_in_one_study_costs_that_study_one_voice(runs, crops, alone,
             p[[i for i, item in enumerate(inputs) if item.study_id == "1"], 3] = np.nan
         return p
 
-    monkeypatch.setattr(grading_module, "predict_probabilities", overflowing)
+    monkeypatch.setattr(networks_module, "predict_probabilities", overflowing)
     prepared = [preprocess_study(Study(str(i), (), ()), None, both.specs, disc_points(str(i))) for i in range(3)]
     results = list(both._predict(prepared, both.plan))
     assert [bool(r.issues) for r in results] == [False, True, False] and not any(r.fallback for r in results)

@@ -10,8 +10,8 @@ from pathlib import Path
 import joblib
 import numpy as np
 import pytest
-from job_functions import odd, process_of, sleep
 from joblib.parallel import BACKENDS, register_parallel_backend
+from parallel_functions import odd, process_of, sleep
 
 from lumbar_utils.crops.cache import build_crop_cache
 from lumbar_utils.crops.extraction import CropSpec

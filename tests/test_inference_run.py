@@ -17,7 +17,7 @@ import pytest
 import torch
 from broken_studies import BROKEN, LOST, SPEC, MiddleLocalizer, with_broken_copies, write_run
 
-import lumbar_utils.inference.preprocessing as preparing
+import lumbar_utils.inference.preprocessing as preprocessing_module
 import lumbar_utils.inference.run as inference_module
 from lumbar_utils.cli import main
 from lumbar_utils.devices import Compute
@@ -135,7 +135,7 @@ class Clock:
 
         def fake_preprocess(source, localizer, specs, seconds, deadline):
             if deadline <= time.time():
-                return preparing._lost(source, "out_of_time", "too late")
+                return preprocessing_module._lost(source, "out_of_time", "too late")
             self.now += read
             return PreprocessedStudy(source.study_id, (), None, crops)
 
@@ -143,12 +143,12 @@ class Clock:
             self.now += grade * len(inputs) * (2 if mirror else 1)
             return graded(model, inputs, compute, batch_size=batch_size, mirror=mirror)
 
-        import lumbar_utils.inference.networks as grading
+        import lumbar_utils.inference.networks as networks_module
 
-        graded = grading.predict_probabilities
-        monkeypatch.setattr(preparing, "preprocess", fake_preprocess)
-        monkeypatch.setattr(grading, "predict_probabilities", noting)
-        monkeypatch.setattr(grading.time, "perf_counter", lambda: self.now)
+        graded = networks_module.predict_probabilities
+        monkeypatch.setattr(preprocessing_module, "preprocess", fake_preprocess)
+        monkeypatch.setattr(networks_module, "predict_probabilities", noting)
+        monkeypatch.setattr(networks_module.time, "perf_counter", lambda: self.now)
 
 
 @pytest.fixture
@@ -196,7 +196,7 @@ def test_a_run_ends_in_time_and_says_what_it_gave_up(clock, run, tmp_path, secon
 SCRIPT = """
 import sys, time
 sys.path.insert(0, {tests!r})
-from test_inference import find_studies, predictor, run_inference, Path
+from test_inference_run import find_studies, predictor, run_inference, Path
 import lumbar_utils.inference.resume_log as resume_log
 
 def slowly(self, *arguments, add=resume_log.ResumeLog.add):
@@ -331,7 +331,7 @@ def test_a_disk_that_fills_up(cohort, run, tmp_path, monkeypatch):
 
 
 def test_what_cannot_work_is_refused_before_the_work(cohort, run, tmp_path, monkeypatch):
-    monkeypatch.setattr(preparing, "load_study", lambda source: pytest.fail("nothing should be read"))
+    monkeypatch.setattr(preprocessing_module, "load_study", lambda source: pytest.fail("nothing should be read"))
     sources = find_studies(cohort, part="test")
     with pytest.raises(DataError, match="listed twice"):
         run_inference(predictor(run), [*sources, sources[0]], tmp_path / "s.csv")

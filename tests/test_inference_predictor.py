@@ -5,8 +5,8 @@ import pandas as pd
 import pytest
 from planted_crops import SPEC, disc_points, planted_cohort, study_crops, tiny_config
 
-import lumbar_utils.inference.networks as grading_module
-import lumbar_utils.inference.preprocessing as preparing_module
+import lumbar_utils.inference.networks as networks_module
+import lumbar_utils.inference.preprocessing as preprocessing_module
 from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.errors import DataError, DicomError, Issue
 from lumbar_utils.inference import Predictor, StudyPrediction, write_submission
@@ -50,7 +50,7 @@ def predictor(run, cohort, monkeypatch):
             return study_crops("empty", crops["1000"].images, covered)
         return crops[study.study_id]
 
-    monkeypatch.setattr(preparing_module, "extract_crops", fake_extract)
+    monkeypatch.setattr(preprocessing_module, "extract_crops", fake_extract)
     return Predictor(run.folder, "cpu", precision="float32", localizer=FixedLocalizer())
 
 
@@ -85,7 +85,7 @@ def test_many_studies_keep_their_order_whatever_breaks(predictor, cohort, monkey
             raise KeyError("an error that nobody foresaw")
         return Study(source.study_id, (), ())
 
-    monkeypatch.setattr(preparing_module, "load_study", fake_load)
+    monkeypatch.setattr(preprocessing_module, "load_study", fake_load)
     predictor.batch_size = 4
     results = list(predictor.predict_studies([Source(s) for s in ids], progress=False))
     assert [r.study_id for r in results] == ids
@@ -98,7 +98,7 @@ def test_a_network_that_overflows_costs_one_study(predictor, cohort, monkeypatch
     crops, _ = cohort
     graded = predictor.predict_crops([crops["1000"], crops["1001"]])
     graded[0, 3] = np.nan
-    monkeypatch.setattr(grading_module, "predict_probabilities", lambda *_, **__: graded)
+    monkeypatch.setattr(networks_module, "predict_probabilities", lambda *_, **__: graded)
     prepared = [preprocess_study(Study(s, (), ()), predictor.localizer, predictor.specs) for s in ("1000", "1001")]
     first, second = predictor._predict(prepared, predictor.plan)
     assert first.fallback and "no finite number" in str(first.issues[-1]) and np.isfinite(first.probabilities).all()

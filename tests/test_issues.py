@@ -92,23 +92,23 @@ def test_a_series_that_the_localizer_stumbles_over_costs_only_itself(tmp_path):
 def test_a_series_that_cannot_be_cropped_costs_its_view(tmp_path, monkeypatch):
     from broken_studies import SPEC, MiddleLocalizer
 
-    import lumbar_utils.inference.preprocessing as preparing
+    import lumbar_utils.inference.preprocessing as preprocessing_module
 
     for name in ("t2", "t1"):
         write_series(tmp_path / "7" / name, shape=(120, 100))
     study = study_of(tmp_path, {"t2": SAGITTAL_T2, "t1": SAGITTAL_T1})
-    extract = preparing.extract_crops
+    extract = preprocessing_module.extract_crops
 
     def stumbling(part, discs, spec):
         if part.series_by_id("t1"):
             raise FloatingPointError("nobody foresaw this")
         return extract(part, discs, spec)
 
-    monkeypatch.setattr(preparing, "extract_crops", stumbling)
+    monkeypatch.setattr(preprocessing_module, "extract_crops", stumbling)
     prepared = preprocess_study(study, MiddleLocalizer(), (SPEC,))
     codes = [record.code for record in prepared.issues]
     assert prepared.usable and prepared.missing == (AXIAL_T2, SAGITTAL_T1)
     assert codes[0] == "series_not_cropped" and codes.count("view_missing") == 2
-    monkeypatch.setattr(preparing, "extract_crops", lambda *_: 1 / 0)
+    monkeypatch.setattr(preprocessing_module, "extract_crops", lambda *_: 1 / 0)
     prepared = preprocess_study(study, MiddleLocalizer(), (SPEC,))
     assert [record.code for record in prepared.issues] == ["not_cropped"] and not prepared.usable

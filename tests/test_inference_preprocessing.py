@@ -14,7 +14,7 @@ import joblib
 import pytest
 from broken_studies import SPEC, MiddleLocalizer
 
-import lumbar_utils.inference.preprocessing as preparing
+import lumbar_utils.inference.preprocessing as preprocessing_module
 from lumbar_utils.inference.preprocessing import StudyTimeout, preprocess_studies, time_limit
 from lumbar_utils.localization import DiscLocalizer
 from lumbar_utils.localization.localizer_files import LocalizerFiles
@@ -123,7 +123,7 @@ def test_a_study_that_hangs_is_given_up(sources, alone, n_jobs):
 
 
 def test_a_process_that_cannot_be_interrupted_is_ended(sources, alone, monkeypatch):
-    monkeypatch.setattr(preparing, "GRACE_SECONDS", 6.0)
+    monkeypatch.setattr(preprocessing_module, "GRACE_SECONDS", 6.0)
     items, _ = prepared(sources[:4], {2: "hangs in C"}, n_jobs=2, window=2, study_seconds=8.0)
     assert codes(items) == [[], [], ["study_timeout"], []]
     assert "process was ended" in str(items[2].issues[0])
