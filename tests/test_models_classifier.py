@@ -74,7 +74,7 @@ def test_halves_run_from_lateral_to_medial():
     assert right[0, :, 0, 0].tolist() == list(range(8)) and left[0, :, 0, 0].tolist() == list(range(15, 7, -1))
 
 
-def test_a_mirrored_study_gets_mirrored_grades(network, batch):
+def test_a_mirrored_study_gets_mirrored_predictions(network, batch):
     present = torch.tensor([[False, True, True]] * 2)  # sagittal T2 is read as a whole
     with torch.inference_mode():
         straight = network(batch, present)["logits"]

@@ -72,10 +72,10 @@ def test_a_training_can_follow_an_inference():
     torch.manual_seed(0)
     small, stack = SmallConv2d(2, 3, (2, 3), padding=1), torch.randn(1, 2, 3, 2)  # a geometry that no other test has
     with torch.inference_mode():
-        graded = small(stack)
+        predicted = small(stack)
     trained = small(stack)
     trained.square().sum().backward()
-    assert torch.equal(graded, trained) and small.weight.grad.abs().max() > 0
+    assert torch.equal(predicted, trained) and small.weight.grad.abs().max() > 0
 
 
 def test_grouped_convolutions_keep_their_groups():

@@ -120,8 +120,8 @@ def test_a_second_call_trains_nothing_and_finished_folds_are_not_trained_again(c
     fit(*cohort, replace(short, fold=0), tmp_path / "fold_0", progress=False)  # then it was interrupted
     steps[0] = 0
     both = fit_folds(*cohort, short, tmp_path, progress=False)
-    learnt = len(cohort[0]) - len(both.folds[1].study_ids)
-    assert steps == [learnt // SETTINGS.batch_size], "the second fold alone was trained"
+    trained = len(cohort[0]) - len(both.folds[1].study_ids)
+    assert steps == [trained // SETTINGS.batch_size], "the second fold alone was trained"
     assert sorted(both.study_ids) == sorted(cohort[0])
 
 

@@ -87,7 +87,7 @@ def test_gathered_predictions_are_those_of_one_process_with_the_same_weights(coh
     run, _ = together
     crops, _ = cohort
     ids = manifest(run)["held_out_studies"]
-    assert len(ids) % 2 == 1, "one process must have a study more to grade than the other"
+    assert len(ids) % 2 == 1, "one process must have a study more to predict than the other"
     alone = Predictor(run, "cpu", precision="float32").predict_crops(crops[s] for s in ids)
     gathered = read_predictions(pd.read_csv(run / "oof.csv", dtype={"row_id": str}), ids)
     assert np.allclose(gathered, alone, atol=1e-6)

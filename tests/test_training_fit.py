@@ -96,11 +96,11 @@ def test_a_study_stays_in_its_fold_whatever_crops_of_others_are_lost(cohort, cap
     unseen = {s: item for s, item in crops.items() if s != out[0]}
     assert training_split(crops, unseen, labels, settings).held_out == out[1:]
     assert f"1 of {len(out)} held-out studies have no crops" in caplog.text
-    learnt = {s: item for s, item in crops.items() if of[s] != 0}
+    trained = {s: item for s, item in crops.items() if of[s] != 0}
     with pytest.raises(DataError, match=r"only 0 of 24 studies .*fold 0 of 4.*another fold.*--found"):
-        training_split(learnt, learnt, labels, settings)
+        training_split(trained, trained, labels, settings)
     apart = {s: crops[s] for s in out}
-    assert training_split(learnt, apart, labels, settings).train == whole.train
+    assert training_split(trained, apart, labels, settings).train == whole.train
 
 
 def test_the_learning_rate_rises_then_falls_and_averages_follow_the_weights():
@@ -271,10 +271,10 @@ def test_a_finished_run_is_read_and_anything_new_is_trained(cohort, tmp_path, mo
     )
     assert again.history["loss"].tolist() == pytest.approx(first.history["loss"].tolist())
 
-    learnt = next(s for s in crops if s not in first.study_ids)
-    other_crops = crops | {learnt: crops[first.study_ids[0]]}
+    one = next(s for s in crops if s not in first.study_ids)
+    other_crops = crops | {one: crops[first.study_ids[0]]}
     other_labels = labels.copy()
-    other_labels.loc[labels["study_id"] == learnt, TARGETS[0]] = None
+    other_labels.loc[labels["study_id"] == one, TARGETS[0]] = None
     for changed in (
         (other_crops, labels, settings),
         (crops, other_labels, settings),
@@ -286,7 +286,7 @@ def test_a_finished_run_is_read_and_anything_new_is_trained(cohort, tmp_path, mo
         fit(crops, labels, settings, tmp_path, resume=False, progress=False)
 
 
-def test_training_labels_are_learnt_from_and_held_out_crops_graded_on(cohort, tmp_path):
+def test_the_training_uses_training_labels_and_the_validation_held_out_crops(cohort, tmp_path):
     crops, labels = cohort
     out = [str(s) for s in labels["study_id"][:5]]
     mild = labels.assign(**dict.fromkeys(TARGETS, "Normal/Mild"))
@@ -305,7 +305,7 @@ def test_training_labels_are_learnt_from_and_held_out_crops_graded_on(cohort, tm
         fit(crops, labels, settings, tmp_path, training_labels=mild[:3], progress=False)
 
 
-def test_two_step_training_teaches_the_head_alone_on_encoders_that_learnt_unweighted(cohort, tmp_path, monkeypatch):
+def test_the_second_phase_trains_the_head_alone_on_encoders_that_were_trained_unweighted(cohort, tmp_path, monkeypatch):
     begin, stages = Trainer._begin, []
 
     def noted(self, stage):

@@ -121,7 +121,6 @@ def fit(
             if on_epoch is not None and len(finished.history):
                 on_epoch(finished.history)  # the curves belong to the result, also where they were drawn elsewhere
             return finished
-        began = time.monotonic()
         trainer = _trainer(cache, split, config, processes, progress=progress)
         if resume:
             trainer.restore(checkpoint)
@@ -141,7 +140,7 @@ def fit(
                 return float("nan")
             return competition_score(split.held_out_labels, predicted(trainer.averaged())).total
 
-        before = trainer.seconds, trainer.studies
+        began, before = time.monotonic(), (trainer.seconds, trainer.studies)
         trainer.run(checkpoint, evaluate, on_epoch=on_epoch, progress=progress)
         # What is reported is what the run folder predicts: with weights as they are rounded on disk.
         model = round_weights(trainer.averaged())
