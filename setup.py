@@ -18,7 +18,7 @@ CORE = [
     "pandas>=2.2",
     "scipy>=1.13",
     "scikit-learn>=1.5",
-    "joblib>=1.4",
+    "joblib>=1.5",
     "threadpoolctl>=3.5",
     "safetensors>=0.4.3",
     "albumentations==2.0.8",  # the last release under the MIT licence

@@ -132,7 +132,7 @@ def rows(epochs: int) -> dict[str, Row]:
         "no shifts": Row("ours without shifted crops", "ours", replace(ours, augment=AugmentConfig(shift_mm=0.0))),
         "intensity": Row("ours + albumentations and lost slices", "ours", intensity),
         "mixing": Row("ours + cutmix and mixup", "ours", mixing),
-        "two-step": Row("ours, in the end the head alone gets the weights", "ours", replace(ours, head_share=0.25)),
+        "two-phase": Row("ours, in the end the head alone gets the weights", "ours", replace(ours, head_share=0.25)),
         "denoised": Row("ours, training labels denoised", "ours", ours, denoised=True),
         "3d attention": Row("ours, slices kept apart, attention over them", "ours", kept_slices),
         "2.5d attention": Row("ours, 2.5D ResNet18, attention over slices", "ours", by_slice["attention"]),
@@ -169,13 +169,13 @@ def crops_of(root: Path) -> Path:
     return root.parent / f"{root.name}_crops"
 
 
-def prepare(root: Path, jobs: int) -> Data:
+def open_data(root: Path, jobs: int) -> Data:
     """Make the cohort and its crops, or find them; cut them anew when the crops' shape or the localizer changes."""
     generate_cohort(root, **COHORT, n_jobs=jobs)
     crops, folder = crops_of(root), CompetitionFolder.open(root)
     package = ROOT / "lumbar_utils"
-    cutting = [package / f"{name}.py" for name in ("crops", "box_sampling", "geometry")]
-    code = b"".join(path.read_bytes() for path in [*sorted((package / "localizer").glob("*.py")), *cutting])
+    cutting = [package / "geometry.py", *sorted((package / "crops").glob("*.py"))]
+    code = b"".join(path.read_bytes() for path in [*sorted((package / "localization").glob("*.py")), *cutting])
     made = {"spec": SPEC.to_json(), "code": hashlib.sha256(SHIPPED_WEIGHTS.read_bytes() + code).hexdigest()}
     note = crops / "made.json"
     if not note.is_file() or read_json(note) != json.loads(json.dumps(made)):
@@ -326,7 +326,7 @@ def table(every: dict[str, Row], data: Data, work: Path) -> pd.DataFrame:
 
 
 def markdown(result: pd.DataFrame, n_test: int) -> str:
-    """The table as the README has it."""
+    """The table as benchmarks/README.md has it."""
     references = result[result["closed"].isna()].set_index("name")["score"]
     lines = [f"| synthetic, {n_test} unseen studies | score | of the way | difference to | minutes |"]
     lines += ["| --- | --- | --- | --- | --- |", f"| weighted prior | {references['weighted prior']:.3f} | 0 | | |"]
@@ -349,7 +349,7 @@ def main() -> int:
     parser.add_argument("--cohort", type=Path, default=ROOT / "runs" / "benchmark" / "ablation")
     parser.add_argument("--out", type=Path, help="write the table there as CSV")
     parser.add_argument("--figure", type=Path, help="draw the table there as PNG")
-    parser.add_argument("--markdown", type=Path, help="write the table there as the README has it")
+    parser.add_argument("--markdown", type=Path, help="write the table there as benchmarks/README.md has it")
     parser.add_argument("--list", action="store_true", help="say what the rows are")
     args = parser.parse_args()
     every = rows(args.epochs)
@@ -359,7 +359,7 @@ def main() -> int:
     unknown = set(args.rows or ()) - set(every)
     if unknown:
         parser.error(f"no such rows: {sorted(unknown)}; there are {list(every)}")
-    data = prepare(args.cohort, args.jobs)
+    data = open_data(args.cohort, args.jobs)
     work = args.cohort.parent / f"ablation_rows_{args.epochs}"
     trained = [name for name in (every if args.rows is None else args.rows) if every[name].config]
     failed = False

@@ -1,4 +1,4 @@
-"""How many files and studies a second: reading, localising, cropping, classifying, beside the plain tools of today.
+"""How many files and studies a second: reading, localizing, cropping, classifying, beside the plain tools of today.
 
     python benchmarks/throughput.py                       24 synthetic studies, profile rsna, in runs/benchmark
     python benchmarks/throughput.py --studies 40 --device cuda --csv throughput.csv
@@ -56,7 +56,7 @@ PLAIN = {tool.name: tool for tool in (PydicomAndScipy, Itk)}
 CHUNK = 4
 """Studies after which it is the next competitor's turn."""
 BATCH = 8
-"""Studies that the network grades at a time."""
+"""Studies that the network predicts at a time."""
 SHOWN = ("files/s", "studies/s", "CPU s/study", "wall", "CPU")
 
 
@@ -80,7 +80,7 @@ def our_job(source: StudySource, discs: DiscPoints, spec: CropSpec, out: Path, l
     torch.set_num_threads(1)
     with clock("read"):
         study = load_study(source)
-    with clock("localise"):
+    with clock("localize"):
         localizer.locate(study)
     with clock("crop"):
         crops = extract_crops(study, discs, spec)
@@ -90,7 +90,7 @@ def our_job(source: StudySource, discs: DiscPoints, spec: CropSpec, out: Path, l
 
 
 def plain_job(name: str, source: StudySource, discs: DiscPoints, spec: CropSpec, out: Path) -> dict:
-    """The same with a plain tool, which does not localise."""
+    """The same with a plain tool, which does not localize."""
     tool, clock = PLAIN[name], Clock()
     with clock("read"):
         scans = {view: tool.read(folder) for view, folder in _folders(source).items()}
@@ -142,7 +142,7 @@ def measure_classifying(cache: CropCache, cores: int, device: str) -> pd.DataFra
     for turn, chunk in enumerate(chunks):
         for name, act in {
             OURS: lambda c=chunk: predict_probabilities(own, c, compute),
-            "timm-3d as it comes": lambda c=chunk: _grade_plainly(plain, c, compute),
+            "timm-3d as it comes": lambda c=chunk: _predict_plainly(plain, c, compute),
         }.items():
             clock = Clock()
             with clock("classify"):
@@ -156,7 +156,7 @@ def measure_classifying(cache: CropCache, cores: int, device: str) -> pd.DataFra
 
 
 @torch.no_grad()
-def _grade_plainly(model: PlainClassifier, chunk: list, compute: Compute) -> np.ndarray:
+def _predict_plainly(model: PlainClassifier, chunk: list, compute: Compute) -> np.ndarray:
     images = {view: image.to(compute.device) for view, image in batch_of(chunk)["images"].items()}
     with compute.autocast():
         return model(images).double().cpu().numpy()
@@ -164,7 +164,7 @@ def _grade_plainly(model: PlainClassifier, chunk: list, compute: Compute) -> np.
 
 def table_of(rows: pd.DataFrame, cores: int) -> pd.DataFrame:
     """Rates by step and tool; `wall` and `CPU` are the tool's seconds a study divided by the library's."""
-    steps = ["read", "localise", "crop", "classify", "read + crop + write"]
+    steps = ["read", "localize", "crop", "classify", "read + crop + write"]
     whole = rows[rows["step"].isin(["read", "crop", "write"])].groupby(["tool", "study"], as_index=False)
     whole = whole.agg({"files": "first", "wall": "sum", "cpu": "sum"}).assign(step=steps[-1])
     mean = pd.concat([rows, whole]).groupby(["step", "tool"])[["files", "wall", "cpu"]].mean()
@@ -250,7 +250,7 @@ def predict(weights: Path, sources: list[StudySource], cores: int, device: str) 
     with whole_run("DICOM to 25 predictions", len(sources), cores, "bar: 2 s a study on 2"):
         predictions = list(predictor.predict_studies(sources, n_jobs=cores, progress=False))
     if any(prediction.fallback for prediction in predictions):
-        raise SystemExit("a study was not graded: this measured nothing")
+        raise SystemExit("a study was not predicted: this measured nothing")
 
 
 if __name__ == "__main__":

@@ -16,9 +16,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING
 
-if (
-    TYPE_CHECKING
-):  # what type checkers and IDEs read; `_HOME` says the same to the interpreter, and a test compares them
+# What type checkers and IDEs read; `_HOME` says the same to the interpreter, and a test compares them.
+if TYPE_CHECKING:
     from . import (
         crops,
         dicom,

@@ -153,7 +153,7 @@ class Issue:
 
     @classmethod
     def from_json(cls, values: dict) -> Issue:
-        """The inverse of `to_json`; raises `DataError` when a key is missing or unknown."""
+        """The inverse of `to_json`; raises `DataError` without code or message, and for an unknown key."""
         try:
             return cls(**{name: str(value) for name, value in values.items() if name != "stage"})
         except TypeError as error:

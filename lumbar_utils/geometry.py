@@ -18,7 +18,7 @@ from scipy import ndimage
 
 from .errors import GeometryError
 
-RIGHT, LEFT = np.array([-1.0, 0.0, 0.0]), np.array([1.0, 0.0, 0.0])
+LEFT = np.array([1.0, 0.0, 0.0])
 ANTERIOR, POSTERIOR = np.array([0.0, -1.0, 0.0]), np.array([0.0, 1.0, 0.0])
 INFERIOR, SUPERIOR = np.array([0.0, 0.0, -1.0]), np.array([0.0, 0.0, 1.0])
 

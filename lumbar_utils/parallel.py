@@ -17,7 +17,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import BrokenExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import Any
 
@@ -29,8 +29,8 @@ logger = logging.getLogger(__name__)
 WINDOW = 16
 """Jobs per worker that are under way or wait to be fetched: results pile up no further when the caller is slower."""
 TIMEOUT_S = 900.0
-"""Seconds without any finished job after which those under way are given up. A study takes a second; joblib is never
-told of a job that dask has given up because it killed several workers."""
+"""Seconds that the next result is waited for. A study takes a second; joblib is never told of a job that dask has given
+up because it killed several workers."""
 WATCH_S = 2.0
 """How often a worker process checks that the process which started it is alive."""
 DIED, HUNG = "WorkerDied", "WorkerHung"
@@ -91,8 +91,8 @@ def run_jobs(
         Results that the caller uses together, in order: the next window is under way while one is used, and at most
         two are held in memory. Default: results come one by one.
     timeout : callable
-        Seconds without any finished job after which the jobs under way are given up, evaluated for every window. In
-        this process (one job) nothing is given up.
+        Seconds for which the next result is waited for; evaluated for every window and every retry. In this process
+        (one job) nothing is given up.
 
     Yields
     ------
@@ -134,9 +134,12 @@ class _Pool:
     ordered: bool
     threads: bool
     any_finished: bool = False
+    here: bool = False
 
     def start(self, batch: list[tuple[int, tuple]], timeout: float) -> Iterator[tuple[int, Any]]:
-        """Hand a batch to joblib; with workers it is under way when this returns."""
+        """Hand a batch to joblib; it is then under way, unless the backend gives all results at once."""
+        if self.here:
+            return (_attempt(os.getpid(), self.function, index, task) for index, task in batch)
         options: dict[str, Any] = {
             "n_jobs": self.n_jobs,
             "batch_size": 1,
@@ -145,7 +148,7 @@ class _Pool:
         options["timeout"] = max(timeout, 1.0) if self.workers > 1 else None
         jobs = [joblib.delayed(_attempt)(os.getpid(), self.function, index, task) for index, task in batch]
         if not self.backend.supports_return_generator:  # ray's gives all results of a window at once
-            return (result for result in joblib.Parallel(**options)(jobs))
+            return _at_once(jobs, options)
         kind = "generator" if self.ordered else "generator_unordered"
         return joblib.Parallel(pre_dispatch="all", return_as=kind, **options)(jobs)
 
@@ -171,10 +174,12 @@ class _Pool:
         finally:
             _close(results)
         retried = [self._alone(index, task, timeout()) for index, task in waiting.items()]
-        if len(batch) > 1 and not self.any_finished:
+        if not self.any_finished and isinstance(
+            replace(self, function=os.getpid)._alone(0, (), timeout())[1], JobFailure
+        ):
             logger.warning("no worker process works here; continuing in this process")
-            self.n_jobs = self.workers = 1
-            retried = list(self.start(list(waiting.items()), 0.0))
+            self.here = True
+            retried = self.start(list(waiting.items()), 0.0)
         yield from retried
 
     def _alone(self, index: int, task: tuple, timeout: float) -> tuple[int, Any]:
@@ -193,6 +198,11 @@ class _Pool:
         return result
 
 
+def _at_once(jobs: list, options: dict[str, Any]) -> Iterator[tuple[int, Any]]:
+    """Results of a backend such as ray's; what it raises is raised where they are fetched."""
+    yield from joblib.Parallel(**options)(jobs)
+
+
 def _close(results: Iterator) -> None:
     """End what is under way."""
     if hasattr(results, "close"):
@@ -205,7 +215,7 @@ def _attempt(owner: int, function: Callable, index: int, task: tuple) -> tuple[i
     _end_with(owner)
     try:
         return index, function(*task)
-    except Exception as error:  # whatever is wrong with one study must not cost the others
+    except (Exception, SystemExit) as error:  # whatever is wrong with one study must not cost the others
         return index, JobFailure.of(error)
 
 

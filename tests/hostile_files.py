@@ -46,6 +46,8 @@ def hostile_files(folder: Path) -> Iterator[tuple[str, Path]]:
     groups = b"\x00\x52\x30\x92SQ\0\0" + struct.pack("<I", len(items)) + items
     yield made("two million functional groups", with_elements(plain, groups, before=b"\xe0\x7f\x10\x00"))
     yield made("two million elements", with_elements(plain, b"\x09\x00\x10\x10CS\0\0" * 2**21))
+    tags = (struct.pack("<HH", group, element) for group in range(9, 16) for element in range(0x10000))
+    yield made("half a million elements in order", with_elements(plain, b"".join(t + b"CS\0\0" for t in tags)))
     yield made("deflated gigabytes", _bomb(plain))
     fragments = write(
         folder / "f.dcm", enhanced(stack_positions((0, 0, 0), SAGITTAL, [0, 4]), SAGITTAL, shape=(32, 32))

@@ -101,6 +101,7 @@ def test_files_that_claim_to_be_huge_are_refused_before_memory_is_taken(tmp_path
     issues = {name: issue for name, issue, _ in results}
     assert "deflated bytes unpack to more than" in issues["deflated gigabytes"]
     assert "has more elements than any image" in issues["two million items"]
+    assert "has more elements than any image" in issues["half a million elements in order"]
     assert "cannot hold them" in issues["rle of 16000 x 16000"]
 
 

@@ -274,6 +274,9 @@ def test_other_options_or_weights_or_code_start_anew(interrupted, cohort, run, t
     assert again(predictor(write_run(tmp_path / "other", (1, 2, 3), (1.0, 3.0, 2.0)))) == 3, "the same weights"
     assert again(predictor(write_run(tmp_path / "more", (1, 2, 4), (1.0, 3.0, 2.0)))) == 0
     assert again(predictor(write_run(tmp_path / "shares", (1, 2, 3), (1.0, 1.0, 2.0)))) == 0
+    recalibrated = predictor(run)
+    recalibrated.localizer.calibration = "another"
+    assert again(recalibrated) == 0
     monkeypatch.setattr(inference_module, "code_digest", lambda: "of another version")
     assert again(predictor(run)) == 0
 

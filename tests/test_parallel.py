@@ -86,6 +86,10 @@ def test_a_job_that_fails_or_kills_its_process_costs_only_itself():
     assert results == {i: i for i in (0, 1, 2, 4, 5, 7, 8, 9, 10, 11)}
 
 
+def test_jobs_that_all_kill_their_processes_do_not_run_in_this_one():
+    assert [result.kind for _, result in run_jobs(odd, [(6,), (6,)], n_jobs=2, ordered=True)] == [DIED, DIED]
+
+
 def test_a_job_that_never_answers_is_given_up():
     results = dict(run_jobs(sleep, [(0.0,), (60.0,), (0.0,)], n_jobs=2, timeout=lambda: 5.0))
     assert results.pop(1).kind == HUNG

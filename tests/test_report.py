@@ -109,7 +109,7 @@ def test_a_class_prior_is_never_shown_as_a_grade(tmp_path):
     assert words == ["Prior"] * N_TARGETS and "Not predicted" in page.text and "not known" in page.text
     assert 'class="grade severe' not in text and 'class="grade moderate' not in text
     row = next(a for a in Elements(reports.finish().read_text("utf-8")).all("tr") if "data-id" in a)
-    assert row["data-any"] == row["data-severe"] == "-1" and row["data-worst"] == "not graded"
+    assert row["data-any"] == row["data-severe"] == "-1" and row["data-worst"] == "not predicted"
 
 
 def test_the_page_holds_every_number_and_asks_nobody_for_anything(located, tmp_path):

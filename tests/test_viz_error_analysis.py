@@ -40,7 +40,7 @@ def test_agreement_has_a_panel_a_measure_and_a_row_a_group(graded, theme, tmp_pa
     assert not pyplot.get_fignums()
 
 
-def test_strata_are_drawn_beside_their_reference(graded, tmp_path):
+def test_subgroups_are_drawn_beside_their_reference(graded, tmp_path):
     labels, p = graded
     worse = np.full_like(p, 1 / 3)
     traits = {"level": level_subgroups(30), "field, T": np.array(["1.5", "3"] * 15)}

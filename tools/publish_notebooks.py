@@ -1,4 +1,4 @@
-"""Take the executed notebooks of a run over into notebooks/, as they are committed: with figures, without traces.
+"""Copy the executed notebooks of a run over into notebooks/, as they are committed: with figures, without traces.
 
 Left out are the cell with this run's parameters, progress bars (their widgets show nothing outside a live session),
 widget state and times of execution. A notebook that holds an error, an absolute path or more than 3 MB is refused.

@@ -37,9 +37,9 @@ RESULT = {
     "05": "submission.csv",
 }
 """What a notebook leaves for the next ones, by its number; without it the notebook is executed again."""
-SLOWEST_CELL_S = 9 * 3600
+CELL_TIMEOUT_S = 9 * 3600
 """A cell may take as long as a Kaggle session; on real data training does."""
-SLOWEST_ENDING_S = 30.0
+ENDING_TIMEOUT_S = 30.0
 """Seconds that a kernel may take to end: one that is killed before its workers end leaves their semaphores behind."""
 
 
@@ -126,13 +126,13 @@ def execute(path: Path, executed: Path, parameters: dict, title: str) -> float |
     with tqdm(total=cells, desc=title, unit="cell", leave=False, disable=not sys.stderr.isatty()) as bar:
         client = NotebookClient(
             book,
-            timeout=SLOWEST_CELL_S,
+            timeout=CELL_TIMEOUT_S,
             kernel_name="python3",
             resources={"metadata": {"path": str(NOTEBOOKS)}},
             extra_arguments=["--IPKernelApp.log_level=40"],  # it warns of unencrypted TCP, which stays on this machine
             on_cell_executed=lambda **_: bar.update(),
         )
-        client.create_kernel_manager().shutdown_wait_time = SLOWEST_ENDING_S
+        client.create_kernel_manager().shutdown_wait_time = ENDING_TIMEOUT_S
         try:
             client.execute()
             issue = ""

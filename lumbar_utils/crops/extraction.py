@@ -252,7 +252,7 @@ class StudyCrops:
                     points=points,
                     issues=tuple(map(Issue.from_json, meta["issues"])),
                 )
-        except (OSError, KeyError, ValueError, TypeError, EOFError, BadZipFile) as error:
+        except (OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
             raise DataError(f"{path}: not a readable file of crops ({error}); delete it and run again") from error
 
 

@@ -17,6 +17,9 @@ from pydicom.valuerep import EXPLICIT_VR_LENGTH_32, VR
 VRS = {str(vr).encode(): str(vr) for vr in VR if len(str(vr)) == 2}
 """Value representations as they stand in files."""
 
+MAX_ELEMENTS = 10_000
+"""Of a file; a single image has 50 to 500. Each element of a few bytes becomes an object of hundreds."""
+
 _LONG = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 _START = 132
 _GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
@@ -73,7 +76,12 @@ def _elements(data: bytes, at: int, end: int, implicit: bool) -> dict[BaseTag, R
                 length = int.from_bytes(data[at + 4 : at + 8], "little")
         at += 8
         tag = group << 16 | element
-        if tag <= last or at + length > end or (tag >= _FUNCTIONAL_GROUPS and tag != _PIXEL_DATA):
+        if (
+            len(found) >= MAX_ELEMENTS
+            or tag <= last
+            or at + length > end
+            or (tag >= _FUNCTIONAL_GROUPS and tag != _PIXEL_DATA)
+        ):
             return None
         last, key = tag, BaseTag(tag)  # its own comparisons are slow
         value = memoryview(data)[at : at + length] if tag == _PIXEL_DATA else data[at : at + length]

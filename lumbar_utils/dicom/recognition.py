@@ -3,7 +3,7 @@
 The plane comes from the slices' normals alone. T1 against T2/STIR comes from the physics (echo, repetition and
 inversion time), then from words of the description. When the two contradict each other the times win: the
 scanner writes them, people write the words. A sagittal or axial series with neither is taken as T2, because the
-T2 view is the one that finds the discs, and the guess is put down as a issue.
+T2 view is the one that finds the discs, and the guess is reported as an issue.
 
 Usual times at 1.5 and 3 T: T1 spin echo TR 400-900 TE 8-20; T1 FLAIR TR 1800-2800 TE 8-30 TI 700-1100; T2 spin
 echo TR above 2000 TE 70-130; STIR TI 130-240.
@@ -26,16 +26,16 @@ SAGITTAL_COSINE = 0.75
 AXIAL_COSINE = 0.57
 """A slice is axial up to 55 degrees from level: planes along the L5/S1 disc are tilted by 30 to 45 degrees."""
 MAIN_PLANE_SHARE = 0.5
-"""A series with no plane in more than this share of its slices is a three-plane localizer, not a view."""
+"""A series with no plane in more than this share of its slices is a three-plane scout, not a view."""
 
-STIR_LONGEST_TI = 400.0
+STIR_MAX_TI = 400.0
 """ms. Fat is nulled at 130-240 ms, CSF and water (FLAIR) at 700 ms and more."""
-T1_LONGEST_TE, T1_LONGEST_TR, T2_SHORTEST_TE, T2_SHORTEST_TR = 35.0, 1300.0, 60.0, 1500.0
+T1_MAX_TE, T1_MAX_TR, T2_MIN_TE, T2_MIN_TR = 35.0, 1300.0, 60.0, 1500.0
 """ms; what lies between is left to the words."""
 
 _SCOUT = re.compile(r"\b(localizer|localiser|loc|scout|survey|3[ -]?plane|three[ -]?plane|scanogram|smartbrain)\b")
 _OTHER = re.compile(r"\b(dwi|adc|diff\w*|mra|angio\w*|myelo\w*|swi|spectro\w*|calib\w*|perf\w*|mip)\b")
-_LUMBAR = re.compile(r"lumb|\b(l ?spine|ls ?spine|lsp|lws|lws|lwk|l ?s|l5|s1|sacr\w*)\b")
+_LUMBAR = re.compile(r"lumb|\b(l ?spine|ls ?spine|lsp|lws|lwk|l ?s|l5|s1|sacr\w*)\b")
 _ELSEWHERE = re.compile(
     r"\b(c ?spine|cspine|cerv\w*|hws|neck|t ?spine|thora\w*|bws|brain|head|skull|orbit\w*|iac|pituit\w*|knee|shoulder|"
     r"hip|ankle|foot|wrist|hand|elbow|prostat\w*|breast|mamm\w*|heart|cardi\w*|liver|mrcp)\b"
@@ -75,13 +75,13 @@ def contrast_by_times(header: Mapping) -> str:
     """
     tr, te, ti = (header.get(k) for k in ("RepetitionTime", "EchoTime", "InversionTime"))
     sequence = str(header.get("ScanningSequence") or "").upper().split()
-    if ti and 50 < ti < STIR_LONGEST_TI and (tr is None or tr > T1_LONGEST_TR):
+    if ti and 50 < ti < STIR_MAX_TI and (tr is None or tr > T1_MAX_TR):
         return "T2"
     if te is None or te <= 0 or ("GR" in sequence and "SE" not in sequence):
         return ""
-    if te >= T2_SHORTEST_TE and (tr is None or tr <= 0 or tr >= T2_SHORTEST_TR):
+    if te >= T2_MIN_TE and (tr is None or tr <= 0 or tr >= T2_MIN_TR):
         return "T2"
-    if te <= T1_LONGEST_TE and tr and (tr <= T1_LONGEST_TR or (ti and ti >= STIR_LONGEST_TI)):
+    if te <= T1_MAX_TE and tr and (tr <= T1_MAX_TR or (ti and ti >= STIR_MAX_TI)):
         return "T1"
     return ""
 
@@ -122,14 +122,14 @@ def recognise(planes: Sequence[str], header: Mapping, description: str) -> tuple
     planes : sequence of str
         `plane_of` every slice.
     header : mapping
-        As in `dicom.Series.header`; missing values are None.
+        As in `dicom.series.Series.header`; missing values are None.
     description : str
         SeriesDescription.
 
     Returns
     -------
     view : str
-        One of `labels.VIEWS`, or "" for what is none of them: localizers, coronal slices, axial T1, diffusion,
+        One of `labels.VIEWS`, or "" for what is none of them: scouts, coronal slices, axial T1, diffusion,
         projections and maps, other parts of the body.
     note : str
         "" or what was guessed or contradictory, for `Series.issues`.

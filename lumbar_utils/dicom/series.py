@@ -116,7 +116,7 @@ class Series:
     description : str
         SeriesDescription of the header, "" where missing.
     header : dict
-        By DICOM keyword `dicom_headers.HEADER_NUMBERS` as float (times in ms, field in T, lengths in mm) and
+        By DICOM keyword `headers.HEADER_NUMBERS` as float (times in ms, field in T, lengths in mm) and
         `HEADER_TEXTS` as str, None where missing. Holds nothing that identifies the patient.
     issues : tuple of Issue
         What was left out or guessed, and why.

@@ -49,7 +49,7 @@ class Predictor:
     Parameters
     ----------
     run : path-like
-        A run folder written by `train.fit`, a folder with `ensemble.json`, or such a JSON file.
+        A run folder written by `training.fit`, a folder with `ensemble.json`, or such a JSON file.
     device : str or sequence of str, optional
         See `networks.choose_devices`; on several, each holds all members and batches are split over them.
         Default: all usable GPUs, else the CPU.
@@ -149,7 +149,7 @@ class Predictor:
                 digest.update((folder / name).read_bytes())
         localizer = self.localizer
         digest.update(repr((type(localizer).__name__, getattr(localizer, "config", ""))).encode())
-        digest.update(repr((getattr(localizer, "decoding", ""), getattr(localizer, "prior", ""))).encode())
+        digest.update(repr(getattr(localizer, "calibration", "")).encode())
         for network in getattr(localizer, "networks", ()):
             for name, tensor in network.state_dict().items():
                 digest.update(name.encode() + tensor.detach().cpu().contiguous().numpy().tobytes())

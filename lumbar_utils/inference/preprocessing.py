@@ -40,7 +40,7 @@ STUDY_SECONDS = 300.0
 """A study takes 1 to 5 seconds; one of 720 that takes all of this costs a Kaggle run one hundredth of its time."""
 GRACE_SECONDS = 120.0
 """After a study's time is over, until its process is ended: new processes first have libraries to load."""
-LEVEL_LABELLING_UNCERTAIN = "the level labelling is uncertain: all discs may be off by one level"
+LEVEL_LABELLING_UNCERTAIN = "the level labelling has low confidence: all discs may be off by one level"
 
 
 class StudyTimeout(BaseException):

@@ -121,7 +121,7 @@ class ResumeLog:
                 values = json.loads(line)
                 prediction = _from_json(values["prediction"])
                 place = str(values["place"])
-            except (DataError, KeyError, TypeError, ValueError):
+            except (AttributeError, DataError, KeyError, TypeError, ValueError):
                 break
             self.found[prediction.study_id], self._places[prediction.study_id] = prediction, place
             good += len(line)

@@ -5,7 +5,8 @@
 
 Finished predictions are kept in `submission_resume.jsonl` beside the submission until it is written. When a run is
 killed, the same call continues where it was, with the whole time again, as long as the weights, the options, the
-library's code and the study are unchanged; studies that only the deadline cost their prediction are predicted then.
+library's code and the study are unchanged; studies that only the deadline, a time limit or a lost worker cost their
+prediction are predicted then.
 """
 
 from __future__ import annotations

@@ -108,12 +108,21 @@ class DiscLocalizer:
             raise DataError(f"a localizer needs one or more networks of one configuration, got {len(networks)}")
         self.device = torch.device(device)
         self.networks = tuple(n.to(self.device, memory_format=torch.channels_last).eval() for n in networks)
-        self.calibration = calibration or LocalizerCalibration()
+        self._calibration = calibration or LocalizerCalibration()
         self.made = dict(made or {})
         self.history: list[dict[str, float]] = []
         """Of the training that made it, in this session: member, step, loss, learning_rate, seconds."""
         self.files: tuple[Path, Path] | None = None
         """Tensors and JSON that it was read from; None when it was made in this session."""
+
+    @property
+    def calibration(self) -> LocalizerCalibration:
+        """How its heat maps become confidences; a localizer that gets another one is no longer that of its files."""
+        return self._calibration
+
+    @calibration.setter
+    def calibration(self, value: LocalizerCalibration) -> None:
+        self._calibration, self.files = value, None
 
     @property
     def config(self) -> LocalizerConfig:

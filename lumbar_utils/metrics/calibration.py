@@ -34,7 +34,7 @@ class Calibration:
     Parameters
     ----------
     temperature : mapping family -> float
-        Positive; above 1 makes predictions less sure. Families are those of `metrics.FAMILY_TARGETS`.
+        Positive; above 1 makes predictions less sure. Families are those of `metrics.score.FAMILY_TARGETS`.
     bias : mapping family -> (float, float, float)
         Added for normal/mild, moderate and severe after the division by the temperature; the first is 0.
 

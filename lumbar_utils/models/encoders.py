@@ -137,7 +137,7 @@ def _import_timm(flat: bool):
     except ImportError as error:
         raise ImportError(
             f"{error}; the classifier needs timm-3d and timm: pip install timm-3d timm; without internet (Kaggle) "
-            "attach the data set that `make kaggle` packs and call lumbar_utils.prepare_session()"
+            "attach the data set that `make kaggle` packs and call lumbar_utils.kaggle.prepare_session()"
         ) from error
 
 

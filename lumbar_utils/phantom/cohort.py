@@ -115,7 +115,7 @@ def generate_cohort(
     n_jobs : int
         Worker processes, see `parallel.run_jobs`; 1 works in this process.
     randomise : bool
-        People, contrasts and artefacts far beyond reality, for training a localiser that must work on real scans.
+        People, contrasts and artefacts far beyond reality, for training a localizer that must work on real scans.
     transfer_syntax : str
         A key of `writer.TRANSFER_SYNTAXES`; with the default a few series are RLE-compressed, as in reality.
     overwrite : bool

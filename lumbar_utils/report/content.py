@@ -19,7 +19,8 @@ discs                   null, or {series_id, source, levels: 5 of {level, point_
 crops                   15 of {view, level, covered (share of the box), series_id, stack, instance_numbers,
                         angle_degrees}; series_id and what follows are null where no scan shows the level
 series                  what was there: {series_id, view, slices, stacks, pixel_spacing_mm, slice_spacing_mm}
-missing_views, issues what could not be used; issues as records with code, series, file, view and message
+missing_views           of which nothing could be used
+issues                  records with code, series, file, view and message of what was left out
 flags                   of `FLAGS`, what the index filters by
 model                   what predicted, as the caller describes it: name, networks, mirrored, calibrated, disc_localizer
 versions                of Python and the packages that a result depends on
@@ -65,8 +66,8 @@ LEVELS_WARNING = "the labelling of the disc levels has low confidence: all five 
 
 FLAGS = {
     "fallback": "class prior",
-    "levels": "level labelling uncertain",
-    "disc": "disc imputed or uncertain",
+    "levels": "level labelling of low confidence",
+    "disc": "disc imputed or of low confidence",
     "view": "view missing",
     "issue": "notes",
 }

@@ -76,7 +76,7 @@ POINT_VIEWS = dict(zip(CONDITIONS, (SAGITTAL_T2, SAGITTAL_T1, SAGITTAL_T1, AXIAL
 """The view on which the competition marked each condition."""
 
 COLUMNS = ("study_id", "series_id", "instance_number", "condition", "level", "x", "y")
-_CANAL, _LEFT_FORAMEN, _RIGHT_FORAMEN, _LEFT_RECESS, _RIGHT_RECESS = CONDITIONS
+_, _LEFT_FORAMEN, _RIGHT_FORAMEN, _LEFT_RECESS, _RIGHT_RECESS = CONDITIONS
 
 
 def clean_coordinates(

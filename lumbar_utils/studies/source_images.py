@@ -1,7 +1,7 @@
 """Which images of a study a result rests on: whose they are and where each lies, from headers read on request.
 
-`dicom.Series` keeps nothing that identifies a patient. A result that is to go back into an archive must carry the
-patient and the study of its source, so the headers are read again here, and only here.
+`dicom.series.Series` keeps nothing that identifies a patient. A result that is to go back into an archive must carry
+the patient and the study of its source, so the headers are read again here, and only here.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ class SourceImages:
     images : tuple of SourceImage
         All of one StudyInstanceUID come first.
     acquisitions : dict series_id -> dict
-        How each series was acquired, as in `dicom.Series.header`.
+        How each series was acquired, as in `dicom.series.Series.header`.
     issues : tuple of Issue
         Files that are left out, and why.
     """

@@ -60,5 +60,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 if __name__ == "__main__":
     try:
         main()
-    except (LumbarError, OSError) as issue:
-        sys.exit(f"error: {issue}")
+    except (LumbarError, OSError) as error:
+        sys.exit(f"error: {error}")

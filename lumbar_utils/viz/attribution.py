@@ -37,7 +37,7 @@ def show_attribution(
     Parameters
     ----------
     attribution : StudyAttribution
-        From `explain.explain`.
+        From `explain.attribution_maps`.
     condition : int or str
         Of `labels.CONDITIONS`.
     probabilities, labels, width

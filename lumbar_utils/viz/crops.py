@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from ..explain.attribution import StudyAttribution
 
 CROP_WINDOW = (0.0, 1.05)
-"""Crops hold about 0 to 1; see `crops.INTENSITY_PERCENTILES`."""
+"""Crops hold about 0 to 1; see `crops.extraction.INTENSITY_PERCENTILES`."""
 MONTAGE_ROWS = (
     (SAGITTAL_T2, 0.0, "Sagittal T2\nmidline"),
     (AXIAL_T2, 0.0, "Axial T2\nat the disc"),
