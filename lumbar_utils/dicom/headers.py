@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 from ..errors import DicomError, GeometryError
 from ..geometry import SliceGeometry
 from .elements import check_image, integer, numbers, text, without_warnings
-from .parsing import read_dataset, words_of
+from .parsing import library_message, read_dataset
 from .recognition import plane_of
 
 HEADER_NUMBERS = (
@@ -201,7 +201,7 @@ def functional_groups(dataset: Dataset, frames: int, path: Path) -> list[list[Da
         shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
         per_frame = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
     except Exception as error:
-        raise DicomError(f"its functional groups cannot be read: {words_of(error)}", path=path) from error
+        raise DicomError(f"its functional groups cannot be read: {library_message(error)}", path=path) from error
     if per_frame and len(per_frame) != frames:
         raise DicomError(f"has {frames} frames but functional groups for {len(per_frame)}", path=path)
     if frames > 1 and not per_frame:

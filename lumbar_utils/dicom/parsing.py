@@ -124,7 +124,7 @@ class _GuardedFile:
                 )
 
 
-def words_of(error: Exception) -> str:
+def library_message(error: Exception) -> str:
     """What another library's error says, on one short printable line; its type where it says nothing."""
     said = printable(str(error)) or type(error).__name__
     return said if len(said) <= MAX_REASON else said[:MAX_REASON] + " ..."
@@ -156,7 +156,7 @@ def _parse(file: _GuardedFile, path: Path, *, force: bool, stop_before_pixels: b
         except DicomError:
             raise
         except Exception as error:  # a broken file can raise anything from struct.error to RecursionError
-            reason = TOO_MANY if file.exhausted else f"cannot be parsed as DICOM: {words_of(error)}"
+            reason = TOO_MANY if file.exhausted else f"cannot be parsed as DICOM: {library_message(error)}"
             raise DicomError(reason, path=path) from error
     if len(dataset) == 0:
         raise DicomError("holds no DICOM elements: cut off, or not a DICOM file", path=path)

@@ -23,7 +23,7 @@ from pydicom.uid import RLELossless
 from ..errors import DicomError
 from .decoding import decode_compressed
 from .elements import integer, text, without_warnings
-from .parsing import words_of
+from .parsing import library_message
 
 MAX_PADDING = 1024
 """Bytes after the last pixel that are ignored; some writers pad to a block. More means wrong rows or columns."""
@@ -189,7 +189,9 @@ def _decoded_values(dataset: Dataset, path, syntax: pydicom.uid.UID, options: di
         except DicomError:
             raise
         except Exception as error:
-            raise DicomError(f"its pixels ({syntax.name}) cannot be decoded: {words_of(error)}", path=path) from error
+            raise DicomError(
+                f"its pixels ({syntax.name}) cannot be decoded: {library_message(error)}", path=path
+            ) from error
     if values.size != frames * rows * columns:
         raise DicomError(
             f"its pixels ({syntax.name}) decode to shape {values.shape}, expected {(frames, rows, columns)}", path=path

@@ -35,7 +35,7 @@ from .headers import (
     scan_headers,
     without_identity,
 )
-from .parsing import read_dataset, words_of
+from .parsing import library_message, read_dataset
 from .pixels import StoredFrame, stored_frames
 from .recognition import AXIAL, SAGITTAL, main_plane, plane_of, recognise
 
@@ -164,7 +164,7 @@ def read_slices(path: Path | str) -> list[Slice]:
     except DicomError:
         raise
     except Exception as error:  # pydicom converts lazily: any look at a broken element can raise anything
-        raise DicomError(f"cannot be read: {words_of(error)}", path=path) from error
+        raise DicomError(f"cannot be read: {library_message(error)}", path=path) from error
 
 
 def _read_slices(path: Path) -> list[Slice]:

@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError, Issue
-from ..files import atomically, write_table
+from ..files import write_table, write_text
 from ..labels import (
     CONDITIONS,
     LEVELS,
@@ -177,7 +177,7 @@ def write_submission(
 def write_records(path: Path, records: Iterable[Issue]) -> None:
     """Write records as JSON lines, atomically."""
     text = "".join(json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in records)
-    atomically(path, lambda temporary: temporary.write_text(text, "utf-8"))
+    write_text(path, text)
 
 
 def check_sample(sample: pd.DataFrame | None) -> None:

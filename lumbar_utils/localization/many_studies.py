@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 from tqdm.auto import tqdm
 
-from ..errors import DataError
+from ..errors import DataError, counted
 from ..labels import CONDITIONS
 from ..parallel import JobFailure, run_jobs, stays_here
 from ..studies.study import CompetitionFolder, StudySource, find_studies, load_study
@@ -34,8 +34,7 @@ def low_confidence_message(found: Mapping[str, DiscPoints]) -> str:
     if not ids:
         return ""
     listed = ", ".join(ids[:MAX_LISTED]) + (", ..." if len(ids) > MAX_LISTED else "")
-    studies = "1 study" if len(ids) == 1 else f"{len(ids)} studies"
-    return f"the level labelling has low confidence in {studies}, look at them: {listed}"
+    return f"the level labelling has low confidence in {counted(len(ids))}, look at them: {listed}"
 
 
 def locate_studies(

@@ -108,14 +108,14 @@ def structured_report(
     require_highdicom()
     if prediction.fallback:
         raise DataError(f"study {prediction.study_id}: no prediction, only the class prior: there is nothing to report")
-    evidence = source if isinstance(source, SourceImages) else read_source_images(source)
+    source_images = source if isinstance(source, SourceImages) else read_source_images(source)
     synthetic = synthetic or (isinstance(source, StudySource) and in_synthetic_cohort(source.path))
-    if evidence.study_id != prediction.study_id:
-        raise DataError(f"the prediction is of study {prediction.study_id!r}, the images of {evidence.study_id!r}")
+    if source_images.study_id != prediction.study_id:
+        raise DataError(f"the prediction is of study {prediction.study_id!r}, the images of {source_images.study_id!r}")
     try:
         with warnings.catch_warnings():  # about the source's names and numbers, which are copied as they are
             warnings.filterwarnings("ignore", module="pydicom|highdicom")
-            return _document(prediction, evidence, network, synthetic)
+            return _document(prediction, source_images, network, synthetic)
     except LumbarError:
         raise
     except Exception as error:  # whatever highdicom objects to in the source's header
@@ -150,7 +150,9 @@ def write_structured_reports(
     return written, failures
 
 
-def _document(prediction: StudyPrediction, evidence: SourceImages, network: str, synthetic: bool) -> Comprehensive3DSR:
+def _document(
+    prediction: StudyPrediction, source_images: SourceImages, network: str, synthetic: bool
+) -> Comprehensive3DSR:
     import highdicom as hd
     from highdicom import sr
 
@@ -172,8 +174,8 @@ def _document(prediction: StudyPrediction, evidence: SourceImages, network: str,
         observation_context=context,
         procedure_reported=MRI_CODE,
         imaging_measurements=[
-            *_findings(prediction, evidence, algorithm),
-            *_disc_points(prediction, evidence, algorithm),
+            *_findings(prediction, source_images, algorithm),
+            *_disc_points(prediction, source_images, algorithm),
         ],
     )
     for text in comments(prediction, synthetic):
@@ -187,10 +189,10 @@ def _document(prediction: StudyPrediction, evidence: SourceImages, network: str,
         responsible_organization="lumbar_utils contributors",
     )
     document = sr.Comprehensive3DSR(
-        evidence=_evidence_headers(evidence),
+        evidence=_image_headers(source_images),
         content=content[0],
         series_instance_uid=generate_uid(prefix=None),
-        series_number=1 + max(image.series_number for image in evidence.images),
+        series_number=1 + max(image.series_number for image in source_images.images),
         sop_instance_uid=generate_uid(prefix=None),
         instance_number=1,
         manufacturer="lumbar_utils contributors",
@@ -210,17 +212,17 @@ def _document(prediction: StudyPrediction, evidence: SourceImages, network: str,
 
 
 def _findings(
-    prediction: StudyPrediction, evidence: SourceImages, algorithm
+    prediction: StudyPrediction, source_images: SourceImages, algorithm
 ) -> list[MeasurementsAndQualitativeEvaluations]:
     """The 25 targets, in the order of `labels.TARGETS`."""
     from highdicom import sr
 
     groups = []
-    study_uid = evidence.images[0].study_uid
+    study_uid = source_images.images[0].study_uid
     for target, (name, probabilities) in enumerate(zip(TARGETS, prediction.probabilities, strict=True)):
         condition, level = divmod(target, N_LEVELS)
         measured = zip(PROBABILITY_CODES, probabilities, strict=True)
-        shown_on = _shown_on(prediction, evidence, condition, level)
+        shown_on = _shown_on(prediction, source_images, condition, level)
         groups.append(
             sr.MeasurementsAndQualitativeEvaluations(
                 tracking_identifier=sr.TrackingIdentifier(stable_uid(study_uid, name), name),
@@ -242,32 +244,32 @@ def _findings(
 
 
 def _shown_on(
-    prediction: StudyPrediction, evidence: SourceImages, condition: int, level: int
+    prediction: StudyPrediction, source_images: SourceImages, condition: int, level: int
 ) -> list[tuple[SourceImage, int]]:
     """The slices on which a reader would look for a target, one for each view that shows it."""
     if prediction.discs is None:
         return []
     point = prediction.discs.points[level] + (FORAMEN_SIDE_MM[condition], 0.0, 0.0)
-    frame = evidence.frame_of_reference(prediction.discs.series_id)
+    frame = source_images.frame_of_reference(prediction.discs.series_id)
     views = [view for view in VIEWS_OF_CONDITION[condition] if view not in prediction.missing_views]
-    found = [evidence.nearest(point, view=view, frame_of_reference_uid=frame) for view in views]
+    found = [source_images.nearest(point, view=view, frame_of_reference_uid=frame) for view in views]
     return [one for one in found if one is not None]
 
 
-def _disc_points(prediction: StudyPrediction, evidence: SourceImages, algorithm) -> list:
+def _disc_points(prediction: StudyPrediction, source_images: SourceImages, algorithm) -> list:
     """A region for each disc: its point in space, or on the nearest image where there is no frame of reference."""
     from highdicom import sr
 
     discs, groups = prediction.discs, []
     if discs is None:
         return groups
-    found_on = discs.series_id if any(image.series_id == discs.series_id for image in evidence.images) else ""
-    frame = evidence.frame_of_reference(found_on) if found_on else _first_frame(evidence)
+    found_on = discs.series_id if any(image.series_id == discs.series_id for image in source_images.images) else ""
+    frame = source_images.frame_of_reference(found_on) if found_on else _first_frame(source_images)
     for level, point, confidence in zip(range(N_LEVELS), discs.points, discs.confidence, strict=True):
         if frame:
             region = sr.ImageRegion3D("POINT", point[None], frame)
         else:
-            image, number = evidence.nearest(point, series_id=found_on)
+            image, number = source_images.nearest(point, series_id=found_on)
             # A pixel's centre is (0, 0) here and (0.5, 0.5) in DICOM, whose origin is the pixel's corner (C.10.5.1.2).
             place = image.frames[number].world_to_pixel(point)[0] + 0.5
             origin = sr.SourceImageForRegion(image.sop_class_uid, image.sop_instance_uid, _frames(image, number))
@@ -275,7 +277,7 @@ def _disc_points(prediction: StudyPrediction, evidence: SourceImages, algorithm)
         name = f"canal_point_{LEVELS[level]}"
         groups.append(
             sr.PlanarROIMeasurementsAndQualitativeEvaluations(
-                tracking_identifier=sr.TrackingIdentifier(stable_uid(evidence.images[0].study_uid, name), name),
+                tracking_identifier=sr.TrackingIdentifier(stable_uid(source_images.images[0].study_uid, name), name),
                 referenced_region=region,
                 finding_type=CANAL_POINT_CODE,
                 finding_sites=[sr.FindingSite(DISC_CODES[level])],
@@ -303,9 +305,9 @@ def stable_uid(*parts: object) -> UID:
     return UID(f"2.25.{uuid.uuid5(NAMESPACE, '/'.join(map(str, parts))).int}")
 
 
-def _first_frame(evidence: SourceImages) -> str:
+def _first_frame(source_images: SourceImages) -> str:
     """The frame of reference of the first sagittal T2 image that has one, else of any."""
-    ordered = sorted(evidence.images, key=lambda image: image.view != SAGITTAL_T2)
+    ordered = sorted(source_images.images, key=lambda image: image.view != SAGITTAL_T2)
     return next((image.frame_of_reference_uid for image in ordered if image.frame_of_reference_uid), "")
 
 
@@ -314,11 +316,11 @@ def _frames(image: SourceImage, number: int) -> list[int] | None:
     return [number + 1] if len(image.frames) > 1 else None
 
 
-def _evidence_headers(evidence: SourceImages) -> Sequence[Dataset]:
+def _image_headers(source_images: SourceImages) -> Sequence[Dataset]:
     """What highdicom asks of each image, the first one with the patient's and the study's attributes."""
     headers = []
-    for number, image in enumerate(evidence.images):
-        header = Dataset() if number else evidence.patient
+    for number, image in enumerate(source_images.images):
+        header = Dataset() if number else source_images.patient
         header.StudyInstanceUID, header.SeriesInstanceUID = image.study_uid, image.series_uid
         header.SOPClassUID, header.SOPInstanceUID = image.sop_class_uid, image.sop_instance_uid
         headers.append(header)

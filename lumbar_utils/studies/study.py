@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from ..dicom.series import FileHeader, list_files, read_series, scan_headers, without_identity
-from ..errors import DataError, DicomError, Issue
+from ..errors import DataError, DicomError, Issue, counted
 from ..files import file_name
 from .competition import PARTS, CompetitionFolder, is_competition_folder, load_listed_study
 from .data import Study
@@ -177,7 +177,7 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
     if not studies:
         reason = f"; {headers[0].path.name}: {headers[0].issue}" if headers else ""
         reason = f": {_modalities(others)}" if others else reason
-        words = f"holds no readable MR image in {_files(len(headers))}{reason}"
+        words = f"holds no readable MR image in {counted(len(headers), 'file', 'files')}{reason}"
         if not headers:
             words = "holds no file that may be DICOM; archives such as ZIP have to be unpacked first"
         raise DicomError(without_identity(words, everyone), path=path)
@@ -223,10 +223,6 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
         )
         for study, all_series in studies.items()
     ]
-
-
-def _files(count: int) -> str:
-    return f"{count} {'file' if count == 1 else 'files'}"
 
 
 def _modalities(others: dict[tuple[str, str, str], int]) -> str:
