@@ -101,6 +101,8 @@ def run_jobs(
     result
         What the function returned, or a `JobFailure` when it raised or its process died.
     """
+    # loky replaces a worker that has grown by 300 MB, which it does when torch is imported: nothing is lost.
+    warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
     backend, n_jobs = _backend(1 if n_jobs is None else n_jobs, threads)
     workers = max(1, joblib.effective_n_jobs(n_jobs))
     pool = _Pool(function, backend, n_jobs, workers, ordered or window is not None, threads)
