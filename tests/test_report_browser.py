@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from lumbar_utils.crops.extraction import extract_crops
+from lumbar_utils.errors import Issue
 from lumbar_utils.inference.submission import StudyPrediction
 from lumbar_utils.labels import N_TARGETS, SAGITTAL_T1, VIEWS
 from lumbar_utils.localization import DiscPoints
@@ -87,7 +88,8 @@ def report(cohort, tmp_path_factory):
     discs = DiscPoints(study.study_id, "1", known, [0.98, 0.4, 0.97, 0.99, 0.6], flags, "truth")
     crops = extract_crops(study, discs)
     p = _probabilities(np.random.default_rng(0))
-    prediction = StudyPrediction(study.study_id, p, discs, (VIEWS[1],), (LONG_NOTE,) * 6, synthetic_only=True)
+    notes = (Issue("note", LONG_NOTE),) * 6
+    prediction = StudyPrediction(study.study_id, p, discs, (VIEWS[1],), notes, synthetic_only=True)
     maps = {SAGITTAL_T1: np.random.default_rng(0).random(crops.images[SAGITTAL_T1].shape)}
     return ReportFolder(tmp_path_factory.mktemp("report"), synthetic=True).write(prediction, study, crops, maps=maps)
 
