@@ -31,8 +31,8 @@ from lumbar_utils.viz.style import SEVERITY_COLORS, Picture
 
 READABLE = 4.5
 """Contrast of text by WCAG 2.2, 1.4.3."""
-MAX_BYTES = 800_000
-"""Of a figure of noise under maps of noise, base64 aside: two of them leave a notebook under 3 MB."""
+MAX_BYTES = 300_000
+"""Of a figure of noise, base64 aside: six of them leave a notebook under 3 MB."""
 WIDEST = 900
 THEMES = ("dark", "light")
 
