@@ -225,7 +225,7 @@ def _end_with(owner: int) -> None:
     """End this worker process soon after the process that started it: joblib's own workers outlive a killed parent."""
     name = f"ends with process {owner}"
     own = multiprocessing.current_process().name.startswith("LokyProcess")
-    if not own or any(thread.name == name for thread in threading.enumerate()):
+    if not own or owner == os.getpid() or any(thread.name == name for thread in threading.enumerate()):
         return
 
     def watch() -> None:

@@ -6,6 +6,8 @@ import os
 import signal
 import time
 
+from lumbar_utils.parallel import run_jobs
+
 
 def process_of(number: int) -> tuple[int, int]:
     """The number and the id of the process that was asked."""
@@ -25,3 +27,8 @@ def sleep(seconds: float) -> float:
     """The seconds, after so many of them."""
     time.sleep(seconds)
     return seconds
+
+
+def jobs_within(number: int) -> list:
+    """The results of jobs that this job runs in its own process."""
+    return list(run_jobs(sleep, [(0.1,)] * number, n_jobs=1))

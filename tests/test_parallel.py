@@ -11,7 +11,7 @@ import joblib
 import numpy as np
 import pytest
 from joblib.parallel import BACKENDS, register_parallel_backend
-from parallel_functions import odd, process_of, sleep
+from parallel_functions import jobs_within, odd, process_of, sleep
 
 from lumbar_utils.crops.cache import build_crop_cache
 from lumbar_utils.crops.extraction import CropSpec
@@ -88,6 +88,11 @@ def test_a_job_that_fails_or_kills_its_process_costs_only_itself():
 
 def test_jobs_that_all_kill_their_processes_do_not_run_in_this_one():
     assert [result.kind for _, result in run_jobs(odd, [(6,), (6,)], n_jobs=2, ordered=True)] == [DIED, DIED]
+
+
+def test_a_job_may_run_jobs_of_its_own():
+    results = dict(run_jobs(jobs_within, [(2,), (3,)], n_jobs=2))
+    assert results == {i: [(k, 0.1) for k in range(n)] for i, n in enumerate((2, 3))}
 
 
 def test_a_job_that_never_answers_is_given_up():
