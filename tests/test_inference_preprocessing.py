@@ -130,6 +130,14 @@ def test_a_process_that_cannot_be_interrupted_is_ended(sources, alone, monkeypat
     assert same([*items[:2], items[3]], [*alone[:2], alone[3]])
 
 
+def test_a_process_is_not_waited_for_beyond_the_runs_time(sources, monkeypatch):
+    waits = []
+    monkeypatch.setattr(preprocessing_module, "run_jobs", lambda *_, timeout, **__: waits.append(timeout()) or ())
+    for left in (-5.0, 60.0, 1000.0):
+        prepared(sources, time_left=lambda left=left: left)
+    assert waits == [10.0, 70.0, 420.0]
+
+
 def test_a_study_that_kills_its_process_costs_only_itself(sources, alone):
     items, _ = prepared(sources[:4], {1: "dies"}, n_jobs=2)
     assert codes(items) == [[], ["worker_lost"], [], []]
@@ -161,6 +169,22 @@ def test_the_timer_leaves_nothing_behind():
         pass
     time.sleep(0.1)
     assert signal.getsignal(signal.SIGALRM) == handler and signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
+
+
+def test_a_timer_that_goes_off_while_it_is_stopped_leaves_nothing_behind(monkeypatch):
+    handler, setitimer, late = signal.getsignal(signal.SIGALRM), signal.setitimer, [1]
+
+    def goes_off(which, seconds, *interval):
+        if seconds == 0 and late:
+            late.pop()
+            signal.raise_signal(signal.SIGALRM)
+        return setitimer(which, seconds, *interval)
+
+    monkeypatch.setattr(signal, "setitimer", goes_off)
+    with pytest.raises(StudyTimeout), time_limit(1000):
+        pass
+    left = setitimer(signal.ITIMER_REAL, 0)
+    assert left == (0.0, 0.0) and signal.signal(signal.SIGALRM, handler) == handler
 
 
 def test_a_timer_of_somebody_else_is_left_alone():

@@ -40,6 +40,8 @@ STUDY_SECONDS = 300.0
 """A study takes 1 to 5 seconds; one of 720 that takes all of this costs a Kaggle run one hundredth of its time."""
 GRACE_SECONDS = 120.0
 """After a study's time is over, until its process is ended: new processes first have libraries to load."""
+RETURN_SECONDS = 10.0
+"""After the run's time is over: what was read until then has to get here."""
 LEVEL_LABELLING_UNCERTAIN = "the level labelling has low confidence: all discs may be off by one level"
 
 
@@ -171,13 +173,16 @@ def time_limit(seconds: float) -> Iterator[None]:
         raise StudyTimeout
 
     before = signal.signal(signal.SIGALRM, interrupt)
-    # Once more every second: an exception that is raised while an object is deleted is lost.
-    signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), 1.0)
     try:
+        # Once more every second: an exception that is raised while an object is deleted is lost.
+        signal.setitimer(signal.ITIMER_REAL, max(seconds, 1e-3), 1.0)
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+        finally:  # the timer can go off in the line above
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
 
 
 def preprocess_studies(
@@ -219,7 +224,7 @@ def preprocess_studies(
             yield source, sent, tuple(specs), study_seconds, time.time() + time_left()
 
     def timeout() -> float:
-        return min(study_seconds or float("inf"), max(time_left(), 0.0), 1e6) + GRACE_SECONDS
+        return min((study_seconds or 1e6) + GRACE_SECONDS, max(time_left(), 0.0) + RETURN_SECONDS)
 
     ready: list[PreprocessedStudy] = []
     for _, result in run_jobs(preprocess, tasks(), n_jobs=n_jobs, window=window, timeout=timeout):
