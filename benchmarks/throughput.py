@@ -41,9 +41,8 @@ except ModuleNotFoundError as missing:
 from lumbar_utils.crops.cache import CropCache, build_crop_cache
 from lumbar_utils.crops.extraction import CropSpec, extract_crops
 from lumbar_utils.devices import Compute, choose_compute
-from lumbar_utils.localization import DiscPoints, open_localizer
+from lumbar_utils.localization import DiscLocalizer, DiscPoints, open_localizer
 from lumbar_utils.localization.evaluation import read_reference
-from lumbar_utils.localization.localizer_files import LocalizerFiles
 from lumbar_utils.models.classifier import LumbarClassifier, predict_probabilities
 from lumbar_utils.models.inputs import batch_of, study_input
 from lumbar_utils.parallel import JobFailure, run_jobs
@@ -74,9 +73,9 @@ class Clock:
         self.seconds[name] = (before[0] + time.perf_counter() - wall, before[1] + time.process_time() - cpu)
 
 
-def our_job(source: StudySource, discs: DiscPoints, spec: CropSpec, out: Path, localizer: LocalizerFiles) -> dict:
+def our_job(source: StudySource, discs: DiscPoints, spec: CropSpec, out: Path, localizer: DiscLocalizer) -> dict:
     """Seconds of each step on one study, by step."""
-    localizer, clock = localizer.open(), Clock()
+    clock = Clock()
     torch.set_num_threads(1)
     with clock("read"):
         study = load_study(source)
@@ -114,7 +113,7 @@ def files_of(source: StudySource, *, plain: bool) -> int:
 
 def measure_steps(sources: list[StudySource], points: dict[str, DiscPoints], cores: int, out: Path) -> pd.DataFrame:
     """One row a competitor, study and step: wall and CPU seconds of one process among `cores` that work."""
-    spec, localizer, rows = CropSpec(), LocalizerFiles.of(open_localizer()), []
+    spec, localizer, rows = CropSpec(), open_localizer(), []
     jobs: dict[str, tuple[Callable, Callable]] = {
         OURS: (our_job, lambda s: (s, points[s.study_id], spec, out, localizer)),
         **{name: (plain_job, lambda s, n=name: (n, s, points[s.study_id], spec, out)) for name in PLAIN},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import joblib
@@ -19,7 +20,6 @@ from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.localization import DiscLocalizer, DiscPoints, locate_studies, points_from_table
 from lumbar_utils.localization.evaluation import read_reference
-from lumbar_utils.localization.localizer_files import LocalizerFiles
 from lumbar_utils.parallel import DIED, HUNG, JobFailure, run_jobs, stays_here
 from lumbar_utils.studies.study import CompetitionFolder, find_studies
 
@@ -182,7 +182,7 @@ def test_what_travels_is_small(cohort, sources, points, monkeypatch):
         sent.extend((function.__name__, len(pickle.dumps((function, task)))) for task in tasks)
         return iter(())
 
-    monkeypatch.setattr("lumbar_utils.localization.many_studies.run_jobs", note)
+    monkeypatch.setattr("lumbar_utils.localization.samples.run_jobs", note)
     locate_studies(sources, DiscLocalizer.shipped(), n_jobs=2, **QUIET)
     folder = CompetitionFolder.open(cohort)
     points_from_table(folder, folder.study_ids("train"), **QUIET)
@@ -192,13 +192,17 @@ def test_what_travels_is_small(cohort, sources, points, monkeypatch):
 
 def test_a_localizer_is_read_once_in_a_process_and_again_when_its_files_change(tmp_path):
     localizer = DiscLocalizer.shipped()
-    assert LocalizerFiles.of(localizer) == LocalizerFiles(None, None, "cpu")
+
+    def sent(localizer):
+        return pickle.loads(pickle.dumps(localizer))
+
+    assert b"lumbar_utils/weights" not in pickle.dumps(localizer), "the library may be installed elsewhere there"
+    assert sent(localizer).files == localizer.files and sent(localizer) is sent(localizer)
     localizer.save(tmp_path)
     own = DiscLocalizer.load(tmp_path)
-    files = LocalizerFiles.of(own)
-    assert files.open() is pickle.loads(pickle.dumps(files)).open()
+    assert sent(own) is sent(own) is not own and sent(own).files == own.files
     localizer.made["changed"] = "yes, and longer"
     localizer.save(tmp_path)
-    assert LocalizerFiles.of(own).open().made["changed"]
-    made_here = DiscLocalizer(localizer.networks)
-    assert LocalizerFiles.of(made_here) is made_here
+    assert sent(own).made["changed"]
+    own.calibration = replace(own.calibration, slope=0.123)
+    assert sent(own).calibration.slope == 0.123, "what is no longer that of its files is sent itself"

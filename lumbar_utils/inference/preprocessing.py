@@ -26,7 +26,6 @@ from ..errors import Issue, LumbarError
 from ..labels import VIEWS
 from ..localization import DiscPoints
 from ..localization.evaluation import level_labelling_uncertain
-from ..localization.localizer_files import LocalizerFiles
 from ..localization.preprocessing import LocalizationError
 from ..parallel import HUNG, JobFailure, run_jobs, stays_here
 from ..studies.study import Study, StudySource, load_study
@@ -71,7 +70,7 @@ class PreprocessedStudy:
 
 def preprocess(
     source: StudySource,
-    localizer: DiscLocalizer | LocalizerFiles,
+    localizer: DiscLocalizer,
     specs: Sequence[CropSpec],
     seconds: float | None = None,
     deadline: float = float("inf"),
@@ -95,7 +94,6 @@ def preprocess(
                 study = load_study(source)
             except Exception as error:  # any failure on one study must not stop the run
                 return _lost(source, "study_unreadable", f"cannot be read: {message_of(error)}")
-            localizer = localizer.open() if isinstance(localizer, LocalizerFiles) else localizer
             return preprocess_study(study, localizer, specs, stage=stage)
     except StudyTimeout:
         return _lost(source, "study_timeout", f"given up after {seconds:.0f} s, while {stage[-1]}")
@@ -209,19 +207,17 @@ def preprocess_studies(
     time_left : callable
         Seconds until nothing more may be read. Studies that are not ready then come with the issue `out_of_time`.
     """
-    sent: DiscLocalizer | LocalizerFiles = localizer
-    if not stays_here(n_jobs):
-        sent = LocalizerFiles.of(localizer)
-        try:
-            ForkingPickler.dumps(sent)
-        except Exception:  # whatever its classes raise
-            sent, n_jobs = localizer, 1
+    try:
+        if not stays_here(n_jobs):
+            ForkingPickler.dumps(localizer)
+    except Exception:  # whatever its classes raise
+        n_jobs = 1
     given: list[StudySource] = []
 
     def tasks() -> Iterator[tuple]:
         for source in sources:
             given.append(source)
-            yield source, sent, tuple(specs), study_seconds, time.time() + time_left()
+            yield source, localizer, tuple(specs), study_seconds, time.time() + time_left()
 
     def timeout() -> float:
         return min((study_seconds or 1e6) + GRACE_SECONDS, max(time_left(), 0.0) + RETURN_SECONDS)

@@ -2,8 +2,8 @@
 
 In the order of the data: `preprocessing` (series -> network input), `network`, `heat_maps` (predictions of several
 networks, averaged), `decoding` (heat maps -> a chain of points), `localizer` (`DiscLocalizer`, which joins them),
-`series_fusion` (one chain from several series), `points` (`DiscPoints`, the result); `many_studies` and
-`localizer_files` run it on a cohort. For training `samples`, `synthetic_samples` (of phantoms), `augmentation`,
+`series_fusion` (one chain from several series), `points` (`DiscPoints`, the result); `many_studies` runs it on a
+cohort. For training `samples`, `synthetic_samples` (of phantoms), `augmentation`,
 `training`, `calibration` (of the confidence); `evaluation` measures it.
 
 Names are loaded on first use, so that code that needs no more than `DiscPoints` does not wait for torch.
@@ -29,8 +29,7 @@ if TYPE_CHECKING:
         reliability,
         summary,
     )
-    from .localizer import DiscLocalizer
-    from .localizer_files import localizer_origin, open_localizer, warn_of_studies_learnt_from
+    from .localizer import DiscLocalizer, localizer_origin, open_localizer, warn_of_studies_learnt_from
     from .many_studies import (
         locate_folders,
         locate_studies,
@@ -53,11 +52,11 @@ _HOME = {
     "evaluate_on_images": "evaluation",
     "evaluate_points": "evaluation",
     "image_summary": "evaluation",
-    "localizer_origin": "localizer_files",
+    "localizer_origin": "localizer",
     "locate_folders": "many_studies",
     "locate_studies": "many_studies",
     "low_confidence_message": "many_studies",
-    "open_localizer": "localizer_files",
+    "open_localizer": "localizer",
     "point_errors": "evaluation",
     "points_from_table": "many_studies",
     "read_reference": "evaluation",
@@ -66,7 +65,7 @@ _HOME = {
     "summary": "evaluation",
     "train_localizer": "training",
     "train_on_samples": "training",
-    "warn_of_studies_learnt_from": "localizer_files",
+    "warn_of_studies_learnt_from": "localizer",
 }
 
 __all__ = ["DiscPoints", "complete_chain", "read_points", "write_points", *_HOME]

@@ -11,7 +11,6 @@ in ways that no phantom shows; what was fitted on phantoms is an estimate there.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from copy import copy
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -94,7 +93,7 @@ def fit_localizer_calibration(
     cut = np.arange(len(samples)) % CUT_EVERY == 0
     samples = [cut_off(sample, rng) if off else sample for sample, off in zip(samples, cut, strict=True)]
     heat_maps = [_heat_maps(localizer, sample) for sample in samples]
-    trial, fits = copy(localizer), []
+    trial, fits = DiscLocalizer(localizer.networks, device=localizer.device), []
     for temperature in TEMPERATURES:
         trial.calibration = LocalizerCalibration(temperature=temperature)
         located = _compare(trial, samples, heat_maps)

@@ -15,13 +15,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from ..errors import DataError
 from ..labels import CONDITIONS, LEVELS, N_LEVELS
-from ..parallel import JobFailure, run_jobs
 from .points import LOW_CONFIDENCE, DiscPoints, chain_tangents, complete_chain, forward_directions
-from .samples import single_study_folders
+from .samples import each_study, single_study_folders
 
 if TYPE_CHECKING:
     from ..studies.study import CompetitionFolder
@@ -40,23 +38,15 @@ ERROR_COLUMNS = (
     *("study_id", "level", "error_mm", "along_mm", "backward_mm"),
     *("confidence", "flag", "shift", "low_confidence"),
 )
-IMAGE_COLUMNS = ("study_id", "level", "series_id", "instance_number", "error_pixels", "slices_apart")
+IMAGE_COLUMNS = ["study_id", "level", "series_id", "instance_number", "error_pixels", "slices_apart"]
 
 
 @dataclass(frozen=True, eq=False)
 class PointErrors:
-    """Errors of one study's points; nan where the reference is missing.
+    """Errors of one study's points, mm (5,), nan where the reference is missing.
 
-    Parameters
-    ----------
-    distance : ndarray, shape (5,)
-        mm in space.
-    along : ndarray, shape (5,)
-        mm along the spine's axis, positive when the found point is too low.
-    backward : ndarray, shape (5,)
-        mm across that axis in the sagittal plane, positive when the found point is too far back.
-    shift : int
-        By how many levels the whole chain is off: 1 when it sits on the discs below the right ones, -1 above.
+    `distance` in space; `along` the spine's axis, positive when the found point is too low; `backward` across that axis
+    in the sagittal plane; `shift`: by how many levels the whole chain is too low.
     """
 
     distance: np.ndarray
@@ -120,11 +110,6 @@ def level_labelling_uncertain(discs: DiscPoints) -> bool:
     return all(LOW_CONFIDENCE in flag for flag in discs.flags)
 
 
-def low_confidence_studies(found: Mapping[str, DiscPoints]) -> list[str]:
-    """Ids of the studies whose level labelling has low confidence, in the order given: somebody should look at them."""
-    return [study_id for study_id, discs in found.items() if level_labelling_uncertain(discs)]
-
-
 def summary(errors: pd.DataFrame) -> dict[str, float]:
     """The numbers that are reported: medians in mm, fractions of levels, counts of studies.
 
@@ -159,16 +144,8 @@ def summary(errors: pd.DataFrame) -> dict[str, float]:
 def reliability(errors: pd.DataFrame) -> pd.DataFrame:
     """How often levels of a confidence are right: per bin of it, the share of levels within `FOUND_MM`.
 
-    Parameters
-    ----------
-    errors : DataFrame
-        From `evaluate_points`.
-
-    Returns
-    -------
-    DataFrame
-        bin ("0.50-0.70", of `CONFIDENCE_BINS`, the upper edge belonging to it), levels, mean_confidence, share_within;
-        bins without a level are left out. Calibrated confidence has the same mean and share in every row.
+    Columns: bin ("0.50-0.70", of `CONFIDENCE_BINS`, the upper edge belonging to it), levels, mean_confidence,
+    share_within; bins without a level are left out. Calibrated confidence has the same mean and share in every row.
     """
     confidence = errors["confidence"].astype(float)
     names = [f"{low:.2f}-{high:.2f}" for low, high in pairwise(CONFIDENCE_BINS)]
@@ -200,33 +177,21 @@ def evaluate_on_images(
     n_jobs: int = 2,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Compare found points with the canal points of the cleaned coordinate table on the very images that were marked.
+    """Compare found points with the cleaned table's canal points on the very images that were marked.
 
     The found point is projected onto the labelled image along the slice's normal, so that error in the plane and slice
-    are measured apart, as the competition's solutions do. The table's annotation errors are corrected or left out
-    first (`CompetitionFolder.clean_coordinates`): points in an image's corner and on the wrong series do not count,
-    nor does a level without a point.
+    are measured apart, as the competition's solutions do.
 
-    Returns
-    -------
-    DataFrame
-        `IMAGE_COLUMNS`, one row a labelled level. error_pixels: distance in the labelled image's own pixels;
-        slices_apart: places in the stack from the labelled slice to the one nearest to the found point, signed. Both
-        nan where a study was not found, which counts as wrong in `image_summary`. Points whose image cannot be read are
-        logged and left out.
+    Returns one row a labelled level whose image can be read, with `IMAGE_COLUMNS`. error_pixels: distance in the
+    image's own pixels; slices_apart: places in the stack from the labelled slice to the one nearest to the found point,
+    signed. Both nan where a study was not found, which counts as wrong in `image_summary`.
     """
     study_ids = [str(study_id) for study_id in study_ids]
-    tasks = (
-        (part, s, found.get(s)) for part, s in zip(single_study_folders(folder, study_ids), study_ids, strict=True)
-    )
-    jobs = run_jobs(_on_images, tasks, n_jobs=n_jobs, ordered=True)
-    compared: list[tuple] = []
-    for index, rows in tqdm(jobs, total=len(study_ids), desc="labelled images", unit="study", disable=not progress):
-        if isinstance(rows, JobFailure):  # one odd study must not cost the comparison of all the others
-            logger.warning("study %s: its labelled images are left out: %s", study_ids[index], rows.reason)
-        else:
-            compared += rows
-    return pd.DataFrame(compared, columns=list(IMAGE_COLUMNS))
+    folders = single_study_folders(folder, study_ids)
+    tasks = ((one, study_id, found.get(study_id)) for one, study_id in zip(folders, study_ids, strict=True))
+    options = {"title": "labelled images", "lost": "its labelled images are left out"}
+    compared, _ = each_study(_on_images, tasks, study_ids, n_jobs=n_jobs, progress=progress, **options)
+    return pd.DataFrame([row for rows in compared.values() for row in rows], columns=IMAGE_COLUMNS)
 
 
 def _on_images(folder: CompetitionFolder, study_id: str, discs: DiscPoints | None) -> list[tuple]:
@@ -255,10 +220,10 @@ def _on_images(folder: CompetitionFolder, study_id: str, discs: DiscPoints | Non
 
 
 def image_summary(comparison: pd.DataFrame) -> pd.DataFrame:
-    """What the competition's solutions report of their localizers, by level and over all of them.
+    """What the competition's solutions report of their localizers, for each level that has points and for "all".
 
     Columns: points, median_pixels, within_5_pixels, exact_slice, within_one_slice (shares of the points; a level that
-    was not found counts as wrong). Rows: `labels.LEVELS` that have points, and "all".
+    was not found counts as wrong).
     """
     table = pd.DataFrame(
         {
@@ -277,25 +242,18 @@ def image_summary(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_reference(path: str | Path, *, point: str = "canal", study_column: str = "study_id") -> dict[str, np.ndarray]:
-    """Reference points of many studies from a table with one row a study and level.
+    """Reference points (5, 3) by study id, nan where a level has no row.
 
-    Parameters
-    ----------
-    path : path-like
-        A CSV with `study_column`, `level` and `<point>_x`, `<point>_y`, `<point>_z` in LPS mm, for example a
-        synthetic cohort's `truth/discs.csv`.
-
-    Returns
-    -------
-    dict study id -> ndarray (5, 3), nan where a level has no row
+    The CSV has the columns `study_column`, `level` and `<point>_x`, `<point>_y`, `<point>_z` in LPS mm, for example a
+    synthetic cohort's `truth/discs.csv`.
     """
     table = pd.read_csv(path, dtype={study_column: str})
     names = [f"{point}_{axis}" for axis in "xyz"]
     absent = [name for name in (study_column, "level", *names) if name not in table.columns]
     if absent:
         raise DataError(f"{path}: lacks the columns {absent}, it has {list(table.columns)}")
-    table[study_column] = table[study_column].astype(str)
-    reference = {}
-    for study_id, rows in table.drop_duplicates([study_column, "level"], keep="last").groupby(study_column, sort=False):
-        reference[study_id] = rows.set_index("level")[names].reindex(LEVELS).to_numpy(dtype=np.float64)
-    return reference
+    by_study = table.drop_duplicates([study_column, "level"], keep="last").groupby(study_column, sort=False)
+    return {
+        str(study_id): rows.set_index("level")[names].reindex(LEVELS).to_numpy(dtype=np.float64)
+        for study_id, rows in by_study
+    }

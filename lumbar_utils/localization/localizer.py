@@ -10,6 +10,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from scipy import special
 from torch import nn
 
+from .. import __version__
 from ..errors import DataError
 from ..files import atomically, write_json
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
@@ -39,6 +41,7 @@ logger = logging.getLogger(__name__)
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 _SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 SHIPPED_WEIGHTS, SHIPPED_NOTE = _SHIPPED / "localizer.safetensors", _SHIPPED / "localizer.json"
+TRAINING_DATA = {"synthetic": "synthetic phantoms", "competition": "the competition's points"}
 T1_WEIGHT = 0.5
 """Of points on T1 beside those on T2: people mark the canal on T2, and between the two scans a patient may move."""
 MAX_UNANCHORED = 0.75
@@ -272,6 +275,51 @@ class DiscLocalizer:
             raise DataError(f"{weights.parent}: these are not weights of this localizer: {error}") from error
         localizer.files = (weights, note)
         return localizer
+
+    def __reduce_ex__(self, protocol):
+        """To another process a localizer that was read from files goes as their paths instead of its tensors."""
+        if self.files is None:
+            return super().__reduce_ex__(protocol)
+        if self.files[0] == SHIPPED_WEIGHTS:  # the other process has a copy of its own, wherever it is installed
+            return _opened, (None, str(self.device))
+        changed = tuple(value for file in self.files for value in (file.stat().st_mtime_ns, file.stat().st_size))
+        return _opened, (tuple(file.absolute() for file in self.files), str(self.device), changed)
+
+
+@lru_cache(maxsize=1)
+def _opened(files: tuple[Path, Path] | None, device: str, changed: tuple[int, ...] = ()) -> DiscLocalizer:
+    """A localizer that was sent here, read once and again only when its files have changed; None: the shipped one."""
+    return DiscLocalizer.shipped(device=device) if files is None else DiscLocalizer.read(*files, device=device)
+
+
+def open_localizer(folder: Path | str | None = None, *, device: str = "cpu") -> DiscLocalizer:
+    """The localizer in a folder; None for the one that ships with the library.
+
+    Raises `DataError` when the folder holds none, or the library was installed without its weights.
+    """
+    return DiscLocalizer.shipped(device=device) if folder is None else DiscLocalizer.load(folder, device=device)
+
+
+def localizer_origin(localizer: DiscLocalizer, folder: Path | str | None = None) -> str:
+    """One line for the user: which localizer was opened from `folder`, and what it was trained on."""
+    # Of a fine-tuned one all data in order: "synthetic, competition".
+    names = localizer.config.trained_on.split(", ")
+    data = ", then ".join(TRAINING_DATA.get(name, name or "unknown data") for name in names)
+    where = f"shipped with lumbar_utils {__version__}" if folder is None else str(folder)
+    return f"localizer: {where} (trained on {data})"
+
+
+def warn_of_studies_learnt_from(localizer: DiscLocalizer, held_out: Sequence[str]) -> None:
+    """Log a warning when a localizer was trained on studies that are now held out for validation."""
+    seen = set(localizer.made.get("studies", ())) & set(held_out)
+    if seen:
+        logger.warning(
+            "the localizer was trained on %d of the %d held-out studies, so their crops, and the score on them, are "
+            "better than they would be on new studies: train it with the same fold and seed, or use the one that "
+            "ships with the library",
+            len(seen),
+            len(held_out),
+        )
 
 
 def _widest_first(series: tuple[Series, ...]) -> list[Series]:

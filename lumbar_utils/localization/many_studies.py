@@ -5,24 +5,18 @@ A study that fails costs only itself: the reason comes back beside the results.
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..errors import DataError, counted
 from ..labels import CONDITIONS
-from ..parallel import JobFailure, run_jobs, stays_here
 from ..studies.study import CompetitionFolder, StudySource, find_studies, load_study
-from .evaluation import low_confidence_studies, read_reference
+from .evaluation import level_labelling_uncertain, read_reference
 from .localizer import DiscLocalizer
-from .localizer_files import LocalizerFiles
 from .points import DiscPoints
-from .samples import single_study_folders
-
-logger = logging.getLogger(__name__)
+from .samples import each_study, single_study_folders
 
 MAX_LISTED = 5
 """Studies that a message lists by their ids."""
@@ -30,7 +24,7 @@ MAX_LISTED = 5
 
 def low_confidence_message(found: Mapping[str, DiscPoints]) -> str:
     """A line about the studies with low confidence at all levels, the first ones by id; empty when there are none."""
-    ids = low_confidence_studies(found)
+    ids = [study_id for study_id, discs in found.items() if level_labelling_uncertain(discs)]
     if not ids:
         return ""
     listed = ", ".join(ids[:MAX_LISTED]) + (", ..." if len(ids) > MAX_LISTED else "")
@@ -45,8 +39,7 @@ def locate_studies(
     `n_jobs` worker processes read and locate, unless a user's `joblib.parallel_config` says otherwise; see
     `parallel.run_jobs`. They are threads of this process where the localizer works on a GPU.
     """
-    tasks = ((source.absolute(),) for source in sources)
-    return _locate(_locate_source, tasks, [s.study_id for s in sources], localizer, n_jobs=n_jobs, progress=progress)
+    return _locate(_locate_source, sources, [s.study_id for s in sources], localizer, n_jobs, progress)
 
 
 def locate_folders(
@@ -56,46 +49,29 @@ def locate_folders(
 
     `n_jobs` as in `locate_studies`.
     """
-    tasks = ((Path(folder).absolute(),) for folder in folders.values())
-    return _locate(_locate_folder, tasks, list(folders), localizer, n_jobs=n_jobs, progress=progress)
+    return _locate(_locate_folder, map(Path, folders.values()), list(folders), localizer, n_jobs, progress)
 
 
 def _locate(
     function: Callable,
-    tasks: Iterable[tuple],
+    places: Iterable[StudySource | Path],
     names: Sequence[str],
     localizer: DiscLocalizer,
-    *,
     n_jobs: int,
     progress: bool,
 ) -> tuple[dict[str, DiscPoints], dict[str, str]]:
     n_jobs = n_jobs if len(names) > 1 else 1  # a process takes seconds to start
     threads = getattr(localizer, "device", None) is not None and localizer.device.type != "cpu"
-    # In this process the localizer at hand is used; to others its files are sent.
-    sent = localizer if stays_here(n_jobs, threads=threads) else LocalizerFiles.of(localizer)
-    tasks = ((*task, sent) for task in tasks)
-    return _by_name(run_jobs(function, tasks, n_jobs=n_jobs, threads=threads), names, "locating discs", progress)
+    tasks = ((place.absolute(), localizer) for place in places)
+    options = {"n_jobs": n_jobs, "threads": threads, "progress": progress}
+    return each_study(function, tasks, names, title="locating discs", lost="no disc points", **options)
 
 
-def _by_name(
-    results: Iterator[tuple[int, DiscPoints | JobFailure]], names: Sequence[str], title: str, progress: bool
-) -> tuple[dict[str, DiscPoints], dict[str, str]]:
-    """Points and failures by name, in the order of the names, of jobs that end in any order."""
-    bar = tqdm(results, total=len(names), desc=title, unit="study", disable=not progress)
-    outcome = {names[index]: result for index, result in sorted(bar, key=lambda item: item[0])}
-    found = {name: result for name, result in outcome.items() if isinstance(result, DiscPoints)}
-    failures = {name: result.reason for name, result in outcome.items() if isinstance(result, JobFailure)}
-    for study_id, reason in failures.items():
-        logger.warning("study %s: no disc points: %s", study_id, reason)
-    return found, failures
-
-
-def _locate_source(source: StudySource, localizer: DiscLocalizer | LocalizerFiles) -> DiscPoints:
-    localizer = localizer.open() if isinstance(localizer, LocalizerFiles) else localizer
+def _locate_source(source: StudySource, localizer: DiscLocalizer) -> DiscPoints:
     return localizer.locate(load_study(source))
 
 
-def _locate_folder(folder: Path, localizer: DiscLocalizer | LocalizerFiles) -> DiscPoints:
+def _locate_folder(folder: Path, localizer: DiscLocalizer) -> DiscPoints:
     sources = find_studies(folder, progress=False)
     if len(sources) != 1:
         raise DataError(f"{folder}: expected one study, found {len(sources)}")
@@ -111,7 +87,8 @@ def points_from_table(
     `n_jobs` as in `locate_studies`.
     """
     tasks = zip(single_study_folders(folder, study_ids), study_ids, strict=True)
-    return _by_name(run_jobs(_from_table, tasks, n_jobs=n_jobs), study_ids, "points", progress)
+    options = {"n_jobs": n_jobs, "progress": progress}
+    return each_study(_from_table, tasks, study_ids, title="points", lost="no disc points", **options)
 
 
 def reference_points(
@@ -126,8 +103,10 @@ def reference_points(
         known = read_reference(truth, point="canal")
         return {study_id: known[study_id] for study_id in study_ids if study_id in known}
     found, _ = points_from_table(folder, study_ids, n_jobs=n_jobs, progress=progress)
-    imputed = {study_id: np.array([bool(flag) for flag in discs.flags]) for study_id, discs in found.items()}
-    return {s: np.where(imputed[s][:, None], np.nan, discs.points) for s, discs in found.items()}
+    return {
+        study_id: np.where([[bool(flag)] for flag in discs.flags], np.nan, discs.points)
+        for study_id, discs in found.items()
+    }
 
 
 def _from_table(folder: CompetitionFolder, study_id: str) -> DiscPoints:
@@ -136,6 +115,5 @@ def _from_table(folder: CompetitionFolder, study_id: str) -> DiscPoints:
     if not series_ids:
         raise DataError("the table holds no canal point of this study")
     study = folder.load_study(study_id, part="train", series_ids=series_ids)
-    points = folder.canal_points(study_id, study)
     series_id = study.series[0].series_id if study.series else ""
-    return DiscPoints.from_known(study_id, series_id, points, source="table")
+    return DiscPoints.from_known(study_id, series_id, folder.canal_points(study_id, study), source="table")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from tqdm.auto import tqdm
@@ -58,24 +59,43 @@ def sample_from_series(series: Series, points: np.ndarray, pixel_mm: float) -> L
 def load_samples(
     folder: CompetitionFolder, study_ids: Sequence[str], pixel_mm: float, *, n_jobs: int = 2, progress: bool = True
 ) -> list[LocalizerSample]:
-    """Read and preprocess the sagittal T2 and T1 series of many studies of a competition folder.
+    """The sagittal T2 and T1 series of many studies, with the points of the folder's cleaned coordinate table.
 
-    The points come from the folder's cleaned coordinate table (`CompetitionFolder.canal_points`).
     Studies without at least two known points, or without a readable sagittal series, are logged and left out.
     Raises `DataError` when none is left.
     """
     study_ids = [str(study_id) for study_id in study_ids]
-    tasks = zip(single_study_folders(folder, study_ids), study_ids, [pixel_mm] * len(study_ids), strict=True)
-    jobs = run_jobs(_samples_of_study, tasks, n_jobs=n_jobs, ordered=True)
-    samples: list[LocalizerSample] = []
-    for index, found in tqdm(jobs, total=len(study_ids), desc="sagittal series", unit="study", disable=not progress):
-        if isinstance(found, JobFailure):
-            logger.warning("left out of the localizer's training: study %s: %s", study_ids[index], found.reason)
-        else:
-            samples += found
+    tasks = ((one, s, pixel_mm) for one, s in zip(single_study_folders(folder, study_ids), study_ids, strict=True))
+    options = {"title": "sagittal series", "lost": "left out of the localizer's training"}
+    found, _ = each_study(_samples_of_study, tasks, study_ids, n_jobs=n_jobs, progress=progress, **options)
+    samples = [sample for of_study in found.values() for sample in of_study]
     if not samples:
         raise DataError(f"none of {len(study_ids)} studies has a sagittal series with canal points to train on")
     return samples
+
+
+def each_study(
+    function: Callable,
+    tasks: Iterable[tuple],
+    names: Sequence[str],
+    *,
+    title: str,
+    lost: str,
+    n_jobs: int,
+    progress: bool,
+    threads: bool = False,
+) -> tuple[dict[str, Any], dict[str, str]]:
+    """Results of a job a study, and the reasons of those that failed, each by name and in the order of the names.
+
+    `title` is that of the progress bar, `lost` what the log says that a failure costs its study.
+    """
+    jobs = run_jobs(function, tasks, n_jobs=n_jobs, threads=threads)
+    bar = tqdm(jobs, total=len(names), desc=title, unit="study", disable=not progress)
+    outcome = {names[index]: result for index, result in sorted(bar, key=itemgetter(0))}
+    failures = {name: result.reason for name, result in outcome.items() if isinstance(result, JobFailure)}
+    for name, reason in failures.items():
+        logger.warning("study %s: %s: %s", name, lost, reason)
+    return {name: result for name, result in outcome.items() if name not in failures}, failures
 
 
 def single_study_folders(folder: CompetitionFolder, study_ids: Sequence[str]) -> Iterator[CompetitionFolder]:
@@ -97,8 +117,8 @@ def single_study_folders(folder: CompetitionFolder, study_ids: Sequence[str]) ->
 
 def _samples_of_study(folder: CompetitionFolder, study_id: str, pixel_mm: float) -> list[LocalizerSample]:
     """One sample for each sagittal series; a series that cannot be used is logged and left out."""
-    table = folder.series_table
-    wanted = table.loc[table["series_description"].isin((SAGITTAL_T2, SAGITTAL_T1)), "series_id"]
+    table, sagittal = folder.series_table, (SAGITTAL_T2, SAGITTAL_T1)
+    wanted = table.loc[table["series_description"].isin(sagittal), "series_id"]
     study = folder.load_study(study_id, part="train", series_ids=list(wanted))
     points = folder.canal_points(study_id, study)
     if np.isfinite(points).all(axis=1).sum() < 2:
@@ -106,10 +126,8 @@ def _samples_of_study(folder: CompetitionFolder, study_id: str, pixel_mm: float)
         return []
     samples = []
     for series in study.series:
-        if series.view not in (SAGITTAL_T2, SAGITTAL_T1):
-            continue
         try:
-            samples.append(sample_from_series(series, points, pixel_mm))
+            samples += [sample_from_series(series, points, pixel_mm)] if series.view in sagittal else []
         except LumbarError as error:
             logger.warning("left out of the localizer's training: %s", error)
     return samples
