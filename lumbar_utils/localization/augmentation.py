@@ -8,6 +8,7 @@ shapes rather than one scanner's grey values.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -56,8 +57,7 @@ class Augmentation:
     cut_outs: float = 0.3
 
 
-@dataclass(frozen=True, eq=False)
-class Window:
+class Window(NamedTuple):
     """Network input (window, channels, H, W), target mass (window, k, H/2, W/2), absent mass and known (k,)."""
 
     slices: torch.Tensor

@@ -22,7 +22,6 @@ from .decoding import OBSERVED, Chain
 from .evaluation import FOUND_MM
 from .heat_maps import HeatMaps
 from .localizer import DiscLocalizer, LocalizerCalibration, clipped_logit
-from .network import CHAIN
 from .preprocessing import LocalizationError, normalised
 from .samples import LocalizerSample
 
@@ -146,9 +145,7 @@ def _compare(
 ) -> LocatedSamples:
     error, in_view, confidence, shift, chains = [], [], [], [], []
     for sample, maps in zip(samples, heat_maps, strict=True):
-        truth = sample.voxels
-        if len(truth) == len(CHAIN):
-            truth = truth[[CHAIN.index(level) for level in LEVELS]]
+        truth = sample.in_chain(LEVELS).voxels
         inside = np.all((truth > -1) & (truth < sample.pixels.shape), axis=1)  # False where it is not known
         in_view.append(inside)
         chain = localizer.decode(maps)

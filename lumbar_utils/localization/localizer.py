@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
@@ -23,7 +24,7 @@ from torch import nn
 
 from .. import __version__
 from ..errors import DataError
-from ..files import atomically, write_json
+from ..files import atomically, write_json, write_table
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
 from .decoding import OBSERVED, Chain, ChainPrior, decode_chain
 from .heat_maps import HeatMaps, predict_heat_maps
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+WEIGHTS_FILE, CONFIG_FILE, HISTORY_FILE = "model.safetensors", "config.json", "history.csv"
 _SHIPPED = Path(__file__).resolve().parent.parent / "weights"
 SHIPPED_WEIGHTS, SHIPPED_NOTE = _SHIPPED / "localizer.safetensors", _SHIPPED / "localizer.json"
 TRAINING_DATA = {"synthetic": "synthetic phantoms", "competition": "the competition's points"}
@@ -216,9 +217,15 @@ class DiscLocalizer:
         )
 
     def save(self, folder: str | Path) -> Path:
-        """Write `model.safetensors` and `config.json` into a folder, atomically; returns the folder."""
+        """Write `model.safetensors`, `config.json` and, when just trained, `history.csv` into a folder, atomically.
+
+        Returns the folder.
+        """
         folder = Path(folder)
         self.write(folder / WEIGHTS_FILE, folder / CONFIG_FILE)
+        if self.history:
+            write_table(folder / HISTORY_FILE, pd.DataFrame(self.history))
+        logger.info("localizer: saved to %s", folder)
         return folder
 
     def write(self, weights: Path, note: Path) -> None:

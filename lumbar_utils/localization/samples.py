@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from ..errors import DataError, LumbarError
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
 from ..parallel import JobFailure, run_jobs
+from .network import CHAIN
 from .preprocessing import SagittalVolume, series_volume
 
 if TYPE_CHECKING:
@@ -48,6 +49,17 @@ class LocalizerSample:
         """A volume with its canal points in LPS mm, nan rows where unknown."""
         pixels, voxels = volume.pixels.astype(np.float16), volume.to_voxel(np.asarray(points, dtype=np.float64))
         return cls(study_id, series_id, view, pixels, voxels, volume.offsets, volume.spacing)
+
+    def in_chain(self, chain: tuple[str, ...]) -> LocalizerSample:
+        """The same with the points of a chain's levels only; raises `DataError` where it does not know them."""
+        if len(self.voxels) == len(chain):
+            return self
+        if len(self.voxels) == len(CHAIN):
+            return replace(self, voxels=self.voxels[[CHAIN.index(level) for level in chain]])
+        raise DataError(
+            f"study {self.study_id}, series {self.series_id}: points of {len(self.voxels)} levels, but the network "
+            f"looks for {len(chain)} ({', '.join(chain)})"
+        )
 
 
 def sample_from_series(series: Series, points: np.ndarray, pixel_mm: float) -> LocalizerSample:

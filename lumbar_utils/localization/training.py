@@ -7,23 +7,22 @@ import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-import pandas as pd
 import torch
 from torch.optim.swa_utils import AveragedModel
 from tqdm.auto import tqdm
 
 from ..devices import choose_compute, running_average, warmup_cosine
 from ..errors import DataError
-from ..files import write_table
-from ..labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
-from .augmentation import Augmentation, draw_window
+from ..labels import LEVELS, SAGITTAL_T1
+from .augmentation import Augmentation, Window, draw_window
 from .calibration import MIN_POINTS, fit_localizer_calibration
 from .localizer import DiscLocalizer
-from .network import CHAIN, LocalizerConfig, SliceUNet, log_probability
+from .network import LocalizerConfig, SliceUNet, log_probability
 from .samples import LocalizerSample, load_samples
 
 if TYPE_CHECKING:
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-HISTORY_FILE = "history.csv"
 LOG_EVERY = 25
 
 
@@ -129,7 +127,7 @@ def train_localizer(
         except DataError as error:  # the trained weights are not lost for that
             logger.warning("localizer: the confidence is not calibrated anew: %s", error)
     if out is not None:  # at the end: there must be no weights without the list of their studies
-        _save(localizer, out)
+        localizer.save(out)
     return localizer
 
 
@@ -155,13 +153,12 @@ def train_on_samples(
 ) -> DiscLocalizer:
     """Train on preprocessed volumes: one network, or as many as `start` has, with seeds one after the other.
 
-    The same seed, machine and number of threads give the same weights on a CPU. The returned localizer has the
-    attribute `history`: per logged step the loss (nats above the target's own entropy, averaged over levels), learning
-    rate and seconds.
+    The same seed, machine and number of threads give the same weights on a CPU. The localizer's `history` has a row a
+    logged step; its loss is in nats above the target's own entropy, averaged over levels.
     """
     training = training or (LocalizerTraining() if start is None else LocalizerTraining.fine_tuning())
     device = torch.device(device)
-    samples = [_in_chain(sample, config.chain) for sample in samples]
+    samples = [sample.in_chain(config.chain) for sample in samples]
     initial: Sequence[SliceUNet | None] = start.networks if start is not None else [None]
     networks, history = [], []
     for member, weights in enumerate(initial):
@@ -173,26 +170,17 @@ def train_on_samples(
             network.restore_weights(weights)
         networks.append(network)
         title = "localizer" if len(initial) == 1 else f"localizer {member + 1}/{len(initial)}"
-        for row in _train_network(network, samples, own, device, title=title, progress=progress):
-            history.append({"member": member, **row})
-    made = {"series": len(samples), "training": asdict(training)} | (
-        {"before": start.made} if start is not None else {}
-    )
-    localizer = DiscLocalizer(
-        networks, device=device, calibration=start.calibration if start is not None else None, made=made
-    )
+        rows = _train_network(network, samples, own, device, title=title, progress=progress)
+        history += [{"member": member, **row} for row in rows]
+    made, calibration = {"series": len(samples), "training": asdict(training)}, None
+    if start is not None:
+        made, calibration = made | {"before": start.made}, start.calibration
+    localizer = DiscLocalizer(networks, device=device, calibration=calibration, made=made)
     localizer.history = history
     logger.info("localizer: %d steps on %d series", history[-1]["step"], len(samples))
     if out is not None:
-        _save(localizer, out)
+        localizer.save(out)
     return localizer
-
-
-def _save(localizer: DiscLocalizer, out: str | Path) -> None:
-    folder = localizer.save(out)
-    columns = ["member", "step", "loss", "learning_rate", "seconds"]
-    write_table(folder / HISTORY_FILE, pd.DataFrame(localizer.history, columns=columns))
-    logger.info("localizer: saved to %s", folder)
 
 
 def _train_network(
@@ -214,12 +202,22 @@ def _train_network(
     compute = choose_compute(str(device))
     scaler = torch.amp.GradScaler(device.type, enabled=compute.scales_gradients)
     history: list[dict[str, float]] = []
-    began, recent = time.monotonic(), []
+    losses: list[float] = []
+    began = time.monotonic()
     bar = tqdm(total=training.steps, desc=title, unit="step", disable=not progress)
+
+    def log() -> None:
+        step, mean = len(losses), float(np.mean(losses[LOG_EVERY * len(history) :]))
+        if not np.isfinite(mean):
+            raise DataError(f"localizer training: the loss is {mean} at step {step}; lower the learning rate")
+        seconds = round(time.monotonic() - began, 1)
+        history.append({"step": step, "loss": mean, "learning_rate": rate, "seconds": seconds})
+        bar.set_postfix(loss=f"{mean:.2f}")
+
     for step in range(training.steps):
-        done = _progress(step, training, time.monotonic() - began)
+        # By steps, or by time where that is scarcer.
+        done = max(step / training.steps, (time.monotonic() - began) / (training.time_limit_s or inf))
         if done >= 1 and step:
-            step -= 1
             break
         rate = training.learning_rate * warmup_cosine(done, training.warm_up, 0.02, 0.0)
         for group in optimiser.param_groups:
@@ -237,38 +235,16 @@ def _train_network(
         scaler.step(optimiser)
         scaler.update()
         average.update_parameters(network)
-        recent.append(float(loss.detach()))
+        losses.append(float(loss.detach()))
         bar.update()
-        if (step + 1) % LOG_EVERY == 0:
-            history.append(_logged(step, recent, rate, began))
-            bar.set_postfix(loss=f"{history[-1]['loss']:.2f}")
-            recent = []
-    if recent:
-        history.append(_logged(step, recent, rate, began))
+        if len(losses) % LOG_EVERY == 0:
+            log()
+    if len(losses) % LOG_EVERY:
+        log()
     bar.close()
     network.load_state_dict(average.module.state_dict())
     network.eval()
     return history
-
-
-def _logged(step: int, losses: list[float], rate: float, began: float) -> dict[str, float]:
-    mean = float(np.mean(losses))
-    if not np.isfinite(mean):
-        raise DataError(f"localizer training: the loss is {mean} at step {step + 1}; lower the learning rate")
-    seconds = round(time.monotonic() - began, 1)
-    return {"step": step + 1, "loss": mean, "learning_rate": rate, "seconds": seconds}
-
-
-def _in_chain(sample: LocalizerSample, chain: tuple[str, ...]) -> LocalizerSample:
-    """The sample with the levels of a network's chain, of which it must know the places."""
-    if len(sample.voxels) == len(chain):
-        return sample
-    if len(sample.voxels) == len(CHAIN):
-        return replace(sample, voxels=sample.voxels[[CHAIN.index(level) for level in chain]])
-    raise DataError(
-        f"study {sample.study_id}, series {sample.series_id}: points of {len(sample.voxels)} levels, but the network "
-        f"looks for {len(chain)} ({', '.join(chain)})"
-    )
 
 
 def localizer_loss(
@@ -276,10 +252,7 @@ def localizer_loss(
 ) -> torch.Tensor:
     """Kullback-Leibler divergence of the target from the predicted distribution, mean over the known levels.
 
-    Parameters
-    ----------
-    logits, target : tensors, shape (B, n, levels, h, w)
-    absent, known : tensors, shape (B, levels)
+    `logits` and `target` are (B, n, levels, h, w), `absent` and `known` (B, levels).
     """
     voxels, none = log_probability(logits)
     cross = -(target * voxels).sum(dim=(1, 3, 4)) - absent * none
@@ -289,32 +262,29 @@ def localizer_loss(
 
 def _windows(
     samples: Sequence[LocalizerSample], config: LocalizerConfig, training: LocalizerTraining
-) -> Iterator[tuple[torch.Tensor, ...]]:
-    """Endless batches; each view's samples are gone through in shuffled rounds."""
+) -> Iterator[Window]:
+    """Endless batches; T1 series, and all others, are gone through in shuffled rounds."""
     rng = np.random.default_rng(training.seed)
-    groups = {
-        view: [s for s in samples if (s.view == SAGITTAL_T1) == (view == SAGITTAL_T1)]
-        for view in (SAGITTAL_T2, SAGITTAL_T1)
-    }
-    queues: dict[str, list[LocalizerSample]] = {view: [] for view in groups}
-    share = {SAGITTAL_T1: training.t1_share, SAGITTAL_T2: 1 - training.t1_share}
-    views = [view for view in groups if groups[view] and share[view] > 0]
-    if not views:
+    t1 = [sample for sample in samples if sample.view == SAGITTAL_T1]
+    others = [sample for sample in samples if sample.view != SAGITTAL_T1]
+    shares = ((others, 1 - training.t1_share), (t1, training.t1_share))
+    groups = [(group, share) for group, share in shares if group and share > 0]
+    if not groups:
         raise DataError("localizer training: there are no samples of a view that is asked for")
-    weights = np.array([share[view] for view in views])
+    weights = np.array([share for _, share in groups])
+    queues: list[list[LocalizerSample]] = [[] for _ in groups]
     while True:
         drawn = []
         for _ in range(training.batch):
-            view = views[int(rng.choice(len(views), p=weights / weights.sum()))]
-            if not queues[view]:
-                queues[view] = [groups[view][i] for i in rng.permutation(len(groups[view]))]
-            drawn.append(draw_window(queues[view].pop(), config, training.augmentation, rng))
-        yield tuple(
-            torch.stack([getattr(window, name) for window in drawn]) for name in ("slices", "target", "absent", "known")
-        )
+            chosen = int(rng.choice(len(groups), p=weights / weights.sum()))
+            group, queue = groups[chosen][0], queues[chosen]
+            if not queue:
+                queue += [group[i] for i in rng.permutation(len(group))]
+            drawn.append(draw_window(queue.pop(), config, training.augmentation, rng))
+        yield Window(*map(torch.stack, zip(*drawn, strict=True)))
 
 
-def _one_ahead(batches: Iterator[tuple[torch.Tensor, ...]]) -> Iterator[tuple[torch.Tensor, ...]]:
+def _one_ahead(batches: Iterator[Window]) -> Iterator[Window]:
     """The same batches in the same order, each drawn by a second thread while the one before it is learnt from."""
     with ThreadPoolExecutor(max_workers=1) as drawing:
         coming = drawing.submit(next, batches)
@@ -322,9 +292,3 @@ def _one_ahead(batches: Iterator[tuple[torch.Tensor, ...]]) -> Iterator[tuple[to
             batch = coming.result()
             coming = drawing.submit(next, batches)
             yield batch
-
-
-def _progress(step: int, training: LocalizerTraining, seconds: float) -> float:
-    """How much of the schedule is done, 0 to 1: by steps, or by time where that is scarcer."""
-    done = step / training.steps
-    return done if training.time_limit_s is None else max(done, seconds / training.time_limit_s)
