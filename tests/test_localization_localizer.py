@@ -549,10 +549,6 @@ def test_weights_never_lie_there_without_the_studies_they_have_learnt_from(cohor
     assert kept.calibration == start.calibration and (tmp_path / "history.csv").is_file()
 
 
-def heat_maps_of(localizer, sample):
-    return localizer.predict_heat_maps(sample.pixels.astype(np.float32), sample.offsets, sample.spacing)
-
-
 def test_several_networks_are_trained_apart_and_their_heat_maps_averaged(tmp_path):
     sample = sample_from_series(FakeSeries((render(CHAIN, n=5),)), CHAIN, 2.0)
     training = LocalizerTraining(steps=2, batch=1, augmentation=Augmentation(window=3, canvas=(64, 64)))
@@ -563,11 +559,11 @@ def test_several_networks_are_trained_apart_and_their_heat_maps_averaged(tmp_pat
     assert not torch.equal(first, second)
     for weight in (first, second):  # so short a training leaves heat maps that are nearly flat
         weight.data *= 100
-    alone = [heat_maps_of(DiscLocalizer(network), sample).probability for network in pair.networks]
-    together = heat_maps_of(pair, sample).probability
+    alone = [DiscLocalizer(network).predict_heat_maps(sample).probability for network in pair.networks]
+    together = pair.predict_heat_maps(sample).probability
     assert np.allclose(np.mean(alone, axis=0), together, atol=1e-7) and not np.allclose(*alone, atol=1e-7)
     again = DiscLocalizer.load(pair.save(tmp_path))
-    assert np.allclose(heat_maps_of(again, sample).probability, together)
+    assert np.allclose(again.predict_heat_maps(sample).probability, together)
 
 
 def test_what_is_fitted_and_noted_survives_fine_tuning_and_a_folder(localizer, tmp_path):
@@ -590,7 +586,7 @@ def test_networks_that_know_the_neighbours_can_begin_one_for_the_five_levels(tmp
     narrow = SliceUNet(SMALL)
     narrow.restore_weights(wide)
     sample = sample_from_series(FakeSeries((render(CHAIN),)), CHAIN, 2.0)
-    of_eight, of_five = (heat_maps_of(DiscLocalizer(network), sample).probability for network in (wide, narrow))
+    of_eight, of_five = (DiscLocalizer(network).predict_heat_maps(sample).probability for network in (wide, narrow))
     assert np.allclose(of_eight[:, wide.config.lumbar], of_five)
     with pytest.raises(DataError, match="another localizer network"):
         wide.restore_weights(narrow)
@@ -704,7 +700,7 @@ def test_a_series_of_few_slices_can_be_trained_on_and_located(n):
     window = draw_window(sample, SMALL, Augmentation(window=3, canvas=(64, 64)), np.random.default_rng(0))
     assert window.slices.shape == (3, 3, 64, 64) and window.target.shape == (3, 5, 32, 32)
     assert torch.allclose(window.target.sum(dim=(0, 2, 3)) + window.absent, torch.ones(5), atol=1e-5)
-    maps = heat_maps_of(DiscLocalizer(SliceUNet(SMALL)), sample)
+    maps = DiscLocalizer(SliceUNet(SMALL)).predict_heat_maps(sample)
     assert np.allclose(maps.probability.sum(axis=(0, 2, 3)) + maps.absent, 1, atol=1e-4)
 
 

@@ -21,40 +21,25 @@ from .samples import LocalizerSample
 
 @dataclass(frozen=True)
 class Augmentation:
-    """Strengths of the random changes.
+    """Strengths of the random changes: standard deviations (SD) and probabilities."""
 
-    Parameters
-    ----------
-    window : int
-        Slices of a window.
-    canvas : (int, int)
-        Rows and columns of a window, multiples of 32.
-    rotation_degrees, log_scale, stretch, log_gamma, noise : float
-        Standard deviations; `stretch` is that of rows and columns apart.
-    bend_mm, bend_grid_mm : float
-        Largest standard deviation of a smooth displacement, and the distance of its knots.
-    anywhere, small_view, thicken, invert, curve, bias, blur, cut_outs : float
-        Probabilities of a window away from the spine, a smaller field of view, thicker slices, inverted grey values, a
-        random grey-value curve, a coil's bias field, blur, and rectangles of one grey value.
-    """
-
-    window: int = 3
-    canvas: tuple[int, int] = (160, 128)
-    rotation_degrees: float = 7.0
+    window: int = 3  # slices
+    canvas: tuple[int, int] = (160, 128)  # rows and columns of a window, multiples of 32
+    rotation_degrees: float = 7.0  # SD, like the next two
     log_scale: float = 0.15
-    stretch: float = 0.04
-    bend_mm: float = 3.0
-    bend_grid_mm: float = 60.0
-    anywhere: float = 0.15
-    small_view: float = 0.3
-    thicken: float = 0.15
-    log_gamma: float = 0.3
-    invert: float = 0.08
-    curve: float = 0.25
-    bias: float = 0.5
+    stretch: float = 0.04  # of rows and columns apart
+    bend_mm: float = 3.0  # largest SD of a smooth displacement
+    bend_grid_mm: float = 60.0  # distance of its knots
+    anywhere: float = 0.15  # probability of a window away from the spine
+    small_view: float = 0.3  # of a smaller field of view
+    thicken: float = 0.15  # of thicker slices
+    log_gamma: float = 0.3  # SD
+    invert: float = 0.08  # probability of inverted grey values
+    curve: float = 0.25  # of a random grey-value curve
+    bias: float = 0.5  # of a coil's bias field
     blur: float = 0.3
-    noise: float = 0.06
-    cut_outs: float = 0.3
+    noise: float = 0.06  # SD
+    cut_outs: float = 0.3  # probability of rectangles of one grey value
 
 
 class Window(NamedTuple):

@@ -37,30 +37,18 @@ MIN_HEIGHT_MM = 100.0
 
 @dataclass(frozen=True, eq=False)
 class LocatedSamples:
-    """What the localizer found on samples, beside their truth.
+    """What the localizer found on n samples, beside their truth."""
 
-    Parameters
-    ----------
-    error_mm : ndarray, shape (n, 5)
-        nan where a disc's place is not known. Without a chain: inf for discs in the image, nan for others.
-    in_view : ndarray, shape (n, 5)
-        Whether the disc is in the image.
-    confidence : ndarray, shape (n, 5)
-    shift : ndarray, shape (n,)
-        Levels by which the whole chain is too low; nan where no chain was found.
-    chains : list of Chain or None
-    """
-
-    error_mm: np.ndarray
-    in_view: np.ndarray
-    confidence: np.ndarray
-    shift: np.ndarray
+    error_mm: np.ndarray  # (n, 5) nan where a disc's place is not known; without a chain inf if it is in the image
+    in_view: np.ndarray  # (n, 5) whether the disc is in the image
+    confidence: np.ndarray  # (n, 5)
+    shift: np.ndarray  # (n,) levels by which the whole chain is too low; nan where no chain was found
     chains: list[Chain | None]
 
 
 def locate_samples(localizer: DiscLocalizer, samples: Sequence[LocalizerSample]) -> LocatedSamples:
     """Find the discs of samples, whose truth is known."""
-    return _compare(localizer, samples, (_heat_maps(localizer, sample) for sample in samples))
+    return _compare(localizer, samples, map(localizer.predict_heat_maps, samples))
 
 
 def cut_off(sample: LocalizerSample, rng: np.random.Generator) -> LocalizerSample:
@@ -91,7 +79,7 @@ def fit_localizer_calibration(
     rng = np.random.default_rng(seed)
     cut = np.arange(len(samples)) % CUT_EVERY == 0
     samples = [cut_off(sample, rng) if off else sample for sample, off in zip(samples, cut, strict=True)]
-    heat_maps = [_heat_maps(localizer, sample) for sample in samples]
+    heat_maps = [localizer.predict_heat_maps(sample) for sample in samples]
     trial, fits = DiscLocalizer(localizer.networks, device=localizer.device), []
     for temperature in TEMPERATURES:
         trial.calibration = LocalizerCalibration(temperature=temperature)
@@ -136,31 +124,25 @@ def _smoothed_share(right: np.ndarray) -> float:
     return float((right.sum() + 1) / (len(right) + 2))
 
 
-def _heat_maps(localizer: DiscLocalizer, sample: LocalizerSample) -> HeatMaps:
-    return localizer.predict_heat_maps(sample.pixels.astype(np.float32), sample.offsets, sample.spacing)
-
-
 def _compare(
     localizer: DiscLocalizer, samples: Sequence[LocalizerSample], heat_maps: Iterable[HeatMaps]
 ) -> LocatedSamples:
-    error, in_view, confidence, shift, chains = [], [], [], [], []
+    rows = []
     for sample, maps in zip(samples, heat_maps, strict=True):
         truth = sample.in_chain(LEVELS).voxels
         inside = np.all((truth > -1) & (truth < sample.pixels.shape), axis=1)  # False where it is not known
-        in_view.append(inside)
         chain = localizer.decode(maps)
-        chains.append(chain)
         if chain is None:
-            error.append(np.where(inside, np.inf, np.nan))
-            confidence.append(np.zeros(N_LEVELS))
-            shift.append(np.nan)
+            rows.append((np.where(inside, np.inf, np.nan), inside, np.zeros(N_LEVELS), np.nan, None))
             continue
-        away = (chain.voxels - truth) * [1, *sample.spacing]
         index = np.arange(len(sample.offsets))
-        found_mm, true_mm = (np.interp(v[:, 0], index, sample.offsets) for v in (chain.voxels, truth))
-        away[:, 0] = found_mm - true_mm
-        error.append(np.linalg.norm(away, axis=1))  # nan where it is not known
-        confidence.append(localizer.calibration.confidence(chain))
-        step = float(np.median(np.diff(chain.voxels[:, 1]))) * sample.spacing[0]
-        shift.append(np.rint(np.median(away[inside, 1]) / step) if inside.any() else 0.0)
-    return LocatedSamples(np.array(error), np.array(in_view), np.array(confidence), np.array(shift), chains)
+        found_mm, true_mm = (
+            np.column_stack([np.interp(v[:, 0], index, sample.offsets), v[:, 1:] * sample.spacing])
+            for v in (chain.voxels, truth)
+        )
+        away = found_mm - true_mm  # nan where it is not known
+        step = float(np.median(np.diff(found_mm[:, 1])))
+        shift = np.rint(np.median(away[inside, 1]) / step) if inside.any() else 0.0
+        rows.append((np.linalg.norm(away, axis=1), inside, localizer.calibration.confidence(chain), shift, chain))
+    error, in_view, confidence, shifts, chains = zip(*rows, strict=True)
+    return LocatedSamples(np.array(error), np.array(in_view), np.array(confidence), np.array(shifts), list(chains))

@@ -26,42 +26,23 @@ class ChainPrior:
     It rules out what no spine does. By its steps it does not prefer a chain to the same one a level higher or lower:
     people differ more than the steps of one spine do, and what phantoms measure there need not hold for patients. Only
     the image's height prefers one of the two, and weakly (`middle_row`).
-
-    Parameters
-    ----------
-    step_mm : float
-        Typical distance from a point to the next lower one, of any two neighbours.
-    step_spread : float
-        Standard deviation of the logarithm of a step. Covers body height, collapsed discs and slips.
-    ratio_spread : float
-        The same for the ratio of neighbouring steps.
-    bend_degrees : float
-        Standard deviation of the angle between neighbouring steps.
-    min_step_mm, max_step_mm : float
-        Steps outside are excluded.
-    min_mass : float
-        Probability mass of a level at a place where the heat maps show nothing of it.
-    min_spurious : float
-        Least probability that a peak is none of the chain's discs, however strong it is.
-    middle_row, middle_spread : float
-        Where L3/L4 lies in the height of the image, as a fraction, and its standard deviation: technicians centre
-        the scan on L3. In the competition's 1,975 studies 0.53 with 0.05, doubled here, and never worth more than
-        two standard deviations, since other scans may be cut otherwise.
-    temperature : float
-        Probability mass is raised to the power of its inverse: the networks' errors at neighbouring levels have one
-        cause, so the levels must not be multiplied as if they were independent.
     """
 
-    step_mm: float = 33.0
-    step_spread: float = 0.2
-    ratio_spread: float = 0.14
-    bend_degrees: float = 14.0
-    min_step_mm: float = 18.0
+    step_mm: float = 33.0  # from a point to the next lower one, of any two neighbours
+    step_spread: float = 0.2  # SD of a step's logarithm: body height, collapsed discs, slips
+    ratio_spread: float = 0.14  # SD of the logarithm of the ratio of neighbouring steps
+    bend_degrees: float = 14.0  # SD of the angle between neighbouring steps
+    min_step_mm: float = 18.0  # shorter and longer steps are excluded
     max_step_mm: float = 56.0
-    min_mass: float = 2e-3
-    min_spurious: float = 0.1
+    min_mass: float = 2e-3  # probability mass of a level at a place where the heat maps show nothing of it
+    min_spurious: float = 0.1  # least probability that a peak is none of the chain's discs, however strong it is
+    # Where L3/L4 lies in the height of the image, and its SD: technicians centre the scan on L3. In the competition's
+    # 1,975 studies 0.53 with 0.05, doubled here, and never worth more than two SD, since other scans may be cut
+    # otherwise.
     middle_row: float = 0.53
     middle_spread: float = 0.1
+    # Probability mass is raised to the power of its inverse: the networks' errors at neighbouring levels have one
+    # cause, so the levels must not be multiplied as if they were independent.
     temperature: float = 1.0
 
 
@@ -82,41 +63,19 @@ ANCHORS = ("l5_s1", "s1_s2")
 
 @dataclass(frozen=True, eq=False)
 class Chain:
-    """Result of `decode_chain`.
+    """Places of k levels, from `decode_chain`."""
 
-    Parameters
-    ----------
-    voxels : ndarray, shape (k, 3)
-        Fractional (slice, row, column) of the heat maps.
-    mass : ndarray, shape (k,)
-        Of each level's probability, what lies at its place.
-    posterior : ndarray, shape (k,)
-        Probability of the place, given all levels' heat maps.
-    flags : tuple of k str
-        "" where the level is observed, else "interpolated", "extrapolated" or "outside" (of the image).
-    anchored : bool
-        Whether the sacrum's upper or first disc is seen, from which the labels of the others are counted.
-    """
-
-    voxels: np.ndarray
-    mass: np.ndarray
-    posterior: np.ndarray
-    flags: tuple[str, ...]
-    anchored: bool = True
+    voxels: np.ndarray  # (k, 3) fractional (slice, row, column) of the heat maps
+    mass: np.ndarray  # (k,) how much of each level's probability lies at its place
+    posterior: np.ndarray  # (k,) probability of the place, given all levels' heat maps
+    flags: tuple[str, ...]  # k, "" where observed, else "interpolated", "extrapolated" or "outside" (of the image)
+    anchored: bool = True  # whether the sacrum's upper or first disc is seen, from which the others are counted
 
 
 def decode_chain(maps: HeatMaps, chain: tuple[str, ...] = LEVELS, prior: ChainPrior | None = None) -> Chain | None:
-    """Find the most probable chain of places.
+    """The most probable chain of places of the maps' levels, `labels.LEVELS` or `network.CHAIN`.
 
-    Parameters
-    ----------
-    chain : tuple of str
-        The k levels of the maps: `labels.LEVELS` or `network.CHAIN`.
-
-    Returns
-    -------
-    Chain or None
-        None when there are fewer than two peaks, or no chain that a spine could be.
+    None when there are fewer than two peaks, or no chain that a spine could be.
     """
     prior = prior or ChainPrior()
     peaks, masses = find_peaks(maps)
@@ -164,13 +123,9 @@ def _flag(level: int, mass: np.ndarray, outside: np.ndarray) -> str:
 
 
 def find_peaks(maps: HeatMaps) -> tuple[np.ndarray, np.ndarray]:
-    """Places where any level has mass, and how much of each level's mass lies there.
+    """Places where any level has mass, (m, 3), and how much of each level's mass lies there, (k, m).
 
-    Returns
-    -------
-    peaks : ndarray, shape (m, 3)
-        mm along the normal, downward and backward; rows and columns count from the image's edge.
-    masses : ndarray, shape (k, m)
+    Places are mm along the normal, downward and backward, from the image's edge.
     """
     remaining = maps.probability.sum(axis=0)
     levels = len(remaining)
@@ -241,7 +196,7 @@ def _with_suggestions(peaks: np.ndarray, strong: np.ndarray, links: int, prior: 
 
 
 def _weigh_chains(places: np.ndarray, log_mass: np.ndarray, prior: ChainPrior) -> tuple[np.ndarray, np.ndarray | None]:
-    """Forward-backward over pairs of neighbouring places.
+    """Forward-backward and Viterbi over the steps between places, of a second-order hidden Markov model.
 
     Returns the posterior probability of each place for each level (levels, k) and the best chain (levels,) as place
     indices, None when no chain is possible.

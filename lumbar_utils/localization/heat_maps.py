@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,6 +17,10 @@ from torch.nn import functional
 
 from ..devices import cpu_has_bfloat16
 from .network import SliceUNet, log_probability, with_neighbours
+
+if TYPE_CHECKING:
+    from .preprocessing import SagittalVolume
+    from .samples import LocalizerSample
 
 SLICES_AT_ONCE = 24
 """Bounds the memory that one series takes; real series have up to 38 slices."""
@@ -26,24 +31,15 @@ SCALED_SLICES = 5
 
 @dataclass(frozen=True, eq=False)
 class HeatMaps:
-    """Where each level is on a series, as a distribution over its voxels.
+    """Where each of k levels is on a series, as a distribution over its voxels.
 
-    Parameters
-    ----------
-    probability : ndarray of float32, shape (n, k, h, w)
-        Of k levels on n slices; a slice's rows run downward, its columns from front to back.
-    absent : ndarray, shape (k,)
-        The rest of each level's probability: not in view.
-    offsets : ndarray, shape (n,)
-        mm of the slices along their normal, ascending.
-    spacing : (float, float)
-        mm between rows and between columns of the maps.
+    A slice's rows run downward, its columns from front to back.
     """
 
-    probability: np.ndarray
-    absent: np.ndarray
-    offsets: np.ndarray
-    spacing: tuple[float, float]
+    probability: np.ndarray  # float32 (n, k, h, w), of n slices
+    absent: np.ndarray  # (k,) the rest of each level's probability: not in view
+    offsets: np.ndarray  # (n,) mm of the slices along their normal, ascending
+    spacing: tuple[float, float]  # mm between rows and between columns of the maps
 
     @cached_property
     def rows_mm(self) -> np.ndarray:
@@ -65,28 +61,14 @@ class HeatMaps:
 
 
 def predict_heat_maps(
-    networks: Sequence[SliceUNet],
-    pixels: np.ndarray,
-    offsets: np.ndarray,
-    spacing: tuple[float, float],
-    device: torch.device,
+    networks: Sequence[SliceUNet], volume: SagittalVolume | LocalizerSample, device: torch.device
 ) -> HeatMaps:
-    """The mean prediction of networks of one configuration.
+    """The mean prediction of networks of one configuration, of the levels of its `chain`.
 
-    Parameters
-    ----------
-    pixels : ndarray, shape (n, H, W)
-        About 0..1. A pixel of the maps covers two by two of these; odd sizes are rounded up.
-    offsets, spacing
-        mm of the slices, and between `pixels`' rows and columns.
-
-    Returns
-    -------
-    HeatMaps
-        Of the levels of the networks' `config.chain`.
+    A pixel of the maps covers two by two of the volume's; odd sizes are rounded up.
     """
-    _, height, width = pixels.shape
-    slices = torch.from_numpy(np.ascontiguousarray(pixels, dtype=np.float32))
+    _, height, width = volume.pixels.shape
+    slices = torch.from_numpy(np.ascontiguousarray(volume.pixels, dtype=np.float32))
     slices = functional.pad(slices, (0, width % 2, 0, height % 2))
     inputs = with_neighbours(slices, networks[0].config.neighbours)
     whole = [_predict(network, inputs, device) for network in networks]
@@ -102,8 +84,8 @@ def predict_heat_maps(
             mass = np.maximum(back.sum(axis=(0, 2, 3)), 1e-12)
             probability[middle] += back * ((1 - absent) / mass)[:, None, None]
             absents.append(absent)
-    maps_spacing = (2 * spacing[0], 2 * spacing[1])
-    return HeatMaps(probability / len(absents), np.mean(absents, axis=0), offsets, maps_spacing)
+    spacing = (2 * volume.spacing[0], 2 * volume.spacing[1])
+    return HeatMaps(probability / len(absents), np.mean(absents, axis=0), volume.offsets, spacing)
 
 
 def _predict(network: SliceUNet, inputs: torch.Tensor, device: torch.device) -> tuple[np.ndarray, np.ndarray]:

@@ -36,6 +36,7 @@ from .series_fusion import FIRST_LEAD, fuse_series
 if TYPE_CHECKING:
     from ..dicom.series import Series
     from ..studies.study import Study
+    from .samples import LocalizerSample
 
 logger = logging.getLogger(__name__)
 
@@ -52,25 +53,13 @@ is how well their proportions, which we gave them, tell the levels apart."""
 
 @dataclass(frozen=True)
 class LocalizerCalibration:
-    """What is fitted on held-out scans once the networks are trained; the defaults trust the decoder.
+    """What is fitted on held-out scans once the networks are trained; the defaults trust the decoder."""
 
-    Parameters
-    ----------
-    temperature : float
-        That of `ChainPrior`.
-    slope, intercept : float
-        The confidence of an observed level is the logistic function of `slope * logit(posterior) + intercept`.
-    imputed : float
-        Confidence of a level that is imputed from its neighbours, relative to that.
-    unanchored : float
-        Confidence of a chain of which no disc at the sacrum is seen, relative to that, `MAX_UNANCHORED` at most.
-    """
-
-    temperature: float = 1.0
-    slope: float = 1.0
+    temperature: float = 1.0  # that of `ChainPrior`
+    slope: float = 1.0  # of an observed level the confidence is expit(slope * logit(posterior) + intercept)
     intercept: float = 0.0
-    imputed: float = 0.5
-    unanchored: float = 0.5
+    imputed: float = 0.5  # confidence of a level that is imputed from its neighbours, relative to that
+    unanchored: float = 0.5  # and of a chain without a disc at the sacrum, `MAX_UNANCHORED` at most
 
     def confidence(self, chain: Chain) -> np.ndarray:
         """Probability (5,) that each point of a chain lies at its disc."""
@@ -146,25 +135,22 @@ class DiscLocalizer:
         LocalizationError
             When the study has no sagittal series, or no chain of discs is found on any of them.
         """
-        candidates = [_widest_first(study.by_view(view)) for view in (SAGITTAL_T2, SAGITTAL_T1)]
-        if not any(candidates):
-            views = sorted({series.view or "unknown" for series in study.series})
-            raise LocalizationError(
-                f"study {study.study_id}: no sagittal series to find the discs on, it has {views or 'no series'}"
-            )
         results: list[tuple[DiscPoints, float]] = []
         issues: list[str] = []
-        for of_view, weight in zip(candidates, (1.0, T1_WEIGHT), strict=True):
-            for series in of_view:
+        for view, weight in ((SAGITTAL_T2, 1.0), (SAGITTAL_T1, T1_WEIGHT)):
+            for series in sorted(study.by_view(view), key=_coverage, reverse=True):
                 try:
-                    results.append((self.locate_series(series), weight))
+                    found = self.locate_series(series)
                 except LocalizationError as error:
                     issues.append(str(error))
                     continue
-                if not results[-1][0].flagged:
+                results.append((found, weight))
+                if not found.flagged:
                     break
         if not results:
-            raise LocalizationError("; ".join(issues))
+            views = sorted({series.view or "unknown" for series in study.series}) or "no series"
+            none = f"study {study.study_id}: no sagittal series to find the discs on, it has {views}"
+            raise LocalizationError("; ".join(issues) or none)
         for issue in issues:
             logger.warning("located on another series instead: %s", issue)
         return fuse_series(study.study_id, results)
@@ -193,16 +179,16 @@ class DiscLocalizer:
 
     def locate_volume(self, volume: SagittalVolume, study_id: str, series_id: str) -> DiscPoints | None:
         """Points found on a preprocessed stack of a series; None when no chain is found."""
-        chain = self.decode(self.predict_heat_maps(volume.pixels, volume.offsets, volume.spacing))
+        chain = self.decode(self.predict_heat_maps(volume))
         if chain is None:
             return None
         confidence = self.calibration.confidence(chain)
         points, flags = volume.to_world(chain.voxels), with_low_confidence(chain.flags, confidence)
         return DiscPoints(study_id, series_id, points, confidence, flags, "localizer")
 
-    def predict_heat_maps(self, pixels: np.ndarray, offsets: np.ndarray, spacing: tuple[float, float]) -> HeatMaps:
-        """The networks' mean prediction for slices (n, H, W) of about 0..1; see `heat_maps.predict_heat_maps`."""
-        return predict_heat_maps(self.networks, pixels, offsets, spacing, self.device)
+    def predict_heat_maps(self, volume: SagittalVolume | LocalizerSample) -> HeatMaps:
+        """The networks' mean prediction; see `heat_maps.predict_heat_maps`."""
+        return predict_heat_maps(self.networks, volume, self.device)
 
     def decode(self, maps: HeatMaps) -> Chain | None:
         """The five lumbar levels in voxels of the preprocessed volume; None when no chain is found."""
@@ -238,11 +224,7 @@ class DiscLocalizer:
     @classmethod
     def load(cls, folder: str | Path, *, device: torch.device | str = "cpu") -> DiscLocalizer:
         """Read what `save` wrote. Raises `DataError` when a file is absent, damaged or of another network."""
-        folder = Path(folder)
-        for name in (CONFIG_FILE, WEIGHTS_FILE):
-            if not (folder / name).is_file():
-                raise DataError(f"{folder}: no {name} here; give the folder that `lumbar train localizer` wrote")
-        return cls.read(folder / WEIGHTS_FILE, folder / CONFIG_FILE, device=device)
+        return cls.read(Path(folder) / WEIGHTS_FILE, Path(folder) / CONFIG_FILE, device=device)
 
     @classmethod
     def shipped(cls, *, device: torch.device | str = "cpu") -> DiscLocalizer:
@@ -264,7 +246,11 @@ class DiscLocalizer:
 
     @classmethod
     def read(cls, weights: Path, note: Path, *, device: torch.device | str = "cpu") -> DiscLocalizer:
-        """The inverse of `write`. Raises `DataError` when a file is damaged or of another network or version."""
+        """The inverse of `write`. Raises `DataError` when a file is absent, damaged or of another network."""
+        for file in (note, weights):
+            if not file.is_file():
+                folder = f"{file.parent}: no {file.name} here"
+                raise DataError(f"{folder}; give the folder that `lumbar train localizer` wrote")
         try:
             read = json.loads(note.read_text())
             if not {"config", "calibration", "made"} <= set(read):
@@ -329,13 +315,9 @@ def warn_of_studies_learnt_from(localizer: DiscLocalizer, held_out: Sequence[str
         )
 
 
-def _widest_first(series: tuple[Series, ...]) -> list[Series]:
-    """Sort series by the width that their largest stack covers from left to right, then by slices."""
-
-    def coverage(item: Series) -> tuple[float, int]:
-        if not item.stacks:
-            return (0.0, 0)
-        geometry = item.stacks[0].geometry
-        return (round(float(np.ptp(geometry.offsets)) / 10), len(geometry))
-
-    return sorted(series, key=coverage, reverse=True)
+def _coverage(series: Series) -> tuple[float, int]:
+    """Width in cm that the largest stack of a series covers from left to right, and its slices."""
+    if not series.stacks:
+        return 0.0, 0
+    geometry = series.stacks[0].geometry
+    return round(float(np.ptp(geometry.offsets)) / 10), len(geometry)

@@ -25,31 +25,15 @@ L5/S1 has to know the sacrum, and a chain that is off by one has nowhere to put 
 
 @dataclass(frozen=True)
 class LocalizerConfig:
-    """Everything that must be equal in training and use.
+    """Everything that must be equal in training and use."""
 
-    Parameters
-    ----------
-    pixel_mm : float
-        In-plane size to which series are resampled. The maps that come out have twice that size.
-    neighbours : int
-        Slices on each side that enter beside the slice itself.
-    widths : tuple of int
-        Channels of the U-Net's stages; the first works on maps of `2 * pixel_mm`, each further one halves again.
-    sigma_mm, through_sigma_mm : float
-        Spread of the training target in the plane and across it.
-    chain : tuple of str
-        The discs that are looked for, in order: `CHAIN` where their truth is known, as on phantoms, or `labels.LEVELS`.
-    trained_on : str
-        Given in reports: "synthetic", "competition", or both in the order of training: "synthetic, competition".
-    """
-
-    pixel_mm: float = 2.0
-    neighbours: int = 1
-    widths: tuple[int, ...] = (16, 32, 64, 128, 192)
-    sigma_mm: float = 4.0
-    through_sigma_mm: float = 4.0
-    chain: tuple[str, ...] = CHAIN
-    trained_on: str = ""
+    pixel_mm: float = 2.0  # in-plane size to which series are resampled; the maps that come out have twice that size
+    neighbours: int = 1  # slices on each side that enter beside the slice itself
+    widths: tuple[int, ...] = (16, 32, 64, 128, 192)  # channels of the U-Net's stages, each at half the size before
+    sigma_mm: float = 4.0  # spread of the training target in the plane
+    through_sigma_mm: float = 4.0  # and across it
+    chain: tuple[str, ...] = CHAIN  # the discs that are looked for, `CHAIN` or, where only their truth is known, LEVELS
+    trained_on: str = ""  # "synthetic", "competition", or both in the order of training: "synthetic, competition"
 
     def __post_init__(self):
         object.__setattr__(self, "chain", tuple(str(level) for level in self.chain))
@@ -140,13 +124,8 @@ def with_neighbours(volume: torch.Tensor, neighbours: int) -> torch.Tensor:
 
 
 def log_probability(logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Logits (..., slices, levels, h, w) to log probabilities of each level over all voxels and "not in view".
-
-    Returns
-    -------
-    voxels : tensor, same shape
-    absent : tensor, shape (..., levels)
-    """
+    """Logits (..., slices, levels, h, w) to each level's log probabilities, of all voxels (the same shape) and of "not
+    in view" (..., levels)."""
     flat = logits.float().transpose(-4, -3).flatten(-3)
     total = functional.softplus(torch.logsumexp(flat, dim=-1))
     return logits.float() - total[..., None, :, None, None], -total

@@ -183,22 +183,8 @@ def complete_chain(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
     Between known levels a point is interpolated along the line (by the cubic where four are known); beyond the ends
     the last known step is continued, scaled by how long that step usually is.
 
-    Parameters
-    ----------
-    points : array_like, shape (5, 3)
-        LPS mm; a missing level is a row with nan.
-
-    Returns
-    -------
-    points : ndarray, shape (5, 3)
-        Finite.
-    flags : tuple of 5 str
-        "" where the point was known, else "interpolated" or "extrapolated".
-
-    Raises
-    ------
-    DataError
-        When fewer than two levels are known.
+    Takes points (5, 3) in LPS mm, rows of nan where missing, and gives all of them with 5 flags: "" where the point was
+    known, else "interpolated" or "extrapolated". Raises `DataError` when fewer than two levels are known.
     """
     points = np.array(points, dtype=np.float64)
     if points.shape != (N_LEVELS, 3):

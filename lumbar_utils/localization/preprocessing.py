@@ -38,24 +38,12 @@ class LocalizationError(LumbarError):
 
 @dataclass(frozen=True, eq=False)
 class SagittalVolume:
-    """A sagittal stack in anatomical order.
+    """A sagittal stack in anatomical order: slices from right to left, rows downward, columns from front to back."""
 
-    Parameters
-    ----------
-    pixels : ndarray of float32, shape (n, H, W)
-        About 0..1; slices from right to left, rows from superior to inferior, columns from anterior to posterior.
-    geometry : StackGeometry
-        The stack it was made from.
-    transposed : bool
-        Whether rows of the volume are columns of the stack.
-    flips : (bool, bool, bool)
-        Which of the volume's axes run against the stack's.
-    """
-
-    pixels: np.ndarray
-    geometry: StackGeometry
-    transposed: bool
-    flips: tuple[bool, bool, bool]
+    pixels: np.ndarray  # float32 (n, H, W), about 0..1
+    geometry: StackGeometry  # of the stack that it was made from
+    transposed: bool  # whether rows of the volume are columns of the stack
+    flips: tuple[bool, bool, bool]  # which of the volume's axes run against the stack's
 
     @cached_property
     def _stack_shape(self) -> np.ndarray:

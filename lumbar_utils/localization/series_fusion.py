@@ -22,17 +22,8 @@ def fuse_series(study_id: str, results: Sequence[tuple[DiscPoints, float]]) -> D
 
     The most confident series decides, the first one with a lead of `FIRST_LEAD`. Points of series with the same chain
     are averaged as far as they lie together; a level that the deciding series had to impute is taken from one on which
-    its disc is seen. Other places, and chains that lie on other discs, lower the confidence.
-
-    Parameters
-    ----------
-    results : sequence of (DiscPoints, float)
-        Points in the same patient coordinates, and their weight in the mean.
-
-    Returns
-    -------
-    DiscPoints
-        `series_id` is the series that decided.
+    its disc is seen. Other places, and chains that lie on other discs, lower the confidence. `results` are the points
+    with their weights in the mean; the `series_id` that comes back is the deciding one's.
     """
     chains = [chain for chain, _ in results]
     weights = np.array([weight for _, weight in results])[:, None]

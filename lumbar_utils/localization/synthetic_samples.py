@@ -43,24 +43,9 @@ def synthetic_samples(
 ) -> list[LocalizerSample]:
     """Scan bodies, every second one randomised, for the localizer.
 
-    Parameters
-    ----------
-    bodies : range
-        Numbers of the bodies; the same number and seed give the same body and scans.
-    seed : int
-        Other seeds give other people.
-    pixel_mm : float
-        The network's pixel size.
-    scans : int
-        Series of each body, each with its own contrast, field of view and position.
-    n_slices : int
-        Slices of each series.
-
-    Returns
-    -------
-    list of LocalizerSample
-        With `voxels` of shape (8, 3) in the order of `network.CHAIN`. `scans` for each body, in order, less the few
-        that show nothing.
+    The same number of a body and `seed` give the same person, in `scans` series of `n_slices`, each with its own
+    contrast, field of view and position. The samples, with `voxels` in the order of `network.CHAIN`, come in the order
+    of the bodies, less the few that show nothing.
     """
     if scans < 1 or n_slices < 1:
         raise DataError(f"a body must be scanned at least once in one slice, got {scans} scans of {n_slices}")

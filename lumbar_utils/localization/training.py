@@ -35,35 +35,20 @@ LOG_EVERY = 25
 
 @dataclass(frozen=True)
 class LocalizerTraining:
-    """How to train one network.
-
-    Parameters
-    ----------
-    steps, batch : int
-        Optimiser steps, and windows in each.
-    learning_rate, weight_decay, warm_up : float
-        AdamW with a one-cycle cosine schedule; `warm_up` is the fraction of it that rises.
-    average : float
-        Decay of the exponential average of the weights, which is what is kept.
-    t1_share : float
-        Fraction of windows from series that are marked as sagittal T1, so that the same weights work where there is no
-        T2. Randomised phantoms, of any contrast, count as T2.
-    time_limit_s : float, optional
-        The schedule of each member is shortened to end by then. Leave it out for results that are the same on every
-        machine.
-    seed : int
-        Of several networks, the first one's; then `seed + 1`, ...
-    """
+    """How to train one network, with AdamW and a one-cycle cosine schedule."""
 
     steps: int = 1000
-    batch: int = 6
+    batch: int = 6  # windows
     learning_rate: float = 3e-3
     weight_decay: float = 1e-2
-    warm_up: float = 0.08
-    average: float = 0.99
+    warm_up: float = 0.08  # fraction of the schedule that rises
+    average: float = 0.99  # decay of the exponential average of the weights, which is what is kept
+    # Fraction of windows from sagittal T1, so that the same weights work where there is no T2. Randomised phantoms, of
+    # any contrast, count as T2.
     t1_share: float = 0.15
+    # The schedule of each member is shortened to end by then; None for results that are the same on every machine.
     time_limit_s: float | None = None
-    seed: int = 0
+    seed: int = 0  # of several networks, the first one's; then `seed + 1`, ...
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self):
