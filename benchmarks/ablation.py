@@ -45,7 +45,7 @@ from lumbar_utils.files import atomically, read_json, write_json
 from lumbar_utils.kaggle.workspace import split_studies
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.localization import DiscLocalizer, DiscPoints, locate_studies, points_from_table, read_reference
-from lumbar_utils.localization.localizer import SHIPPED_WEIGHTS
+from lumbar_utils.localization.localizer import SHIPPED, WEIGHTS_FILE
 from lumbar_utils.metrics import bootstrap_scores, competition_score, weighted_prior
 from lumbar_utils.metrics.calibration import fit_calibration
 from lumbar_utils.models.classifier import ClassifierConfig, predict_probabilities
@@ -176,7 +176,7 @@ def open_data(root: Path, jobs: int) -> Data:
     package = ROOT / "lumbar_utils"
     cutting = [package / "geometry.py", *sorted((package / "crops").glob("*.py"))]
     code = b"".join(path.read_bytes() for path in [*sorted((package / "localization").glob("*.py")), *cutting])
-    made = {"spec": SPEC.to_json(), "code": hashlib.sha256(SHIPPED_WEIGHTS.read_bytes() + code).hexdigest()}
+    made = {"spec": SPEC.to_json(), "code": hashlib.sha256((SHIPPED / WEIGHTS_FILE).read_bytes() + code).hexdigest()}
     note = crops / "made.json"
     if not note.is_file() or read_json(note) != json.loads(json.dumps(made)):
         train, test = find_studies(root, part="train"), find_studies(root, part="test")

@@ -43,7 +43,7 @@ from lumbar_utils.localization.localizer import T1_WEIGHT, LocalizerCalibration
 from lumbar_utils.localization.network import CHAIN as NEIGHBOURS_TOO
 from lumbar_utils.localization.network import SliceUNet, log_probability
 from lumbar_utils.localization.points import LOW_CONFIDENCE_BELOW, with_low_confidence
-from lumbar_utils.localization.preprocessing import sagittal_volume, series_volume
+from lumbar_utils.localization.preprocessing import sagittal_volume, series_volumes
 from lumbar_utils.localization.samples import load_samples, sample_from_series
 from lumbar_utils.localization.series_fusion import fuse_series
 from lumbar_utils.localization.synthetic_samples import synthetic_samples
@@ -493,7 +493,7 @@ def test_samples_of_a_folder_carry_its_points(cohort):
     assert {sample.view for sample in samples} == {SAGITTAL_T2, SAGITTAL_T1}
     for sample in samples:
         study = folder.load_study(sample.study_id, series_ids=[sample.series_id])
-        volume = series_volume(study.series[0], 2.0)
+        volume = next(series_volumes(study.series[0], 2.0))
         assert volume.pixels.shape == sample.pixels.shape
         error = volume.to_world(sample.voxels) - truth[sample.study_id]
         # The table names a whole slice and a pixel that somebody clicked; a swapped level would be 20 mm off.
@@ -760,7 +760,7 @@ def test_real_series_are_preprocessed_and_decoded(real_mri, localizer):
     found = {}
     for source in find_studies(real_mri):
         study = load_study(source)
-        volume = series_volume(study.series[0], localizer.config.pixel_mm)
+        volume = next(series_volumes(study.series[0], localizer.config.pixel_mm))
         inside = volume.to_voxel(reference[source.study_id])
         inside = inside[np.isfinite(inside).all(axis=1)]
         assert np.all((inside > -0.5) & (inside < np.array(volume.pixels.shape) - 0.5))

@@ -45,7 +45,7 @@ from lumbar_utils.phantom.cohort import generate_cohort
 from lumbar_utils.studies.study import CompetitionFolder, find_studies, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
-WEIGHTS = ROOT / "lumbar_utils" / "weights"
+WEIGHTS = ROOT / "lumbar_utils" / "weights" / "localizer"
 REAL_MRI = Path(os.environ.get("LUMBAR_REAL_MRI") or ROOT.parent / "shared" / "real_mri")
 MAX_BYTES = 20_000_000
 UNSEEN_SEED = 918_273
@@ -75,11 +75,11 @@ def unseen(shared_folder) -> CompetitionFolder:
 
 
 def test_the_weights_are_small_safetensors_and_say_how_they_were_made(shipped):
-    weights = WEIGHTS / "localizer.safetensors"
+    weights = WEIGHTS / "model.safetensors"
     assert weights.stat().st_size < MAX_BYTES
     with safe_open(weights, "pt") as tensors:
         assert all(torch.isfinite(tensors.get_tensor(name)).all() for name in tensors.keys())  # noqa: SIM118
-    made = json.loads((WEIGHTS / "localizer.json").read_text())["made"]
+    made = json.loads((WEIGHTS / "config.json").read_text())["made"]
     assert made == shipped.made
     assert made["command"].startswith("python tools/make_localizer.py ") and "--seed " in made["command"]
     assert made["seeds"] and all(isinstance(seed, int) for seed in made["seeds"])
@@ -107,7 +107,7 @@ def test_they_are_named_with_their_origin(shipped, tmp_path):
 
 
 def test_a_library_without_weights_says_what_to_do(monkeypatch, tmp_path):
-    monkeypatch.setattr(localizer_module, "SHIPPED_WEIGHTS", tmp_path / "absent.safetensors")
+    monkeypatch.setattr(localizer_module, "SHIPPED", tmp_path)
     assert not DiscLocalizer.shipped_available()
     with pytest.raises(DataError, match=r"holds no localizer .*install it again"):
         open_localizer()
@@ -261,6 +261,6 @@ def test_a_prediction_has_an_issue_when_the_level_labelling_has_low_confidence(p
 
 
 def test_a_library_without_weights_is_no_fault_of_the_study(predictor_of, unseen, monkeypatch):
-    monkeypatch.setattr(localizer_module, "SHIPPED_WEIGHTS", Path("absent.safetensors"))
+    monkeypatch.setattr(localizer_module, "SHIPPED", Path("absent"))
     with pytest.raises(DataError, match="holds no localizer"):
         predictor_of().predict_study(load_study(find_studies(unseen.root)[0]))

@@ -186,7 +186,7 @@ def test_what_travels_is_small(cohort, sources, points, monkeypatch):
     locate_studies(sources, DiscLocalizer.shipped(), n_jobs=2, **QUIET)
     folder = CompetitionFolder.open(cohort)
     points_from_table(folder, folder.study_ids("train"), **QUIET)
-    assert {name for name, _ in sent} == {"_locate_source", "_from_table"} and len(sent) > 8
+    assert {name for name, _ in sent} == {"_locate_place", "_from_table"} and len(sent) > 8
     assert max(size for _, size in sent) < 16_000, "bytes; the weights have 12 million"
 
 
@@ -197,12 +197,12 @@ def test_a_localizer_is_read_once_in_a_process_and_again_when_its_files_change(t
         return pickle.loads(pickle.dumps(localizer))
 
     assert b"lumbar_utils/weights" not in pickle.dumps(localizer), "the library may be installed elsewhere there"
-    assert sent(localizer).files == localizer.files and sent(localizer) is sent(localizer)
+    assert sent(localizer).folder == localizer.folder and sent(localizer) is sent(localizer)
     localizer.save(tmp_path)
     own = DiscLocalizer.load(tmp_path)
-    assert sent(own) is sent(own) is not own and sent(own).files == own.files
+    assert sent(own) is sent(own) is not own and sent(own).folder == own.folder
     localizer.made["changed"] = "yes, and longer"
     localizer.save(tmp_path)
     assert sent(own).made["changed"]
     own.calibration = replace(own.calibration, slope=0.123)
-    assert sent(own).calibration.slope == 0.123, "what is no longer that of its files is sent itself"
+    assert sent(own).calibration.slope == 0.123, "what is no longer that of its folder is sent itself"

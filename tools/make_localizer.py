@@ -1,6 +1,6 @@
 """Make the localizer that ships with the library: phantoms, training, calibration, measurement.
 
-    python tools/make_localizer.py                         lumbar_utils/weights/localizer.{safetensors,json}
+    python tools/make_localizer.py                         lumbar_utils/weights/localizer
     python tools/make_localizer.py --out /tmp/try --bodies 200 --steps 300      a quick try
 
 Every member is trained on its own phantoms with its own seed, one process and one core each (on a GPU they share it),
@@ -71,23 +71,22 @@ def main() -> int:
         **_code(),
     }
     localizer = DiscLocalizer(networks, calibration=calibration, made=made)
-    out.mkdir(parents=True, exist_ok=True)
-    localizer.write(out / "localizer.safetensors", out / "localizer.json")
+    localizer.save(out)
     for folder, _ in members:
         shutil.rmtree(folder)
     print(json.dumps(made["measured_on_held_out_phantoms"], indent=1))
-    print(f"{out / 'localizer.safetensors'} in {(time.monotonic() - started) / 60:.1f} minutes")
+    print(f"{out} in {(time.monotonic() - started) / 60:.1f} minutes")
     return 0
 
 
 def recalibrate(out: Path, args: argparse.Namespace) -> int:
     """Calibrate and evaluate again with the networks that are there, after a change of the decoder."""
-    localizer = DiscLocalizer.read(out / "localizer.safetensors", out / "localizer.json")
+    localizer = DiscLocalizer.load(out)
     localizer.calibration, measured = calibrate(localizer.networks, args)
     localizer.made["measured_on_held_out_phantoms"] = measured
     command = f"python tools/make_localizer.py --recalibrate --seed {args.seed} --held-out {args.held_out}"
     localizer.made["recalibrated"] = {"command": command, **_code()}
-    localizer.write(out / "localizer.safetensors", out / "localizer.json")
+    localizer.save(out)
     print(json.dumps(measured, indent=1))
     return 0
 
@@ -180,7 +179,7 @@ def _code() -> dict:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default=str(ROOT / "lumbar_utils" / "weights"), help="folder for the two files")
+    parser.add_argument("--out", default=str(PACKAGE / "weights" / "localizer"), help="folder for the weights")
     parser.add_argument("--work", default=str(ROOT / "runs" / "localizer_making"), help="folder for unfinished work")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--members", type=int, default=2, help="networks whose heat maps are averaged (default 2)")

@@ -175,7 +175,7 @@ def assigned_names(source: str) -> set[str]:
 def fingerprint_of_inputs(data: Path, parameters: dict) -> str:
     """Of what every notebook depends on: library, shipped weights, requirements, parameters, the data's tables."""
     sources = sorted(p for p in (ROOT / "lumbar_utils").rglob("*.py") if "cli" not in p.parts)
-    sources += sorted(p for p in (ROOT / "lumbar_utils" / "weights").glob("*") if p.is_file())
+    sources += sorted(p for p in (ROOT / "lumbar_utils" / "weights").rglob("*") if p.is_file())
     tables = [p for p in sorted(data.glob("*.csv")) + sorted(data.glob("*.json"))]
     files = [*sources, ROOT / "requirements.txt", *tables]
     return digest(json.dumps(parameters, sort_keys=True), *(p.name + digest(p.read_bytes()) for p in files))

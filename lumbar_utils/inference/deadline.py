@@ -38,10 +38,6 @@ class Plan:
     mirror: bool
     members: tuple[int, ...]
 
-    def __str__(self) -> str:
-        networks = "1 network" if len(self.members) == 1 else f"{len(self.members)} networks"
-        return f"{networks}, {'with' if self.mirror else 'without'} mirrored studies"
-
 
 def plans(weights: Sequence[float], mirror: bool) -> tuple[Plan, ...]:
     """From everything down to the one member of most weight; of equal weights the last one is dropped first."""
@@ -56,44 +52,21 @@ def plans(weights: Sequence[float], mirror: bool) -> tuple[Plan, ...]:
 
 @dataclass(frozen=True)
 class Step:
-    """A decision: at which second of the run, before which study, from which plan to which, and why.
-
-    `after` is None where the time had run out.
-    """
+    """A decision: at which second of the run, before which study, from which plan to which, and why."""
 
     seconds: float
     study: int
     before: Plan
-    after: Plan | None
+    after: Plan | None  # None where the time had run out
     reason: str
 
 
 class Deadline:
-    """Keeps a run inside its time.
+    """Keeps a run inside its time, `seconds` from `started` on (default: now) by a clock that does not jump.
 
-    Parameters
-    ----------
-    seconds : float
-        The whole time, counted from `started`.
-    n_studies : int
-        How many are to be predicted.
-    weights : sequence of float
-        The ensemble weights.
-    mirror : bool
-        Whether mirrored studies are predicted as long as there is time.
-    clock : callable
-        Seconds on any scale that does not jump.
-    started : float, optional
-        The clock's value when the time began; default now.
-
-    Attributes
-    ----------
-    plan : Plan or None
-        The current one; None when the time has run out.
-    steps : list of Step
-        What was decided so far.
-
-    Raises `DataError` when the time is not a positive number.
+    `weights` are those of the ensemble; `mirror` says whether mirrored studies are predicted as long as there is time.
+    `plan` is the current one, None when the time has run out, and `steps` what was decided so far. Raises `DataError`
+    when the time is not a positive number.
     """
 
     def __init__(
@@ -127,17 +100,10 @@ class Deadline:
         return (1 - RESERVE) * self.seconds - self.elapsed
 
     def observe(self, n: int, waited: float, predicted: float, member_seconds: Sequence[float] = ()) -> None:
-        """Note what a batch took, predicted by the current plan.
+        """Note what a batch of `n` studies took, predicted by the current plan.
 
-        Parameters
-        ----------
-        n : int
-            Studies in the batch.
-        waited, predicted : float
-            Seconds until its studies were read and cropped, and seconds that the networks took.
-        member_seconds : sequence of float, optional
-            For each member the seconds of one study and one pass; nan where it was not used. Members that were never
-            measured count as the mean of the others.
+        `waited` until they were read and cropped, `predicted` by the networks; `member_seconds` of one study and one
+        pass, nan where a member was not used. Members that were never measured count as the mean of the others.
         """
         self._done += n
         if n == 0 or self.plan is None:

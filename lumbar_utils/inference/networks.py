@@ -27,20 +27,11 @@ logger = logging.getLogger(__name__)
 
 
 def choose_devices(device: str | Sequence[str] | None = None, precision: str = "auto") -> tuple[Compute, ...]:
-    """The devices to predict on.
+    """The devices to predict on, as for `devices.choose_compute`.
 
-    Parameters
-    ----------
-    device : str or sequence of str, optional
-        As for `devices.choose_compute`, several as a sequence or with commas between them (`cuda:0,cuda:1`). Default
-        and `auto`: all GPUs that can compute, else the CPU. `cuda` alone is the first GPU.
-    precision : str
-        See `devices.choose_compute`.
-
-    Raises
-    ------
-    DataError
-        When a device that is named is unknown or cannot compute, or none is named.
+    Several are named as a sequence or with commas between them (`cuda:0,cuda:1`). Default and `auto`: all GPUs that can
+    compute, else the CPU. `cuda` alone is the first GPU. Raises `DataError` when a device that is named is unknown or
+    cannot compute, or none is named.
     """
     names = device.split(",") if isinstance(device, str) else list(device or ("auto",))
     names = [name.strip() for name in names if name.strip()]
@@ -61,21 +52,10 @@ def choose_devices(device: str | Sequence[str] | None = None, precision: str = "
 
 
 class Networks:
-    """An ensemble's networks, ready to predict.
+    """An ensemble's networks, moved to the first of the devices and copied to the others.
 
-    Parameters
-    ----------
-    models : sequence of LumbarClassifier
-        On the CPU; they are moved to the first device and copied to the others.
-    computes : sequence of Compute
-        The devices.
-
-    Attributes
-    ----------
-    models : tuple of LumbarClassifier
-        Those on the first device.
-    seconds : ndarray of float64, shape (n_members,)
-        Of one study and one pass, in the latest call of `predict`; nan for networks that were not used.
+    `seconds` (n_members,) are those of one study and one pass in the latest call of `predict`, nan for networks that
+    were not used.
     """
 
     def __init__(self, models: Sequence[LumbarClassifier], computes: Sequence[Compute]):
@@ -87,6 +67,7 @@ class Networks:
 
     @property
     def models(self) -> tuple[LumbarClassifier, ...]:
+        """Those on the first device."""
         return self._copies[0]
 
     def __len__(self) -> int:
@@ -95,23 +76,10 @@ class Networks:
     def predict(
         self, inputs: Sequence[Sequence[StudyInput]], inputs_of: Sequence[int], plan: Plan, batch_size: int
     ) -> np.ndarray:
-        """Every network's prediction.
+        """Every network's prediction, float64 (n_members, n_studies, 25, 3), nan where the plan does not use it.
 
-        Parameters
-        ----------
-        inputs : sequence of (sequence of StudyInput)
-            The same studies, cut by each specification of crops.
-        inputs_of : sequence of int
-            For each network, by which of them it was trained.
-        plan : Plan
-            Networks to use, and whether mirrored too.
-        batch_size : int
-            Studies that a device takes at a time.
-
-        Returns
-        -------
-        ndarray of float64, shape (n_members, n_studies, 25, 3)
-            nan for networks that were not used.
+        `inputs` are the same studies cut by each specification of crops, and `inputs_of` tells of each network by which
+        of them it was trained. A device takes `batch_size` studies at a time.
         """
         n = len(inputs[0]) if inputs else 0
         result = np.full((len(self), n, N_TARGETS, N_SEVERITIES), np.nan)
@@ -120,24 +88,21 @@ class Networks:
             return result
         bounds = np.linspace(0, n, min(len(self.computes), n) + 1).round().astype(int)
         parts = [slice(a, b) for a, b in pairwise(bounds)]
-        passes = (2 if plan.mirror else 1) * n
+        seconds = np.full((len(parts), len(self)), np.nan)
 
-        def on_device(number: int) -> list[tuple[np.ndarray, float]]:
-            answers = []
+        def on_device(number: int, part: slice) -> None:
+            compute = self.computes[number]
             for member in plan.members:
                 started = time.perf_counter()
-                model, part = self._copies[number][member], inputs[inputs_of[member]][parts[number]]
-                p = predict_probabilities(model, part, self.computes[number], batch_size=batch_size, mirror=plan.mirror)
-                answers.append((p, time.perf_counter() - started))
-            return answers
+                model, given = self._copies[number][member], inputs[inputs_of[member]][part]
+                options = {"batch_size": batch_size, "mirror": plan.mirror}
+                result[member, part] = predict_probabilities(model, given, compute, **options)
+                seconds[number, member] = time.perf_counter() - started
 
         if len(parts) == 1:
-            answered = [on_device(0)]
+            on_device(0, parts[0])
         else:
             with ThreadPoolExecutor(len(parts)) as threads:
-                answered = list(threads.map(on_device, range(len(parts))))
-        for part, answers in zip(parts, answered, strict=True):
-            for member, (p, seconds) in zip(plan.members, answers, strict=True):
-                result[member, part] = p
-                self.seconds[member] = np.fmax(self.seconds[member], seconds / passes)
+                list(threads.map(on_device, range(len(parts)), parts))
+        self.seconds = seconds.max(axis=0) / (2 * n if plan.mirror else n)  # of the slowest device
         return result

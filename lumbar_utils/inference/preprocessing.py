@@ -77,12 +77,7 @@ def preprocess(
 ) -> PreprocessedStudy:
     """Read, locate and crop one study; whatever is wrong with it comes back as issues.
 
-    Parameters
-    ----------
-    seconds : float, optional
-        How long it may take.
-    deadline : float
-        The time (`time.time()`) after which nothing more may be read.
+    It may take `seconds`, and nothing is read after the `deadline`, by `time.time()`.
     """
     seconds = min(float("inf") if seconds is None else seconds, deadline - time.time())
     if seconds <= 0:
@@ -195,17 +190,9 @@ def preprocess_studies(
 ) -> Iterator[list[PreprocessedStudy]]:
     """Preprocess many studies, `window` of them at a time, in their order; while one window is used, the next is made.
 
-    Parameters
-    ----------
-    n_jobs : int, optional
-        See `parallel.run_jobs`. A localizer that was made in this session and cannot be pickled is used in this
-        process.
-    window : int
-        Studies in a list; at most two lists are held in memory.
-    study_seconds : float, optional
-        How long one study may take; None for as long as it likes.
-    time_left : callable
-        Seconds until nothing more may be read. Studies that are not ready then come with the issue `out_of_time`.
+    `n_jobs` as in `parallel.run_jobs`; a localizer that cannot be pickled is used in this process. One study may take
+    `study_seconds`, None for as long as it likes. `time_left` gives the seconds until nothing more may be read: studies
+    that are not ready then come with the issue `out_of_time`.
     """
     try:
         if not stays_here(n_jobs):

@@ -11,8 +11,8 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -27,41 +27,24 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FORMAT_VERSION = 2
-
 
 class ResumeLog:
-    """The resume log of one run.
+    """The resume log of one run; a file with another fingerprint of what makes the predictions is overwritten.
 
-    Parameters
-    ----------
-    path : path-like
-    fingerprint : str
-        What makes the predictions, as a digest. A file with another fingerprint is overwritten.
-
-    Attributes
-    ----------
-    found : dict str -> StudyPrediction
-        Predictions of an earlier, unfinished run, by study id.
-    broken : str
-        Why nothing more can be written, "" while all is well. A full disk does not end the run.
-
-    Raises
-    ------
-    DataError
-        When the file cannot be created, or another run has it open: better now than after hours of work.
+    `found` are place and prediction of an earlier, unfinished run's studies, `broken` says why nothing can be written
+    ("" while all is well): a full disk does not end the run. Raises `DataError` when the file cannot be created, or
+    another run has it open: better now than after hours of work.
     """
 
     def __init__(self, path: Path | str, fingerprint: str):
         self.path, self.broken = Path(path), ""
-        self.found: dict[str, StudyPrediction] = {}
-        self._places: dict[str, str] = {}
+        self.found: dict[str, tuple[str, StudyPrediction]] = {}
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b")  # noqa: SIM115, open as long as the run
             try:
                 _lock(self._file)
-                header = _line({"version": FORMAT_VERSION, "fingerprint": fingerprint})
+                header = _line({"fingerprint": fingerprint})
                 kept = self._read(header)
                 self._file.truncate(kept)
                 if not kept:
@@ -78,15 +61,15 @@ class ResumeLog:
 
     def known(self, source: StudySource) -> StudyPrediction | None:
         """The prediction of an earlier run for a study that lies where it did and looks as it did, else None."""
-        found = self.found.get(source.study_id)
-        return found if found is not None and self._places[source.study_id] == place_of(source) else None
+        place, prediction = self.found.get(source.study_id, ("", None))
+        return prediction if place == place_of(source) else None
 
     def add(self, source: StudySource, prediction: StudyPrediction) -> None:
         """Append a prediction and flush it to the disk; an error is kept in `broken` and logged once."""
         if self.broken:
             return
         try:
-            self._file.write(_line({"place": place_of(source), "prediction": _to_json(prediction)}))
+            self._file.write(_line({"place": place_of(source), "prediction": asdict(prediction)}))
             self._file.flush()
             os.fsync(self._file.fileno())
         except OSError as error:
@@ -119,11 +102,10 @@ class ResumeLog:
                 if not line.endswith(b"\n"):
                     break
                 values = json.loads(line)
-                prediction = _from_json(values["prediction"])
-                place = str(values["place"])
+                place, prediction = str(values["place"]), _prediction(**values["prediction"])
             except (AttributeError, DataError, KeyError, TypeError, ValueError):
                 break
-            self.found[prediction.study_id], self._places[prediction.study_id] = prediction, place
+            self.found[prediction.study_id] = place, prediction
             good += len(line)
         return good
 
@@ -134,13 +116,14 @@ def place_of(source: StudySource) -> str:
     if source.in_competition:
         with suppress(OSError):  # it is not there: then that is how it looked
             folders |= {entry for entry in source.path.iterdir() if entry.is_dir()}
-    stamps = []
-    for folder in sorted(folders):
-        try:
-            stamps.append((os.path.abspath(folder), os.stat(folder).st_mtime_ns))
-        except OSError:
-            stamps.append((os.path.abspath(folder), None))
+    stamps = [(os.path.abspath(folder), _changed(folder)) for folder in sorted(folders)]
     return hashlib.sha256(repr((stamps, source.listed, source.series_ids)).encode()).hexdigest()[:32]
+
+
+def _changed(folder: Path) -> int | None:
+    with suppress(OSError):
+        return os.stat(folder).st_mtime_ns
+    return None
 
 
 def code_digest() -> str:
@@ -168,47 +151,13 @@ def _lock(file: BinaryIO) -> None:
             logger.debug("no lock on %s: %s", file.name, error)
 
 
-def _line(values: Mapping) -> bytes:
-    return json.dumps(values, separators=(",", ":")).encode() + b"\n"
+def _line(values: dict) -> bytes:
+    return json.dumps(values, separators=(",", ":"), default=np.ndarray.tolist).encode() + b"\n"
 
 
-def _to_json(prediction: StudyPrediction) -> dict:
-    discs = prediction.discs
-    return {
-        "study_id": prediction.study_id,
-        "probabilities": prediction.probabilities.tolist(),
-        "discs": discs
-        and {
-            "series_id": discs.series_id,
-            "points": np.asarray(discs.points).tolist(),
-            "confidence": np.asarray(discs.confidence).tolist(),
-            "flags": list(discs.flags),
-            "source": discs.source,
-        },
-        "missing_views": list(prediction.missing_views),
-        "issues": [issue.to_json() for issue in prediction.issues],
-        "fallback": prediction.fallback,
-        "synthetic_only": prediction.synthetic_only,
-    }
-
-
-def _from_json(values: Mapping) -> StudyPrediction:
-    discs, study_id = values["discs"], str(values["study_id"])
-    if discs is not None:
-        discs = DiscPoints(
-            study_id,
-            discs["series_id"],
-            np.array(discs["points"]),
-            np.array(discs["confidence"]),
-            tuple(discs["flags"]),
-            discs["source"],
-        )
+def _prediction(*, discs: dict | None, missing_views: list, issues: list, **values) -> StudyPrediction:
+    """The inverse of `asdict`, by way of JSON."""
+    found = None if discs is None else DiscPoints(**discs)
     return StudyPrediction(
-        study_id,
-        np.array(values["probabilities"]),
-        discs,
-        tuple(values["missing_views"]),
-        fallback=bool(values["fallback"]),
-        synthetic_only=bool(values["synthetic_only"]),
-        issues=tuple(map(Issue.from_json, values["issues"])),
+        **values, discs=found, missing_views=tuple(missing_views), issues=tuple(map(Issue.from_json, issues))
     )

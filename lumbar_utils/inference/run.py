@@ -38,34 +38,13 @@ MIN_FOR_PROCESSES = 6
 
 @dataclass(frozen=True, eq=False)
 class InferenceRun:
-    """What a run did. `str()` gives a few lines for its end.
+    """What a run did. `str()` gives a few lines for its end."""
 
-    Attributes
-    ----------
-    predictions : tuple of StudyPrediction
-        In the order of the studies.
-    path : Path
-        The submission; `log` and `records` lie beside it.
-    events : tuple of Issue
-        What happened to the run as a whole, in order: what was dropped to finish in time, when and why; the last one
-        sums up.
-    steps : tuple of Step
-        The deadline's decisions.
-    resumed : int
-        Studies taken over from an earlier, unfinished run.
-    seconds : float
-        Since the time began.
-    allowed : float or None
-        Seconds that the run might take.
-    """
-
-    predictions: tuple[StudyPrediction, ...]
-    path: Path
-    events: tuple[Issue, ...]
-    steps: tuple[Step, ...]
-    resumed: int
-    seconds: float
-    allowed: float | None
+    predictions: tuple[StudyPrediction, ...]  # in the order of the studies
+    path: Path  # the submission; `log` and `records` lie beside it
+    events: tuple[Issue, ...]  # of the whole run, in order: what was dropped to finish in time; the last one sums up
+    resumed: int  # studies taken over from an earlier, unfinished run
+    seconds: float  # since the time began
 
     @property
     def log(self) -> Path:
@@ -149,17 +128,18 @@ def run_inference(
             known[source.study_id] = prediction
             if not TRANSIENT & {issue.code for issue in prediction.issues}:
                 resume_log.add(source, prediction)
-        predictions = tuple(p for p in (known[study_id] for study_id in ids) if p is not None)
-        steps = tuple(deadline.steps) if deadline is not None else ()
-        events += [event for step in steps for event in _events(step, todo)]
+        predictions = tuple(prediction for prediction in known.values() if prediction is not None)
+        for step in deadline.steps if deadline is not None else ():
+            events += _events(step, todo)
         if predictor.lost_device:
             events.append(Issue("device_lost", f"{predictor.lost_device}; the run continued without it"))
         if resume_log.broken:
             events.append(Issue("resume_log_failed", f"the resume log cannot be written: {resume_log.broken}"))
         seconds = time.monotonic() - began
-        allowed = None if hours is None else hours * 3600
         each = (time.monotonic() - called) / max(len(todo), 1)
-        events.append(Issue("finished", _summary(predictions, seconds, allowed, each)))
+        limit = "" if hours is None else f" of {_duration(hours * 3600)} allowed"
+        text = f"{counted(len(predictions))}, {sum(p.fallback for p in predictions)} of them by the class prior; "
+        events.append(Issue("finished", f"{text}took {_duration(seconds)}{limit}, {each:.2f} s a study"))
         for event in events:
             log = logger.info if event.code in ("resumed", "finished") else logger.warning
             log("%s", event.message)
@@ -168,7 +148,7 @@ def run_inference(
         resume_log.close(remove=False)
         raise
     resume_log.close(remove=True)
-    return InferenceRun(predictions, path, tuple(events), steps, resumed, seconds, allowed)
+    return InferenceRun(predictions, path, tuple(events), resumed, seconds)
 
 
 def _events(step: Step, todo: Sequence[StudySource]) -> list[Issue]:
@@ -189,13 +169,6 @@ def _events(step: Step, todo: Sequence[StudySource]) -> list[Issue]:
         )
         found.append(Issue("network_dropped", text, first))
     return found
-
-
-def _summary(predictions: Sequence[StudyPrediction], seconds: float, allowed: float | None, each: float) -> str:
-    prior = sum(p.fallback for p in predictions)
-    limit = "" if allowed is None else f" of {_duration(allowed)} allowed"
-    done = f"{counted(len(predictions))}, {prior} of them by the class prior"
-    return f"{done}; took {_duration(seconds)}{limit}, {each:.2f} s a study"
 
 
 def _duration(seconds: float) -> str:

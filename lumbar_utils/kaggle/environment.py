@@ -245,10 +245,10 @@ def _weights(run: Path, given: str | Path) -> Finding:
     own = find_localizer(run)
     if own is not None:
         return Finding("weights", f"{classifier}; localizer in {short_path(own)}")
-    shipped = library_folder() / "lumbar_utils" / "weights" / "localizer.safetensors"
-    if shipped.is_file():
+    shipped = library_folder() / "lumbar_utils" / "weights" / "localizer"
+    if (shipped / WEIGHTS_FILE).is_file():
         return Finding("weights", f"{classifier}; the shipped localizer")
-    lacking = f"no localizer: the library lacks {shipped.name}, and the run has no localizer/{WEIGHTS_FILE}"
+    lacking = f"no localizer: neither the library's weights nor the run have localizer/{WEIGHTS_FILE}"
     return Finding("weights", f"{classifier}; {lacking}", "issue")
 
 

@@ -3,8 +3,8 @@
 In the order of the data: `preprocessing` (series -> network input), `network`, `heat_maps` (predictions of several
 networks, averaged), `decoding` (heat maps -> a chain of points), `localizer` (`DiscLocalizer`, which joins them),
 `series_fusion` (one chain from several series), `points` (`DiscPoints`, the result); `many_studies` runs it on a
-cohort. For training `samples`, `synthetic_samples` (of phantoms), `augmentation`,
-`training`, `calibration` (of the confidence); `evaluation` measures it.
+cohort. For training `samples`, `synthetic_samples` (of phantoms), `augmentation`, `training`, `calibration` (of the
+confidence); `evaluation` measures it.
 
 Names are loaded on first use, so that code that needs no more than `DiscPoints` does not wait for torch.
 """
@@ -19,7 +19,6 @@ from .points import DiscPoints, complete_chain, read_points, write_points
 if TYPE_CHECKING:
     from .augmentation import Augmentation
     from .evaluation import (
-        PointErrors,
         calibration_error,
         evaluate_on_images,
         evaluate_points,
@@ -41,32 +40,17 @@ if TYPE_CHECKING:
     from .preprocessing import LocalizationError
     from .training import LocalizerTraining, train_localizer, train_on_samples
 
-_HOME = {
-    "Augmentation": "augmentation",
-    "DiscLocalizer": "localizer",
-    "LocalizationError": "preprocessing",
-    "LocalizerConfig": "network",
-    "LocalizerTraining": "training",
-    "PointErrors": "evaluation",
-    "calibration_error": "evaluation",
-    "evaluate_on_images": "evaluation",
-    "evaluate_points": "evaluation",
-    "image_summary": "evaluation",
-    "localizer_origin": "localizer",
-    "locate_folders": "many_studies",
-    "locate_studies": "many_studies",
-    "low_confidence_message": "many_studies",
-    "open_localizer": "localizer",
-    "point_errors": "evaluation",
-    "points_from_table": "many_studies",
-    "read_reference": "evaluation",
-    "reference_points": "many_studies",
-    "reliability": "evaluation",
-    "summary": "evaluation",
-    "train_localizer": "training",
-    "train_on_samples": "training",
-    "warn_of_studies_learnt_from": "localizer",
+_NAMES = {
+    "augmentation": "Augmentation",
+    "evaluation": "calibration_error evaluate_on_images evaluate_points image_summary point_errors read_reference "
+    "reliability summary",
+    "localizer": "DiscLocalizer localizer_origin open_localizer warn_of_studies_learnt_from",
+    "many_studies": "locate_folders locate_studies low_confidence_message points_from_table reference_points",
+    "network": "LocalizerConfig",
+    "preprocessing": "LocalizationError",
+    "training": "LocalizerTraining train_localizer train_on_samples",
 }
+_HOME = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 __all__ = ["DiscPoints", "complete_chain", "read_points", "write_points", *_HOME]
 

@@ -77,8 +77,7 @@ def draw_window(
     volume = _change_intensity(volume, settings, rng) * view
     repeated = with_neighbours(volume, config.neighbours)
     inner = slice(config.neighbours, len(volume) - config.neighbours)
-    target, absent, known = _target(points_mm, voxels[:, 0], offsets, chosen, view, config, settings)
-    return Window(repeated[inner], target, absent, known)
+    return Window(repeated[inner], *_target(points_mm, voxels[:, 0], offsets, chosen, view, config))
 
 
 def _move(
@@ -177,7 +176,6 @@ def _target(
     chosen: np.ndarray,
     view: torch.Tensor,
     config: LocalizerConfig,
-    settings: Augmentation,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Probability mass of each level per voxel of the maps, the rest ("not in view"), and which levels are known.
 
@@ -185,20 +183,22 @@ def _target(
     """
     known = np.isfinite(points).all(axis=1) & np.isfinite(slices)
     points, slices = np.where(known[:, None], points, -1e6), np.where(known, slices, 0.0)
-    index = np.arange(len(offsets))
-    step = float(np.median(np.diff(offsets))) if len(offsets) > 1 else config.through_sigma_mm
-    through = np.interp(slices, index, offsets) + step * (np.minimum(slices, 0) + np.maximum(slices - index[-1], 0))
-    thickness = np.gradient(offsets) if len(offsets) > 1 else np.full(1, 2.5 * config.through_sigma_mm)
-    unique = np.concatenate([[True], np.diff(chosen) > 0])
-    along = _density(offsets[chosen][:, None] - through[None, :], config.through_sigma_mm)
-    along *= (thickness[chosen] * unique)[:, None]
+    several, sigma = len(offsets) > 1, config.through_sigma_mm
+    step = float(np.median(np.diff(offsets))) if several else sigma
+    thickness = np.gradient(offsets) if several else np.full(1, 2.5 * sigma)
+    through = np.interp(slices, np.arange(len(offsets)), offsets)
+    through += step * (np.minimum(slices, 0) + np.maximum(slices - (len(offsets) - 1), 0))
+    along = _density(offsets[chosen][:, None] - through, sigma)
+    along *= (thickness[chosen] * np.concatenate([[True], np.diff(chosen) > 0]))[:, None]  # a repeated slice has none
     # Thin windows of thick slices can sum to more than 1 by a little; a distribution must not.
     along /= np.maximum(along.sum(axis=0), 1.0)
-    parts = []
-    for axis in (0, 1):
-        centres = (np.arange(settings.canvas[axis] // 2) * 2 + 0.5) * config.pixel_mm
-        parts.append(2 * config.pixel_mm * _density(centres[None, :] - points[:, axis : axis + 1], config.sigma_mm))
-    plane = parts[0][:, :, None] * parts[1][:, None, :] * view[::2, ::2].numpy()
+    rows, columns = (
+        2
+        * config.pixel_mm
+        * _density((np.arange(side // 2) * 2 + 0.5) * config.pixel_mm - at[:, None], config.sigma_mm)
+        for side, at in zip(view.shape, points.T, strict=True)
+    )
+    plane = rows[:, :, None] * columns[:, None, :] * view[::2, ::2].numpy()
     mass = along.sum(axis=0) * plane.sum(axis=(1, 2))
     plane /= np.maximum(mass, 1.0)[:, None, None]
     target = along.astype(np.float32)[:, :, None, None] * plane.astype(np.float32)

@@ -10,7 +10,7 @@ in ways that no phantom shows; what was fitted on phantoms is an estimate there.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,7 +19,7 @@ from scipy import optimize
 from ..errors import DataError
 from ..labels import LEVELS, N_LEVELS
 from .decoding import OBSERVED, Chain
-from .evaluation import FOUND_MM
+from .evaluation import FOUND_MM, point_errors
 from .heat_maps import HeatMaps
 from .localizer import DiscLocalizer, LocalizerCalibration, clipped_logit
 from .preprocessing import LocalizationError, normalised
@@ -46,9 +46,29 @@ class LocatedSamples:
     chains: list[Chain | None]
 
 
-def locate_samples(localizer: DiscLocalizer, samples: Sequence[LocalizerSample]) -> LocatedSamples:
-    """Find the discs of samples, whose truth is known."""
-    return _compare(localizer, samples, map(localizer.predict_heat_maps, samples))
+def locate_samples(
+    localizer: DiscLocalizer, samples: Sequence[LocalizerSample], heat_maps: Sequence[HeatMaps] | None = None
+) -> LocatedSamples:
+    """Find the discs of samples, whose truth is known, on their heat maps where these are predicted already."""
+    rows = []
+    for sample, maps in zip(samples, heat_maps or map(localizer.predict_heat_maps, samples), strict=True):
+        truth = sample.in_chain(LEVELS).voxels
+        inside = np.all((truth > -1) & (truth < sample.pixels.shape), axis=1)  # False where it is not known
+        chain = localizer.decode(maps)
+        if chain is None:
+            rows.append((np.where(inside, np.inf, np.nan), inside, np.zeros(N_LEVELS), np.nan, None))
+            continue
+        errors = point_errors(_in_mm(sample, chain.voxels), _in_mm(sample, truth))
+        rows.append((errors.distance, inside, localizer.calibration.confidence(chain), errors.shift, chain))
+    *arrays, chains = zip(*rows, strict=True)
+    return LocatedSamples(*map(np.array, arrays), list(chains))
+
+
+def _in_mm(sample: LocalizerSample, voxels: np.ndarray) -> np.ndarray:
+    """Places on a sample in mm to the left, backward and upward, as in LPS but from the sample's first voxel."""
+    slices, rows, columns = voxels.T
+    left = np.interp(slices, np.arange(len(sample.offsets)), sample.offsets)
+    return np.column_stack([left, columns * sample.spacing[1], -rows * sample.spacing[0]])
 
 
 def cut_off(sample: LocalizerSample, rng: np.random.Generator) -> LocalizerSample:
@@ -83,11 +103,11 @@ def fit_localizer_calibration(
     trial, fits = DiscLocalizer(localizer.networks, device=localizer.device), []
     for temperature in TEMPERATURES:
         trial.calibration = LocalizerCalibration(temperature=temperature)
-        located = _compare(trial, samples, heat_maps)
-        found = [i for i, chain in enumerate(located.chains) if chain is not None]
-        if not found:
+        located = locate_samples(trial, samples, heat_maps)
+        found = [chain is not None for chain in located.chains]
+        chains = [chain for chain in located.chains if chain is not None]
+        if not chains:
             raise DataError(f"no chain of discs is found in {len(samples)} series, so no confidence can be fitted")
-        chains = [located.chains[i] for i in found]
         known = ~np.isnan(located.error_mm[found])
         near = located.error_mm[found] <= FOUND_MM
         right = near[known]
@@ -122,27 +142,3 @@ def _fit_logistic(logits: np.ndarray, right: np.ndarray) -> tuple[float, float]:
 def _smoothed_share(right: np.ndarray) -> float:
     """Laplace's rule of succession: as if there were one right and one wrong more than there are."""
     return float((right.sum() + 1) / (len(right) + 2))
-
-
-def _compare(
-    localizer: DiscLocalizer, samples: Sequence[LocalizerSample], heat_maps: Iterable[HeatMaps]
-) -> LocatedSamples:
-    rows = []
-    for sample, maps in zip(samples, heat_maps, strict=True):
-        truth = sample.in_chain(LEVELS).voxels
-        inside = np.all((truth > -1) & (truth < sample.pixels.shape), axis=1)  # False where it is not known
-        chain = localizer.decode(maps)
-        if chain is None:
-            rows.append((np.where(inside, np.inf, np.nan), inside, np.zeros(N_LEVELS), np.nan, None))
-            continue
-        index = np.arange(len(sample.offsets))
-        found_mm, true_mm = (
-            np.column_stack([np.interp(v[:, 0], index, sample.offsets), v[:, 1:] * sample.spacing])
-            for v in (chain.voxels, truth)
-        )
-        away = found_mm - true_mm  # nan where it is not known
-        step = float(np.median(np.diff(found_mm[:, 1])))
-        shift = np.rint(np.median(away[inside, 1]) / step) if inside.any() else 0.0
-        rows.append((np.linalg.norm(away, axis=1), inside, localizer.calibration.confidence(chain), shift, chain))
-    error, in_view, confidence, shifts, chains = zip(*rows, strict=True)
-    return LocatedSamples(np.array(error), np.array(in_view), np.array(confidence), np.array(shifts), list(chains))

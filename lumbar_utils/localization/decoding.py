@@ -94,23 +94,20 @@ def decode_chain(maps: HeatMaps, chain: tuple[str, ...] = LEVELS, prior: ChainPr
     off_middle = (in_plane[:, 0] / extent[0] - prior.middle_row) / prior.middle_spread
     log_mass /= prior.temperature
     log_mass[chain.index(MIDDLE_LEVEL)] -= 0.5 * np.clip(off_middle, -2, 2) ** 2
-    marginal, best = _weigh_chains(places, log_mass, prior)
-    if best is None:
+    weighed = _weigh_chains(places, log_mass, prior)
+    if weighed is None:
         return None
+    marginal, best = weighed
     points, own_mass = places[best], np.zeros(len(chain))
     for level in np.flatnonzero(best < len(peaks)):
         own_mass[level] = masses[level, best[level]]
         points[level] = _refined(maps, level, peaks[best[level]])
     slices = np.interp(points[:, 0], maps.offsets, np.arange(len(maps.offsets)))
     voxels = np.column_stack([slices, points[:, 1:] / maps.spacing - 0.5])
-    anchors = [level for level, name in enumerate(chain) if name in ANCHORS]
-    return Chain(
-        voxels,
-        own_mass,
-        marginal[np.arange(len(chain)), best],
-        tuple(_flag(level, own_mass, outside[best]) for level in range(len(chain))),
-        anchored=bool(own_mass[anchors].max() >= OBSERVED),
-    )
+    posterior = marginal[np.arange(len(chain)), best]
+    flags = tuple(_flag(level, own_mass, outside[best]) for level in range(len(chain)))
+    anchored = any(mass >= OBSERVED for name, mass in zip(chain, own_mass, strict=True) if name in ANCHORS)
+    return Chain(voxels, own_mass, posterior, flags, anchored)
 
 
 def _flag(level: int, mass: np.ndarray, outside: np.ndarray) -> str:
@@ -195,20 +192,18 @@ def _with_suggestions(peaks: np.ndarray, strong: np.ndarray, links: int, prior: 
     return np.array(places)
 
 
-def _weigh_chains(places: np.ndarray, log_mass: np.ndarray, prior: ChainPrior) -> tuple[np.ndarray, np.ndarray | None]:
+def _weigh_chains(places: np.ndarray, log_mass: np.ndarray, prior: ChainPrior) -> tuple[np.ndarray, np.ndarray] | None:
     """Forward-backward and Viterbi over the steps between places, of a second-order hidden Markov model.
 
-    Returns the posterior probability of each place for each level (levels, k) and the best chain (levels,) as place
-    indices, None when no chain is possible.
+    Gives the posterior probability of each place for each level (levels, k) and the best chain (levels,) as place
+    indices; None when no chain is possible.
     """
-    levels = len(log_mass)
     step = places[None, :, :] - places[:, None, :]
     length = np.linalg.norm(step, axis=-1)
     allowed = (length >= prior.min_step_mm) & (length <= prior.max_step_mm) & (step[..., 1] > 0.25 * length)
     upper, lower = np.nonzero(allowed)
-    nothing = np.zeros((levels, len(places)))
     if not len(upper):
-        return nothing, None
+        return None
     edge, edge_length = step[upper, lower], length[upper, lower]
     direction = edge / edge_length[:, None]
     bend = np.degrees(np.arccos(np.clip(direction @ direction.T, -1, 1))) / prior.bend_degrees
@@ -217,29 +212,22 @@ def _weigh_chains(places: np.ndarray, log_mass: np.ndarray, prior: ChainPrior) -
     transition = np.where(lower[:, None] == upper[None, :], -0.5 * (ratio**2 + bend**2), -np.inf)
     usual = -0.5 * ((log_length - np.log(prior.step_mm)) / prior.step_spread) ** 2
     start = log_mass[0, upper] + log_mass[1, lower] + usual
-    forward, best, back = [start], start, []
+    emissions = log_mass[2:, lower] + usual
+    forward, best, back, backward = [start], start, [], [np.zeros(len(upper))]
     with np.errstate(invalid="ignore"):
-        for i in range(levels - 2):
-            emit = log_mass[i + 2, lower] + usual
-            forward.append(special.logsumexp(forward[-1][:, None] + transition, axis=0) + emit)
+        for emission in emissions:
+            forward.append(special.logsumexp(forward[-1][:, None] + transition, axis=0) + emission)
             scores = best[:, None] + transition
             back.append(scores.argmax(axis=0))
-            best = scores.max(axis=0) + emit
+            best = scores.max(axis=0) + emission
         total = special.logsumexp(forward[-1])
         if not np.isfinite(total):
-            return nothing, None
-        backward = [np.zeros(len(upper))]
-        for i in reversed(range(levels - 2)):
-            emit = log_mass[i + 2, lower] + usual
-            backward.insert(0, special.logsumexp(transition + (emit + backward[0])[None, :], axis=1))
-    marginal = nothing.copy()
-    for i in range(levels - 1):
-        weight = np.exp(forward[i] + backward[i] - total)
-        if i == 0:
-            np.add.at(marginal[0], upper, weight)
-        np.add.at(marginal[i + 1], lower, weight)
-    last = int(best.argmax())
-    edges = [last]
-    for pointer in reversed(back):
+            return None
+        for emission in emissions[::-1]:
+            backward.append(special.logsumexp(transition + (emission + backward[-1]), axis=1))
+    weights = np.exp(np.array(forward) + backward[::-1] - total)  # of the steps from each level but the last
+    marginal = [np.bincount(upper, weights[0], len(places)), *(np.bincount(lower, w, len(places)) for w in weights)]
+    edges = [int(best.argmax())]
+    for pointer in back[::-1]:
         edges.insert(0, int(pointer[edges[0]]))
-    return marginal, np.array([upper[edges[0]], *lower[edges]])
+    return np.array(marginal), np.array([upper[edges[0]], *lower[edges]])

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -41,8 +40,7 @@ ERROR_COLUMNS = (
 IMAGE_COLUMNS = ["study_id", "level", "series_id", "instance_number", "error_pixels", "slices_apart"]
 
 
-@dataclass(frozen=True, eq=False)
-class PointErrors:
+class PointErrors(NamedTuple):
     """Errors of one study's points, mm (5,), nan where the reference is missing.
 
     `distance` in space; `along` the spine's axis, positive when the found point is too low; `backward` across that axis
@@ -189,8 +187,7 @@ def evaluate_on_images(
     study_ids = [str(study_id) for study_id in study_ids]
     folders = single_study_folders(folder, study_ids)
     tasks = ((one, study_id, found.get(study_id)) for one, study_id in zip(folders, study_ids, strict=True))
-    options = {"title": "labelled images", "lost": "its labelled images are left out"}
-    compared, _ = each_study(_on_images, tasks, study_ids, n_jobs=n_jobs, progress=progress, **options)
+    compared, _ = each_study(_on_images, tasks, study_ids, "labelled images", n_jobs=n_jobs, progress=progress)
     return pd.DataFrame([row for rows in compared.values() for row in rows], columns=IMAGE_COLUMNS)
 
 

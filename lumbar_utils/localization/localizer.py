@@ -41,8 +41,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE, CONFIG_FILE, HISTORY_FILE = "model.safetensors", "config.json", "history.csv"
-_SHIPPED = Path(__file__).resolve().parent.parent / "weights"
-SHIPPED_WEIGHTS, SHIPPED_NOTE = _SHIPPED / "localizer.safetensors", _SHIPPED / "localizer.json"
+SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "localizer"
 TRAINING_DATA = {"synthetic": "synthetic phantoms", "competition": "the competition's points"}
 T1_WEIGHT = 0.5
 """Of points on T1 beside those on T2: people mark the canal on T2, and between the two scans a patient may move."""
@@ -105,17 +104,17 @@ class DiscLocalizer:
         self.made = dict(made or {})
         self.history: list[dict[str, float]] = []
         """Of the training that made it, in this session: member, step, loss, learning_rate, seconds."""
-        self.files: tuple[Path, Path] | None = None
-        """Tensors and JSON that it was read from; None when it was made in this session."""
+        self.folder: Path | None = None
+        """That it was read from; None when it was made in this session."""
 
     @property
     def calibration(self) -> LocalizerCalibration:
-        """How its heat maps become confidences; a localizer that gets another one is no longer that of its files."""
+        """How its heat maps become confidences; a localizer that gets another one is no longer that of its folder."""
         return self._calibration
 
     @calibration.setter
     def calibration(self, value: LocalizerCalibration) -> None:
-        self._calibration, self.files = value, None
+        self._calibration, self.folder = value, None
 
     @property
     def config(self) -> LocalizerConfig:
@@ -208,23 +207,40 @@ class DiscLocalizer:
         Returns the folder.
         """
         folder = Path(folder)
-        self.write(folder / WEIGHTS_FILE, folder / CONFIG_FILE)
+        # Names begin with the number of the network, as a ModuleList's do.
+        state = {n: value.detach().cpu().contiguous() for n, value in nn.ModuleList(self.networks).state_dict().items()}
+        atomically(folder / WEIGHTS_FILE, lambda file: save_file(state, file))
+        about = {"config": asdict(self.config), "calibration": asdict(self.calibration), "made": self.made}
+        write_json(folder / CONFIG_FILE, about)
         if self.history:
             write_table(folder / HISTORY_FILE, pd.DataFrame(self.history))
         logger.info("localizer: saved to %s", folder)
         return folder
 
-    def write(self, weights: Path, note: Path) -> None:
-        """Write the tensors and the JSON that belongs to them, each atomically."""
-        # Names begin with the number of the network, as a ModuleList's do.
-        state = {n: value.detach().cpu().contiguous() for n, value in nn.ModuleList(self.networks).state_dict().items()}
-        atomically(weights, lambda file: save_file(state, file))
-        write_json(note, {"config": asdict(self.config), "calibration": asdict(self.calibration), "made": self.made})
-
     @classmethod
     def load(cls, folder: str | Path, *, device: torch.device | str = "cpu") -> DiscLocalizer:
         """Read what `save` wrote. Raises `DataError` when a file is absent, damaged or of another network."""
-        return cls.read(Path(folder) / WEIGHTS_FILE, Path(folder) / CONFIG_FILE, device=device)
+        folder = Path(folder)
+        for name in (CONFIG_FILE, WEIGHTS_FILE):
+            if not (folder / name).is_file():
+                raise DataError(f"{folder}: no {name} here; give the folder that `lumbar train localizer` wrote")
+        try:
+            read = json.loads((folder / CONFIG_FILE).read_text())
+            if not {"config", "calibration", "made"} <= set(read):
+                raise ValueError(
+                    "they were written by an older version of lumbar_utils; train again, or delete the folder to use "
+                    "the localizer that ships with the library"
+                )
+            config = LocalizerConfig(**read["config"])
+            state = load_file(folder / WEIGHTS_FILE)
+            networks = [SliceUNet(config) for _ in {name.partition(".")[0] for name in state}]
+            nn.ModuleList(networks).load_state_dict(state)
+            calibration = LocalizerCalibration(**read["calibration"])
+            localizer = cls(networks, device=device, calibration=calibration, made=read["made"])
+        except (KeyError, ValueError, TypeError, RuntimeError, OSError, SafetensorError) as error:
+            raise DataError(f"{folder}: these are not weights of this localizer: {error}") from error
+        localizer.folder = folder
+        return localizer
 
     @classmethod
     def shipped(cls, *, device: torch.device | str = "cpu") -> DiscLocalizer:
@@ -234,55 +250,31 @@ class DiscLocalizer:
         """
         if not cls.shipped_available():
             raise DataError(
-                f"this copy of lumbar_utils holds no localizer ({SHIPPED_WEIGHTS} is missing); install it again, "
-                "make the weights with `make weights`, or name a folder with weights"
+                f"this copy of lumbar_utils holds no localizer (none in {SHIPPED}); install it again, make the weights "
+                "with `make weights`, or name a folder with weights"
             )
-        return cls.read(SHIPPED_WEIGHTS, SHIPPED_NOTE, device=device)
+        return cls.load(SHIPPED, device=device)
 
     @classmethod
     def shipped_available(cls) -> bool:
         """Whether the library's own weights are there."""
-        return SHIPPED_WEIGHTS.is_file() and SHIPPED_NOTE.is_file()
-
-    @classmethod
-    def read(cls, weights: Path, note: Path, *, device: torch.device | str = "cpu") -> DiscLocalizer:
-        """The inverse of `write`. Raises `DataError` when a file is absent, damaged or of another network."""
-        for file in (note, weights):
-            if not file.is_file():
-                folder = f"{file.parent}: no {file.name} here"
-                raise DataError(f"{folder}; give the folder that `lumbar train localizer` wrote")
-        try:
-            read = json.loads(note.read_text())
-            if not {"config", "calibration", "made"} <= set(read):
-                raise ValueError(
-                    "they were written by an older version of lumbar_utils; train again, or delete the folder to use "
-                    "the localizer that ships with the library"
-                )
-            config = LocalizerConfig(**read["config"])
-            state = load_file(weights)
-            networks = [SliceUNet(config) for _ in {name.partition(".")[0] for name in state}]
-            nn.ModuleList(networks).load_state_dict(state)
-            calibration = LocalizerCalibration(**read["calibration"])
-            localizer = cls(networks, device=device, calibration=calibration, made=read["made"])
-        except (KeyError, ValueError, TypeError, RuntimeError, OSError, SafetensorError) as error:
-            raise DataError(f"{weights.parent}: these are not weights of this localizer: {error}") from error
-        localizer.files = (weights, note)
-        return localizer
+        return (SHIPPED / WEIGHTS_FILE).is_file() and (SHIPPED / CONFIG_FILE).is_file()
 
     def __reduce_ex__(self, protocol):
-        """To another process a localizer that was read from files goes as their paths instead of its tensors."""
-        if self.files is None:
+        """To another process a localizer that was read from a folder goes as its path instead of its tensors."""
+        if self.folder is None:
             return super().__reduce_ex__(protocol)
-        if self.files[0] == SHIPPED_WEIGHTS:  # the other process has a copy of its own, wherever it is installed
+        if self.folder == SHIPPED:  # the other process has a copy of its own, wherever it is installed
             return _opened, (None, str(self.device))
-        changed = tuple(value for file in self.files for value in (file.stat().st_mtime_ns, file.stat().st_size))
-        return _opened, (tuple(file.absolute() for file in self.files), str(self.device), changed)
+        files = [(self.folder / name).stat() for name in (WEIGHTS_FILE, CONFIG_FILE)]
+        changed = tuple((file.st_mtime_ns, file.st_size) for file in files)
+        return _opened, (self.folder.absolute(), str(self.device), changed)
 
 
 @lru_cache(maxsize=1)
-def _opened(files: tuple[Path, Path] | None, device: str, changed: tuple[int, ...] = ()) -> DiscLocalizer:
+def _opened(folder: Path | None, device: str, changed: tuple = ()) -> DiscLocalizer:
     """A localizer that was sent here, read once and again only when its files have changed; None: the shipped one."""
-    return DiscLocalizer.shipped(device=device) if files is None else DiscLocalizer.read(*files, device=device)
+    return open_localizer(folder, device=device)
 
 
 def open_localizer(folder: Path | str | None = None, *, device: str = "cpu") -> DiscLocalizer:

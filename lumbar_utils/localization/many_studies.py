@@ -5,7 +5,7 @@ A study that fails costs only itself: the reason comes back beside the results.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +39,7 @@ def locate_studies(
     `n_jobs` worker processes read and locate, unless a user's `joblib.parallel_config` says otherwise; see
     `parallel.run_jobs`. They are threads of this process where the localizer works on a GPU.
     """
-    return _locate(_locate_source, sources, [s.study_id for s in sources], localizer, n_jobs, progress)
+    return _locate({source.study_id: source for source in sources}, localizer, n_jobs, progress)
 
 
 def locate_folders(
@@ -49,33 +49,26 @@ def locate_folders(
 
     `n_jobs` as in `locate_studies`.
     """
-    return _locate(_locate_folder, map(Path, folders.values()), list(folders), localizer, n_jobs, progress)
+    return _locate({name: Path(folder) for name, folder in folders.items()}, localizer, n_jobs, progress)
 
 
 def _locate(
-    function: Callable,
-    places: Iterable[StudySource | Path],
-    names: Sequence[str],
-    localizer: DiscLocalizer,
-    n_jobs: int,
-    progress: bool,
+    places: Mapping[str, StudySource | Path], localizer: DiscLocalizer, n_jobs: int, progress: bool
 ) -> tuple[dict[str, DiscPoints], dict[str, str]]:
-    n_jobs = n_jobs if len(names) > 1 else 1  # a process takes seconds to start
+    n_jobs = n_jobs if len(places) > 1 else 1  # a process takes seconds to start
     threads = getattr(localizer, "device", None) is not None and localizer.device.type != "cpu"
-    tasks = ((place.absolute(), localizer) for place in places)
+    tasks = ((place.absolute(), localizer) for place in places.values())
     options = {"n_jobs": n_jobs, "threads": threads, "progress": progress}
-    return each_study(function, tasks, names, title="locating discs", lost="no disc points", **options)
+    return each_study(_locate_place, tasks, list(places), "disc points", **options)
 
 
-def _locate_source(source: StudySource, localizer: DiscLocalizer) -> DiscPoints:
-    return localizer.locate(load_study(source))
-
-
-def _locate_folder(folder: Path, localizer: DiscLocalizer) -> DiscPoints:
-    sources = find_studies(folder, progress=False)
-    if len(sources) != 1:
-        raise DataError(f"{folder}: expected one study, found {len(sources)}")
-    return _locate_source(sources[0], localizer)
+def _locate_place(place: StudySource | Path, localizer: DiscLocalizer) -> DiscPoints:
+    if isinstance(place, Path):
+        sources = find_studies(place, progress=False)
+        if len(sources) != 1:
+            raise DataError(f"{place}: expected one study, found {len(sources)}")
+        place = sources[0]
+    return localizer.locate(load_study(place))
 
 
 def points_from_table(
@@ -87,8 +80,7 @@ def points_from_table(
     `n_jobs` as in `locate_studies`.
     """
     tasks = zip(single_study_folders(folder, study_ids), study_ids, strict=True)
-    options = {"n_jobs": n_jobs, "progress": progress}
-    return each_study(_from_table, tasks, study_ids, title="points", lost="no disc points", **options)
+    return each_study(_from_table, tasks, study_ids, "disc points", n_jobs=n_jobs, progress=progress)
 
 
 def reference_points(

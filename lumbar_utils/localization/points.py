@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
-from ..files import atomically
+from ..files import write_table
 from ..geometry import ANTERIOR, INFERIOR
 from ..labels import LEVELS, N_LEVELS, level_title
 from ..notebook_html import card
@@ -194,18 +194,14 @@ def complete_chain(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
         raise DataError(f"only {len(known)} of {N_LEVELS} disc levels are known, at least two are needed")
     along = np.concatenate([[0.0], np.cumsum(TYPICAL_STEPS_MM)])
     filled, flags = points.copy(), [""] * N_LEVELS
-    for level in range(N_LEVELS):
-        if level in known:
+    for level in sorted({*range(N_LEVELS)} - {*known}):
+        inside = known[0] < level < known[-1]
+        flags[level] = "interpolated" if inside else "extrapolated"
+        if inside and len(known) >= 4:
+            filled[level] = np.vander(along[[level]], 4) @ np.polyfit(along[known], points[known], 3)
             continue
-        above, below = known[known < level], known[known > level]
-        if len(above) and len(below):
-            near, flags[level] = (above[-1], below[0]), "interpolated"
-            if len(known) >= 4:
-                filled[level] = np.vander(along[[level]], 4) @ np.polyfit(along[known], points[known], 3)
-                continue
-        else:
-            near, flags[level] = (tuple(above[-2:]) if len(above) else tuple(below[:2])), "extrapolated"
-        first, second = near
+        below = np.clip(np.searchsorted(known, level), 1, len(known) - 1)
+        first, second = known[below - 1], known[below]
         t = (along[level] - along[first]) / (along[second] - along[first])
         filled[level] = points[first] + t * (points[second] - points[first])
     return filled, tuple(flags)
@@ -213,11 +209,9 @@ def complete_chain(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
 
 def write_points(path: str | Path, discs: Iterable[DiscPoints]) -> Path:
     """Write the points of many studies as one CSV (columns `POINT_COLUMNS`), atomically."""
-    path = Path(path)
-    frames = [item.to_frame() for item in discs]
-    table = pd.concat(frames, ignore_index=True) if frames else pd.DataFrame(columns=list(POINT_COLUMNS))
-    atomically(path, lambda file: table.to_csv(file, index=False, float_format="%.4f", lineterminator="\n"))
-    return path
+    frames = [item.to_frame() for item in discs] or [pd.DataFrame(columns=list(POINT_COLUMNS))]
+    write_table(Path(path), pd.concat(frames, ignore_index=True), float_format="%.4f")
+    return Path(path)
 
 
 def read_points(path: str | Path) -> Mapping[str, DiscPoints]:

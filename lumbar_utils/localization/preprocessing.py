@@ -42,20 +42,18 @@ class SagittalVolume:
 
     pixels: np.ndarray  # float32 (n, H, W), about 0..1
     geometry: StackGeometry  # of the stack that it was made from
-    transposed: bool  # whether rows of the volume are columns of the stack
-    flips: tuple[bool, bool, bool]  # which of the volume's axes run against the stack's
+    order: np.ndarray  # the stack's axis for each of the volume's, (0, 1, 2) or (0, 2, 1)
+    flips: np.ndarray  # bool (3,), which of the volume's axes run against the stack's
 
     @cached_property
     def _stack_shape(self) -> np.ndarray:
-        rows, columns = self.geometry.shape
-        return np.array([len(self.geometry), *((columns, rows) if self.transposed else (rows, columns))])
+        return np.array([len(self.geometry), *self.geometry.shape])[self.order]
 
     @cached_property
     def spacing(self) -> tuple[float, float]:
         """mm between rows and between columns of the volume."""
-        row, column = self.geometry.spacing[::-1] if self.transposed else self.geometry.spacing
-        _, h, w = self._stack_shape
-        return row * h / self.pixels.shape[1], column * w / self.pixels.shape[2]
+        row, column = np.array([0.0, *self.geometry.spacing])[self.order][1:] * self._stack_shape[1:]
+        return float(row / self.pixels.shape[1]), float(column / self.pixels.shape[2])
 
     @cached_property
     def offsets(self) -> np.ndarray:
@@ -65,21 +63,15 @@ class SagittalVolume:
 
     def to_voxel(self, points: np.ndarray) -> np.ndarray:
         """LPS mm (..., 3) to fractional (slice, row, column) of the volume (..., 3)."""
-        voxels = self.geometry.world_to_voxel(points)
-        if self.transposed:
-            voxels = voxels[..., [0, 2, 1]]
+        voxels = self.geometry.world_to_voxel(points)[..., self.order]
         voxels = np.where(self.flips, self._stack_shape - 1 - voxels, voxels)
-        scale = np.array(self.pixels.shape) / self._stack_shape
-        return (voxels + 0.5) * scale - 0.5
+        return (voxels + 0.5) * (np.array(self.pixels.shape) / self._stack_shape) - 0.5
 
     def to_world(self, voxels: np.ndarray) -> np.ndarray:
         """Fractional (slice, row, column) of the volume (..., 3) to LPS mm (..., 3)."""
-        scale = self._stack_shape / np.array(self.pixels.shape)
-        voxels = (np.asarray(voxels, dtype=np.float64) + 0.5) * scale - 0.5
+        voxels = (np.asarray(voxels) + 0.5) * (self._stack_shape / np.array(self.pixels.shape)) - 0.5
         voxels = np.where(self.flips, self._stack_shape - 1 - voxels, voxels)
-        if self.transposed:
-            voxels = voxels[..., [0, 2, 1]]
-        return self.geometry.voxel_to_world(voxels)
+        return self.geometry.voxel_to_world(voxels[..., self.order])  # the order is its own inverse
 
 
 def sagittal_volume(stack: Stack, pixel_mm: float) -> SagittalVolume:
@@ -93,22 +85,19 @@ def sagittal_volume(stack: Stack, pixel_mm: float) -> SagittalVolume:
     limit = np.cos(np.radians(MAX_OBLIQUITY_DEGREES))
     if abs(geometry.normal @ LEFT) < limit or axes[1] @ INFERIOR < limit:
         raise LocalizationError(f"not a sagittal stack: its slices' normal is {np.round(geometry.normal, 2).tolist()}")
-    transposed = bool(abs(axes[1] @ geometry.row_cosine) > 0.5)
-    down, across = (
-        (geometry.row_cosine, geometry.column_cosine) if transposed else (geometry.column_cosine, geometry.row_cosine)
-    )
-    flips = (bool(axes[0] @ geometry.normal < 0), bool(axes[1] @ down < 0), bool(axes[2] @ across < 0))
-    pixels = np.asarray(stack.pixels, dtype=np.float32)
-    pixels = pixels.transpose(0, 2, 1) if transposed else pixels
+    own = np.stack([geometry.normal, geometry.column_cosine, geometry.row_cosine])
+    cosines = axes @ own.T  # 1 or -1 once in each row
+    order, flips = np.abs(cosines).argmax(axis=1), cosines.sum(axis=1) < 0
+    pixels = np.asarray(stack.pixels, dtype=np.float32).transpose(order)
     pixels = pixels[tuple(slice(None, None, -1 if flip else 1) for flip in flips)]
-    spacing = np.array(geometry.spacing[::-1] if transposed else geometry.spacing)
+    spacing = np.array([0.0, *geometry.spacing])[order][1:]
     size = np.maximum(np.round(np.array(pixels.shape[1:]) * spacing / pixel_mm), 1).astype(int)
     if min(size * pixel_mm) < MIN_SIDE_MM:
         extent = np.round(np.array(pixels.shape[1:]) * spacing).astype(int).tolist()
         raise LocalizationError(f"the images cover only {extent} mm, at least {MIN_SIDE_MM:.0f} mm are needed")
     tensor = torch.from_numpy(np.ascontiguousarray(np.nan_to_num(pixels, posinf=0.0, neginf=0.0)))[:, None]
     resized = functional.interpolate(tensor, size=tuple(int(s) for s in size), mode="bilinear", antialias=True)
-    return SagittalVolume(normalised(resized[:, 0].numpy()), geometry, transposed, flips)
+    return SagittalVolume(normalised(resized[:, 0].numpy()), geometry, order, flips)
 
 
 def normalised(pixels: np.ndarray) -> np.ndarray:
@@ -126,26 +115,20 @@ def normalised(pixels: np.ndarray) -> np.ndarray:
     return np.clip((pixels - dark) / (bright - dark), 0.0, 1.2).astype(np.float32)
 
 
-def series_volume(series: Series, pixel_mm: float) -> SagittalVolume:
-    """`sagittal_volume` of the series' largest sagittal stack; errors name study and series."""
-    return next(series_volumes(series, pixel_mm))
-
-
 def series_volumes(series: Series, pixel_mm: float) -> Iterator[SagittalVolume]:
     """`sagittal_volume` of each of the series' sagittal stacks, the largest first, at least one.
 
     Stacks that cannot be used are left out; where it is all of them, the error names study, series and the
     first one's reason.
     """
-    issue: LocalizationError | None = None
-    usable = False
+    issues: list[LocalizationError] = []
     for stack in series.stacks:
         try:
             volume = sagittal_volume(stack, pixel_mm)
         except LocalizationError as error:
-            issue = issue or error
-            continue
-        usable = True
-        yield volume
-    if not usable:
-        raise LocalizationError(f"study {series.study_id}, series {series.series_id}: {issue or 'it has no slices'}")
+            issues.append(error)
+        else:
+            yield volume
+    if len(issues) == len(series.stacks):
+        reason = issues[0] if issues else "it has no slices"
+        raise LocalizationError(f"study {series.study_id}, series {series.series_id}: {reason}")

@@ -16,7 +16,7 @@ from ..errors import DataError, LumbarError
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
 from ..parallel import JobFailure, run_jobs
 from .network import CHAIN
-from .preprocessing import SagittalVolume, series_volume
+from .preprocessing import SagittalVolume, series_volumes
 
 if TYPE_CHECKING:
     from ..dicom.series import Series
@@ -63,8 +63,8 @@ class LocalizerSample:
 
 
 def sample_from_series(series: Series, points: np.ndarray, pixel_mm: float) -> LocalizerSample:
-    """Preprocess a series with its canal points (5, 3) in LPS mm, nan rows where unknown."""
-    volume = series_volume(series, pixel_mm)
+    """The largest stack of a series with its canal points (5, 3) in LPS mm, nan rows where unknown."""
+    volume = next(series_volumes(series, pixel_mm))
     return LocalizerSample.of(volume, points, series.study_id, series.series_id, series.view)
 
 
@@ -78,8 +78,7 @@ def load_samples(
     """
     study_ids = [str(study_id) for study_id in study_ids]
     tasks = ((one, s, pixel_mm) for one, s in zip(single_study_folders(folder, study_ids), study_ids, strict=True))
-    options = {"title": "sagittal series", "lost": "left out of the localizer's training"}
-    found, _ = each_study(_samples_of_study, tasks, study_ids, n_jobs=n_jobs, progress=progress, **options)
+    found, _ = each_study(_samples_of_study, tasks, study_ids, "sagittal series", n_jobs=n_jobs, progress=progress)
     samples = [sample for of_study in found.values() for sample in of_study]
     if not samples:
         raise DataError(f"none of {len(study_ids)} studies has a sagittal series with canal points to train on")
@@ -87,26 +86,14 @@ def load_samples(
 
 
 def each_study(
-    function: Callable,
-    tasks: Iterable[tuple],
-    names: Sequence[str],
-    *,
-    title: str,
-    lost: str,
-    n_jobs: int,
-    progress: bool,
-    threads: bool = False,
+    function: Callable, tasks: Iterable[tuple], names: Sequence[str], title: str, *, progress: bool, **options
 ) -> tuple[dict[str, Any], dict[str, str]]:
-    """Results of a job a study, and the reasons of those that failed, each by name and in the order of the names.
-
-    `title` is that of the progress bar, `lost` what the log says that a failure costs its study.
-    """
-    jobs = run_jobs(function, tasks, n_jobs=n_jobs, threads=threads)
-    bar = tqdm(jobs, total=len(names), desc=title, unit="study", disable=not progress)
+    """Results of a job a study, and why jobs failed, by name and in the order of the names; `options` of `run_jobs`."""
+    bar = tqdm(run_jobs(function, tasks, **options), total=len(names), desc=title, unit="study", disable=not progress)
     outcome = {names[index]: result for index, result in sorted(bar, key=itemgetter(0))}
     failures = {name: result.reason for name, result in outcome.items() if isinstance(result, JobFailure)}
     for name, reason in failures.items():
-        logger.warning("study %s: %s: %s", name, lost, reason)
+        logger.warning("study %s: no %s: %s", name, title, reason)
     return {name: result for name, result in outcome.items() if name not in failures}, failures
 
 

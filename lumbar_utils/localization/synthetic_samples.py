@@ -61,16 +61,12 @@ def synthetic_samples(
 
 def is_randomised(sample: LocalizerSample) -> bool:
     """Whether a sample that was made here shows a randomised body, and not an ordinary person."""
-    return _randomised(int(sample.study_id.rpartition("-")[2]))
-
-
-def _randomised(index: int) -> bool:
-    return index % PLAIN_EVERY != 0
+    return int(sample.study_id.rpartition("-")[2]) % PLAIN_EVERY != 0
 
 
 @threadpool_limits.wrap(limits=1)  # how a product is split among threads can change its last bit
 def _scan_body(index: int, seed: int, pixel_mm: float, scans: int, n_slices: int) -> list[LocalizerSample]:
-    randomise = _randomised(index)
+    randomise = index % PLAIN_EVERY != 0
     body = build_body(sample_person(index, seed, randomise=randomise))
     made = []
     for number in range(scans):

@@ -155,7 +155,8 @@ def train_on_samples(
             network.restore_weights(weights)
         networks.append(network)
         title = "localizer" if len(initial) == 1 else f"localizer {member + 1}/{len(initial)}"
-        rows = _train_network(network, samples, own, device, title=title, progress=progress)
+        with tqdm(total=own.steps, desc=title, unit="step", disable=not progress) as bar:
+            rows = _train_network(network, samples, own, device, bar)
         history += [{"member": member, **row} for row in rows]
     made, calibration = {"series": len(samples), "training": asdict(training)}, None
     if start is not None:
@@ -169,13 +170,7 @@ def train_on_samples(
 
 
 def _train_network(
-    network: SliceUNet,
-    samples: Sequence[LocalizerSample],
-    training: LocalizerTraining,
-    device: torch.device,
-    *,
-    title: str,
-    progress: bool,
+    network: SliceUNet, samples: Sequence[LocalizerSample], training: LocalizerTraining, device: torch.device, bar: tqdm
 ) -> list[dict[str, float]]:
     """Train one network in place; returns its history."""
     windows = _one_ahead(_windows(samples, network.config, training))
@@ -189,7 +184,6 @@ def _train_network(
     history: list[dict[str, float]] = []
     losses: list[float] = []
     began = time.monotonic()
-    bar = tqdm(total=training.steps, desc=title, unit="step", disable=not progress)
 
     def log() -> None:
         step, mean = len(losses), float(np.mean(losses[LOG_EVERY * len(history) :]))
@@ -226,7 +220,6 @@ def _train_network(
             log()
     if len(losses) % LOG_EVERY:
         log()
-    bar.close()
     network.load_state_dict(average.module.state_dict())
     network.eval()
     return history
