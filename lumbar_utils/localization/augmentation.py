@@ -192,13 +192,11 @@ def _target(
     along *= (thickness[chosen] * np.concatenate([[True], np.diff(chosen) > 0]))[:, None]  # a repeated slice has none
     # Thin windows of thick slices can sum to more than 1 by a little; a distribution must not.
     along /= np.maximum(along.sum(axis=0), 1.0)
-    rows, columns = (
-        2
-        * config.pixel_mm
-        * _density((np.arange(side // 2) * 2 + 0.5) * config.pixel_mm - at[:, None], config.sigma_mm)
-        for side, at in zip(view.shape, points.T, strict=True)
+    rows, columns = ((np.arange(side // 2) * 2 + 0.5) * config.pixel_mm for side in view.shape)
+    down, across = (
+        _density(mm - at[:, None], config.sigma_mm) for mm, at in zip((rows, columns), points.T, strict=True)
     )
-    plane = rows[:, :, None] * columns[:, None, :] * view[::2, ::2].numpy()
+    plane = (2 * config.pixel_mm) ** 2 * down[:, :, None] * across[:, None, :] * view[::2, ::2].numpy()
     mass = along.sum(axis=0) * plane.sum(axis=(1, 2))
     plane /= np.maximum(mass, 1.0)[:, None, None]
     target = along.astype(np.float32)[:, :, None, None] * plane.astype(np.float32)
