@@ -88,7 +88,7 @@ def test_the_dataset_holds_library_weights_and_wheels(tmp_path, only_timm_3d):
     assert (out / "classifier" / "model.safetensors").read_text() == "classifier"
     kaggle.build_dataset(out, **options)  # and without weights, to train there
     assert not (out / "classifier").exists()
-    assert (out / "lumbar_utils" / "weights" / "localizer" / "model.safetensors").is_file()
+    assert (out / "lumbar_utils" / "weights" / "shipped_localizer" / "model.safetensors").is_file()
     assert not list(out.rglob("__pycache__"))
     assert [path.name.split("-")[0] for path in (out / "wheels").iterdir()] == ["timm_3d"]
     with pytest.raises(DataError, match="not empty"):

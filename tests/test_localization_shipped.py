@@ -45,7 +45,7 @@ from lumbar_utils.phantom.cohort import generate_cohort
 from lumbar_utils.studies.study import CompetitionFolder, find_studies, load_study
 
 ROOT = Path(__file__).resolve().parent.parent
-WEIGHTS = ROOT / "lumbar_utils" / "weights" / "localizer"
+WEIGHTS = ROOT / "lumbar_utils" / "weights" / "shipped_localizer"
 REAL_MRI = Path(os.environ.get("LUMBAR_REAL_MRI") or ROOT.parent / "shared" / "real_mri")
 MAX_BYTES = 20_000_000
 UNSEEN_SEED = 918_273

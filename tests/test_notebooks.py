@@ -108,7 +108,7 @@ def test_parameters_are_set_only_where_the_notebook_names_them():
 def test_other_shipped_weights_execute_the_notebooks_again(tmp_path, monkeypatch):
     import run_notebooks as runner
 
-    weights = tmp_path / "lumbar_utils" / "weights" / "localizer" / "model.safetensors"
+    weights = tmp_path / "lumbar_utils" / "weights" / "shipped_localizer" / "model.safetensors"
     weights.parent.mkdir(parents=True)
     (tmp_path / "requirements.txt").touch()
     monkeypatch.setattr(runner, "ROOT", tmp_path)

@@ -1,6 +1,6 @@
 """Make the localizer that ships with the library: phantoms, training, calibration, measurement.
 
-    python tools/make_localizer.py                         lumbar_utils/weights/localizer
+    python tools/make_localizer.py                         lumbar_utils/weights/shipped_localizer
     python tools/make_localizer.py --out /tmp/try --bodies 200 --steps 300      a quick try
 
 Every member is trained on its own phantoms with its own seed, one process and one core each (on a GPU they share it),
@@ -179,7 +179,7 @@ def _code() -> dict:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", default=str(PACKAGE / "weights" / "localizer"), help="folder for the weights")
+    parser.add_argument("--out", default=str(PACKAGE / "weights" / "shipped_localizer"), help="folder for the weights")
     parser.add_argument("--work", default=str(ROOT / "runs" / "localizer_making"), help="folder for unfinished work")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--members", type=int, default=2, help="networks whose heat maps are averaged (default 2)")

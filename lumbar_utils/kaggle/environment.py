@@ -245,7 +245,7 @@ def _weights(run: Path, given: str | Path) -> Finding:
     own = find_localizer(run)
     if own is not None:
         return Finding("weights", f"{classifier}; localizer in {short_path(own)}")
-    shipped = library_folder() / "lumbar_utils" / "weights" / "localizer"
+    shipped = library_folder() / "lumbar_utils" / "weights" / "shipped_localizer"
     if (shipped / WEIGHTS_FILE).is_file():
         return Finding("weights", f"{classifier}; the shipped localizer")
     lacking = f"no localizer: neither the library's weights nor the run have localizer/{WEIGHTS_FILE}"

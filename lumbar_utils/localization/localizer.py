@@ -41,7 +41,8 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 WEIGHTS_FILE, CONFIG_FILE, HISTORY_FILE = "model.safetensors", "config.json", "history.csv"
-SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "localizer"
+SHIPPED = Path(__file__).resolve().parent.parent / "weights" / "shipped_localizer"
+"""Not just `localizer`, the name of a run's own, which is looked for in all data sets that are attached on Kaggle."""
 TRAINING_DATA = {"synthetic": "synthetic phantoms", "competition": "the competition's points"}
 T1_WEIGHT = 0.5
 """Of points on T1 beside those on T2: people mark the canal on T2, and between the two scans a patient may move."""
