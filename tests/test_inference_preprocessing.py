@@ -8,7 +8,6 @@ import threading
 import time
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from multiprocessing.reduction import ForkingPickler
 
 import joblib
 import pytest
@@ -16,7 +15,6 @@ from broken_studies import SPEC, MiddleLocalizer
 
 import lumbar_utils.inference.preprocessing as preprocessing_module
 from lumbar_utils.inference.preprocessing import StudyTimeout, preprocess_studies, time_limit
-from lumbar_utils.localization import DiscLocalizer
 from lumbar_utils.studies.study import StudySource, find_studies
 
 # joblib's processes are ended under way here, and say so in many voices.
@@ -205,14 +203,3 @@ def test_a_localizer_that_cannot_travel_is_used_in_this_process(sources, alone):
 
     windows = preprocess_studies(sources[:2], Bound(), (SPEC,), n_jobs=2, window=2)
     assert same([item for window in windows for item in window], alone[:2])
-
-
-def test_a_localizer_travels_by_its_files_and_is_read_once_a_process(tmp_path):
-    DiscLocalizer.shipped().save(tmp_path)
-    localizer = DiscLocalizer.load(tmp_path)
-    sent = ForkingPickler.dumps(localizer)
-    assert len(sent) < 5000, "paths, not tensors: dask sends a localizer with every study"
-    arrived = [ForkingPickler.loads(sent) for _ in range(2)]
-    assert arrived[0] is arrived[1] is not localizer
-    own, other = (localizer.networks[0].state_dict() for localizer in (localizer, arrived[0]))
-    assert all((own[name] == other[name]).all() for name in own)

@@ -201,6 +201,7 @@ def test_a_localizer_is_read_once_in_a_process_and_again_when_its_files_change(t
     localizer.save(tmp_path)
     own = DiscLocalizer.load(tmp_path)
     assert sent(own) is sent(own) is not own and sent(own).folder == own.folder
+    assert len(pickle.dumps(own)) < 5000, "a path, not tensors: dask sends a localizer with every study"
     localizer.made["changed"] = "yes, and longer"
     localizer.save(tmp_path)
     assert sent(own).made["changed"]
