@@ -136,7 +136,7 @@ def test_a_network_without_a_finite_answer_does_not_poison_the_mean(runs, crops,
 
     none = predictor(listed(runs, "broken", name="all broken.json", calibration=CALIBRATION))
     result = none.predict_study(Study("2", (), ()), disc_points("2"))
-    assert result.fallback and np.allclose(result.probabilities, none.prior)
+    assert result.fallback and np.allclose(result.weighted, none.prior)
     assert "no finite number" in str(result.issues[-1])
 
 

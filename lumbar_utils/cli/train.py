@@ -203,24 +203,10 @@ def _denoised(folder: CompetitionFolder, run: Path, training: set[str]) -> pd.Da
             "--fold all, which gives out-of-fold predictions of every study"
         )
     table = labels.copy()
-    class_weights = _class_weights(run)
-    table[own] = denoise_table(labels[own], predictions[named.isin(training)], class_weights=class_weights)
+    table[own] = denoise_table(labels[own], predictions[named.isin(training)])
     before, after = (int(t.loc[own, list(TARGETS)].notna().sum().sum()) for t in (labels, table))
     print(f"{before - after} of {before} labels are left out of the training, hardly possible by {run}")
     return table
-
-
-def _class_weights(run: Path) -> tuple[float, float, float]:
-    """The weights of the three severities in the loss of a run's networks; of a table of predictions the metric's."""
-    from ..labels import SEVERITY_WEIGHTS
-    from ..models.ensemble import member_folders
-    from ..models.run_folder import RunConfig
-
-    if not run.is_dir():
-        return SEVERITY_WEIGHTS
-    folder = run / "classifier" if (run / "classifier").is_dir() else run
-    trained = RunConfig.load(member_folders(folder)[0]).training
-    return SEVERITY_WEIGHTS if trained.get("class_weights", True) else (1.0, 1.0, 1.0)
 
 
 def _training_crops(

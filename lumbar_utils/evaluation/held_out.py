@@ -36,7 +36,7 @@ class HeldOutStudies:
     labels : ndarray of int, shape (n, 25)
         -1 where not labelled.
     probabilities : ndarray, shape (n, 25, 3)
-        As the network gives them: with the metric's weights 1, 2, 4.
+        As they are scored: with the metric's weights 1, 2, 4.
     oracle : ndarray, shape (n, 25, 3), or None
         Of a synthetic cohort the frequencies from which the labels were drawn, without the metric's weights.
     """
@@ -55,6 +55,11 @@ class HeldOutStudies:
         return [study_id for study_id, own in zip(self.study_ids, self.parts, strict=True) if own == part]
 
     @property
+    def frequencies(self) -> np.ndarray:
+        """The probabilities without the metric's weights, (n, 25, 3): what is shown, and what a grade is taken from."""
+        return plain_frequencies(self.probabilities)
+
+    @property
     def best_known(self) -> np.ndarray | None:
         """What the metric rewards most when the oracle's frequencies are known: nobody can score better on average."""
         return None if self.oracle is None else metric_frequencies(self.oracle)
@@ -66,7 +71,7 @@ class HeldOutStudies:
         drawn from the same frequencies as the labels were, and "oracle", the most probable severity, which agrees with
         a reader better than readers do with each other.
         """
-        readings = {"this network": plain_frequencies(self.probabilities)}
+        readings = {"this network": self.frequencies}
         if self.oracle is not None:
             draws = np.random.default_rng(seed).random((*self.labels.shape, 1))
             readings["another reader"] = (draws > self.oracle.cumsum(axis=-1)[..., :-1]).sum(axis=-1)

@@ -36,6 +36,7 @@ from ..metrics.score import (
     label_weights,
     log_losses,
     metric_frequencies,
+    plain_frequencies,
     read_predictions,
     uniform,
     weighted_prior,
@@ -156,18 +157,21 @@ def by_level(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return grid.rename(index=condition_title, columns=level_title).rename_axis(index=None, columns=None)
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 8, weighted: bool = True) -> pd.DataFrame:
+def reliability(
+    labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 8, weighted: bool = False
+) -> pd.DataFrame:
     """Observed frequency against predicted probability, per family and severity, in bins of equal information.
 
     Parameters
     ----------
     labels, probabilities : ndarrays, shapes (n, 25) and (n, 25, 3)
+        Probabilities as they are scored, with the metric's weights 1, 2, 4.
     bins : int
         At most so many for each severity, with equal sums of p (1 - p). Of equally many predictions, nearly all bins
         of a rare class would lie at 0.
     weighted : bool
-        Count a label 1, 2 or 4 times by its severity, as the metric does. A network trained on the metric predicts
-        these weighted frequencies, so this is the fair comparison; against plain ones it seems to overestimate.
+        Compare the probabilities as they are submitted with labels that count 1, 2 or 4 times by their severity.
+        Default: plain frequencies, as people are shown them, with labels that count once each.
 
     Returns
     -------
@@ -176,6 +180,7 @@ def reliability(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 8,
         in the bin), standard_error (of observed around predicted, targets taken as independent).
     """
     labels, probabilities = checked_predictions(labels, probabilities)
+    probabilities = probabilities if weighted else plain_frequencies(probabilities)
     rows = []
     for family, targets in FAMILY_TARGETS.items():
         known = labels[:, targets] != MISSING
@@ -218,8 +223,9 @@ def worst_cases(labels: np.ndarray, probabilities: np.ndarray, study_ids: Sequen
     Returns
     -------
     DataFrame
-        study_id, condition, level, label (a severity), normal_mild, moderate, severe (predicted), loss (weight of the
-        label times -ln p of it). Fewer than `n` rows when fewer studies have labels.
+        study_id, condition, level, label (a severity), normal_mild, moderate, severe (predicted, as plain
+        frequencies), loss (weight of the label times -ln p of it, p with the metric's weights). Fewer than `n` rows
+        when fewer studies have labels.
     """
     labels, probabilities = checked_predictions(labels, probabilities)
     if len(study_ids) != len(labels):
@@ -234,6 +240,7 @@ def costliest_targets(
     costs = np.where(labels == MISSING, -np.inf, costs)
     worst = costs.argmax(axis=1)
     largest = costs.max(axis=1)
+    shown = plain_frequencies(probabilities)
     rows = []
     for study in [i for i in np.argsort(-largest, kind="stable") if np.isfinite(largest[i])][:n]:
         condition, level = divmod(int(worst[study]), N_LEVELS)
@@ -243,7 +250,7 @@ def costliest_targets(
                 "condition": CONDITIONS[condition],
                 "level": LEVELS[level],
                 "label": SEVERITIES[labels[study, worst[study]]],
-                **dict(zip(PROBABILITY_COLUMNS, probabilities[study, worst[study]], strict=True)),
+                **dict(zip(PROBABILITY_COLUMNS, shown[study, worst[study]], strict=True)),
                 "loss": largest[study],
             }
         )

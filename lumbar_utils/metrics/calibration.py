@@ -1,8 +1,10 @@
 """Temperature and class scaling, fitted on out-of-fold predictions by the competition's metric itself.
 
 Per family of targets (spinal, foraminal, subarticular) the calibrated probabilities are
-softmax(log p / temperature + bias): three numbers a family, nine in all. A ridge draws them towards the identity, so
-that few studies cannot make them wild, and the score on the studies that they were fitted on never gets worse.
+softmax(log p / temperature + bias): three numbers a family, nine in all. They are fitted on probabilities that carry
+the metric's weights 1, 2, 4, as all tables of predictions do, and so do the calibrated ones. A ridge draws them towards
+the identity, so that few studies cannot make them wild, and the score on the studies that they were fitted on never
+gets worse.
 
 Out-of-fold predictions are those of one network each. The mean over an ensemble's networks is less sure of itself than
 any of them, so a temperature above 1 that was fitted on single networks is a little too high for their mean.
@@ -97,7 +99,7 @@ def fit_calibration(labels: np.ndarray, probabilities: np.ndarray) -> Calibratio
     labels : int array, shape (n_studies, 25)
         0, 1, 2, or -1 where there is no label. A family without any label is left as it is.
     probabilities : float array, shape (n_studies, 25, 3)
-        Of networks that have not seen these studies: out-of-fold predictions.
+        Of networks that have not seen these studies: out-of-fold predictions, with the metric's weights 1, 2, 4.
 
     Raises
     ------

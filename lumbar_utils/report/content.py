@@ -1,6 +1,6 @@
 """What a report says, in numbers: the JSON beside every page, from which the page is made.
 
-Keys of a report, version 1; `report.schema.json` beside this file is the same as a JSON Schema. Numbers of a study
+Keys of a report, version 2; `report.schema.json` beside this file is the same as a JSON Schema. Numbers of a study
 are probabilities from 0 to 1, millimetres in patient coordinates (LPS), or degrees.
 
 schema, schema_version  `SCHEMA`, `SCHEMA_VERSION`
@@ -13,8 +13,8 @@ summary                 any_severe: the largest probability of "severe" among th
                         counts: targets by most probable grade; disc_confidence: the least of the five, null where no
                         disc was found
 grades                  25 of {level, condition, grade (the most probable), probabilities {normal_mild, moderate,
-                        severe}}, in the order of `labels.TARGETS`; with the metric's weights 1, 2, 4, so that worse
-                        grades come out more probable than they are
+                        severe}}, in the order of `labels.TARGETS`; plain frequencies (in version 1 with the metric's
+                        weights)
 discs                   null, or {series_id, source, levels: 5 of {level, point_lps_mm, confidence, flag}}
 crops                   15 of {view, level, covered (share of the box), series_id, stack, instance_numbers,
                         angle_degrees}; series_id and what follows are null where no scan shows the level
@@ -59,7 +59,7 @@ if TYPE_CHECKING:
     from ..crops.extraction import StudyCrops
     from ..studies.study import Study
 
-SCHEMA, SCHEMA_VERSION = "lumbar_utils/report", 1
+SCHEMA, SCHEMA_VERSION = "lumbar_utils/report", 2
 NOTICE = "Research use only. Not a medical device, not for diagnosis."
 PRIOR_WARNING = "not predicted: the class prior of the training part is shown instead; it knows nothing of this patient"
 LEVELS_WARNING = "the labelling of the disc levels has low confidence: all five may be off by one"

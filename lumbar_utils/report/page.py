@@ -17,7 +17,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..errors import Issue
-from ..inference.submission import WEIGHTED_NOTE
+from ..inference.submission import FREQUENCY_NOTE
 from ..labels import CONDITIONS, LEVELS, PROBABILITY_COLUMNS, SEVERITIES, condition_title, level_title
 from .content import FLAGS, NOTICE, grade_of, target_title
 from .pictures import SCALE_MM
@@ -109,7 +109,7 @@ def _environment() -> Environment:
         "SCALE_MM": SCALE_MM,
         "SEVERITY_KEYS": PROBABILITY_COLUMNS,
         "SEVERITY_WORDS": SEVERITY_WORDS,
-        "WEIGHTED_NOTE": WEIGHTED_NOTE,
+        "FREQUENCY_NOTE": FREQUENCY_NOTE,
         "condition_name": lambda name: condition_title(name).replace("Neural ", ""),
         "grade_of": grade_of,
         "target_title": target_title,

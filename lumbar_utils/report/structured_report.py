@@ -1,13 +1,16 @@
 """A prediction as a DICOM Structured Report, which an archive can keep beside the images it was made from.
 
 One "Imaging Measurement Report" (TID 1500) per study, a Comprehensive 3D SR: for each of the 25 targets a measurement
-group (TID 1501) with the finding, the disc as its site, the most probable severity and the three probabilities; for
-each disc a region (TID 1410) with its point and the localizer's confidence. Discs are coded by SNOMED CT as in
+group (TID 1501) with the disc as its site, what was assessed there ("Assessment of the spinal canal") with the most
+probable grade, and the three probabilities, which are plain frequencies; for each disc a region (TID 1410) with its
+point and the localizer's confidence. Only a moderate or severe grade asserts the finding, by its code and severity: a
+search for stenosis, by code or by word, does not return what is normal or mild. Discs are coded by SNOMED CT as in
 CID 7604, severities as in CID 6130; what has no public code is coded by the private scheme 99LUMBAR, which every
 report declares.
 
-A report carries the patient's and the study's attributes of its source, names and numbers included: an archive files
-it by them. This is the only place where the library copies them, and only on request.
+A report carries the patient's and the study's attributes of its source, names and numbers included, and its UIDs as
+they are, valid or not: an archive files it by them. This is the only place where the library copies them, and only on
+request.
 
 References: DICOM PS3.3 A.35.13 (Comprehensive 3D SR), PS3.16 TID 1500, 1501, 1410, 4019.
 """
@@ -30,7 +33,7 @@ from pydicom.uid import UID, generate_uid
 from .. import __version__
 from ..errors import DataError, DicomError, LumbarError, MissingPackageError
 from ..files import atomically, file_name
-from ..inference.submission import PHANTOM_NOTE, SYNTHETIC_WARNING, WEIGHTED_NOTE, StudyPrediction
+from ..inference.submission import FREQUENCY_NOTE, PHANTOM_NOTE, SYNTHETIC_WARNING, StudyPrediction
 from ..labels import AXIAL_T2, LEVELS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, TARGETS, level_title
 from ..studies.competition import in_synthetic_cohort
 from ..studies.source_images import SourceImage, SourceImages, read_source_images
@@ -53,7 +56,16 @@ _SPINAL_STENOSIS = Code("76107001", "SCT", "Spinal stenosis")
 _FORAMINAL = Code("FORAMINAL", SCHEME, "Neural foraminal narrowing")
 _SUBARTICULAR = Code("SUBARTICULAR", SCHEME, "Subarticular stenosis")
 FINDING_CODES = (_SPINAL_STENOSIS, _FORAMINAL, _FORAMINAL, _SUBARTICULAR, _SUBARTICULAR)
-"""By condition; the side is the laterality of the finding's site."""
+"""By condition; the side is the laterality of the finding's site. Asserted of moderate and severe grades only."""
+_CANAL = Code("A-CANAL", SCHEME, "Assessment of the spinal canal")
+_FORAMEN = Code("A-FORAMEN", SCHEME, "Assessment of the neural foramen")
+_RECESS = Code("A-SUBARTICULAR", SCHEME, "Assessment of the subarticular zone")
+ASSESSMENT_CODES = (_CANAL, _FORAMEN, _FORAMEN, _RECESS, _RECESS)
+STRUCTURES = (
+    *("spinal canal", "left neural foramen", "right neural foramen"),
+    *("left subarticular zone", "right subarticular zone"),
+)
+"""By condition, for tracking identifiers, which must not name a disease that is not there."""
 LATERALITY_CODES = (None, codes.CID244.Left, codes.CID244.Right, codes.CID244.Left, codes.CID244.Right)
 SEVERITY_CODES = (Code("NORMALMILD", SCHEME, "Normal or mild"), codes.CID6130.Moderate, codes.CID6130.Severe)
 PROBABILITY_CODES = (
@@ -223,16 +235,17 @@ def _findings(
         condition, level = divmod(target, N_LEVELS)
         measured = zip(PROBABILITY_CODES, probabilities, strict=True)
         shown_on = _shown_on(prediction, source_images, condition, level)
+        grade = SEVERITY_CODES[found := int(probabilities.argmax())]
+        evaluations = [sr.QualitativeEvaluation(ASSESSMENT_CODES[condition], grade)]
+        identifier = f"{STRUCTURES[condition]} {level_title(LEVELS[level])}"
         groups.append(
             sr.MeasurementsAndQualitativeEvaluations(
-                tracking_identifier=sr.TrackingIdentifier(stable_uid(study_uid, name), name),
-                finding_type=FINDING_CODES[condition],
+                tracking_identifier=sr.TrackingIdentifier(stable_uid(study_uid, name), identifier),
+                finding_type=FINDING_CODES[condition] if found else None,
                 finding_sites=[sr.FindingSite(DISC_CODES[level], laterality=LATERALITY_CODES[condition])],
                 algorithm_id=algorithm,
                 measurements=[sr.Measurement(code, float(p), codes.UCUM.NoUnits) for code, p in measured],
-                qualitative_evaluations=[
-                    sr.QualitativeEvaluation(SEVERITY_NAME, SEVERITY_CODES[int(probabilities.argmax())])
-                ],
+                qualitative_evaluations=evaluations + [sr.QualitativeEvaluation(SEVERITY_NAME, grade)] * bool(found),
                 source_images=[
                     sr.SourceImageForMeasurementGroup(image.sop_class_uid, image.sop_instance_uid, _frames(image, k))
                     for image, k in shown_on
@@ -290,7 +303,7 @@ def _disc_points(prediction: StudyPrediction, source_images: SourceImages, algor
 
 def comments(prediction: StudyPrediction, synthetic: bool = False) -> list[str]:
     """What a reader of the report has to know beside the numbers, one sentence or list each."""
-    found = [RESEARCH_USE, WEIGHTED_NOTE]
+    found = [RESEARCH_USE, FREQUENCY_NOTE]
     found += [f"This study is {PHANTOM_NOTE}."] if synthetic else []
     found += [f"The network was {SYNTHETIC_WARNING}."] if prediction.synthetic_only else []
     found += [f"Not available: {', '.join(prediction.missing_views)}."] if prediction.missing_views else []
