@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -56,12 +57,12 @@ def add_command(
     run: Callable[[argparse.Namespace], None],
     *,
     help: str,
-    description: str,
-    epilog: str,
+    description: str = "",
+    epilog: str = "",
     resumes: bool = False,
 ) -> argparse.ArgumentParser:
-    """Add a command that calls `run`; `resumes`: after an interruption the same command resumes."""
-    parser = _add_parser(commands, name, help=help, description=description, epilog=epilog)
+    """Add a command that calls `run`, described by its docstring; if it `resumes`, the same goes on after a stop."""
+    parser = _add_parser(commands, name, help=help, description=description or inspect.getdoc(run), epilog=epilog)
     parser.set_defaults(run_command=run, resumes=resumes)
     messages = parser.add_argument_group("messages")
     messages.add_argument("--verbose", action="store_true", help="log each step")

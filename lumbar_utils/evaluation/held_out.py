@@ -87,11 +87,8 @@ class HeldOutStudies:
         if self.oracle is None:
             return cases
         row = {study_id: i for i, study_id in enumerate(self.study_ids)}
-        rarity = []
-        for case in cases.itertuples():
-            i, target = row[case.study_id], target_index(case.condition, case.level)
-            rarity.append(self.oracle[i, target, self.labels[i, target]])
-        return cases.assign(oracle=rarity)
+        places = [(row[case.study_id], target_index(case.condition, case.level)) for case in cases.itertuples()]
+        return cases.assign(oracle=[self.oracle[i, t, self.labels[i, t]] for i, t in places])
 
     def own_errors(self, n: int = 6) -> pd.DataFrame | None:
         """The `n` targets at which the network itself is most wrong, one a study; None where the oracle is not known.

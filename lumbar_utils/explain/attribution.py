@@ -90,23 +90,12 @@ def attribution_maps(
     targets: Sequence[int] | None = None,
     severity: int | None = None,
 ) -> StudyAttribution:
-    """Attribution maps of one study.
+    """Attribution maps of one study; those of a Predictor are the weighted mean of its networks'.
 
-    Parameters
-    ----------
-    network : LumbarClassifier or Predictor
-        The maps of a Predictor are the weighted mean of its networks'.
-    crops : StudyCrops
-        Of the specification that the network was trained on.
-    targets : sequence of int, optional
-        Indices into `labels.TARGETS`; the others' maps and scores stay 0. Default all 25.
-    severity : {0, 1, 2}, optional
-        Explain the log odds of this severity against the two others instead of those of moderate or severe.
-
-    Raises
-    ------
-    DataError
-        When the crops do not fit, or there is no such target or severity.
+    Crops are of the specification that the network was trained on. `targets` are indices into `labels.TARGETS`, default
+    all 25; the others' maps and scores stay 0. `severity` 0, 1 or 2 explains the log odds of this severity against the
+    two others instead of those of moderate or severe. Raises `DataError` when the crops do not fit, or there is no such
+    target or severity.
     """
     if severity is not None and severity not in range(N_SEVERITIES):
         raise DataError(f"severity must be 0, 1 or 2, got {severity}")

@@ -27,20 +27,11 @@ logger = logging.getLogger(__name__)
 
 
 def choose_devices(device: str | Sequence[str] | None = None, precision: str = "auto") -> tuple[Compute, ...]:
-    """The devices to predict on.
+    """The devices to predict on; `precision` as for `devices.choose_compute`.
 
-    Parameters
-    ----------
-    device : str or sequence of str, optional
-        As for `devices.choose_compute`, several as a sequence or with commas between them (`cuda:0,cuda:1`). Default
-        and `auto`: all GPUs that can compute, else the CPU. `cuda` alone is the first GPU.
-    precision : str
-        See `devices.choose_compute`.
-
-    Raises
-    ------
-    DataError
-        When a device that is named is unknown or cannot compute, or none is named.
+    Several are given as a sequence or with commas between them (`cuda:0,cuda:1`). Default and `auto`: all GPUs that can
+    compute, else the CPU; `cuda` alone is the first GPU. Raises `DataError` when a device that is named is unknown or
+    cannot compute, or none is named.
     """
     names = device.split(",") if isinstance(device, str) else list(device or ("auto",))
     names = [name.strip() for name in names if name.strip()]
@@ -61,21 +52,10 @@ def choose_devices(device: str | Sequence[str] | None = None, precision: str = "
 
 
 class Networks:
-    """An ensemble's networks, ready to predict.
+    """An ensemble's networks, moved to the first of the devices and copied to the others.
 
-    Parameters
-    ----------
-    models : sequence of LumbarClassifier
-        On the CPU; they are moved to the first device and copied to the others.
-    computes : sequence of Compute
-        The devices.
-
-    Attributes
-    ----------
-    models : tuple of LumbarClassifier
-        Those on the first device.
-    seconds : ndarray of float64, shape (n_members,)
-        Of one study and one pass, in the latest call of `predict`; nan for networks that were not used.
+    `models` are those on the first device; `seconds`, float64 (n_members,), are those of one study and one pass in the
+    latest call of `predict`, nan for networks that were not used.
     """
 
     def __init__(self, models: Sequence[LumbarClassifier], computes: Sequence[Compute]):
@@ -95,23 +75,10 @@ class Networks:
     def predict(
         self, inputs: Sequence[Sequence[StudyInput]], inputs_of: Sequence[int], plan: Plan, batch_size: int
     ) -> np.ndarray:
-        """Every network's prediction.
+        """Every network's prediction, float64 (n_members, n_studies, 25, 3), nan for networks that the plan leaves out.
 
-        Parameters
-        ----------
-        inputs : sequence of (sequence of StudyInput)
-            The same studies, cut by each specification of crops.
-        inputs_of : sequence of int
-            For each network, by which of them it was trained.
-        plan : Plan
-            Networks to use, and whether mirrored too.
-        batch_size : int
-            Studies that a device takes at a time.
-
-        Returns
-        -------
-        ndarray of float64, shape (n_members, n_studies, 25, 3)
-            nan for networks that were not used.
+        `inputs` are the same studies cut by each specification of crops; `inputs_of` says for each network by which of
+        them it was trained; a device takes `batch_size` studies at a time.
         """
         n = len(inputs[0]) if inputs else 0
         result = np.full((len(self), n, N_TARGETS, N_SEVERITIES), np.nan)

@@ -47,6 +47,7 @@ logger = logging.getLogger(__name__)
 RESEARCH_USE = "Research software. Not a medical device, not for diagnosis. Not verified by a person."
 SERIES_DESCRIPTION = "Lumbar grades, research use only, not for diagnosis"
 SYNTHETIC_DESCRIPTION = "Lumbar grades of a synthetic phantom, research use only"
+MANUFACTURER = "lumbar_utils contributors"
 SCHEME = "99LUMBAR"
 """The private coding scheme; "99" marks such a scheme (PS3.3 8.2)."""
 
@@ -98,24 +99,13 @@ def structured_report(
 ) -> Comprehensive3DSR:
     """The prediction as a DICOM data set, ready to be written or sent.
 
-    Parameters
-    ----------
-    prediction : StudyPrediction
-    source : StudySource or SourceImages
-        The study of the prediction: its headers are read for patient, study and the images to refer to.
-    network : str
-        Goes into the algorithm's parameters, for example the name of its run.
-    synthetic : bool
-        The study is a phantom, and the report says so; those in a synthetic cohort's folder are recognised without it.
+    `source` is the study of the prediction, or its images: headers are read for patient, study and the images to refer
+    to. `network`, for example the name of its run, goes into the algorithm's parameters. `synthetic`: the study is a
+    phantom, and the report says so; those in a synthetic cohort's folder are recognised without it.
 
-    Raises
-    ------
-    DataError
-        When the prediction is only the class prior: that is no finding and has no place in an archive.
-    DicomError
-        When the source has no image that can be referred to, or its header cannot be carried over.
-    MissingPackageError
-        When highdicom is not installed.
+    Raises `DataError` when the prediction is only the class prior, which is no finding and has no place in an archive;
+    `DicomError` when the source has no image that can be referred to, or its header cannot be carried over;
+    `MissingPackageError` when highdicom is not installed.
     """
     require_highdicom()
     if prediction.fallback:
@@ -148,8 +138,7 @@ def write_structured_reports(
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file, expected a folder for the structured reports")
     folder.mkdir(parents=True, exist_ok=True)
-    written: dict[str, Path] = {}
-    failures: dict[str, str] = {}
+    written, failures = {}, {}
     for prediction, source in zip(predictions, sources, strict=True):
         try:
             report = structured_report(prediction, source, network=network)
@@ -170,35 +159,25 @@ def _document(
 
     device = stable_uid("software", __version__)
     observer = sr.DeviceObserverIdentifyingAttributes(
-        uid=device, name="lumbar_utils", manufacturer_name="lumbar_utils contributors", model_name="lumbar_utils"
-    )
-    context = sr.ObservationContext(
-        observer_device_context=sr.ObserverContext(
-            observer_type=codes.DCM.Device, observer_identifying_attributes=observer
-        )
+        uid=device, name="lumbar_utils", manufacturer_name=MANUFACTURER, model_name="lumbar_utils"
     )
     about = [network] if network else []
     about += [SYNTHETIC_WARNING] if prediction.synthetic_only else []
     algorithm = sr.AlgorithmIdentification(
         name="lumbar_utils", version=__version__, parameters=about or None, family=codes.CID7162.ArtificialIntelligence
     )
+    groups = [*_findings(prediction, source_images, algorithm), *_disc_points(prediction, source_images, algorithm)]
     content = sr.MeasurementReport(
-        observation_context=context,
+        observation_context=sr.ObservationContext(sr.ObserverContext(codes.DCM.Device, observer)),
         procedure_reported=MRI_CODE,
-        imaging_measurements=[
-            *_findings(prediction, source_images, algorithm),
-            *_disc_points(prediction, source_images, algorithm),
-        ],
+        imaging_measurements=groups,
     )
     for text in comments(prediction, synthetic):
         content[0].ContentSequence.append(
             sr.TextContentItem(codes.DCM.Comment, text, relationship_type=sr.RelationshipTypeValues.CONTAINS)
         )
     scheme = hd.coding_schemes.CodingSchemeIdentificationItem(
-        SCHEME,
-        name="Private codes of lumbar_utils",
-        version=__version__,
-        responsible_organization="lumbar_utils contributors",
+        SCHEME, name="Private codes of lumbar_utils", version=__version__, responsible_organization=MANUFACTURER
     )
     document = sr.Comprehensive3DSR(
         evidence=_image_headers(source_images),
@@ -207,7 +186,7 @@ def _document(
         series_number=1 + max(image.series_number for image in source_images.images),
         sop_instance_uid=generate_uid(prefix=None),
         instance_number=1,
-        manufacturer="lumbar_utils contributors",
+        manufacturer=MANUFACTURER,
         manufacturer_model_name="lumbar_utils",
         software_versions=__version__,
         device_serial_number=str(device),
@@ -331,10 +310,8 @@ def _frames(image: SourceImage, number: int) -> list[int] | None:
 
 def _image_headers(source_images: SourceImages) -> Sequence[Dataset]:
     """What highdicom asks of each image, the first one with the patient's and the study's attributes."""
-    headers = []
-    for number, image in enumerate(source_images.images):
-        header = Dataset() if number else source_images.patient
+    headers = [source_images.patient, *(Dataset() for _ in source_images.images[1:])]
+    for image, header in zip(source_images.images, headers, strict=True):
         header.StudyInstanceUID, header.SeriesInstanceUID = image.study_uid, image.series_uid
         header.SOPClassUID, header.SOPInstanceUID = image.sop_class_uid, image.sop_instance_uid
-        headers.append(header)
     return headers
