@@ -65,8 +65,9 @@ def agreement_table(
         own = labels[:, targets]
         known, moderate, severe = (int((own >= at_least).sum()) for at_least in (0, MODERATE, SEVERE))
         for name, (severities, scores) in readings.items():
+            confusion = _confusions(own, severities[:, targets], counts)
             for measure, weights in KAPPAS.items():
-                values = _kappas(own, severities[:, targets], weights, counts)
+                values = kappa_of(confusion if weights else _two_classes(confusion), weights)
                 rows.append((group, name, measure, *with_interval(values), known, moderate))
             for measure, at_least in AREAS.items():
                 values = np.full(1 + n, np.nan)
@@ -129,15 +130,16 @@ def _severities_and_scores(labels: np.ndarray, prediction: np.ndarray) -> tuple[
     return prediction.astype(int), None
 
 
-def _kappas(labels: np.ndarray, severities: np.ndarray, weights: str | None, counts: np.ndarray) -> np.ndarray:
-    """Kappa of labels and severities (n_studies, m) for each row of counts."""
-    known = labels != MISSING
-    if weights is None:
-        labels, severities = labels >= MODERATE, severities >= MODERATE
-    classes = 2 if weights is None else N_SEVERITIES
-    cell = np.where(known, labels * classes + severities, -1)
-    confusion = np.stack([(cell == k).sum(axis=1) for k in range(classes**2)], axis=1)
-    return kappa_of((counts @ confusion).reshape(-1, classes, classes), weights)
+def _confusions(labels: np.ndarray, severities: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Confusion matrices (n, 3, 3) of labels and severities (n_studies, m), for each row of counts."""
+    cell = np.where(labels == MISSING, -1, labels * N_SEVERITIES + severities)
+    by_study = np.stack([(cell == k).sum(axis=1) for k in range(N_SEVERITIES**2)], axis=1)
+    return (counts @ by_study).reshape(-1, N_SEVERITIES, N_SEVERITIES)
+
+
+def _two_classes(confusion: np.ndarray) -> np.ndarray:
+    """Confusion matrices (..., 2, 2) of moderate or worse, of those of the three severities."""
+    return np.add.reduceat(np.add.reduceat(confusion, [0, MODERATE], axis=-1), [0, MODERATE], axis=-2)
 
 
 def _areas(labels: np.ndarray, scores: np.ndarray, at_least: int, counts: np.ndarray) -> np.ndarray:

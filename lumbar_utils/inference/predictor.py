@@ -53,15 +53,11 @@ class Predictor:
     ----------
     run : path-like
         A run folder written by `training.fit`, a folder with `ensemble.json`, or such a JSON file.
-    device : str or sequence of str, optional
-        See `networks.choose_devices`; on several, each holds all members and batches are split over them.
-        Default: all usable GPUs, else the CPU.
-    precision : str
-        See `devices.choose_compute`.
+    device, precision
+        See `networks.choose_devices`; on several devices, each holds all members and batches are split over them.
     localizer : DiscLocalizer, optional
-        Finds the discs for `predict_study` and `predict_studies`; default: `localizer/` beside the classifier's folder,
-        whose points its training crops were cut around, else the one that ships with the library. Read when it is first
-        needed.
+        Default: `localizer/` beside the classifier's folder, whose points its training crops were cut around, else the
+        one that ships with the library. Read when it is first needed.
     mirror : bool
         Average with the prediction for the mirrored study; twice the time.
     batch_size : int
@@ -78,10 +74,7 @@ class Predictor:
     lost_device : str
         Which GPU failed on the way, and how; "" while all is well.
 
-    Raises
-    ------
-    DataError
-        When a member's folder does not hold a finished run.
+    Raises `DataError` when a member's folder does not hold a finished run.
     """
 
     def __init__(
@@ -196,14 +189,7 @@ class Predictor:
         return mean if self.calibration is None else self.calibration.apply(mean)
 
     def predict_study(self, study: Study, discs: DiscPoints | None = None) -> StudyPrediction:
-        """Locate, crop and predict one study; never raises for what the study is like.
-
-        Parameters
-        ----------
-        study : Study
-        discs : DiscPoints, optional
-            Known canal points; default: found by the localizer.
-        """
+        """Locate (unless points are given), crop and predict one study; never raises for what the study is like."""
         localizer = self.localizer if discs is None else None
         return self._predict([preprocess_study(study, localizer, self.specs, discs)], self.plan)[0]
 
@@ -218,19 +204,11 @@ class Predictor:
     ) -> Iterator[StudyPrediction]:
         """Read and predict many studies in batches, in their order; memory stays flat.
 
-        Parameters
-        ----------
-        sources : iterable of StudySource
-        n_jobs : int, optional
-            Processes that read, locate and crop while this one predicts. Default: as the user's
-            `joblib.parallel_config` says, which may name any backend, such as dask; else all is done here, one study
-            after the other.
-        deadline : Deadline, optional
-            Predicts with less, and in the end not at all, rather than late; default: no limit.
-        study_seconds : float, optional
-            A study that takes longer is given up; see `preprocessing` for what can be interrupted.
-
-        Raises `DataError` when there is no localizer. One that cannot be sent to other processes is used in this one.
+        `n_jobs` processes read, locate and crop while this one predicts; default as the user's `joblib.parallel_config`
+        says, which may name any backend, such as dask, else all is done here, one study after the other. With a
+        `deadline` it predicts with less, and in the end not at all, rather than late. A study that takes longer than
+        `study_seconds` is given up; see `preprocessing` for what can be interrupted. Raises `DataError` when there is
+        no localizer. One that cannot be sent to other processes is used in this one.
         """
         options = {} if deadline is None else {"time_left": deadline.left}
         options |= {"n_jobs": n_jobs, "window": self.window, "study_seconds": study_seconds}
