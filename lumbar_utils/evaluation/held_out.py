@@ -28,17 +28,9 @@ FILES = {OUT_OF_FOLD: Path("classifier") / "oof.csv", TEST: Path("submission.csv
 class HeldOutStudies:
     """Predictions beside labels.
 
-    Attributes
-    ----------
-    study_ids : tuple of str
-    parts : tuple of str
-        `OUT_OF_FOLD` or `TEST`, for each study.
-    labels : ndarray of int, shape (n, 25)
-        -1 where not labelled.
-    probabilities : ndarray, shape (n, 25, 3)
-        As they are scored: with the metric's weights 1, 2, 4.
-    oracle : ndarray, shape (n, 25, 3), or None
-        Of a synthetic cohort the frequencies from which the labels were drawn, without the metric's weights.
+    `parts` says for each study whether it is `OUT_OF_FOLD` or `TEST`. Labels are int (n, 25), -1 where not labelled;
+    probabilities (n, 25, 3) as they are scored, with the metric's weights 1, 2, 4; `oracle` (n, 25, 3), of a synthetic
+    cohort, the frequencies from which the labels were drawn, without these weights, else None.
     """
 
     study_ids: tuple[str, ...]
@@ -106,13 +98,7 @@ class HeldOutStudies:
 def held_out_studies(
     folder: CompetitionFolder, run: Path | str, *, parts: Sequence[str] = tuple(FILES)
 ) -> HeldOutStudies:
-    """Read a run's predictions of studies whose labels are known.
-
-    Raises
-    ------
-    DataError
-        When there is none, with the files that were looked for.
-    """
+    """Read a run's predictions of studies with known labels; raises `DataError` with the files tried for none."""
     ids, of_part, labels, probabilities = [], [], [], []
     for part in parts:
         path = Path(run) / FILES[part]

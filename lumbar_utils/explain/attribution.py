@@ -48,15 +48,10 @@ SMOOTHING_MM = 4.0
 class StudyAttribution:
     """What in a study's crops speaks for a narrowing, target by target.
 
-    Attributes
-    ----------
-    study_id : str
-    maps : dict view -> ndarray of float32, shape (25, D, H, W)
-        For each target the map over the crop of its level, in the crop's own voxels (see `StudyCrops`), not negative;
-        0 where nothing was scanned, and everywhere in a view that is missing. All views of a target have one scale.
-    scores : ndarray of float64, shape (25,)
-        The log odds that the maps explain: of moderate or severe against normal/mild, or of one severity against the
-        two others.
+    `maps` are float32 (25, D, H, W) by view: for each target the map over the crop of its level, in the crop's own
+    voxels (see `StudyCrops`), not negative; 0 where nothing was scanned, and everywhere in a view that is missing. All
+    views of a target have one scale. `scores` (25,) are the log odds that the maps explain: of moderate or severe
+    against normal/mild, or of one severity against the two others, as the network's loss, weights included, made them.
     """
 
     study_id: str

@@ -33,17 +33,9 @@ NO_BIAS = (0.0,) * N_SEVERITIES
 class Calibration:
     """What is done to the logarithms of predicted probabilities; the default changes nothing.
 
-    Parameters
-    ----------
-    temperature : mapping family -> float
-        Positive; above 1 makes predictions less sure. Families are those of `metrics.score.FAMILY_TARGETS`.
-    bias : mapping family -> (float, float, float)
-        Added for normal/mild, moderate and severe after the division by the temperature; the first is 0.
-
-    Raises
-    ------
-    DataError
-        When a family is absent or unknown, or a number is not one.
+    By family of `metrics.score.FAMILY_TARGETS`: a positive `temperature`, above 1 of which makes predictions less sure,
+    and a `bias` that is added for normal/mild, moderate and severe after the division by it, the first 0. Raises
+    `DataError` when a family is absent or unknown, or a number is not one.
     """
 
     temperature: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(FAMILY_TARGETS, 1.0))
@@ -94,17 +86,9 @@ class Calibration:
 def fit_calibration(labels: np.ndarray, probabilities: np.ndarray) -> Calibration:
     """The calibration that minimises the competition's score of predictions, fourth term included.
 
-    Parameters
-    ----------
-    labels : int array, shape (n_studies, 25)
-        0, 1, 2, or -1 where there is no label. A family without any label is left as it is.
-    probabilities : float array, shape (n_studies, 25, 3)
-        Of networks that have not seen these studies: out-of-fold predictions, with the metric's weights 1, 2, 4.
-
-    Raises
-    ------
-    DataError
-        When shapes do not fit or a prediction of a labelled target is not finite or negative.
+    Labels are int (n_studies, 25), -1 where there is no label; a family without any label is left as it is.
+    Probabilities (n_studies, 25, 3) are those of networks that have not seen these studies, with the metric's weights
+    1, 2, 4. Raises `DataError` when shapes do not fit or a prediction of a labelled target is not finite or negative.
     """
     competition_score(labels, probabilities)  # raises for what cannot be scored
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)

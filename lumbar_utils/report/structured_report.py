@@ -89,9 +89,7 @@ NAMESPACE = uuid.UUID("6f2f4f0e-6c0c-5a3b-9d57-2a4f0a9c6f11")
 def require_highdicom() -> None:
     """Raise `MissingPackageError` where highdicom is not installed; cheap, to be called before the work."""
     if importlib.util.find_spec("highdicom") is None:
-        raise MissingPackageError(
-            "a DICOM Structured Report needs highdicom, which is not installed: pip install highdicom"
-        )
+        raise MissingPackageError("DICOM structured reports need highdicom: pip install highdicom")
 
 
 def structured_report(
