@@ -31,11 +31,10 @@ NO_BIAS = (0.0,) * N_SEVERITIES
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is done to the logarithms of predicted probabilities; the default changes nothing.
+    """What is done to the logarithms of predicted probabilities, by family; the default changes nothing.
 
-    By family of `metrics.score.FAMILY_TARGETS`: a positive `temperature`, above 1 of which makes predictions less sure,
-    and a `bias` that is added for normal/mild, moderate and severe after the division by it, the first 0. Raises
-    `DataError` when a family is absent or unknown, or a number is not one.
+    `temperature` is positive, above 1 it makes predictions less sure; `bias` is added for normal/mild (0), moderate and
+    severe after the division by it. Raises `DataError` when a family is absent or unknown, or a number is not one.
     """
 
     temperature: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(FAMILY_TARGETS, 1.0))
@@ -84,11 +83,10 @@ class Calibration:
 
 
 def fit_calibration(labels: np.ndarray, probabilities: np.ndarray) -> Calibration:
-    """The calibration that minimises the competition's score of predictions, fourth term included.
+    """The calibration that minimises the competition's score of out-of-fold predictions, fourth term included.
 
-    Labels are int (n_studies, 25), -1 where there is no label; a family without any label is left as it is.
-    Probabilities (n_studies, 25, 3) are those of networks that have not seen these studies, with the metric's weights
-    1, 2, 4. Raises `DataError` when shapes do not fit or a prediction of a labelled target is not finite or negative.
+    Labels int (n, 25), -1 = not labelled, probabilities (n, 25, 3); a family without any label is left as it is. Raises
+    `DataError` as `competition_score`.
     """
     competition_score(labels, probabilities)  # raises for what cannot be scored
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
