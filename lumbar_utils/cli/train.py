@@ -66,8 +66,8 @@ def _fold(text: str) -> int | str:
 
 
 def train_localizer(args: argparse.Namespace) -> None:
-    """Fine-tune the localizer that ships with the library on the canal points of train_label_coordinates.csv, without its
-    annotation errors, and measure its error on one study in five, held out as by `train classifier`. The result in
+    """Fine-tune the localizer that ships with the library on the canal points of train_label_coordinates.csv, without
+    its annotation errors, and measure its error on one study in five, held out as by `train classifier`. The result in
     RUN/localizer is used from then on wherever RUN is.
 
     examples:
@@ -124,8 +124,9 @@ def _print_errors(folder: CompetitionFolder, study_ids: list[str], localizer: Di
 
 def train_classifier(args: argparse.Namespace) -> None:
     """Cut training crops around the table's points (RUN/crops), find the discs of the held-out studies as those of new
-    patients (with RUN/localizer where there is one, else the shipped localizer), cut theirs (RUN/crops_found), and train
-    the classifier. With --fold all, one network a fold, their ensemble, and out-of-fold predictions for all studies.
+    patients (with RUN/localizer where there is one, else the shipped localizer), cut theirs (RUN/crops_found), and
+    train the classifier. With --fold all, one network a fold, their ensemble, and out-of-fold predictions for all
+    studies.
 
     examples:
       lumbar train classifier data --run runs/first

@@ -211,9 +211,13 @@ def _findings(
     for target, (name, probabilities) in enumerate(zip(TARGETS, prediction.probabilities, strict=True)):
         condition, level = divmod(target, N_LEVELS)
         measured = zip(PROBABILITY_CODES, probabilities, strict=True)
-        shown_on = _shown_on(prediction, source_images, condition, level)
+        shown_on = [
+            sr.SourceImageForMeasurementGroup(image.sop_class_uid, image.sop_instance_uid, _frames(image, number))
+            for image, number in _shown_on(prediction, source_images, condition, level)
+        ]
         grade = SEVERITY_CODES[found := int(probabilities.argmax())]
         evaluations = [sr.QualitativeEvaluation(ASSESSMENT_CODES[condition], grade)]
+        evaluations += [sr.QualitativeEvaluation(SEVERITY_NAME, grade)] if found else []
         identifier = f"{STRUCTURES[condition]} {level_title(LEVELS[level])}"
         groups.append(
             sr.MeasurementsAndQualitativeEvaluations(
@@ -222,12 +226,8 @@ def _findings(
                 finding_sites=[sr.FindingSite(DISC_CODES[level], laterality=LATERALITY_CODES[condition])],
                 algorithm_id=algorithm,
                 measurements=[sr.Measurement(code, float(p), codes.UCUM.NoUnits) for code, p in measured],
-                qualitative_evaluations=evaluations + [sr.QualitativeEvaluation(SEVERITY_NAME, grade)] * bool(found),
-                source_images=[
-                    sr.SourceImageForMeasurementGroup(image.sop_class_uid, image.sop_instance_uid, _frames(image, k))
-                    for image, k in shown_on
-                ]
-                or None,
+                qualitative_evaluations=evaluations,
+                source_images=shown_on or None,
             )
         )
     return groups
@@ -241,8 +241,8 @@ def _shown_on(
         return []
     point = prediction.discs.points[level] + (FORAMEN_SIDE_MM[condition], 0.0, 0.0)
     frame = source_images.frame_of_reference(prediction.discs.series_id)
-    views = [view for view in VIEWS_OF_CONDITION[condition] if view not in prediction.missing_views]
-    found = [source_images.nearest(point, view=view, frame_of_reference_uid=frame) for view in views]
+    views = (view for view in VIEWS_OF_CONDITION[condition] if view not in prediction.missing_views)
+    found = (source_images.nearest(point, view=view, frame_of_reference_uid=frame) for view in views)
     return [one for one in found if one is not None]
 
 
