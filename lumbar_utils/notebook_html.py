@@ -31,17 +31,10 @@ def card(
     notes: Sequence[str] = (),
     pictures: Sequence[tuple[str, str]] = (),
 ) -> str:
-    """One object as HTML: pictures beside a titled table with notes below it.
+    """One object as HTML: pictures, each (data URI, alternative text), beside a titled table with notes below it.
 
-    Parameters
-    ----------
-    title, about : str
-        In bold, and behind it.
-    head : sequence of str
-    rows : sequence of sequences
-        The first cell of each names the row. Everything is escaped, but for `markupsafe.Markup`.
-    notes : sequence of str
-    pictures : sequence of (data URI, alternative text)
+    `about` stands behind the bold title; the first cell of each row names it. Everything is escaped, but for
+    `markupsafe.Markup`.
     """
     images = Markup("").join(
         Markup('<img src="{}" alt="{}" style="border-radius:4px">').format(uri, text) for uri, text in pictures
@@ -71,14 +64,7 @@ def _cells(tag: str, cells: Sequence, attributes: str = "") -> Markup:
 
 
 def data_uri(image: np.ndarray, *, quality: int = 82) -> str:
-    """An image as a WebP `data:` URI.
-
-    Parameters
-    ----------
-    image : ndarray of uint8, shape (rows, columns), or (rows, columns, 4) with transparency
-    quality : int
-        0 to 100, of the lossy compression.
-    """
+    """An image, uint8 (rows, columns) or (rows, columns, 4) with transparency, as a WebP `data:` URI."""
     from PIL import Image
 
     stream = io.BytesIO()
@@ -103,15 +89,9 @@ def resize(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def stack_thumbnail(
     pixels: np.ndarray, geometry: StackGeometry, axes: Sequence[np.ndarray], *, largest: int = THUMBNAIL_PIXELS
 ) -> str:
-    """The middle slice of a stack as a small `data:` URI, turned for display.
+    """The middle slice of a stack (n, rows, columns) as a small `data:` URI of `largest` pixels on its longer side.
 
-    Parameters
-    ----------
-    pixels : ndarray, shape (n, rows, columns)
-    axes : three vectors of shape (3,)
-        Anatomical directions: through the slice, down the page, to the right of the page.
-    largest : int
-        Pixels of the longer side.
+    `axes` are anatomical directions (3,): through the slice, down the page, to the right of the page.
     """
     turned = anatomical_axes(geometry, axes)
     corners = np.array([[0, r, c] for r in (0, geometry.shape[0]) for c in (0, geometry.shape[1])], dtype=float)

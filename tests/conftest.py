@@ -10,7 +10,7 @@ from filelock import FileLock
 
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 
-REAL_MRI = Path(__file__).resolve().parent.parent.parent / "shared" / "real_mri"
+SHARED = Path(__file__).resolve().parent.parent.parent / "shared"
 
 
 @pytest.fixture(scope="session")
@@ -36,6 +36,16 @@ def cohort(shared_folder) -> Path:
 @pytest.fixture(scope="session")
 def real_mri() -> Path:
     """Real series, where a developer has them beside the checkout (they may not be redistributed)."""
-    if not REAL_MRI.is_dir():
-        pytest.skip(f"no real series at {REAL_MRI}")
-    return REAL_MRI
+    return _there(SHARED / "real_mri")
+
+
+@pytest.fixture(scope="session")
+def real_rsna() -> Path:
+    """A complete real study in the competition's folder, likewise."""
+    return _there(SHARED / "real_rsna" / "competition")
+
+
+def _there(folder: Path) -> Path:
+    if not folder.is_dir():
+        pytest.skip(f"no real images at {folder}")
+    return folder

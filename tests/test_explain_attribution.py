@@ -17,7 +17,7 @@ from torch import nn
 from lumbar_utils.crops.extraction import CropSpec, StudyCrops
 from lumbar_utils.errors import DataError
 from lumbar_utils.explain import attribution_maps
-from lumbar_utils.explain.integrated_gradients import attributions, log_odds
+from lumbar_utils.explain.attribution import attributions, log_odds
 from lumbar_utils.labels import AXIAL_T2, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, encode_severities, target_index
 from lumbar_utils.models.classifier import LumbarClassifier
 from lumbar_utils.models.inputs import batch_of, study_input

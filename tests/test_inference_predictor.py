@@ -1,5 +1,7 @@
 """From a run to predictions: studies like their crops, whatever breaks; the submission and its log."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -11,8 +13,9 @@ from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.errors import DataError, DicomError, Issue
 from lumbar_utils.inference import Predictor, StudyPrediction, write_submission
 from lumbar_utils.inference.preprocessing import preprocess_study
-from lumbar_utils.labels import N_TARGETS, PROBABILITY_COLUMNS, VIEWS, row_ids
-from lumbar_utils.metrics.score import read_predictions, weighted_prior
+from lumbar_utils.labels import N_TARGETS, PROBABILITY_COLUMNS, SEVERITY_WEIGHTS, VIEWS, row_ids
+from lumbar_utils.metrics.score import metric_frequencies, plain_frequencies, read_predictions, weighted_prior
+from lumbar_utils.models.inputs import study_input
 from lumbar_utils.studies.study import Study
 from lumbar_utils.training.train import fit
 
@@ -57,7 +60,7 @@ def predictor(run, cohort, monkeypatch):
 def test_a_study_is_graded_like_its_crops(predictor, cohort):
     crops, _ = cohort
     result = predictor.predict_study(Study("1003", (), ()))
-    assert np.allclose(result.probabilities, predictor.predict_crops([crops["1003"]])[0], atol=1e-6)
+    assert np.allclose(result.weighted, predictor.predict_crops([crops["1003"]])[0], atol=1e-6)
     assert result.synthetic_only and not result.fallback and result.discs is not None
     html = result._repr_html_()
     assert "mean nothing for patients" in html and "1003" in html
@@ -66,7 +69,7 @@ def test_a_study_is_graded_like_its_crops(predictor, cohort):
 @pytest.mark.parametrize(("study_id", "words"), [("lost", "no sagittal series"), ("broken", "reshape"), ("empty", "")])
 def test_a_broken_study_gets_the_prior(predictor, study_id, words):
     result = predictor.predict_study(Study(study_id, (), (Issue("note", "one file was bad", study_id),)))
-    assert result.fallback and np.allclose(result.probabilities, predictor.prior)
+    assert result.fallback and np.allclose(result.weighted, predictor.prior)
     assert "one file was bad" in list(map(str, result.issues)) and words in " ".join(map(str, result.issues))
 
 
@@ -91,7 +94,7 @@ def test_many_studies_keep_their_order_whatever_breaks(predictor, cohort, monkey
     assert [r.study_id for r in results] == ids
     assert [r.fallback for r in results] == [False, True, False, True, True, False, True]
     assert "nobody foresaw" in str(results[-1].issues[0])
-    assert np.allclose(results[5].probabilities, predictor.predict_crops([crops["1002"]])[0], atol=1e-5)
+    assert np.allclose(results[5].weighted, predictor.predict_crops([crops["1002"]])[0], atol=1e-5)
 
 
 def test_a_network_that_overflows_costs_one_study(predictor, cohort, monkeypatch):
@@ -102,7 +105,7 @@ def test_a_network_that_overflows_costs_one_study(predictor, cohort, monkeypatch
     prepared = [preprocess_study(Study(s, (), ()), predictor.localizer, predictor.specs) for s in ("1000", "1001")]
     first, second = predictor._predict(prepared, predictor.plan)
     assert first.fallback and "no finite number" in str(first.issues[-1]) and np.isfinite(first.probabilities).all()
-    assert not second.fallback and np.allclose(second.probabilities, graded[1])
+    assert not second.fallback and np.allclose(second.weighted, graded[1], rtol=1e-13)
 
 
 def test_other_crops_than_trained_on_are_refused(predictor, cohort):
@@ -136,7 +139,7 @@ def test_submission_has_every_row_in_the_samples_order(tmp_path):
     values = table[list(PROBABILITY_COLUMNS)].to_numpy()
     assert np.isfinite(values).all() and (values > 0).all() and np.allclose(values.sum(1), 1, atol=1e-7)
     p = read_predictions(table, ["20", "3", "99"])
-    assert np.allclose(p[0], predictions[0].probabilities, atol=1e-8) and np.allclose(p[2], prior, atol=1e-8)
+    assert np.allclose(p[0], predictions[0].weighted, atol=1e-8) and np.allclose(p[2], prior, atol=1e-8)
     log = pd.read_csv(tmp_path / "deep" / "submission_log.csv", dtype=str)
     assert log["study_id"].tolist() == ["20", "3", "99"] and log["fallback"].tolist() == ["False", "False", "True"]
     assert {p.name for p in (tmp_path / "deep").iterdir()} == {
@@ -155,6 +158,36 @@ def test_submission_without_a_usable_sample_names_every_study(tmp_path):
         assert table["row_id"].tolist() == row_ids(["b", "a"])
     with pytest.raises(DataError, match="more than once"):
         write_submission([predictions[0]] * 2, tmp_path / "s.csv")
+
+
+FREQUENCIES = np.array([0.55, 0.25, 0.20])
+
+
+def test_people_are_shown_frequencies_and_the_submission_alone_is_weighted(tmp_path):
+    network = np.tile(FREQUENCIES * SEVERITY_WEIGHTS / (FREQUENCIES @ SEVERITY_WEIGHTS), (N_TARGETS, 1))
+    prediction = StudyPrediction("1", plain_frequencies(network))
+    np.testing.assert_allclose(prediction.probabilities, np.tile(FREQUENCIES, (N_TARGETS, 1)), rtol=1e-14)
+    card = prediction._repr_html_()
+    assert card.count("Normal/Mild 55%") == N_TARGETS and "Severe" not in card and "plain frequencies" in card
+    assert np.allclose(prediction.table(), 0.45)
+    table = pd.read_csv(write_submission([prediction], tmp_path / "s.csv"))
+    np.testing.assert_allclose(read_predictions(table, ["1"])[0], network, rtol=1e-8)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_networks_with_and_without_the_weights_in_their_loss_mean_the_same(cohort, tmp_path, monkeypatch, weighted):
+    crops, labels = cohort
+    config = replace(tiny_config(epochs=1), class_weights=weighted)
+    result = fit(crops, labels, config, tmp_path, progress=False)
+    predictor = Predictor(tmp_path, "cpu", precision="float32", localizer=FixedLocalizer())
+    own = crops[result.study_ids[0]]
+    raw = predictor.networks.predict([[study_input(own)]], [0], predictor.plan, 1)[0, 0]
+    expected = raw if weighted else metric_frequencies(raw)
+    np.testing.assert_allclose(predictor.predict_crops([own])[0], expected, rtol=1e-12)
+    np.testing.assert_allclose(result.probabilities[0], expected, atol=1e-5)
+    monkeypatch.setattr(preprocessing_module, "extract_crops", lambda study, discs, spec: own)
+    shown = predictor.predict_study(Study(own.study_id, (), ())).probabilities
+    np.testing.assert_allclose(shown, plain_frequencies(raw) if weighted else raw, rtol=1e-5)
 
 
 def test_a_prediction_must_be_a_distribution():

@@ -182,7 +182,7 @@ def test_a_run_ends_in_time_and_says_what_it_gave_up(clock, run, tmp_path, secon
     assert [event["code"] for event in events] == said
     fallbacks = [p.fallback for p in done.predictions]
     assert sum(fallbacks) >= prior and fallbacks == sorted(fallbacks), "the last ones"
-    assert all(np.allclose(p.probabilities, given.prior) for p in done.predictions if p.fallback)
+    assert all(np.allclose(p.weighted, given.prior) for p in done.predictions if p.fallback)
     for event in events[:-1]:
         assert event["study_id"] in str(FORTY) and "after" in event["message"] and event["used"]
     if "network_dropped" in codes:

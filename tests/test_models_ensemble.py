@@ -120,7 +120,7 @@ def test_members_with_other_crops_get_their_own(runs, crops, alone, monkeypatch)
     three = predictor(listed(runs, "fold_0", "fold_1", "other/fold_0", name="three.json"))
     result = three.predict_study(Study("1", (), ()), disc_points("1"))
     assert cut == [SPEC, SMALL], "cut once per specification, not once per member"
-    assert np.allclose(result.probabilities, three.predict_crops([(big[1], small[1])])[0]) and result.synthetic_only
+    assert np.allclose(result.weighted, three.predict_crops([(big[1], small[1])])[0]) and result.synthetic_only
 
 
 def test_a_network_without_a_finite_answer_does_not_poison_the_mean(runs, crops, alone, monkeypatch):
@@ -131,12 +131,12 @@ def test_a_network_without_a_finite_answer_does_not_poison_the_mean(runs, crops,
     p0, p1 = alone["fold_0"], alone["fold_1"]
     assert np.allclose(given.predict_crops(big), 0.25 * p0 + 0.75 * p1, atol=1e-9)
     result = given.predict_study(Study("2", (), ()), disc_points("2"))
-    assert not result.fallback and np.allclose(result.probabilities, 0.25 * p0[2] + 0.75 * p1[2], atol=1e-9)
+    assert not result.fallback and np.allclose(result.weighted, 0.25 * p0[2] + 0.75 * p1[2], atol=1e-9)
     assert "1 of 3 networks gave no finite number" in str(result.issues[-1])
 
     none = predictor(listed(runs, "broken", name="all broken.json", calibration=CALIBRATION))
     result = none.predict_study(Study("2", (), ()), disc_points("2"))
-    assert result.fallback and np.allclose(result.probabilities, none.prior)
+    assert result.fallback and np.allclose(result.weighted, none.prior)
     assert "no finite number" in str(result.issues[-1])
 
 
@@ -158,7 +158,7 @@ def test_an_overflow_in_one_study_costs_that_study_one_voice(runs, crops, alone,
     prepared = [preprocess_study(Study(str(i), (), ()), None, both.specs, disc_points(str(i))) for i in range(3)]
     results = list(both._predict(prepared, both.plan))
     assert [bool(r.issues) for r in results] == [False, True, False] and not any(r.fallback for r in results)
-    assert np.allclose(results[1].probabilities, alone["fold_1"][1], atol=1e-9)
+    assert np.allclose(results[1].weighted, alone["fold_1"][1], atol=1e-9)
 
 
 def test_the_list_on_disk(tmp_path):

@@ -18,7 +18,7 @@ from lumbar_utils.crops.extraction import extract_crops
 from lumbar_utils.errors import DataError, DicomError, Issue
 from lumbar_utils.files import file_name
 from lumbar_utils.inference.preprocessing import message_of
-from lumbar_utils.inference.submission import SYNTHETIC_WARNING, WEIGHTED_NOTE, StudyPrediction
+from lumbar_utils.inference.submission import FREQUENCY_NOTE, SYNTHETIC_WARNING, StudyPrediction
 from lumbar_utils.labels import CONDITIONS, LEVELS, N_TARGETS, SAGITTAL_T1, TARGETS, VIEWS
 from lumbar_utils.localization import DiscPoints
 from lumbar_utils.localization.evaluation import read_reference
@@ -130,17 +130,17 @@ def test_the_page_holds_every_number_and_asks_nobody_for_anything(located, tmp_p
     assert "default-src 'none'" in policy and "unsafe" not in policy and "script-src 'none'" in policy
 
 
-def test_pages_say_that_probabilities_carry_the_metrics_weights(located, tmp_path):
+def test_pages_say_that_probabilities_are_plain_frequencies(located, tmp_path):
     _, study, crops, prediction = located
     reports = ReportFolder(tmp_path)
     page = reports.write(prediction, study, crops)
     reports.write(replace(prediction, study_id="real", synthetic_only=False))
     index = Elements(reports.finish().read_text("utf-8"))
     for text in (Elements(page.read_text("utf-8")).text, index.text):
-        assert WEIGHTED_NOTE in text and "Any severe, at least" not in text and "cannot be less" not in text
+        assert FREQUENCY_NOTE in text and "Any severe, at least" not in text and "cannot be less" not in text
     assert "1 of 2 studies: The network was " + SYNTHETIC_WARNING in index.text  # and not of both
     prior = reports.write(StudyPrediction("8", grades(), fallback=True)).read_text("utf-8")
-    assert "weighted 1, 2, 4" in Elements(prior).text
+    assert "in the training part, as frequencies of" in Elements(prior).text
 
 
 def test_what_is_missing_is_said_once_and_stripes_are_explained(located, tmp_path):

@@ -17,7 +17,7 @@ from pydicom.sr.codedict import codes
 from lumbar_utils.cli import main
 from lumbar_utils.cli.predict import save_structured_reports
 from lumbar_utils.errors import DataError, DicomError, Issue, LumbarError
-from lumbar_utils.inference.submission import WEIGHTED_NOTE, StudyPrediction
+from lumbar_utils.inference.submission import FREQUENCY_NOTE, StudyPrediction
 from lumbar_utils.labels import AXIAL_T2, CONDITIONS, LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, TARGETS, level_title
 from lumbar_utils.localization import DiscPoints
 from lumbar_utils.localization.evaluation import read_reference
@@ -95,7 +95,8 @@ def test_highdicom_reads_the_prediction_back(phantom, written):
     _, prediction = phantom
     report = sr.srread(written)
     groups = report.content.get_image_measurement_groups()
-    assert [group.tracking_identifier for group in groups] == list(TARGETS)
+    assert groups[3].tracking_identifier == "spinal canal L4/L5"
+    assert groups[9].tracking_identifier == "left neural foramen L5/S1"
     values = [[m.value for m in group.get_measurements()] for group in groups]
     assert np.array_equal(values, prediction.probabilities)  # to the last bit
     units = {m.unit.value for group in groups for m in group.get_measurements()}
@@ -106,11 +107,16 @@ def test_highdicom_reads_the_prediction_back(phantom, written):
         assert site.value == getattr(codes.CID7604, level_title(level).replace("/", "") + "Disc")
         side = {"l": codes.CID244.Left, "r": codes.CID244.Right}.get(condition[0])
         assert site.laterality == side
-        (severity,) = group.get_qualitative_evaluations(name=SEVERITY_NAME)
         worst = prediction.probabilities[target].argmax()
-        assert severity.value.meaning == ("Normal or mild", "Moderate", "Severe")[worst]
-        words = {"s": "Spinal stenosis", "f": "Neural foraminal narrowing", "t": "Subarticular stenosis"}
-        assert group.finding_type.meaning == words["sft"[(target // 5 + 1) // 2]]
+        word = ("Normal or mild", "Moderate", "Severe")[worst]
+        family = (target // 5 + 1) // 2
+        place = ("spinal canal", "neural foramen", "subarticular zone")[family]
+        (assessed,) = [e for e in group.get_qualitative_evaluations() if e.name.meaning == f"Assessment of the {place}"]
+        assert assessed.value.meaning == word
+        severity = [e.value.meaning for e in group.get_qualitative_evaluations(name=SEVERITY_NAME)]
+        found = ("Spinal stenosis", "Neural foraminal narrowing", "Subarticular stenosis")[family]
+        asserted = group.finding_type and group.finding_type.meaning
+        assert (severity, asserted) == (([word], found) if worst else ([], None))
     regions = report.content.get_planar_roi_measurement_groups()
     placed = np.concatenate([region.roi.value for region in regions])
     np.testing.assert_allclose(placed, prediction.discs.points, atol=1e-4)  # stored in single precision
@@ -127,7 +133,7 @@ def test_the_same_numbers_stand_in_the_file_for_whoever_reads_it_without_highdic
         measured = [item.MeasuredValueSequence[0].FloatingPointValue for item in found]
         assert np.array_equal(measured, prediction.probabilities[:, k])
     said = [item.TextValue for item in items(report, "Comment")]
-    assert WEIGHTED_NOTE in said
+    assert FREQUENCY_NOTE in said
     assert "not for diagnosis" in said[0] and "research use" in report.SeriesDescription
     assert (report.VerificationFlag, report.PreliminaryFlag, report.CompletionFlag) == (
         *("UNVERIFIED", "PRELIMINARY"),
@@ -138,6 +144,13 @@ def test_the_same_numbers_stand_in_the_file_for_whoever_reads_it_without_highdic
     (scheme,) = report.CodingSchemeIdentificationSequence
     assert scheme.CodingSchemeDesignator == SCHEME and scheme.CodingSchemeResponsibleOrganization
     assert items(report, "Observer Type")[0].ConceptCodeSequence[0].CodeMeaning == "Device"
+
+
+def test_a_search_for_stenosis_does_not_return_the_healthy(phantom):
+    source, prediction = phantom
+    healthy = replace(prediction, probabilities=np.tile([0.55, 0.25, 0.20], (N_TARGETS, 1)))
+    text = str(structured_report(healthy, source)).lower()
+    assert not any(word in text for word in ("stenosis", "narrowing", "76107001")) and "normal or mild" in text
 
 
 def test_it_belongs_to_the_patient_and_the_study_and_refers_to_the_images_that_were_used(phantom, written):
@@ -238,6 +251,35 @@ def test_without_a_frame_of_reference_points_lie_on_an_image(tmp_path):
         assert np.allclose(placed[1:], point[1:], atol=1e-4) and abs(placed[0] - point[0]) <= 2  # slices 4 mm apart
 
 
+def without_class(folder: Path) -> None:
+    """Leave the SOP class of every file to its file meta, as the competition's files do."""
+    for path in folder.glob("*.dcm"):
+        dataset = pydicom.dcmread(path)
+        for keyword in ("SOPClassUID", "StudyDate", "PatientName", "SeriesNumber"):
+            if keyword in dataset:
+                del dataset[keyword]
+        dataset.save_as(path, enforce_file_format=False)
+
+
+def test_files_that_name_their_class_in_the_file_meta_alone_are_reported(tmp_path):
+    source, prediction = small_study(tmp_path, FrameOfReferenceUID="1.2.9")
+    without_class(tmp_path / "small")
+    files, failures = write_structured_reports([prediction], [source], tmp_path / "sr")
+    assert not failures and dciodvfy(files["small"]) == []
+    (study,) = sr.srread(files["small"]).CurrentRequestedProcedureEvidenceSequence
+    referred = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
+    assert {one.ReferencedSOPClassUID.name for one in referred} == {"MR Image Storage"} and len(referred) == 5
+
+
+def test_the_competitions_own_files_are_reported(real_rsna, tmp_path):
+    (source,) = find_studies(real_rsna, part="train")
+    files, failures = write_structured_reports([prediction_of(source, POINTS, source.listed[0][0])], [source], tmp_path)
+    assert not failures, failures
+    errors = dciodvfy(files[source.study_id])
+    assert all("Illegal root for UID" in error for error in errors)  # the competition's own UIDs
+    assert len(sr.srread(files[source.study_id]).content.get_image_measurement_groups()) == N_TARGETS
+
+
 def test_points_on_a_multi_frame_image_name_the_frame(tmp_path):
     frames = stack_positions((-8.0, -20.0, 30.0), SAGITTAL, (0, 4, 8, 12))
     write(tmp_path / "scan" / "all.dcm", enhanced(frames, SAGITTAL, shape=(48, 40), FrameOfReferenceUID="1.2.9"))
@@ -276,7 +318,7 @@ def test_a_broken_header_costs_its_own_element_only(tmp_path):
 
 def test_files_that_cannot_be_referred_to_are_left_out_and_named(tmp_path):
     folder = write_series(tmp_path / "one", shape=(48, 40)).parent / "one"
-    write(folder / "9.dcm", image(number=9, shape=(48, 40), SOPInstanceUID=None))
+    write(folder / "9.dcm", image(number=9, shape=(48, 40), SOPInstanceUID="none"))
     (source,) = find_studies(folder)
     evidence = read_source_images(source)
     assert len(evidence.images) == 5 and any("SOPInstanceUID" in issue for issue in map(str, evidence.issues))

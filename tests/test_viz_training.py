@@ -144,8 +144,10 @@ def test_reliability_says_its_error_and_how_labels_were_counted(graded):
     _, _, labels, probabilities = graded
     errors = evaluation.calibration_error(evaluation.reliability(labels, probabilities))
     words = text_of(viz.show_reliability(labels, probabilities))
-    assert f"calibration error {errors.loc['spinal', 'error']:.3f}" in words and "weighted 1 / 2 / 4" in words
-    assert "weighted" not in text_of(viz.show_reliability(labels, probabilities, weighted=False))
+    assert f"calibration error {errors.loc['spinal', 'error']:.3f}" in words and "plain frequencies" in words
+    for draw in (viz.show_reliability, viz.show_confusion):
+        assert "plain frequencies" in text_of(draw(labels, probabilities))
+        assert "weights 1 / 2 / 4" in text_of(draw(labels, probabilities, weighted=True))
     rendered(viz.show_reliability(np.full((2, N_TARGETS), MISSING), probabilities[:2]))
 
 

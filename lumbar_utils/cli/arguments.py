@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import inspect
 from collections.abc import Callable
 from math import inf
 from pathlib import Path
@@ -51,17 +52,10 @@ JOBS = {"type": POSITIVE, "metavar": "N", "help": "processes (default: one per c
 
 
 def add_command(
-    commands,
-    name: str,
-    run: Callable[[argparse.Namespace], None],
-    *,
-    help: str,
-    description: str,
-    epilog: str,
-    resumes: bool = False,
+    commands, name: str, run: Callable[[argparse.Namespace], None], *, help: str, resumes: bool = False
 ) -> argparse.ArgumentParser:
-    """Add a command that calls `run`; `resumes`: after an interruption the same command resumes."""
-    parser = _add_parser(commands, name, help=help, description=description, epilog=epilog)
+    """Add a command that calls `run`, described by its docstring; if it `resumes`, the same goes on after a stop."""
+    parser = _add_parser(commands, name, help=help, description=inspect.getdoc(run))
     parser.set_defaults(run_command=run, resumes=resumes)
     messages = parser.add_argument_group("messages")
     messages.add_argument("--verbose", action="store_true", help="log each step")

@@ -13,23 +13,9 @@ from .arguments import add_command, add_group
 
 def add(commands) -> None:
     """Add both commands to the parser's."""
-    parser = add_command(
-        commands,
-        "doctor",
-        doctor,
-        help="report what a run will have here",
-        description="Report what a run will have here: versions beside the tested ones, device and precision and why,\n"
-        "decoders, data, weights, disk, and on Kaggle the time left. Changes nothing. Ends with 1 when something that\n"
-        "is needed is missing; warnings alone end with 0.",
-        epilog="examples:\n  lumbar doctor\n  lumbar doctor data --run runs/first --json",
-    )
-    parser.add_argument(
-        "path",
-        type=Path,
-        nargs="?",
-        metavar="DATA",
-        help="a competition folder, or a tree of DICOM files (default: what would be found)",
-    )
+    parser = add_command(commands, "doctor", doctor, help="report what a run will have here")
+    about = "a competition folder, or a tree of DICOM files (default: what would be found)"
+    parser.add_argument("path", type=Path, nargs="?", metavar="DATA", help=about)
     parser.add_argument("--run", type=Path, metavar="RUN", help="the run folder (default: runs/demo)")
     parser.add_argument("--json", action="store_true", help="for programs")
 
@@ -41,32 +27,27 @@ def add(commands) -> None:
         description="Make what is uploaded to Kaggle.",
         epilog="example:\n  lumbar kaggle build dist/kaggle --run runs/demo --owner NAME",
     )
-    parser = add_command(
-        parts,
-        "build",
-        build,
-        help="the library as a data set, the notebooks as kernels",
-        description="Make OUT/dataset (library, localizer, wheels of what Kaggle's image lacks, weights of --run) and\n"
-        "OUT/kernels/01_eda to 06_error_analysis, with their metadata, and print the commands that push them.",
-        epilog="examples:\n"
-        "  lumbar kaggle build dist/kaggle --run runs/demo --owner NAME    to predict there with weights from here\n"
-        "  lumbar kaggle build dist/kaggle --owner NAME                    to train there",
-    )
+    parser = add_command(parts, "build", build, help="the library as a data set, the notebooks as kernels")
     parser.add_argument("out", type=Path, metavar="OUT", help="folder to make")
     parser.add_argument("--run", type=Path, metavar="RUN", help="run whose classifier and localizer are packed")
     parser.add_argument("--owner", default="OWNER", metavar="NAME", help="your name on Kaggle")
     parser.add_argument("--slug", default="lumbar-utils", metavar="SLUG", help="of the data set (default: %(default)s)")
-    parser.add_argument(
-        "--notebooks", type=Path, metavar="DIR", help="where 01_eda.ipynb and so on lie (default: the clone's)"
-    )
+    about = "where 01_eda.ipynb and so on lie (default: the clone's)"
+    parser.add_argument("--notebooks", type=Path, metavar="DIR", help=about)
     parser.add_argument("--python", default="3.12", metavar="X.Y", help="Kaggle's Python (default: %(default)s)")
-    parser.add_argument(
-        "--offline", action="store_true", help="ask no registry for wheels; pack what is installed here and fits"
-    )
+    about = "ask no registry for wheels; pack what is installed here and fits"
+    parser.add_argument("--offline", action="store_true", help=about)
 
 
 def doctor(args: argparse.Namespace) -> None:
-    """`lumbar doctor`: print the report; raises `DataError` after it when there is an issue."""
+    """Report what a run will have here: versions beside the tested ones, device and precision and why, decoders, data,
+    weights, disk, and on Kaggle the time left. Changes nothing. Ends with 1 when something that is needed is missing;
+    warnings alone end with 0.
+
+    examples:
+      lumbar doctor
+      lumbar doctor data --run runs/first --json
+    """
     from ..kaggle import environment_report
 
     report = environment_report(args.path or "", args.run or "")
@@ -77,7 +58,13 @@ def doctor(args: argparse.Namespace) -> None:
 
 
 def build(args: argparse.Namespace) -> None:
-    """`lumbar kaggle build`: make the folders, and print the commands that push them."""
+    """Make OUT/dataset (library, localizer, wheels of what Kaggle's image lacks, weights of --run) and
+    OUT/kernels/01_eda to 06_error_analysis, with their metadata, and print the commands that push them.
+
+    examples:
+      lumbar kaggle build dist/kaggle --run runs/demo --owner NAME    to predict there with weights from here
+      lumbar kaggle build dist/kaggle --owner NAME                    to train there
+    """
     from ..kaggle import build_dataset, build_kernels
     from ..kaggle.session import library_folder
 

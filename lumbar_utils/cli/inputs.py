@@ -51,10 +51,10 @@ def weights_folder(name: str, given: Path | None) -> Path:
 
 
 def localizer_folder(given: Path | None, *, run: Path | None = None) -> Path | None:
-    """Where the localizer lies: in the folder given, else in the run in use; None: the shipped one.
+    """Where the localizer lies: in the folder given, which must hold one, else in the run in use; None: the shipped.
 
-    A folder that is given must hold one. `runs/demo` is not searched unless it is given or in use: `lumbar localize`
-    gives everybody the same points, whatever was trained in the current folder before.
+    `runs/demo` counts only when it is given or in use: `lumbar localize` gives everybody the same points, whatever was
+    trained in the current folder before.
     """
     from ..kaggle import find_localizer
 
@@ -98,8 +98,7 @@ def print_low_confidence(found: Mapping[str, DiscPoints]) -> None:
     """Name the studies whose level labelling has low confidence, if there are any."""
     from ..localization import low_confidence_message
 
-    message = low_confidence_message(found)
-    if message:
+    if message := low_confidence_message(found):
         print(f"  {message}")
 
 
@@ -123,10 +122,10 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def predictions(path: Path) -> tuple[pd.DataFrame, Mapping[str, Mapping[str, float]]]:
-    """A submission, and the reference scores that are known for it.
+    """A submission, and the reference scores that are known for it: of a run, those of its manifest; of a table, none.
 
-    A table has none. Of the folder of a trained classifier, or the run folder above it, the out-of-fold predictions
-    are read, with the scores of the same studies in its manifest. Raises `DataError` when there are no predictions.
+    Of the folder of a trained classifier, or the run folder above it, the out-of-fold predictions are read. Raises
+    `DataError` when there are none.
     """
     if not path.is_dir():
         return read_csv(path), {}

@@ -5,13 +5,13 @@ from __future__ import annotations
 import argparse
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError, counted
 from . import inputs
-from .arguments import COUNT, DEVICE, JOBS, PATH, WARNING, add_command, number
+from .arguments import COUNT, DEVICE, JOBS, PATH, add_command, number
 
 if TYPE_CHECKING:
     from ..crops import CropSpec
@@ -23,66 +23,51 @@ logger = logging.getLogger(__name__)
 
 def add(commands) -> None:
     """Add the command to the parser's."""
-    parser = add_command(
-        commands,
-        "predict",
-        predict,
-        resumes=True,
-        help="predict the severities of studies",
-        description="Read, localize, crop and predict; write all 25 rows of every study. Where views are missing or\n"
-        f"files broken, the rest of the study is used, and a log tells what was missing.\n{WARNING}",
-        epilog="examples:\n"
-        "  lumbar predict data --weights runs/first --out submission.csv      the test part of a competition folder\n"
-        "  lumbar predict scans --weights runs/first --out grades.csv         any tree of DICOM files\n"
-        "  lumbar predict data --weights runs/first --report reports          then open reports/index.html\n"
-        "  lumbar predict data --weights runs/first --hours 2 --mirror        complete and in time in any case\n\n"
-        "beside submission.csv it writes submission_log.csv (study, what was wrong or missing), submission_log.jsonl\n"
-        "(the same for programs, with codes) and submission_crops/ (a picture of the crops of the first studies).\n"
-        "a run that was interrupted is resumed by the same command.\n"
-        "when time gets short, mirrored studies are given up first, then networks of an ensemble, least weight first;\n"
-        "studies that are left at the end get the class prior. the log tells what was given up, when and why.",
-    )
+    parser = add_command(commands, "predict", predict, resumes=True, help="predict the severities of studies")
     parser.add_argument("path", **PATH)
-    parser.add_argument(
-        "--weights",
-        type=Path,
-        metavar="RUN",
-        help="a run folder with classifier/ (one network, or an ensemble.json), and localizer/ unless the shipped one "
-        "is to be used (default: runs/demo, then Kaggle's data sets)",
+    about = (
+        "a run folder with classifier/ (one network, or an ensemble.json), and localizer/ unless the shipped one is to "
+        "be used (default: runs/demo, then Kaggle's data sets)"
     )
+    parser.add_argument("--weights", type=Path, metavar="RUN", help=about)
     parser.add_argument(
-        "--out",
-        type=Path,
-        default=Path("submission.csv"),
-        metavar="CSV",
-        help="the submission to write (default: submission.csv)",
+        "--out", type=Path, default=Path("submission.csv"), metavar="CSV", help="the submission (default: %(default)s)"
     )
     parser.add_argument("--part", choices=("test", "train"), default="test", help="of a competition folder")
     parser.add_argument("--mirror", action="store_true", help="predict the mirrored study as well; twice the time")
-    parser.add_argument(
-        "--hours",
-        type=number(float, 0, 1e6, "a number of hours, 0 or more"),
-        default=9.0,
-        metavar="H",
-        help="finish within so many hours (default: %(default)g, as Kaggle allows; 0: take any time)",
-    )
+    hours = number(float, 0, 1e6, "a number of hours, 0 or more")
+    about = "finish within so many hours (default: %(default)g, as Kaggle allows; 0: take any time)"
+    parser.add_argument("--hours", type=hours, default=9.0, metavar="H", help=about)
     parser.add_argument("--pictures", type=COUNT, default=12, metavar="N", help="crop pictures (default: %(default)s)")
-    parser.add_argument(
-        "--sr",
-        type=Path,
-        metavar="DIR",
-        help="also write a DICOM structured report per study into DIR; it carries the images' patient and study, names "
-        "and ids included, so that an archive can file it (needs highdicom)",
+    about = (
+        "also write a DICOM structured report per study into DIR; it carries the images' patient and study, names and "
+        "ids included, so that an archive can file it (needs highdicom)"
     )
-    parser.add_argument(
-        "--report", type=Path, metavar="DIR", help="an HTML page and a JSON file for every study, and an index.html"
-    )
+    parser.add_argument("--sr", type=Path, metavar="DIR", help=about)
+    about = "an HTML page and a JSON file for every study, and an index.html"
+    parser.add_argument("--report", type=Path, metavar="DIR", help=about)
     parser.add_argument("--device", **DEVICE)
     parser.add_argument("--jobs", **JOBS)
 
 
 def predict(args: argparse.Namespace) -> None:
-    """`lumbar predict`: write the submission, its logs, pictures and reports."""
+    """Read, localize, crop and predict; write all 25 rows of every study. Where views are missing or files broken, the
+    rest of the study is used, and a log tells what was missing. Pages, pictures and structured reports show plain
+    frequencies; the submission alone carries the metric's weights.
+    Research software. Not a medical device, not for diagnosis.
+
+    Beside submission.csv it writes submission_log.csv (study, what was wrong or missing), submission_log.jsonl (the
+    same for programs, with codes) and submission_crops/ (a picture of the crops of the first studies). A run that was
+    interrupted is resumed by the same command. When time gets short, mirrored studies are given up first, then networks
+    of an ensemble, least weight first; studies that are left at the end get the class prior. The log tells what was
+    given up, when and why.
+
+    examples:
+      lumbar predict data --weights runs/first --out submission.csv      the test part of a competition folder
+      lumbar predict scans --weights runs/first --out grades.csv         any tree of DICOM files
+      lumbar predict data --weights runs/first --report reports          then open reports/index.html
+      lumbar predict data --weights runs/first --hours 2 --mirror        complete and in time in any case
+    """
     started = time.monotonic()
     path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
     inputs.check_table(args.out)
@@ -121,15 +106,14 @@ def predict(args: argparse.Namespace) -> None:
     if args.sr is not None:
         save_structured_reports(args.sr, predictions, sources, network=f"run {name_of(run)}")
     if args.report is not None:
-        _write_reports(args, predictions, sources, predictor, run)
-    pictures = args.out.with_name(f"{args.out.stem}_crops")
+        from ..report import ReportFolder
+
+        reports = ReportFolder(args.report, model=_describe_model(predictor, run))
+        reports.add_all(sources, predictions, predictor.spec, n_jobs=args.jobs, progress=args.progress)
+        print(f"  {reports.written} reports, {len(reports.failures)} failed; open {reports.finish()}")
     synthetic = all(in_synthetic_cohort(source.path) for source in sources)
-    located = [pair for pair in zip(sources, predictions, strict=True) if pair[1].discs is not None]
     meaningless = predictor.synthetic_only and not synthetic
-    options = {"synthetic": synthetic, "with_predictions": not meaningless}
-    drawn = _draw_crops(located[: args.pictures], predictor.spec, pictures, **options)
-    if drawn:
-        print(f"  pictures of {counted(drawn)} in {pictures}")
+    _draw_crops(args, zip(sources, predictions, strict=True), predictor.spec, synthetic, meaningless)
     if meaningless:
         print(f"NOTE: the network was {SYNTHETIC_WARNING}.")
 
@@ -160,21 +144,7 @@ def save_structured_reports(
         print(f"  {counted(len(refused))} got none, the first because {next(iter(refused.values()))}")
 
 
-def _write_reports(
-    args: argparse.Namespace,
-    predictions: Sequence[StudyPrediction],
-    sources: Sequence[StudySource],
-    predictor: Predictor,
-    run: Path,
-) -> None:
-    from ..report import ReportFolder
-
-    reports = ReportFolder(args.report, model=describe_model(predictor, run))
-    reports.add_all(sources, predictions, predictor.spec, n_jobs=args.jobs, progress=args.progress)
-    print(f"  {reports.written} reports, {len(reports.failures)} failed; open {reports.finish()}")
-
-
-def describe_model(predictor: Predictor, run: Path) -> dict:
+def _describe_model(predictor: Predictor, run: Path) -> dict:
     """What a report tells about the networks; folders by their names, since a path may name a person."""
     from ..localization import localizer_origin
     from ..models.ensemble import name_of, run_of
@@ -191,14 +161,13 @@ def describe_model(predictor: Predictor, run: Path) -> dict:
 
 
 def _draw_crops(
-    located: Sequence[tuple[StudySource, StudyPrediction]],
+    args: argparse.Namespace,
+    graded: Iterable[tuple[StudySource, StudyPrediction]],
     spec: CropSpec,
-    folder: Path,
-    *,
     synthetic: bool,
-    with_predictions: bool,
-) -> int:
-    """Pictures of the located discs and of the crops with their predictions; for how many studies they were drawn."""
+    meaningless: bool,
+) -> None:
+    """Pictures of the located discs and the crops of the first studies, with predictions where they mean anything."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -209,15 +178,15 @@ def _draw_crops(
     from ..files import file_name
     from ..studies import load_study
 
-    drawn = 0
-    for source, prediction in located:
+    folder, drawn = args.out.with_name(f"{args.out.stem}_crops"), 0
+    for source, prediction in [pair for pair in graded if pair[1].discs is not None][: args.pictures]:
         name = file_name(source.study_id)
         try:
             study = load_study(source)
             crops = extract_crops(study, prediction.discs, spec)
             figure = viz.show_disc_points(study, prediction.discs, crops=crops, synthetic=synthetic)
             viz.save(figure, folder / f"{name}_discs.png")
-            probabilities = prediction.probabilities if with_predictions else None
+            probabilities = None if meaningless else prediction.probabilities
             figure = viz.show_crops(crops, probabilities=probabilities, synthetic=synthetic)
             viz.save(figure, folder / f"{name}_crops.png")
             drawn += 1
@@ -225,4 +194,5 @@ def _draw_crops(
             logger.warning("study %s: no picture: %s", source.study_id, error)
         finally:
             pyplot.close("all")
-    return drawn
+    if drawn:
+        print(f"  pictures of {counted(drawn)} in {folder}")

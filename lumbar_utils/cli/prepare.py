@@ -12,70 +12,25 @@ from .arguments import COUNT, JOBS, LOCALIZER, PATH, POINTS, POSITIVE, SIZE, add
 
 def add(commands) -> None:
     """Add the three commands to the parser's."""
-    parser = add_command(
-        commands,
-        "phantom",
-        phantom,
-        resumes=True,
-        help="make a synthetic cohort",
-        description="Write a synthetic cohort: real DICOM files and tables in the competition's layout, and the truth\n"
-        "(disc positions, latent anatomy, how often each label is given) in OUT/truth. Same seed, same bytes.",
-        epilog="examples:\n"
-        "  lumbar phantom data --studies 120\n"
-        "  lumbar phantom big --studies 2000 --seed 7 --profile rsna --jobs 8\n\n"
-        "profiles:\n"
-        "  demo   small matrices and few slices; a study a second on 2 cores\n"
-        "  rsna   matrices, slice counts and spacings of the real set; a study in five seconds",
-    )
+    parser = add_command(commands, "phantom", phantom, resumes=True, help="make a synthetic cohort")
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder of the cohort")
     parser.add_argument("--studies", type=POSITIVE, default=120, metavar="N", help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=COUNT, default=0, metavar="S", help="default: %(default)s")
     parser.add_argument("--profile", choices=("demo", "rsna"), default="demo", help="default: %(default)s")
-    parser.add_argument(
-        "--randomise",
-        action="store_true",
-        help="people, contrasts and artefacts far beyond reality, to test the robustness of a localizer",
-    )
+    about = "people, contrasts and artefacts far beyond reality, to test the robustness of a localizer"
+    parser.add_argument("--randomise", action="store_true", help=about)
     fraction = number(float, 0, 1, "a number, at least 0 and less than 1")
-    parser.add_argument(
-        "--test-fraction", type=fraction, default=0.2, metavar="F", help="of the studies (default: %(default)s)"
-    )
+    about = "of the studies (default: %(default)s)"
+    parser.add_argument("--test-fraction", type=fraction, default=0.2, metavar="F", help=about)
     parser.add_argument("--jobs", **JOBS)
 
-    parser = add_command(
-        commands,
-        "localize",
-        localize,
-        help="find the five discs",
-        description="Find the canal point of the five lumbar discs on the sagittal series and write them as a table:\n"
-        "study_id, series_id, level, x, y, z (patient coordinates LPS, mm), confidence (0..1), flag\n"
-        '("" when fine, else for example "interpolated"; "low_confidence" at all five when the whole spine may be\n'
-        "labelled one level too high or too low). The localizer that ships with the library was trained on synthetic\n"
-        "phantoms; it is used unless --weights names another one.",
-        epilog="examples:\n"
-        "  lumbar localize data --out points.csv                       all studies of a competition folder\n"
-        "  lumbar localize scans/patient1 --out points.csv             one study or one series\n"
-        "  lumbar localize scans --weights runs/first --out points.csv",
-    )
+    parser = add_command(commands, "localize", localize, help="find the five discs")
     parser.add_argument("path", **PATH)
     parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="the table to write")
     parser.add_argument("--weights", **LOCALIZER)
     parser.add_argument("--jobs", **JOBS)
 
-    parser = add_command(
-        commands,
-        "crops",
-        crops,
-        resumes=True,
-        help="cut the region around each disc",
-        description="Cut a box around each disc from every view, in one anatomical orientation, and keep them in a\n"
-        "cache folder that training reads. What is there already is not made again.",
-        epilog="examples:\n"
-        "  lumbar crops data --out runs/first/crops\n"
-        "  lumbar crops data --points points.csv --out crops --jobs 8\n\n"
-        "boxes (through-plane x in-plane, mm): sagittal T2 30 x 70 x 70, axial T2 30 x 70 x 70,\n"
-        "sagittal T1 90 x 70 x 70.",
-    )
+    parser = add_command(commands, "crops", crops, resumes=True, help="cut the region around each disc")
     parser.add_argument("path", **PATH)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="the cache folder")
     parser.add_argument("--points", **POINTS)
@@ -85,7 +40,17 @@ def add(commands) -> None:
 
 
 def phantom(args: argparse.Namespace) -> None:
-    """`lumbar phantom`: write a synthetic cohort."""
+    """Write a synthetic cohort: real DICOM files and tables in the competition's layout, and the truth (disc positions,
+    latent anatomy, how often each label is given) in OUT/truth. Same seed, same bytes.
+
+    profiles:
+      demo   small matrices and few slices; a study a second on 2 cores
+      rsna   matrices, slice counts and spacings of the real set; a study in five seconds
+
+    examples:
+      lumbar phantom data --studies 120
+      lumbar phantom big --studies 2000 --seed 7 --profile rsna --jobs 8
+    """
     from ..phantom.cohort import generate_cohort
 
     generate_cohort(
@@ -103,7 +68,16 @@ def phantom(args: argparse.Namespace) -> None:
 
 
 def localize(args: argparse.Namespace) -> None:
-    """`lumbar localize`: find the discs of every study under a path."""
+    """Find the canal point of the five lumbar discs on the sagittal series and write them as a table: study_id,
+    series_id, level, x, y, z (patient coordinates LPS, mm), confidence (0..1), flag ("" when fine, else for example
+    "interpolated"; "low_confidence" at all five when the whole spine may be labelled one level too high or too low).
+    The localizer that ships with the library was trained on synthetic phantoms; --weights names another one.
+
+    examples:
+      lumbar localize data --out points.csv                       all studies of a competition folder
+      lumbar localize scans/patient1 --out points.csv             one study or one series
+      lumbar localize scans --weights runs/first --out points.csv
+    """
     path, folder = inputs.data_path(args.path), inputs.localizer_folder(args.weights)
     inputs.check_table(args.out)
     from .. import localization, studies
@@ -120,7 +94,14 @@ def localize(args: argparse.Namespace) -> None:
 
 
 def crops(args: argparse.Namespace) -> None:
-    """`lumbar crops`: fill a crop cache."""
+    """Cut a box around each disc from every view, in one anatomical orientation, and keep them in a cache folder that
+    training reads. What is there already is not made again. The boxes, through-plane x in-plane: sagittal T2
+    30 x 70 x 70 mm, axial T2 30 x 70 x 70, sagittal T1 90 x 70 x 70.
+
+    examples:
+      lumbar crops data --out runs/first/crops
+      lumbar crops data --points points.csv --out crops --jobs 8
+    """
     path = inputs.data_path(args.path)
     inputs.check_folder(args.out, "--out")
     if args.points is not None and args.weights is not None:

@@ -19,31 +19,27 @@ TITLES = {
 
 def add(commands) -> None:
     """Add the command to the parser's."""
-    parser = add_command(
-        commands,
-        "score",
-        score,
-        help="the competition's score of a submission",
-        description="Compute the competition's metric: the mean of three weighted log losses (spinal, foraminal,\n"
-        "subarticular) and the any-severe-spinal term. Lower is better; equal probabilities everywhere give about 1.0.",
-        epilog="examples:\n"
-        "  lumbar score solution.csv submission.csv\n"
-        "  lumbar score train.csv runs/first/classifier              its out-of-fold predictions, one fold or all\n"
-        "  lumbar score train.csv part.csv --predicted-only          the studies that part.csv names\n\n"
-        "SOLUTION is train.csv (study_id and 25 columns of Normal/Mild, Moderate, Severe or empty) or the long form\n"
-        "(row_id, normal_mild, moderate, severe, sample_weight). Rows without a label are not scored.",
-    )
+    parser = add_command(commands, "score", score, help="the competition's score of a submission")
     parser.add_argument("solution", type=Path, metavar="SOLUTION.csv")
-    parser.add_argument(
-        "submission", type=Path, metavar="SUBMISSION", help="a CSV file, or the folder of a trained classifier"
-    )
-    parser.add_argument(
-        "--predicted-only", action="store_true", help="score the studies that SUBMISSION names and leave out the rest"
-    )
+    about = "a CSV file, or the folder of a trained classifier"
+    parser.add_argument("submission", type=Path, metavar="SUBMISSION", help=about)
+    about = "score the studies that SUBMISSION names and leave out the rest"
+    parser.add_argument("--predicted-only", action="store_true", help=about)
 
 
 def score(args: argparse.Namespace) -> None:
-    """`lumbar score`: print the four terms and the score, beside the references that a run's manifest holds."""
+    """Compute the competition's metric: the mean of three weighted log losses (spinal, foraminal, subarticular) and the
+    any-severe-spinal term. Lower is better; equal probabilities everywhere give about 1.0. For a run, the references
+    that its manifest holds stand beside its own.
+
+    SOLUTION is train.csv (study_id and 25 columns of Normal/Mild, Moderate, Severe or empty) or the long form (row_id,
+    normal_mild, moderate, severe, sample_weight). Rows without a label are not scored.
+
+    examples:
+      lumbar score solution.csv submission.csv
+      lumbar score train.csv runs/first/classifier              its out-of-fold predictions, one fold or all
+      lumbar score train.csv part.csv --predicted-only          the studies that part.csv names
+    """
     solution = inputs.read_csv(args.solution)
     submission, references = inputs.predictions(args.submission)
     from ..metrics import score_frames

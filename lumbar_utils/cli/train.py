@@ -36,43 +36,8 @@ def add(commands) -> None:
         "  lumbar train localizer data --run runs/first\n"
         "  lumbar train classifier data --run runs/first --epochs 20",
     )
-    localizer = add_command(
-        parts,
-        "localizer",
-        train_localizer,
-        help="the localizer",
-        description="Fine-tune the localizer that ships with the library on the canal points of\n"
-        "train_label_coordinates.csv, without its annotation errors, and measure its error on one study in five, held\n"
-        "out as by `train classifier`. The result in RUN/localizer is used from then on wherever RUN is.",
-        epilog="examples:\n"
-        "  lumbar train localizer data --run runs/first\n"
-        "  lumbar train localizer data --run runs/first --from-scratch",
-    )
-    classifier = add_command(
-        parts,
-        "classifier",
-        train_classifier,
-        resumes=True,
-        help="the classifier",
-        description="Cut training crops around the table's points (RUN/crops), find the discs of the held-out studies\n"
-        "as those of new patients (with RUN/localizer where there is one, else the shipped localizer), cut theirs\n"
-        "(RUN/crops_found), and train the classifier. With --fold all, one network a fold, their ensemble, and\n"
-        "out-of-fold predictions for all studies.",
-        epilog="examples:\n"
-        "  lumbar train classifier data --run runs/first\n"
-        "  lumbar train classifier data --run runs/first --config my.json --epochs 20\n"
-        "  lumbar train classifier data --run runs/first --fold all\n"
-        "  lumbar train classifier data --run runs/second --denoise runs/first      where first had --fold all\n\n"
-        "my.json holds what is to be other than usual, for instance\n"
-        '  {"epochs": 20, "classifier": {"family": "2.5d", "slice_pooling": "attention"}, "augment": {"cutmix": 0.3}}\n'
-        "and for the plain network that the design began with\n"
-        '  {"classifier": {"head": "unified", "split_sides": false, "auxiliary": false, "dropout": 0,\n'
-        '   "view_dropout": 0}}\n'
-        "unless it names augment.shift_mm, crops are shifted by the localizer's error on the held-out studies.\n\n"
-        "on several GPUs, once the crops are there (with its own --config and, after --fold all, --all-folds):\n"
-        "  accelerate launch --multi_gpu --num_processes 2 -m lumbar_utils.training \\\n"
-        "      runs/first/crops data/train.csv runs/first/classifier --found runs/first/crops_found",
-    )
+    localizer = add_command(parts, "localizer", train_localizer, help="the localizer")
+    classifier = add_command(parts, "classifier", train_classifier, resumes=True, help="the classifier")
     for parser in (localizer, classifier):
         parser.add_argument("path", **PATH | {"metavar": "DATA", "help": "a competition folder, real or synthetic"})
         parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="the run folder, such as runs/first")
@@ -101,7 +66,14 @@ def _fold(text: str) -> int | str:
 
 
 def train_localizer(args: argparse.Namespace) -> None:
-    """`lumbar train localizer`: fine-tune it and measure its error on held-out studies."""
+    """Fine-tune the localizer that ships with the library on the canal points of train_label_coordinates.csv, without
+    its annotation errors, and measure its error on one study in five, held out as by `train classifier`. The result in
+    RUN/localizer is used from then on wherever RUN is.
+
+    examples:
+      lumbar train localizer data --run runs/first
+      lumbar train localizer data --run runs/first --from-scratch
+    """
     folder = inputs.competition(args.path)
     from .. import localization
     from ..devices import choose_compute
@@ -151,7 +123,27 @@ def _print_errors(folder: CompetitionFolder, study_ids: list[str], localizer: Di
 
 
 def train_classifier(args: argparse.Namespace) -> None:
-    """`lumbar train classifier`: cut the crops and train one network, or one a fold."""
+    """Cut training crops around the table's points (RUN/crops), find the discs of the held-out studies as those of new
+    patients (with RUN/localizer where there is one, else the shipped localizer), cut theirs (RUN/crops_found), and
+    train the classifier. With --fold all, one network a fold, their ensemble, and out-of-fold predictions for all
+    studies.
+
+    examples:
+      lumbar train classifier data --run runs/first
+      lumbar train classifier data --run runs/first --config my.json --epochs 20
+      lumbar train classifier data --run runs/first --fold all
+      lumbar train classifier data --run runs/second --denoise runs/first      where first had --fold all
+
+    my.json holds what is to be other than usual, for instance
+      {"epochs": 20, "classifier": {"family": "2.5d", "slice_pooling": "attention"}, "augment": {"cutmix": 0.3}}
+    and for the plain network that the design began with
+      {"classifier": {"head": "unified", "split_sides": false, "auxiliary": false, "dropout": 0, "view_dropout": 0}}
+    unless it names augment.shift_mm, crops are shifted by the localizer's error on the held-out studies.
+
+    on several GPUs, once the crops are there (with its own --config and, after --fold all, --all-folds):
+      accelerate launch --multi_gpu --num_processes 2 -m lumbar_utils.training \\
+          runs/first/crops data/train.csv runs/first/classifier --found runs/first/crops_found
+    """
     folder = inputs.competition(args.path)
     from ..files import read_json
     from ..kaggle.workspace import split_studies
@@ -203,24 +195,10 @@ def _denoised(folder: CompetitionFolder, run: Path, training: set[str]) -> pd.Da
             "--fold all, which gives out-of-fold predictions of every study"
         )
     table = labels.copy()
-    class_weights = _class_weights(run)
-    table[own] = denoise_table(labels[own], predictions[named.isin(training)], class_weights=class_weights)
+    table[own] = denoise_table(labels[own], predictions[named.isin(training)])
     before, after = (int(t.loc[own, list(TARGETS)].notna().sum().sum()) for t in (labels, table))
     print(f"{before - after} of {before} labels are left out of the training, hardly possible by {run}")
     return table
-
-
-def _class_weights(run: Path) -> tuple[float, float, float]:
-    """The weights of the three severities in the loss of a run's networks; of a table of predictions the metric's."""
-    from ..labels import SEVERITY_WEIGHTS
-    from ..models.ensemble import member_folders
-    from ..models.run_folder import RunConfig
-
-    if not run.is_dir():
-        return SEVERITY_WEIGHTS
-    folder = run / "classifier" if (run / "classifier").is_dir() else run
-    trained = RunConfig.load(member_folders(folder)[0]).training
-    return SEVERITY_WEIGHTS if trained.get("class_weights", True) else (1.0, 1.0, 1.0)
 
 
 def _training_crops(

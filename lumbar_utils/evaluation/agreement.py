@@ -16,17 +16,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
-from ..labels import (
-    CONDITIONS,
-    LEVELS,
-    MISSING,
-    N_CONDITIONS,
-    N_LEVELS,
-    N_SEVERITIES,
-    N_TARGETS,
-    condition_title,
-    level_title,
-)
+from ..labels import CONDITIONS, LEVELS, MISSING, N_SEVERITIES, N_TARGETS, condition_title, level_title
 from ..metrics.bootstrap import resample_counts, with_interval
 from ..metrics.score import FAMILY_TARGETS, checked_predictions
 
@@ -43,7 +33,7 @@ CHUNK_NUMBERS = 4_000_000
 
 def target_groups(by: str) -> dict[str, np.ndarray]:
     """Target indices by title, for `by` "all", "family", "condition" or "level". Raises `DataError` for others."""
-    targets = np.arange(N_TARGETS).reshape(N_CONDITIONS, N_LEVELS)
+    targets = np.arange(N_TARGETS).reshape(len(CONDITIONS), len(LEVELS))
     groups = {
         "all": {"all": targets.ravel()},
         "family": dict(FAMILY_TARGETS),
@@ -60,23 +50,12 @@ def agreement_table(
 ) -> pd.DataFrame:
     """Agreement of predictions with the labels, each measure with its 95 % bootstrap interval over studies.
 
-    Parameters
-    ----------
-    labels : int array, shape (n_studies, 25)
-        0, 1, 2, or -1 where not labelled.
-    predictions : mapping of name to array
-        Frequencies (n_studies, 25, 3), see `plain_frequencies`, or severities (n_studies, 25) as a reader gives them,
-        for which there is no area under the curve.
-    by : str
-        What has rows of its own, see `target_groups`.
-    n, seed
-        Resamples; they are the same for all predictions.
+    Labels are int (n_studies, 25), -1 where not labelled. Predictions by name are plain frequencies (n_studies, 25, 3),
+    see `plain_frequencies`, or severities (n_studies, 25) as a reader gives them, for which there is no area under the
+    curve. `by` is what has rows of its own, see `target_groups`; the `n` resamples are the same for all predictions.
 
-    Returns
-    -------
-    DataFrame
-        `COLUMNS`: one row for each group, prediction and measure; labels and positive (moderate or worse; severe for
-        "AUC severe") count what the value rests on. nan where it is not defined, as where nothing was severe.
+    The table has `COLUMNS`, one row for each group, prediction and measure; labels and positive (moderate or worse;
+    severe for "AUC severe") count what the value rests on. nan where it is not defined, as where nothing was severe.
     """
     labels = np.asarray(labels)
     counts = resample_counts(len(labels), n, seed)
@@ -84,27 +63,26 @@ def agreement_table(
     rows = []
     for group, targets in target_groups(by).items():
         own = labels[:, targets]
+        known, moderate, severe = (int((own >= at_least).sum()) for at_least in (0, MODERATE, SEVERE))
         for name, (severities, scores) in readings.items():
+            confusion = _confusions(own, severities[:, targets], counts)
             for measure, weights in KAPPAS.items():
-                values = _kappas(own, severities[:, targets], weights, counts)
-                rows.append((group, name, measure, *with_interval(values), *_size(own, MODERATE)))
+                values = kappa_of(confusion if weights else _two_classes(confusion), weights)
+                rows.append((group, name, measure, *with_interval(values), known, moderate))
             for measure, at_least in AREAS.items():
                 values = np.full(1 + n, np.nan)
                 if scores is not None:
                     values = _areas(own, scores[:, targets, at_least:].sum(axis=-1), at_least, counts)
-                rows.append((group, name, measure, *with_interval(values), *_size(own, at_least)))
+                positive = moderate if at_least == MODERATE else severe
+                rows.append((group, name, measure, *with_interval(values), known, positive))
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
 def agreement_words(table: pd.DataFrame) -> pd.DataFrame:
     """A table of `agreement_table` as text: groups and predictions down, measures across, "0.74 (0.60 to 0.84)"."""
-    cells = [
-        f"{row.value:.2f} ({row.low:.2f} to {row.high:.2f})" if np.isfinite(row.value) else ""
-        for row in table.itertuples()
-    ]
-    wide = table.assign(cell=cells).pivot_table(
-        index=["group", "prediction"], columns="measure", values="cell", aggfunc="first", sort=False
-    )
+    numbers = table[["value", "low", "high"]].to_numpy(dtype=float)
+    cells = ["{:.2f} ({:.2f} to {:.2f})".format(*row) if np.isfinite(row[0]) else "" for row in numbers]
+    wide = table.assign(cell=cells).pivot_table("cell", ["group", "prediction"], "measure", "first", sort=False)
     return wide.rename_axis(index=[None, None], columns=None)
 
 
@@ -152,19 +130,16 @@ def _severities_and_scores(labels: np.ndarray, prediction: np.ndarray) -> tuple[
     return prediction.astype(int), None
 
 
-def _size(labels: np.ndarray, at_least: int) -> tuple[int, int]:
-    return int((labels != MISSING).sum()), int((labels >= at_least).sum())
+def _confusions(labels: np.ndarray, severities: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """Confusion matrices (n, 3, 3) of labels and severities (n_studies, m), for each row of counts."""
+    cell = np.where(labels == MISSING, -1, labels * N_SEVERITIES + severities)
+    by_study = np.stack([(cell == k).sum(axis=1) for k in range(N_SEVERITIES**2)], axis=1)
+    return (counts @ by_study).reshape(-1, N_SEVERITIES, N_SEVERITIES)
 
 
-def _kappas(labels: np.ndarray, severities: np.ndarray, weights: str | None, counts: np.ndarray) -> np.ndarray:
-    """Kappa of labels and severities (n_studies, m) for each row of counts."""
-    known = labels != MISSING
-    if weights is None:
-        labels, severities = labels >= MODERATE, severities >= MODERATE
-    classes = 2 if weights is None else N_SEVERITIES
-    cell = np.where(known, labels * classes + severities, -1)
-    confusion = np.stack([(cell == k).sum(axis=1) for k in range(classes**2)], axis=1)
-    return kappa_of((counts @ confusion).reshape(-1, classes, classes), weights)
+def _two_classes(confusion: np.ndarray) -> np.ndarray:
+    """Confusion matrices (..., 2, 2) of moderate or worse, of those of the three severities."""
+    return np.add.reduceat(np.add.reduceat(confusion, [0, MODERATE], axis=-1), [0, MODERATE], axis=-2)
 
 
 def _areas(labels: np.ndarray, scores: np.ndarray, at_least: int, counts: np.ndarray) -> np.ndarray:

@@ -28,17 +28,9 @@ FILES = {OUT_OF_FOLD: Path("classifier") / "oof.csv", TEST: Path("submission.csv
 class HeldOutStudies:
     """Predictions beside labels.
 
-    Attributes
-    ----------
-    study_ids : tuple of str
-    parts : tuple of str
-        `OUT_OF_FOLD` or `TEST`, for each study.
-    labels : ndarray of int, shape (n, 25)
-        -1 where not labelled.
-    probabilities : ndarray, shape (n, 25, 3)
-        As the network gives them: with the metric's weights 1, 2, 4.
-    oracle : ndarray, shape (n, 25, 3), or None
-        Of a synthetic cohort the frequencies from which the labels were drawn, without the metric's weights.
+    `parts` says for each study whether it is `OUT_OF_FOLD` or `TEST`. Labels are int (n, 25), -1 where not labelled;
+    probabilities (n, 25, 3) as they are scored, with the metric's weights 1, 2, 4; `oracle` (n, 25, 3), of a synthetic
+    cohort, the frequencies from which the labels were drawn, without these weights, else None.
     """
 
     study_ids: tuple[str, ...]
@@ -55,6 +47,11 @@ class HeldOutStudies:
         return [study_id for study_id, own in zip(self.study_ids, self.parts, strict=True) if own == part]
 
     @property
+    def frequencies(self) -> np.ndarray:
+        """The probabilities without the metric's weights, (n, 25, 3): what is shown, and what a grade is taken from."""
+        return plain_frequencies(self.probabilities)
+
+    @property
     def best_known(self) -> np.ndarray | None:
         """What the metric rewards most when the oracle's frequencies are known: nobody can score better on average."""
         return None if self.oracle is None else metric_frequencies(self.oracle)
@@ -66,7 +63,7 @@ class HeldOutStudies:
         drawn from the same frequencies as the labels were, and "oracle", the most probable severity, which agrees with
         a reader better than readers do with each other.
         """
-        readings = {"this network": plain_frequencies(self.probabilities)}
+        readings = {"this network": self.frequencies}
         if self.oracle is not None:
             draws = np.random.default_rng(seed).random((*self.labels.shape, 1))
             readings["another reader"] = (draws > self.oracle.cumsum(axis=-1)[..., :-1]).sum(axis=-1)
@@ -82,11 +79,8 @@ class HeldOutStudies:
         if self.oracle is None:
             return cases
         row = {study_id: i for i, study_id in enumerate(self.study_ids)}
-        rarity = []
-        for case in cases.itertuples():
-            i, target = row[case.study_id], target_index(case.condition, case.level)
-            rarity.append(self.oracle[i, target, self.labels[i, target]])
-        return cases.assign(oracle=rarity)
+        places = [(row[case.study_id], target_index(case.condition, case.level)) for case in cases.itertuples()]
+        return cases.assign(oracle=[self.oracle[i, t, self.labels[i, t]] for i, t in places])
 
     def own_errors(self, n: int = 6) -> pd.DataFrame | None:
         """The `n` targets at which the network itself is most wrong, one a study; None where the oracle is not known.
@@ -104,13 +98,7 @@ class HeldOutStudies:
 def held_out_studies(
     folder: CompetitionFolder, run: Path | str, *, parts: Sequence[str] = tuple(FILES)
 ) -> HeldOutStudies:
-    """Read a run's predictions of studies whose labels are known.
-
-    Raises
-    ------
-    DataError
-        When there is none, with the files that were looked for.
-    """
+    """Read a run's predictions of studies with known labels; raises `DataError` with the files tried for none."""
     ids, of_part, labels, probabilities = [], [], [], []
     for part in parts:
         path = Path(run) / FILES[part]

@@ -14,18 +14,7 @@ import numpy as np
 import pandas as pd
 
 from ..errors import DataError
-from ..labels import (
-    AXIAL_T2,
-    LEVELS,
-    MISSING,
-    N_CONDITIONS,
-    N_LEVELS,
-    N_TARGETS,
-    SAGITTAL_T1,
-    SAGITTAL_T2,
-    VIEWS,
-    level_title,
-)
+from ..labels import AXIAL_T2, LEVELS, MISSING, N_LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, level_title
 from ..metrics.bootstrap import resample_counts, with_interval
 from ..metrics.score import FAMILY_TARGETS, checked_predictions, term_sums
 
@@ -50,28 +39,7 @@ def loss_by_subgroup(
     n: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Loss in each subgroup with its bootstrap interval over studies.
-
-    Parameters
-    ----------
-    labels, probabilities : arrays (n_studies, 25) and (n_studies, 25, 3)
-        Labels -1 where not labelled.
-    subgroups : Series, DataFrame or array, (n_studies,), (n_studies, 5) or (n_studies, 25)
-        What a study, a level of it or a target of it belongs to; "" and nan belong nowhere. Categories keep their
-        order, others come as they first appear.
-    reference : array (n_studies, 25, 3), optional
-        Predictions to compare with on the same labels, such as `HeldOutStudies.best_known`.
-    trait : str
-        Written into every row.
-    n, seed
-        Resamples.
-
-    Returns
-    -------
-    DataFrame
-        `SUBGROUP_COLUMNS`, and `REFERENCE_COLUMNS` with a reference: its loss, and how far the loss lies above it, with
-        the paired interval. nan where one of the three families has no label.
-    """
+    """`loss_by_traits` for one trait, whose name is written into every row."""
     labels, probabilities = checked_predictions(labels, probabilities)
     places = _spread(np.asarray(subgroups, dtype=object), labels)
     present = [one for one in dict.fromkeys(places.ravel()) if one != ""]
@@ -99,7 +67,17 @@ def loss_by_traits(
     n: int = 1000,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """`loss_by_subgroup` for one trait after the other, in one table. Traits in which all are alike are left out."""
+    """Loss in the subgroups of one trait after the other, each with its bootstrap interval over studies.
+
+    Labels are int (n_studies, 25), -1 where not labelled; probabilities (n_studies, 25, 3) as they are scored. A trait
+    tells what a study (n_studies,), a level of it (n_studies, 5) or a target of it (n_studies, 25) belongs to, as
+    Series, DataFrame or array; "" and nan belong nowhere. Categories keep their order, others come as they first
+    appear; traits in which all are alike are left out. `reference` are predictions to compare with on the same labels,
+    such as `HeldOutStudies.best_known`; there are `n` resamples.
+
+    The table has `SUBGROUP_COLUMNS`, and `REFERENCE_COLUMNS` with a reference: its loss, and how far the loss lies
+    above it, with the paired interval. nan where one of the three families has no label.
+    """
     tables = [
         loss_by_subgroup(labels, probabilities, subgroups, reference, trait=name, n=n, seed=seed)
         for name, subgroups in traits.items()
@@ -118,9 +96,8 @@ def confidence_subgroups(found: Mapping[str, DiscPoints], study_ids: Sequence[st
     """The localizer's confidence at each level as a subgroup, (n_studies, 5); nan where a study has no points."""
     names = [f"{low:g} to {high:g}" for low, high in itertools.pairwise(CONFIDENCE_EDGES)]
     values = np.array([found[s].confidence if s in found else [np.nan] * N_LEVELS for s in study_ids])
-    codes = np.where(np.isnan(values), -1, np.digitize(values, CONFIDENCE_EDGES[1:-1]))
-    dtype = pd.CategoricalDtype(names, ordered=True)
-    return pd.DataFrame({level: pd.Categorical.from_codes(codes[:, i], dtype=dtype) for i, level in enumerate(LEVELS)})
+    edges = (*CONFIDENCE_EDGES[:-1], np.inf)
+    return pd.DataFrame({v: pd.cut(values[:, i], edges, right=False, labels=names) for i, v in enumerate(LEVELS)})
 
 
 def error_subgroups(
@@ -141,18 +118,9 @@ def error_subgroups(
 def scanner_traits(series: pd.DataFrame, study_ids: Sequence[str]) -> dict[str, pd.Series]:
     """Scan parameters as subgroups of studies: sizes of pixels and slice steps, field, times, stacks, missing views.
 
-    Parameters
-    ----------
-    series : DataFrame
-        From `studies.series_table`. Of several series of a view the one with most slices counts.
-    study_ids : sequence of str
-        The order of the result.
-
-    Returns
-    -------
-    dict
-        Series (n_studies,) by trait, numbers as ordered categories; "" or nan where not known. Traits of which nothing
-        is known are left out.
+    From `studies.series_table`; of several series of a view the one with most slices counts. Gives Series (n_studies,)
+    by trait, in the order of `study_ids`, numbers as ordered categories; "" or nan where not known. Traits of which
+    nothing is known are left out. Raises `DataError` when a column is absent.
     """
     absent = sorted({"study_id", "view", "slices", "pixel_mm", "step_mm", "stacks"} - set(series.columns))
     if absent:
@@ -168,32 +136,28 @@ def scanner_traits(series: pd.DataFrame, study_ids: Sequence[str]) -> dict[str, 
         "T2 echo time, ms": table[SAGITTAL_T2].get("echo_ms"),
     }
     traits = {name: number_subgroups(values) for name, values in numbers.items() if values is not None}
-    stacks = table[AXIAL_T2]["stacks"]
-    blocks = np.select([stacks.isna(), stacks > 1], ["", "several"], "one")
-    traits["axial stacks"] = pd.Series(blocks, index=stacks.index, dtype=object)
+    stacks, sagittal = table[AXIAL_T2]["stacks"], table[SAGITTAL_T2]
+    words = {"axial stacks": np.select([stacks.isna(), stacks > 1], ["", "several"], "one")}
     if "inversion_ms" in series:
-        inverted = table[SAGITTAL_T2]["inversion_ms"].gt(0)
-        there = table[SAGITTAL_T2]["slices"].notna()
-        kind = np.select([~there, inverted], ["", "STIR"], "T2")
-        traits["fluid-sensitive"] = pd.Series(kind, index=inverted.index, dtype=object)
+        words["fluid-sensitive"] = np.select(
+            [sagittal["slices"].isna(), sagittal["inversion_ms"] > 0], ["", "STIR"], "T2"
+        )
     lacking = [[view for view in VIEWS if pd.isna(table[view]["slices"].loc[study])] for study in study_ids]
-    names = ["without " + " and ".join(views) if views else "all there" for views in lacking]
-    traits["views"] = pd.Series(names, index=list(study_ids), dtype=object)
+    words["views"] = ["without " + " and ".join(views) if views else "all there" for views in lacking]
+    traits |= {name: pd.Series(values, list(study_ids), dtype=object) for name, values in words.items()}
     return {name: values for name, values in traits.items() if (values.notna() & (values != "")).any()}
 
 
 def number_subgroups(values: pd.Series) -> pd.Series:
     """Numbers as ordered subgroups: as they are when these are few, else in three parts of equal size; nan stays."""
-    values = pd.to_numeric(values, errors="coerce")
-    known = np.sort(values.dropna().unique())
-    if len(known) <= MAX_DISTINCT:
-        names, codes = [f"{value:g}" for value in known], np.searchsorted(known, values)
-    else:
-        edges = np.unique(np.quantile(values.dropna(), np.linspace(0, 1, PARTS + 1)))
-        names = [f"{low:.3g} to {high:.3g}" for low, high in itertools.pairwise(edges)]
-        codes = np.digitize(values, edges[1:-1])
-    named = [names[code] if known else None for code, known in zip(codes, values.notna(), strict=True)]
-    return pd.Series(pd.Categorical(named, categories=list(dict.fromkeys(names)), ordered=True), index=values.index)
+    values = pd.to_numeric(values, errors="coerce").astype(float)
+    codes, known = pd.factorize(values, sort=True)
+    names = [f"{value:g}" for value in known]
+    if len(known) > MAX_DISTINCT:
+        parts, edges = pd.qcut(values, PARTS, labels=False, retbins=True, duplicates="drop")
+        codes, names = parts.fillna(-1).astype(int), [f"{a:.3g} to {b:.3g}" for a, b in itertools.pairwise(edges)]
+    named = [names[code] if code >= 0 else None for code in codes]
+    return pd.Series(pd.Categorical(named, list(dict.fromkeys(names)), ordered=True), index=values.index)
 
 
 def _categories(subgroups: object) -> list[str]:
@@ -204,15 +168,12 @@ def _categories(subgroups: object) -> list[str]:
 
 def _spread(subgroups: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Subgroups of studies or levels as those of targets, (n_studies, 25)."""
-    subgroups = np.where(pd.isna(subgroups), "", subgroups)
-    n = len(labels)
-    if subgroups.shape == (n,):
-        return np.repeat(subgroups[:, None], N_TARGETS, axis=1)
-    if subgroups.shape == (n, N_LEVELS):
-        return np.tile(subgroups, (1, N_CONDITIONS))
-    if subgroups.shape == (n, N_TARGETS):
-        return subgroups
-    raise DataError(f"subgroups must have shape ({n},), ({n}, {N_LEVELS}) or ({n}, {N_TARGETS}), got {subgroups.shape}")
+    subgroups, n = np.where(pd.isna(subgroups), "", subgroups), len(labels)
+    if subgroups.shape not in ((n,), (n, N_LEVELS), (n, N_TARGETS)):
+        expected = f"({n},), ({n}, {N_LEVELS}) or ({n}, {N_TARGETS})"
+        raise DataError(f"subgroups must have shape {expected}, got {subgroups.shape}")
+    width = 1 if subgroups.ndim == 1 else subgroups.shape[1]
+    return np.tile(subgroups.reshape(n, width), (1, N_TARGETS // width))
 
 
 def _family_means(labels: np.ndarray, probabilities: np.ndarray, counts: np.ndarray) -> np.ndarray:

@@ -17,13 +17,10 @@ from ..labels import (
     CONDITIONS,
     LEVELS,
     MISSING,
-    N_CONDITIONS,
-    N_LEVELS,
     N_SEVERITIES,
     N_TARGETS,
     PROBABILITY_COLUMNS,
     SEVERITIES,
-    SEVERITY_WEIGHTS,
     condition_title,
     encode_severities,
     level_title,
@@ -36,6 +33,7 @@ from ..metrics.score import (
     label_weights,
     log_losses,
     metric_frequencies,
+    plain_frequencies,
     read_predictions,
     uniform,
     weighted_prior,
@@ -83,12 +81,10 @@ def compare(
     folder: CompetitionFolder, study_ids: Sequence[str], labels: np.ndarray, probabilities: np.ndarray, *, name: str
 ) -> dict[str, Score]:
     """Scores of predictions (n, 25, 3), under `name`, between those of the references; labels int (n, 25)."""
-    references = reference_predictions(folder, study_ids)
-    scores = {key: competition_score(labels, value) for key, value in references.items() if key != "oracle"}
-    scores[name] = competition_score(labels, probabilities)
-    if "oracle" in references:
-        scores["oracle"] = competition_score(labels, references["oracle"])
-    return scores
+    predictions = reference_predictions(folder, study_ids)
+    oracle = predictions.pop("oracle", None)
+    predictions |= {name: probabilities} | ({} if oracle is None else {"oracle": oracle})
+    return {key: competition_score(labels, p) for key, p in predictions.items()}
 
 
 def score_frame(scores: dict[str, Score]) -> pd.DataFrame:
@@ -105,41 +101,32 @@ def grade_table(
 ) -> pd.DataFrame:
     """How well each target was predicted: one row per condition and level, or pooled over one of the two.
 
-    Parameters
-    ----------
-    labels, probabilities : ndarrays, shapes (n, 25) and (n, 25, 3)
-        Labels 0, 1, 2, or -1 where absent.
-    prior : ndarray, shape (25, 3), optional
-        Constant predictions to compare with, such as the training part's `metrics.weighted_prior`.
-    by : ("condition", "level"), ("condition",) or ("level",)
-        What has rows of its own.
-
-    Returns
-    -------
-    DataFrame
-        The columns of `by`; n (labels), moderate_share, severe_share; weighted_log_loss (the metric's term restricted
-        to the row), prior_loss (the same of `prior`, when given); auc_moderate (moderate or worse against the rest)
-        and auc_severe. nan where there is nothing to tell apart.
+    Labels are int (n, 25), -1 where absent; probabilities (n, 25, 3) as they are scored; `prior` (25, 3) is a constant
+    prediction to compare with, such as the training part's `metrics.weighted_prior`; `by` names what has rows of its
+    own, condition, level or both. Columns: those of `by`; n (labels), moderate_share, severe_share; weighted_log_loss
+    (the metric's term restricted to the row), prior_loss (the same of `prior`, when given); auc_moderate (moderate or
+    worse against the rest) and auc_severe. nan where there is nothing to tell apart.
     """
     labels, probabilities = checked_predictions(labels, probabilities)
     if not by or not set(by) <= {"condition", "level"}:
         raise DataError(f"by must name condition, level or both, got {tuple(by)}")
     if prior is not None and np.shape(prior) != (N_TARGETS, N_SEVERITIES):
         raise DataError(f"the prior must have shape ({N_TARGETS}, {N_SEVERITIES}), got {np.shape(prior)}")
-    own, rows = _weighted_losses(labels, probabilities), []
-    constant = None if prior is None else _weighted_losses(labels, np.broadcast_to(prior, probabilities.shape))
     weights = label_weights(labels)
-    targets = pd.DataFrame({"condition": np.repeat(CONDITIONS, N_LEVELS), "level": LEVELS * N_CONDITIONS})
+    losses = {"weighted_log_loss": log_losses(labels, probabilities) * weights}
+    if prior is not None:
+        losses["prior_loss"] = log_losses(labels, np.broadcast_to(prior, probabilities.shape)) * weights
+    targets = pd.DataFrame([(c, v) for c in CONDITIONS for v in LEVELS], columns=["condition", "level"])
+    rows = []
     for names, group in targets.groupby(list(by), sort=False):
         columns = group.index.to_numpy()
         known = labels[:, columns] != MISSING
         true, predicted = labels[:, columns][known], probabilities[:, columns][known]
+        shares = {"moderate_share": (true == 1).sum(), "severe_share": (true == 2).sum()}
         row = dict(zip(by, names, strict=True)) | {"n": len(true)}
-        row |= {"moderate_share": _mean(true == 1), "severe_share": _mean(true == 2)}
+        row |= {name: count / len(true) if len(true) else np.nan for name, count in shares.items()}
         total = weights[:, columns].sum()
-        row["weighted_log_loss"] = own[:, columns].sum() / total if total else np.nan
-        if constant is not None:
-            row["prior_loss"] = constant[:, columns].sum() / total if total else np.nan
+        row |= {name: loss[:, columns].sum() / total if total else np.nan for name, loss in losses.items()}
         row["auc_moderate"] = _auc(true >= 1, predicted[:, 1:].sum(axis=1))
         row["auc_severe"] = _auc(true == 2, predicted[:, 2])
         rows.append(row)
@@ -156,44 +143,32 @@ def by_level(table: pd.DataFrame, column: str) -> pd.DataFrame:
     return grid.rename(index=condition_title, columns=level_title).rename_axis(index=None, columns=None)
 
 
-def reliability(labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 8, weighted: bool = True) -> pd.DataFrame:
+def reliability(
+    labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 8, weighted: bool = False
+) -> pd.DataFrame:
     """Observed frequency against predicted probability, per family and severity, in bins of equal information.
 
-    Parameters
-    ----------
-    labels, probabilities : ndarrays, shapes (n, 25) and (n, 25, 3)
-    bins : int
-        At most so many for each severity, with equal sums of p (1 - p). Of equally many predictions, nearly all bins
-        of a rare class would lie at 0.
-    weighted : bool
-        Count a label 1, 2 or 4 times by its severity, as the metric does. A network trained on the metric predicts
-        these weighted frequencies, so this is the fair comparison; against plain ones it seems to overestimate.
+    Labels are int (n, 25), -1 where absent; probabilities (n, 25, 3) as they are scored, with the metric's weights
+    1, 2, 4. They are compared as plain frequencies, which people are shown, or, if `weighted`, as they are, with labels
+    that count 1, 2 or 4 times by their severity. At most so many `bins` for each severity have equal sums of p (1 - p):
+    of equally many predictions, nearly all bins of a rare class would lie at 0.
 
-    Returns
-    -------
-    DataFrame
-        family, severity (0, 1, 2), share (of the family's weight that lies in the bin), predicted and observed (means
-        in the bin), standard_error (of observed around predicted, targets taken as independent).
+    Columns: family, severity (0, 1, 2), share (of the family's weight that lies in the bin), predicted and observed
+    (means in the bin), standard_error (of observed around predicted, targets taken as independent).
     """
     labels, probabilities = checked_predictions(labels, probabilities)
+    weights = label_weights(labels) if weighted else (labels != MISSING).astype(float)
+    probabilities = probabilities if weighted else plain_frequencies(probabilities)
     rows = []
     for family, targets in FAMILY_TARGETS.items():
         known = labels[:, targets] != MISSING
-        true, predicted = labels[:, targets][known], probabilities[:, targets][known]
-        weight = np.asarray(SEVERITY_WEIGHTS)[true] if weighted else np.ones(len(true))
+        true, predicted, weight = (a[:, targets][known] for a in (labels, probabilities, weights))
         for severity in range(N_SEVERITIES):
             for chunk in _equally_uncertain(predicted[:, severity], bins):
                 w, p, hit = weight[chunk], predicted[chunk, severity], true[chunk] == severity
-                rows.append(
-                    {
-                        "family": family,
-                        "severity": severity,
-                        "share": w.sum() / weight.sum(),
-                        "predicted": np.average(p, weights=w),
-                        "observed": np.average(hit, weights=w),
-                        "standard_error": np.sqrt((w**2 * (hit - p) ** 2).sum()) / w.sum(),
-                    }
-                )
+                means = (np.average(values, weights=w) for values in (p, hit))
+                error = np.sqrt((w**2 * (hit - p) ** 2).sum()) / w.sum()
+                rows.append((family, severity, w.sum() / weight.sum(), *means, error))
     return pd.DataFrame(rows, columns=["family", "severity", "share", "predicted", "observed", "standard_error"])
 
 
@@ -203,56 +178,38 @@ def calibration_error(table: pd.DataFrame) -> pd.DataFrame:
     `error` is the mean distance of predicted and observed over bins and severities; `by_chance` is what a calibrated
     network would show on so few labels (the mean distance of a normal variable is 0.80 standard deviations).
     """
-    parts = pd.DataFrame(
-        {
-            "error": table["share"] * (table["predicted"] - table["observed"]).abs() / N_SEVERITIES,
-            "by_chance": table["share"] * np.sqrt(2 / np.pi) * table["standard_error"] / N_SEVERITIES,
-        }
-    )
-    return parts.groupby(table["family"], sort=False).sum()
+    share = table["share"] / N_SEVERITIES
+    error = share * (table["predicted"] - table["observed"]).abs()
+    by_chance = share * np.sqrt(2 / np.pi) * table["standard_error"]
+    return pd.DataFrame({"error": error, "by_chance": by_chance}).groupby(table["family"], sort=False).sum()
 
 
 def worst_cases(labels: np.ndarray, probabilities: np.ndarray, study_ids: Sequence[str], n: int = 6) -> pd.DataFrame:
-    """The `n` targets that cost the score most, one a study, the costliest first.
+    """The `n` targets that cost the score most, one a study, the costliest first; fewer where fewer have labels.
 
-    Returns
-    -------
-    DataFrame
-        study_id, condition, level, label (a severity), normal_mild, moderate, severe (predicted), loss (weight of the
-        label times -ln p of it). Fewer than `n` rows when fewer studies have labels.
+    Columns: study_id, condition, level, label (a severity), normal_mild, moderate, severe (predicted, as plain
+    frequencies), loss (weight of the label times -ln p of it, p as it is scored).
     """
     labels, probabilities = checked_predictions(labels, probabilities)
     if len(study_ids) != len(labels):
         raise DataError(f"expected as many studies as rows of labels, got {len(study_ids)} and {len(labels)}")
-    return costliest_targets(_weighted_losses(labels, probabilities), labels, probabilities, study_ids, n)
+    costs = log_losses(labels, probabilities) * label_weights(labels)
+    return costliest_targets(costs, labels, probabilities, study_ids, n)
 
 
 def costliest_targets(
     costs: np.ndarray, labels: np.ndarray, probabilities: np.ndarray, study_ids: Sequence[str], n: int
 ) -> pd.DataFrame:
     """The labelled target of the highest cost of each study, in the form of `worst_cases`; costs (n_studies, 25)."""
-    costs = np.where(labels == MISSING, -np.inf, costs)
-    worst = costs.argmax(axis=1)
-    largest = costs.max(axis=1)
+    costs, shown = np.where(labels == MISSING, -np.inf, costs), plain_frequencies(probabilities)
     rows = []
-    for study in [i for i in np.argsort(-largest, kind="stable") if np.isfinite(largest[i])][:n]:
-        condition, level = divmod(int(worst[study]), N_LEVELS)
-        rows.append(
-            {
-                "study_id": str(study_ids[study]),
-                "condition": CONDITIONS[condition],
-                "level": LEVELS[level],
-                "label": SEVERITIES[labels[study, worst[study]]],
-                **dict(zip(PROBABILITY_COLUMNS, probabilities[study, worst[study]], strict=True)),
-                "loss": largest[study],
-            }
-        )
+    for study in np.argsort(-costs.max(axis=1), kind="stable")[:n]:
+        target = int(costs[study].argmax())
+        if labels[study, target] != MISSING:
+            place = CONDITIONS[target // len(LEVELS)], LEVELS[target % len(LEVELS)]
+            label = SEVERITIES[labels[study, target]]
+            rows.append((str(study_ids[study]), *place, label, *shown[study, target], costs[study, target]))
     return pd.DataFrame(rows, columns=["study_id", "condition", "level", "label", *PROBABILITY_COLUMNS, "loss"])
-
-
-def _weighted_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """Weight times -ln p of the label, (n, 25), 0 where absent."""
-    return log_losses(labels, probabilities) * label_weights(labels)
 
 
 def _equally_uncertain(p: np.ndarray, bins: int) -> list[np.ndarray]:
@@ -264,10 +221,6 @@ def _equally_uncertain(p: np.ndarray, bins: int) -> list[np.ndarray]:
     bins = min(bins, max(3, int(total[-1] / 3)))  # a part that sums to 3 knows its share to 0.14, like 12 tossed coins
     edges = np.searchsorted(total, total[-1] * np.arange(1, bins) / bins)
     return [chunk for chunk in np.split(order, edges) if len(chunk)]
-
-
-def _mean(values: np.ndarray) -> float:
-    return float(values.mean()) if values.size else float("nan")
 
 
 def _auc(positive: np.ndarray, score: np.ndarray) -> float:

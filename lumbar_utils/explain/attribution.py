@@ -1,8 +1,18 @@
 """Where in the crops a prediction comes from: attribution maps over the crops in 3D, for every target and view.
 
-The maps are made by integrated gradients (see `integrated_gradients`) and have the crop's own resolution. How far they
-can be trusted is measured on phantoms by `benchmarks/attribution_sanity.py`, with the sanity check of Adebayo and
-others (2018, NeurIPS): the same network with random weights must not find the narrowing.
+Integrated gradients (Sundararajan, Taly and Yan 2017, ICML, arXiv:1703.01365): the crop is faded in from a neutral one,
+and at every voxel the score's gradients on the way are averaged and multiplied by what the voxel changed. Summed over
+the crop the result is the score of the crop less that of the neutral one, so a constant part of the features, such as
+what padding and batch normalisation make of nothing at all, cannot be on the map. Neutral is 0, what lies outside the
+crop as well (see `models.inputs`), so the rim of a crop stands out no more than it does in the image.
+
+Two things make the map of a small network readable. It strides by 4 voxels before its first block, so that gradients
+come in a grid of that width; each step of the way is therefore taken with the crop shifted by up to such a stride, and
+shifted back. And single voxels' gradients are noise, so the map is smoothed, in millimetres, as gradients are averaged
+over noisy copies by SmoothGrad (Smilkov and others 2017, arXiv:1706.03825), before its negative part is left out.
+
+How far the maps can be trusted is measured on phantoms by `benchmarks/attribution_sanity.py`, with the sanity check of
+Adebayo and others (2018, NeurIPS): the same network with random weights must not find the narrowing.
 """
 
 from __future__ import annotations
@@ -13,31 +23,35 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from scipy.ndimage import gaussian_filter, shift
+from torch.nn.functional import pad
 
-from ..crops.extraction import StudyCrops
+from ..crops.extraction import LATERAL_AXIS, StudyCrops
+from ..devices import choose_compute
 from ..errors import DataError
 from ..labels import N_LEVELS, N_SEVERITIES, N_TARGETS, VIEWS, target_index
 from ..models.classifier import LumbarClassifier
 from ..models.inputs import batch_of, study_input
-from .integrated_gradients import attributions, log_odds, smoothed
 
 if TYPE_CHECKING:
     from ..inference.predictor import Predictor
+
+STEPS = 12
+"""On the way from the neutral crop, in pairs with mirrored shifts; an even number."""
+SHIFTS = (2, 4, 4)
+"""Largest shift in voxels, slices first."""
+SMOOTHING_MM = 4.0
+"""Standard deviation of the Gaussian over the map."""
 
 
 @dataclass(frozen=True, eq=False)
 class StudyAttribution:
     """What in a study's crops speaks for a narrowing, target by target.
 
-    Attributes
-    ----------
-    study_id : str
-    maps : dict view -> ndarray of float32, shape (25, D, H, W)
-        For each target the map over the crop of its level, in the crop's own voxels (see `StudyCrops`), not negative;
-        0 where nothing was scanned, and everywhere in a view that is missing. All views of a target have one scale.
-    scores : ndarray of float64, shape (25,)
-        The log odds that the maps explain: of moderate or severe against normal/mild, or of one severity against the
-        two others.
+    `maps` are float32 (25, D, H, W) by view: for each target the map over the crop of its level, in the crop's own
+    voxels (see `StudyCrops`), not negative; 0 where nothing was scanned, and everywhere in a view that is missing. All
+    views of a target have one scale. `scores` (25,) are the log odds that the maps explain: of moderate or severe
+    against normal/mild, or of one severity against the two others, as the network's loss, weights included, made them.
     """
 
     study_id: str
@@ -71,23 +85,12 @@ def attribution_maps(
     targets: Sequence[int] | None = None,
     severity: int | None = None,
 ) -> StudyAttribution:
-    """Attribution maps of one study.
+    """Attribution maps of one study; those of a Predictor are the weighted mean of its networks'.
 
-    Parameters
-    ----------
-    network : LumbarClassifier or Predictor
-        The maps of a Predictor are the weighted mean of its networks'.
-    crops : StudyCrops
-        Of the specification that the network was trained on.
-    targets : sequence of int, optional
-        Indices into `labels.TARGETS`; the others' maps and scores stay 0. Default all 25.
-    severity : {0, 1, 2}, optional
-        Explain the log odds of this severity against the two others instead of those of moderate or severe.
-
-    Raises
-    ------
-    DataError
-        When the crops do not fit, or there is no such target or severity.
+    Crops are of the specification that the network was trained on. `targets` are indices into `labels.TARGETS`, default
+    all 25; the others' maps and scores stay 0. `severity` 0, 1 or 2 explains the log odds of this severity against the
+    two others instead of those of moderate or severe. Raises `DataError` when the crops do not fit, or there is no such
+    target or severity.
     """
     if severity is not None and severity not in range(N_SEVERITIES):
         raise DataError(f"severity must be 0, 1 or 2, got {severity}")
@@ -102,12 +105,8 @@ def attribution_maps(
             f"{[spec.to_json() for spec in network.specs]}; explain its networks one by one"
         )
     results = [_maps_of_one(model, crops, chosen, severity) for model in network.models]
-    maps = {
-        view: sum(weight * one.maps[view] for weight, one in zip(network.weights, results, strict=True)).astype("f4")
-        for view in VIEWS
-    }
-    scores = sum(weight * one.scores for weight, one in zip(network.weights, results, strict=True))
-    return StudyAttribution(crops.study_id, maps, scores)
+    maps = {view: np.average([r.maps[view] for r in results], 0, network.weights).astype("f4") for view in VIEWS}
+    return StudyAttribution(crops.study_id, maps, np.average([r.scores for r in results], 0, network.weights))
 
 
 def _maps_of_one(
@@ -133,7 +132,65 @@ def _maps_of_one(
                 spacing = np.divide(crops.spec.extents[view], crops.spec.shapes[view])  # mm along the crop's axes
                 found = attributions(model, images[view][0, level], known, i, level, wanted, severity=severity)
                 for target, values in found.items():
-                    maps[view][target] = smoothed(values, spacing) * crops.covered[view][level]
+                    smooth = gaussian_filter(values, SMOOTHING_MM / spacing, mode="constant")
+                    maps[view][target] = np.maximum(smooth, 0) * crops.covered[view][level]
     finally:
         model.train(was_training)
     return StudyAttribution(crops.study_id, maps, scores)
+
+
+def log_odds(logits: torch.Tensor, severity: int | None) -> torch.Tensor:
+    """Log odds (..., 25) of moderate or severe, or of one severity, from logits (..., 25, 3)."""
+    logits = logits.float()
+    if severity is None:
+        return logits[..., 1:].logsumexp(-1) - logits[..., 0]
+    others = [k for k in range(N_SEVERITIES) if k != severity]
+    return logits[..., severity] - logits[..., others].logsumexp(-1)
+
+
+def attributions(
+    model: LumbarClassifier,
+    image: torch.Tensor,
+    known: Sequence[torch.Tensor],
+    view: int,
+    level: int,
+    targets: Sequence[int],
+    *,
+    severity: int | None = None,
+    steps: int = STEPS,
+    shifts: tuple[int, int, int] = SHIFTS,
+) -> dict[int, np.ndarray]:
+    """Each target's map (D, H, W) over one crop, neither smoothed nor cut off at 0; the other crops stay as they are.
+
+    `image` (D, H, W) is the crop as `models.inputs.study_input` makes it, of that view and level; `known` are the
+    features (1, 5, sides, F) of all views of the study; the model is in evaluation mode. Without shifts the sum of a
+    map is about the score of the study less that of one with a neutral crop.
+    """
+    rng = np.random.default_rng(0)
+    moves = [tuple(int(rng.integers(-most, most + 1)) for most in shifts) for _ in range(steps)]
+    for first in range(0, steps - 1, 2):  # in pairs, mirror images of each other: so are a mirrored study's maps then
+        across = LATERAL_AXIS[VIEWS[view]]
+        moves[first + 1] = tuple(-by if axis == across else by for axis, by in enumerate(moves[first]))
+    padded = pad(image[None], [most for most in reversed(shifts) for _ in range(2)], mode="replicate")[0]
+    starts = np.subtract(shifts, moves)
+    moved = torch.stack([padded[tuple(map(slice, start, start + image.shape))] for start in starts])
+    weights = (torch.arange(steps, device=image.device) // 2 * 2 + 1) / steps
+    path = (moved * weights[:, None, None, None]).requires_grad_()
+    here = torch.zeros((steps, N_LEVELS), dtype=torch.bool, device=image.device)
+    here[:, level] = True
+    compute = choose_compute(str(image.device))
+    if compute.scales_gradients:  # float16, in which small gradients would be 0
+        compute = choose_compute(str(image.device), "float32")
+    with torch.enable_grad(), compute.autocast():
+        whole = torch.stack([path if i == level else torch.zeros_like(path) for i in range(N_LEVELS)], dim=1)
+        encoded = model._encode(view, whole, here)
+        features = [other.expand(steps, -1, -1, -1) for other in known]
+        features[view] = torch.where(here[..., None, None], encoded, features[view])
+        odds = log_odds(model.head(features).float() + model.bias, severity)
+    found = {}
+    for target in targets:
+        (gradient,) = torch.autograd.grad(odds[:, target].sum(), path, retain_graph=True)
+        products = (gradient.float() * moved).cpu().numpy()
+        back = [shift(p, np.negative(move), order=0) for p, move in zip(products, moves, strict=True)]
+        found[target] = np.mean(back, axis=0)  # what was moved out of the crop is 0
+    return found

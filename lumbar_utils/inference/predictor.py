@@ -25,6 +25,7 @@ from ..devices import Compute
 from ..errors import PRIOR, DataError, Issue
 from ..labels import VIEWS
 from ..localization import DiscPoints, localizer_origin, open_localizer
+from ..metrics.score import metric_frequencies, plain_frequencies
 from ..models.ensemble import ENSEMBLE, Ensemble, member_folders, run_of
 from ..models.inputs import study_input
 from ..models.run_folder import CONFIG, WEIGHTS, load_model
@@ -43,22 +44,20 @@ logger = logging.getLogger(__name__)
 class Predictor:
     """A trained run, or an ensemble of several, ready to predict.
 
-    Probabilities are the weighted mean of the members', then calibrated where the ensemble says how. All members are
-    held on the device at once (a 3D ResNet18 classifier takes 0.4 GB); crops are cut once per specification.
+    Probabilities are the weighted mean of the members', then calibrated where the ensemble says how. As arrays they
+    carry the metric's weights 1, 2, 4, also those of members trained without; in a `StudyPrediction` they are plain.
+    All members are held on the device at once (a 3D ResNet18 classifier takes 0.4 GB); crops are cut once per
+    specification.
 
     Parameters
     ----------
     run : path-like
         A run folder written by `training.fit`, a folder with `ensemble.json`, or such a JSON file.
-    device : str or sequence of str, optional
-        See `networks.choose_devices`; on several, each holds all members and batches are split over them.
-        Default: all usable GPUs, else the CPU.
-    precision : str
-        See `devices.choose_compute`.
+    device, precision
+        See `networks.choose_devices`; on several devices, each holds all members and batches are split over them.
     localizer : DiscLocalizer, optional
-        Finds the discs for `predict_study` and `predict_studies`; default: `localizer/` beside the classifier's folder,
-        whose points its training crops were cut around, else the one that ships with the library. Read when it is first
-        needed.
+        Default: `localizer/` beside the classifier's folder, whose points its training crops were cut around, else the
+        one that ships with the library. Read when it is first needed.
     mirror : bool
         Average with the prediction for the mirrored study; twice the time.
     batch_size : int
@@ -69,16 +68,13 @@ class Predictor:
     specs : tuple of CropSpec
         The different crops that the members take; `spec` is the first of them.
     prior : ndarray, shape (25, 3)
-        Weighted mean of the members' class priors.
+        Weighted mean of the members' class priors, with the metric's weights.
     synthetic_only : bool
         True when any member was trained on synthetic phantoms only.
     lost_device : str
         Which GPU failed on the way, and how; "" while all is well.
 
-    Raises
-    ------
-    DataError
-        When a member's folder does not hold a finished run.
+    Raises `DataError` when a member's folder does not hold a finished run.
     """
 
     def __init__(
@@ -101,6 +97,7 @@ class Predictor:
         for config in configs:  # a specification cannot be hashed
             self.specs += () if config.crops in self.specs else (config.crops,)
         self._spec_of = [self.specs.index(config.crops) for config in configs]
+        self._plain = [i for i, c in enumerate(configs) if not c.training.get("class_weights", True)]
         self.prior = np.tensordot(self.weights, [config.prior for config in configs], axes=1)
         self.synthetic_only = any(config.synthetic_only for config in configs)
         self._localizer, self.mirror, self.batch_size = localizer, mirror, batch_size
@@ -159,6 +156,8 @@ class Predictor:
     def predict_crops(self, crops: Iterable[StudyCrops | Sequence[StudyCrops]]) -> np.ndarray:
         """Predict studies from their crops: float64 (n, 25, 3), rows summing to one; nan where no network is finite.
 
+        As the metric wants them, with its weights 1, 2, 4; `metrics.plain_frequencies` takes these out.
+
         A study is given as its crops or, for networks trained on crops of several specifications, as a sequence with
         one of each of `specs`. Read `batch_size` at a time, so a generator keeps memory flat. Raises `DataError` when
         crops of a specification that a network was trained on are not among a study's.
@@ -176,7 +175,9 @@ class Predictor:
         while chunk := list(islice(remaining, self.window)):
             inputs = [[study_input(_of_spec(item, spec)) for item in chunk] for spec in self.specs]
             batches.append(self.networks.predict(inputs, self._spec_of, plan, self.batch_size))
-        return np.concatenate(batches, axis=1)
+        by_member = np.concatenate(batches, axis=1)
+        by_member[self._plain] = metric_frequencies(by_member[self._plain])
+        return by_member
 
     def _mean(self, by_member: np.ndarray) -> np.ndarray:
         """Calibrated weighted mean of those members' probabilities that are finite, (n_studies, 25, 3)."""
@@ -188,14 +189,7 @@ class Predictor:
         return mean if self.calibration is None else self.calibration.apply(mean)
 
     def predict_study(self, study: Study, discs: DiscPoints | None = None) -> StudyPrediction:
-        """Locate, crop and predict one study; never raises for what the study is like.
-
-        Parameters
-        ----------
-        study : Study
-        discs : DiscPoints, optional
-            Known canal points; default: found by the localizer.
-        """
+        """Locate (unless points are given), crop and predict one study; never raises for what the study is like."""
         localizer = self.localizer if discs is None else None
         return self._predict([preprocess_study(study, localizer, self.specs, discs)], self.plan)[0]
 
@@ -210,19 +204,11 @@ class Predictor:
     ) -> Iterator[StudyPrediction]:
         """Read and predict many studies in batches, in their order; memory stays flat.
 
-        Parameters
-        ----------
-        sources : iterable of StudySource
-        n_jobs : int, optional
-            Processes that read, locate and crop while this one predicts. Default: as the user's
-            `joblib.parallel_config` says, which may name any backend, such as dask; else all is done here, one study
-            after the other.
-        deadline : Deadline, optional
-            Predicts with less, and in the end not at all, rather than late; default: no limit.
-        study_seconds : float, optional
-            A study that takes longer is given up; see `preprocessing` for what can be interrupted.
-
-        Raises `DataError` when there is no localizer. One that cannot be sent to other processes is used in this one.
+        `n_jobs` processes read, locate and crop while this one predicts; default as the user's `joblib.parallel_config`
+        says, which may name any backend, such as dask, else all is done here, one study after the other. With a
+        `deadline` it predicts with less, and in the end not at all, rather than late. A study that takes longer than
+        `study_seconds` is given up; see `preprocessing` for what can be interrupted. Raises `DataError` when there is
+        no localizer. One that cannot be sent to other processes is used in this one.
         """
         options = {} if deadline is None else {"time_left": deadline.left}
         options |= {"n_jobs": n_jobs, "window": self.window, "study_seconds": study_seconds}
@@ -259,7 +245,7 @@ class Predictor:
         level = logging.DEBUG if late else logging.WARNING
         logger.log(level, "study %s: %s; the class prior is used", study_id, "; ".join(map(str, issues)))
         options = {"issues": issues, "fallback": True, "synthetic_only": self.synthetic_only}
-        return StudyPrediction(study_id, self.prior, discs, tuple(VIEWS), **options)
+        return StudyPrediction(study_id, plain_frequencies(self.prior), discs, tuple(VIEWS), **options)
 
     def _out_of_time(self, item: PreprocessedStudy) -> StudyPrediction:
         late = Issue("out_of_time", "not predicted: the run's time was over", item.study_id)
@@ -296,7 +282,7 @@ class Predictor:
             logger.warning("study %s: %s", study_id, text)
             issues.append(Issue("network_not_finite", text, study_id))
         options = {"issues": tuple(issues), "synthetic_only": self.synthetic_only}
-        return StudyPrediction(study_id, probabilities, item.discs, item.missing, **options)
+        return StudyPrediction(study_id, plain_frequencies(probabilities), item.discs, item.missing, **options)
 
     def _moves_to_cpu(self, item: PreprocessedStudy, plan: Plan, error: Exception) -> bool:
         """Whether a study that failed on a GPU can be predicted on the CPU; the GPU is then not used any more."""

@@ -31,18 +31,18 @@ from ..labels import (
     split_row_id,
 )
 from ..localization import DiscPoints
-from ..metrics.score import EPSILON, prediction_table
+from ..metrics.score import EPSILON, metric_frequencies, prediction_table
 from ..notebook_html import card, tinted
 
 logger = logging.getLogger(__name__)
 
 PHANTOM_NOTE = "a synthetic phantom, not a patient"
 SYNTHETIC_WARNING = "trained on synthetic phantoms only: these grades mean nothing for patients"
-WEIGHTED_NOTE = (
-    "Probabilities count a moderate grade twice and a severe one four times, as the RSNA 2024 metric does: "
-    "worse grades come out more probable than they are."
+FREQUENCY_NOTE = (
+    "Probabilities are plain frequencies, how often a reader would give each grade, "
+    "without the weights 1, 2, 4 of the RSNA 2024 metric."
 )
-"""Stated wherever people read probabilities; `metrics.plain_frequencies` removes the weights."""
+"""Stated wherever people read probabilities."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,8 +53,8 @@ class StudyPrediction:
     ----------
     study_id : str
     probabilities : ndarray of float64, shape (25, 3)
-        In the order of `labels.TARGETS` and `labels.SEVERITIES`; rows sum to one. As the metric wants them, with its
-        weights 1, 2, 4: see `WEIGHTED_NOTE`.
+        In the order of `labels.TARGETS` and `labels.SEVERITIES`; rows sum to one. Plain frequencies, which people are
+        shown; `weighted` is what is submitted.
     discs : DiscPoints or None
         Where the discs were found; None when they were not.
     missing_views : tuple of str
@@ -86,6 +86,11 @@ class StudyPrediction:
             raise DataError(f"study {self.study_id}: probabilities must sum to one, got {p.sum(axis=-1)}")
         object.__setattr__(self, "probabilities", p)
 
+    @property
+    def weighted(self) -> np.ndarray:
+        """The probabilities (25, 3) with the metric's weights 1, 2, 4, which it rewards; for the submission alone."""
+        return metric_frequencies(self.probabilities)
+
     def table(self) -> pd.DataFrame:
         """Probability of moderate or severe, conditions by levels."""
         worse = 1 - self.probabilities[:, 0].reshape(len(CONDITIONS), N_LEVELS)
@@ -95,7 +100,7 @@ class StudyPrediction:
         notes = [SYNTHETIC_WARNING] if self.synthetic_only else []
         notes += ["class prior instead of a prediction"] if self.fallback else []
         notes += [f"missing: {view}" for view in self.missing_views] + list(map(str, self.issues))
-        notes += [WEIGHTED_NOTE]
+        notes += [FREQUENCY_NOTE]
         cells = [_prior_cell(p) if self.fallback else _grade_cell(p) for p in self.probabilities]
         rows = [(level_title(level), *cells[i::N_LEVELS]) for i, level in enumerate(LEVELS)]
         head = ("", *(condition_title(condition).replace("Neural ", "") for condition in CONDITIONS))
@@ -123,7 +128,7 @@ def write_submission(
     fallback: np.ndarray | None = None,
     events: Sequence[Issue] = (),
 ) -> Path:
-    """Write `submission.csv` and its logs, each atomically.
+    """Write `submission.csv`, whose probabilities carry the metric's weights, and its logs, each atomically.
 
     Parameters
     ----------
@@ -136,7 +141,7 @@ def write_submission(
         without a prediction get `fallback`. A sample that does not list every study (Kaggle's public one lists
         one) gives its column order only. Without a sample: studies as given, targets in `TARGETS` order.
     fallback : ndarray, shape (25, 3), optional
-        For rows that the sample names and no prediction covers; default uniform.
+        For rows that the sample names and no prediction covers, with the metric's weights; default uniform.
     events : sequence of Issue
         What happened to the run as a whole; the first lines of the records.
 
@@ -149,7 +154,7 @@ def write_submission(
     ids = [p.study_id for p in predictions]
     if len(set(ids)) != len(ids):
         raise DataError(f"study {next(s for s in ids if ids.count(s) > 1)!r} is predicted more than once")
-    values = np.clip([p.probabilities for p in predictions], EPSILON, None).reshape(-1, N_TARGETS, N_SEVERITIES)
+    values = np.clip([p.weighted for p in predictions], EPSILON, None).reshape(-1, N_TARGETS, N_SEVERITIES)
     values = values / values.sum(axis=-1, keepdims=True)
     table = prediction_table(ids, values)
     filled: list[str] = []

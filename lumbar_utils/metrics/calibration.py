@@ -1,8 +1,10 @@
 """Temperature and class scaling, fitted on out-of-fold predictions by the competition's metric itself.
 
 Per family of targets (spinal, foraminal, subarticular) the calibrated probabilities are
-softmax(log p / temperature + bias): three numbers a family, nine in all. A ridge draws them towards the identity, so
-that few studies cannot make them wild, and the score on the studies that they were fitted on never gets worse.
+softmax(log p / temperature + bias): three numbers a family, nine in all. They are fitted on probabilities that carry
+the metric's weights 1, 2, 4, as all tables of predictions do, and so do the calibrated ones. A ridge draws them towards
+the identity, so that few studies cannot make them wild, and the score on the studies that they were fitted on never
+gets worse.
 
 Out-of-fold predictions are those of one network each. The mean over an ensemble's networks is less sure of itself than
 any of them, so a temperature above 1 that was fitted on single networks is a little too high for their mean.
@@ -29,19 +31,10 @@ NO_BIAS = (0.0,) * N_SEVERITIES
 
 @dataclass(frozen=True)
 class Calibration:
-    """What is done to the logarithms of predicted probabilities; the default changes nothing.
+    """What is done to the logarithms of predicted probabilities, by family; the default changes nothing.
 
-    Parameters
-    ----------
-    temperature : mapping family -> float
-        Positive; above 1 makes predictions less sure. Families are those of `metrics.score.FAMILY_TARGETS`.
-    bias : mapping family -> (float, float, float)
-        Added for normal/mild, moderate and severe after the division by the temperature; the first is 0.
-
-    Raises
-    ------
-    DataError
-        When a family is absent or unknown, or a number is not one.
+    `temperature` is positive, above 1 it makes predictions less sure; `bias` is added for normal/mild (0), moderate and
+    severe after the division by it. Raises `DataError` when a family is absent or unknown, or a number is not one.
     """
 
     temperature: Mapping[str, float] = field(default_factory=lambda: dict.fromkeys(FAMILY_TARGETS, 1.0))
@@ -90,19 +83,10 @@ class Calibration:
 
 
 def fit_calibration(labels: np.ndarray, probabilities: np.ndarray) -> Calibration:
-    """The calibration that minimises the competition's score of predictions, fourth term included.
+    """The calibration that minimises the competition's score of out-of-fold predictions, fourth term included.
 
-    Parameters
-    ----------
-    labels : int array, shape (n_studies, 25)
-        0, 1, 2, or -1 where there is no label. A family without any label is left as it is.
-    probabilities : float array, shape (n_studies, 25, 3)
-        Of networks that have not seen these studies: out-of-fold predictions.
-
-    Raises
-    ------
-    DataError
-        When shapes do not fit or a prediction of a labelled target is not finite or negative.
+    Labels int (n, 25), -1 = not labelled, probabilities (n, 25, 3); a family without any label is left as it is. Raises
+    `DataError` as `competition_score`.
     """
     competition_score(labels, probabilities)  # raises for what cannot be scored
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)

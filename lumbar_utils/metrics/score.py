@@ -184,10 +184,12 @@ def uniform() -> np.ndarray:
 
 
 def plain_frequencies(probabilities: np.ndarray) -> np.ndarray:
-    """Probabilities (..., 3) of a network trained on the metric, without the metric's weights 1, 2, 4.
+    """Probabilities (..., 3) as the metric wants them, without its weights 1, 2, 4: what people are shown.
 
     The weighted log loss is least where a network predicts weight times frequency. Its most probable class is severe
-    as soon as one in five such cases is, which no reader means by "severe".
+    as soon as one in five such cases is, which no reader means by "severe". Arrays and tables of predictions, as
+    `Predictor.predict_crops`, `oof.csv` and `submission.csv`, carry the weights; `StudyPrediction.probabilities` and
+    whatever is drawn or reported are plain.
     """
     plain = np.asarray(probabilities, dtype=np.float64) / SEVERITY_WEIGHTS
     return plain / plain.sum(axis=-1, keepdims=True)

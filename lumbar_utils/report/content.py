@@ -1,31 +1,8 @@
 """What a report says, in numbers: the JSON beside every page, from which the page is made.
 
-Keys of a report, version 1; `report.schema.json` beside this file is the same as a JSON Schema. Numbers of a study
-are probabilities from 0 to 1, millimetres in patient coordinates (LPS), or degrees.
-
-schema, schema_version  `SCHEMA`, `SCHEMA_VERSION`
-study_id, created       as text; time of writing, UTC, ISO 8601
-notice, warnings        that it is research software; what must be read before the grades (synthetic weights, prior)
-synthetic               {"weights", "study"}: trained on phantoms only; the study itself is a phantom
-fallback                true when the class prior is used instead of a prediction
-summary                 any_severe: the largest probability of "severe" among the 25 targets; any_severe_spinal: that of
-                        the canal's five, as in the competition's metric; worst: the target any_severe belongs to;
-                        counts: targets by most probable grade; disc_confidence: the least of the five, null where no
-                        disc was found
-grades                  25 of {level, condition, grade (the most probable), probabilities {normal_mild, moderate,
-                        severe}}, in the order of `labels.TARGETS`; with the metric's weights 1, 2, 4, so that worse
-                        grades come out more probable than they are
-discs                   null, or {series_id, source, levels: 5 of {level, point_lps_mm, confidence, flag}}
-crops                   15 of {view, level, covered (share of the box), series_id, stack, instance_numbers,
-                        angle_degrees}; series_id and what follows are null where no scan shows the level
-series                  what was there: {series_id, view, slices, stacks, pixel_spacing_mm, slice_spacing_mm}
-missing_views           of which nothing could be used
-issues                  records with code, series, file, view and message of what was left out
-flags                   of `FLAGS`, what the index filters by
-model                   what predicted, as the caller describes it: name, networks, mirrored, calibrated, disc_localizer
-versions                of Python and the packages that a result depends on
-
-Nothing comes from a header that could name a patient: no names, dates or descriptions; paths are cut from issues.
+`report.schema.json` beside this file names and explains every key, as a JSON Schema. Numbers of a study are
+probabilities from 0 to 1, which are plain frequencies, millimetres in patient coordinates (LPS), or degrees. Nothing
+comes from a header that could name a patient: no names, dates or descriptions; paths are cut from issues.
 """
 
 from __future__ import annotations
@@ -47,22 +24,25 @@ from ..labels import (
     LEVELS,
     N_LEVELS,
     PROBABILITY_COLUMNS,
-    TARGETS,
     VIEWS,
     condition_title,
     level_title,
     target_index,
 )
 from ..localization.evaluation import level_labelling_uncertain
+from ..metrics.score import SEVERE
 
 if TYPE_CHECKING:
     from ..crops.extraction import StudyCrops
+    from ..localization import DiscPoints
     from ..studies.study import Study
 
-SCHEMA, SCHEMA_VERSION = "lumbar_utils/report", 1
+SCHEMA, SCHEMA_VERSION = "lumbar_utils/report", 2
 NOTICE = "Research use only. Not a medical device, not for diagnosis."
-PRIOR_WARNING = "not predicted: the class prior of the training part is shown instead; it knows nothing of this patient"
-LEVELS_WARNING = "the labelling of the disc levels has low confidence: all five may be off by one"
+PRIOR_WARNING = (
+    "Not predicted: the class prior of the training part is shown instead; it knows nothing of this patient."
+)
+LEVELS_WARNING = "The labelling of the disc levels has low confidence: all five may be off by one."
 
 FLAGS = {
     "fallback": "class prior",
@@ -73,7 +53,6 @@ FLAGS = {
 }
 """What a study may be flagged for, and how the pages call it. "disc": a level was imputed, or has low confidence;
 "issue": anything that was left out or went wrong."""
-SEVERE = len(PROBABILITY_COLUMNS) - 1
 
 
 def describe(
@@ -86,25 +65,17 @@ def describe(
     private_paths: Sequence[Path | str] = (),
     created: datetime | None = None,
 ) -> dict:
-    """Everything that a report says, ready for JSON; the keys are listed above.
+    """Everything that a report says, ready for JSON; the keys are those of `report.schema.json`.
 
-    Parameters
-    ----------
-    prediction : StudyPrediction
-    study, crops : Study, StudyCrops, optional
-        As far as they could be read again; without them `series` and `crops` are empty.
-    synthetic : bool
-        The study is a phantom.
-    model : mapping, optional
-        What predicted: name, networks, mirrored, calibrated, disc_localizer.
-    private_paths : sequence of path-like
-        Folders whose names are cut from the issues' messages: a path may hold a patient's name.
-    created : datetime, optional
-        Default: now.
+    Study and crops are given as far as they could be read again; without them `series` and `crops` are empty.
+    `synthetic`: the study is a phantom. `model` tells what predicted: name, networks, mirrored, calibrated,
+    disc_localizer. `private_paths` are folders whose names are cut from the issues' messages, as a path may hold a
+    patient's name; `created` is the time of writing, default now.
     """
-    p = prediction.probabilities
+    p, discs = prediction.probabilities, prediction.discs
     best = p.argmax(axis=1)
     worst = int(p[:, SEVERE].argmax())
+    places = [{"level": level, "condition": condition} for condition in CONDITIONS for level in LEVELS]
     issues = dict.fromkeys([*prediction.issues, *(study.issues if study else ())])
     without_folders = partial(without_paths, folders=private_paths)
     return {
@@ -119,20 +90,19 @@ def describe(
         "summary": {
             "any_severe": float(p[worst, SEVERE]),
             "any_severe_spinal": float(p[:N_LEVELS, SEVERE].max()),
-            "worst": {"level": LEVELS[worst % N_LEVELS], "condition": CONDITIONS[worst // N_LEVELS]},
+            "worst": places[worst],
             "counts": {name: int((best == k).sum()) for k, name in enumerate(PROBABILITY_COLUMNS)},
-            "disc_confidence": float(prediction.discs.confidence.min()) if prediction.discs is not None else None,
+            "disc_confidence": None if discs is None else float(discs.confidence.min()),
         },
         "grades": [
             {
-                "level": LEVELS[t % N_LEVELS],
-                "condition": CONDITIONS[t // N_LEVELS],
-                "grade": PROBABILITY_COLUMNS[best[t]],
-                "probabilities": dict(zip(PROBABILITY_COLUMNS, map(float, p[t]), strict=True)),
+                **place,
+                "grade": PROBABILITY_COLUMNS[k],
+                "probabilities": dict(zip(PROBABILITY_COLUMNS, row, strict=True)),
             }
-            for t in range(len(TARGETS))
+            for place, k, row in zip(places, best, p.tolist(), strict=True)
         ],
-        "discs": _discs(prediction),
+        "discs": None if discs is None else _discs(discs),
         "crops": [] if crops is None else _crops(crops),
         "series": [] if study is None else _series(study),
         "missing_views": list(prediction.missing_views),
@@ -166,13 +136,9 @@ def target_title(level: str, condition: str) -> str:
 def _warnings(prediction: StudyPrediction, synthetic: bool) -> list[str]:
     found = [f"The network was {SYNTHETIC_WARNING}."] if prediction.synthetic_only else []
     found += [f"This study is {PHANTOM_NOTE}."] if synthetic else []
-    found += [_sentence(PRIOR_WARNING)] if prediction.fallback else []
+    found += [PRIOR_WARNING] if prediction.fallback else []
     uncertain = prediction.discs is not None and level_labelling_uncertain(prediction.discs)
-    return found + ([_sentence(LEVELS_WARNING)] if uncertain else [])
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:] + "."
+    return found + ([LEVELS_WARNING] if uncertain else [])
 
 
 def _flags(prediction: StudyPrediction) -> list[str]:
@@ -187,54 +153,39 @@ def _flags(prediction: StudyPrediction) -> list[str]:
     return [name for name in FLAGS if held[name]]
 
 
-def _discs(prediction: StudyPrediction) -> dict | None:
-    discs = prediction.discs
-    if discs is None:
-        return None
-    levels = [
-        {
-            "level": level,
-            "point_lps_mm": [round(float(x), 2) for x in discs.points[i]],
-            "confidence": round(float(discs.confidence[i]), 4),
-            "flag": discs.flags[i],
-        }
-        for i, level in enumerate(LEVELS)
-    ]
+def _discs(discs: DiscPoints) -> dict:
+    points, confidence = np.round(discs.points, 2).tolist(), np.round(discs.confidence, 4).tolist()
+    keys = ("level", "point_lps_mm", "confidence", "flag")
+    levels = [dict(zip(keys, row, strict=True)) for row in zip(LEVELS, points, confidence, discs.flags, strict=True)]
     return {"series_id": discs.series_id, "source": discs.source, "levels": levels}
 
 
 def _crops(crops: StudyCrops) -> list[dict]:
-    rows = []
-    for view in VIEWS:
-        for i, level in enumerate(LEVELS):
-            source = crops.sources[view][i]
-            rows.append(
-                {
-                    "view": view,
-                    "level": level,
-                    "covered": round(float(np.mean(crops.covered[view][i])), 4),
-                    "series_id": source and source.series_id,
-                    "stack": source and source.stack,
-                    "instance_numbers": source and list(source.instance_numbers),
-                    "angle_degrees": source and round(float(source.angle_degrees), 2),
-                }
-            )
-    return rows
+    return [
+        {
+            "view": view,
+            "level": level,
+            "covered": round(float(np.mean(crops.covered[view][i])), 4),
+            "series_id": source and source.series_id,
+            "stack": source and source.stack,
+            "instance_numbers": source and list(source.instance_numbers),
+            "angle_degrees": source and round(float(source.angle_degrees), 2),
+        }
+        for view in VIEWS
+        for i, (level, source) in enumerate(zip(LEVELS, crops.sources[view], strict=True))
+    ]
 
 
 def _series(study: Study) -> list[dict]:
-    rows = []
-    for series in study.series:
-        geometry = series.stacks[0].geometry
-        step = geometry.slice_spacing
-        rows.append(
-            {
-                "series_id": series.series_id,
-                "view": series.view,
-                "slices": series.n_slices,
-                "stacks": len(series.stacks),
-                "pixel_spacing_mm": [round(float(s), 4) for s in geometry.spacing],
-                "slice_spacing_mm": round(float(step), 3) if np.isfinite(step) else None,
-            }
-        )
-    return rows
+    return [
+        {
+            "series_id": series.series_id,
+            "view": series.view,
+            "slices": series.n_slices,
+            "stacks": len(series.stacks),
+            "pixel_spacing_mm": np.round(series.stacks[0].geometry.spacing, 4).tolist(),
+            "slice_spacing_mm": round(float(step), 3) if np.isfinite(step) else None,
+        }
+        for series in study.series
+        for step in [series.stacks[0].geometry.slice_spacing]
+    ]

@@ -34,15 +34,8 @@ logger = logging.getLogger(__name__)
 STUDIES_A_PROCESS = 8
 """A process takes seconds to start, a report less than one."""
 SUMMARY_KEYS = (
-    "study_id",
-    "created",
-    "warnings",
-    "synthetic",
-    "fallback",
-    "summary",
-    "grades",
-    "missing_views",
-    "flags",
+    *("study_id", "created", "warnings", "synthetic", "fallback"),
+    *("summary", "grades", "missing_views", "flags"),
 )
 """What the index keeps of a report."""
 
@@ -50,19 +43,10 @@ SUMMARY_KEYS = (
 class ReportFolder:
     """Reports of many studies in one folder, written one by one; nothing of a study is kept but its summary.
 
-    Parameters
-    ----------
-    folder : path-like
-        Made when it is not there. Reports of other studies in it stay, and are in the index too.
-    model : mapping, optional
-        What predicted, for the page: name, networks, mirrored, calibrated, disc_localizer.
-    synthetic : bool
-        All studies are phantoms; those in a synthetic cohort's folder are recognised without it.
-
-    Raises
-    ------
-    DataError
-        When the folder is a file or cannot be made.
+    The folder is made when it is not there. Reports of other studies in it stay, and are in the index too. `model`
+    tells what predicted, for the page: name, networks, mirrored, calibrated, disc_localizer. `synthetic`: all studies
+    are phantoms; those in a synthetic cohort's folder are recognised without it. Raises `DataError` when the folder is
+    a file or cannot be made.
     """
 
     def __init__(self, folder: Path | str, *, model: Mapping | None = None, synthetic: bool = False):
@@ -80,7 +64,8 @@ class ReportFolder:
         A study that cannot be read or cropped still gets its page, without pictures.
         """
         self.add_all([source], [prediction], spec, progress=False)
-        return None if prediction.study_id in self.failures else self._page(prediction.study_id)
+        failed = prediction.study_id in self.failures
+        return None if failed else self.folder / "studies" / f"{file_name(prediction.study_id)}.html"
 
     def add_all(
         self,
@@ -99,27 +84,22 @@ class ReportFolder:
         total = len(sources) if isinstance(sources, Sequence) else None
         if total is not None:
             n_jobs = max(1, min(n_jobs, total // STUDIES_A_PROCESS))
-        bare, study_ids = ReportFolder(self.folder, model=self.model, synthetic=self.synthetic), []
+        study_ids = []
 
         def tasks() -> Iterator[tuple]:
             for source, prediction in zip(sources, predictions, strict=True):
                 study_ids.append(prediction.study_id)
-                yield bare, source, prediction, spec
+                yield self, source, prediction, spec
 
         done = run_jobs(_add, tasks(), n_jobs=n_jobs)
         for index, result in tqdm(done, desc="reports", unit="study", total=total, disable=not progress):
+            study_id = study_ids[index]
+            self.failures.pop(study_id, None)
             if isinstance(result, JobFailure):
-                self.failures[study_ids[index]] = result.reason
-                logger.warning("study %s: no report: %s", study_ids[index], result.reason)
+                self.failures[study_id] = result.reason
+                logger.warning("study %s: no report: %s", study_id, result.reason)
             else:
-                self._count(study_ids[index])
-
-    def _page(self, study_id: str) -> Path:
-        return self.folder / "studies" / f"{file_name(study_id)}.html"
-
-    def _count(self, study_id: str) -> None:
-        self.failures.pop(study_id, None)
-        self.written += 1
+                self.written += 1
 
     def write(
         self,
@@ -131,34 +111,25 @@ class ReportFolder:
         private_paths: tuple[str, ...] = (),
         maps: Mapping[str, np.ndarray] | None = None,
     ) -> Path:
-        """Write the page and the JSON of a study; the page's path.
+        """Write the page and the JSON of a study; the page's path. Raises `DataError` when a file cannot be written.
 
-        Parameters
-        ----------
-        study, crops : optional
-            For the pictures, and the facts about series and crops.
-        synthetic : bool, optional
-            The study is a phantom; default: as given to the folder.
-        private_paths : tuple of str
-            Cut from the issues.
-        maps : mapping view -> ndarray, shape (5, D, H, W), optional
-            Attribution, 0 to 1, in the shape of `crops.images`.
-
-        Raises
-        ------
-        DataError
-            When a file cannot be written.
+        Study and crops are for the pictures and the facts about series and crops; `synthetic` says that the study is a
+        phantom, default as given to the folder; `private_paths` are cut from the issues; `maps` is attribution by view,
+        (5, D, H, W), 0 to 1, in the shape of `crops.images`.
         """
         synthetic = self.synthetic if synthetic is None else synthetic
         options = {"synthetic": synthetic, "model": self.model, "private_paths": private_paths}
         report = describe(prediction, study=study, crops=crops, **options)
-        located = _overview(study, prediction, crops)
+        located = None
+        if study is not None and prediction.discs is not None:
+            try:
+                located = overview(study, prediction.discs, crops)
+            except DataError as error:  # no sagittal series, with points that the caller knew
+                logger.info("study %s: no overview in its report: %s", study.study_id, error)
         rows = [] if crops is None else panels(crops, study, maps)
-        page = study_page(report, located, rows, index="../index.html")
-        path = self._page(prediction.study_id)
-        _write_page(path, page)
+        path = self.folder / "studies" / f"{file_name(prediction.study_id)}.html"
+        _write_page(path, study_page(report, located, rows, index="../index.html"))
         write_json(path.with_suffix(".json"), report)
-        self._count(prediction.study_id)
         return path
 
     def finish(self) -> Path:
@@ -175,19 +146,22 @@ class ReportFolder:
             except (DataError, KeyError, TypeError) as error:
                 logger.warning("left out of the index: %s", error)
         index = self.folder / "index.html"
-        page = index_page(entries, self.failures)
-        _write_page(index, page)
+        _write_page(index, index_page(entries, self.failures))
         values = {"schema": f"{SCHEMA}-index", "schema_version": SCHEMA_VERSION, "studies": entries}
         write_json(index.with_suffix(".json"), {**values, "failures": self.failures})
         return index
 
 
 def _add(reports: ReportFolder, source: StudySource, prediction: StudyPrediction, spec: CropSpec | None) -> None:
-    """Write a study's report; what goes wrong is raised as a `DataError` that names no folder."""
-    path = source.path
+    """Read a study again, as far as it can be, and write its report; raises a `DataError` that names no folder."""
+    path, study, crops = source.path, None, None
     private = tuple(str(folder) for start in (path, path.absolute()) for folder in (start, *start.parents))
     try:
-        study, crops = _read_again(source, prediction, spec)
+        study = load_study(source)
+        crops = None if prediction.discs is None else extract_crops(study, prediction.discs, spec)
+    except Exception as error:  # the prediction's issues hold the reasons already
+        logger.info("study %s: its report lacks pictures: %s", source.study_id, error)
+    try:
         synthetic = reports.synthetic or in_synthetic_cohort(path)
         reports.write(prediction, study, crops, synthetic=synthetic, private_paths=private)
     except Exception as error:  # the predictions are written; a report that fails must not look like their failure
@@ -198,31 +172,3 @@ def _add(reports: ReportFolder, source: StudySource, prediction: StudyPrediction
 def _write_page(path: Path, page: str) -> None:
     content = page.encode("utf-8", "replace")  # a folder's name can hold bytes that are no text
     atomically(path, lambda temporary: temporary.write_bytes(content))
-
-
-def _read_again(
-    source: StudySource, prediction: StudyPrediction, spec: CropSpec | None
-) -> tuple[Study | None, StudyCrops | None]:
-    """The study and its crops as far as they can be had; the prediction's issues hold the reasons already."""
-    try:
-        study = load_study(source)
-    except Exception as error:
-        logger.info("study %s: no pictures in its report: %s", source.study_id, error)
-        return None, None
-    if prediction.discs is None:
-        return study, None
-    try:
-        return study, extract_crops(study, prediction.discs, spec)
-    except Exception as error:
-        logger.info("study %s: no crops in its report: %s", source.study_id, error)
-        return study, None
-
-
-def _overview(study: Study | None, prediction: StudyPrediction, crops: StudyCrops | None) -> dict | None:
-    if study is None or prediction.discs is None:
-        return None
-    try:
-        return overview(study, prediction.discs, crops)
-    except DataError as error:  # no sagittal series, with points that the caller knew
-        logger.info("study %s: no overview in its report: %s", study.study_id, error)
-        return None

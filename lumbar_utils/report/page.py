@@ -17,7 +17,7 @@ from jinja2 import DictLoader, Environment, StrictUndefined
 from markupsafe import Markup
 
 from ..errors import Issue
-from ..inference.submission import WEIGHTED_NOTE
+from ..inference.submission import FREQUENCY_NOTE
 from ..labels import CONDITIONS, LEVELS, PROBABILITY_COLUMNS, SEVERITIES, condition_title, level_title
 from .content import FLAGS, NOTICE, grade_of, target_title
 from .pictures import SCALE_MM
@@ -32,35 +32,22 @@ DOTS = dict(zip(PROBABILITY_COLUMNS, ("●○○", "●●○", "●●●"), st
 def study_page(
     report: Mapping, overview: Mapping | None = None, rows: Sequence[Mapping] = (), *, index: str = ""
 ) -> str:
-    """The page of one study.
+    """The page of one study, from what `content.describe` gave and, for pictures, `pictures.overview` and `panels`.
 
-    Parameters
-    ----------
-    report : mapping
-        What `content.describe` gave.
-    overview, rows : optional
-        What `pictures.overview` and `pictures.panels` gave; without them the page says that there is no picture.
-    index : str
-        Relative address of the index page, "" for none.
+    `index` is the relative address of the index page, "" for none.
     """
     missing, notes = _missing(report)
-    return _render(
-        "study.html", report=report, overview=overview, rows=rows, index=index, missing=missing, notes=notes, script=""
-    )
+    return _render("study.html", report=report, overview=overview, rows=rows, index=index, missing=missing, notes=notes)
 
 
 def index_page(entries: Sequence[Mapping], failures: Mapping[str, str] | None = None) -> str:
     """The page over many studies, the most severe first, those without a prediction last.
 
-    Parameters
-    ----------
-    entries : sequence of mapping
-        What `content.describe` gave, or its summary, and `page`: the relative address of the study's page.
-    failures : mapping study id -> reason
-        Studies whose report could not be written.
+    Entries are what `content.describe` gave, or its summary, and `page`: the relative address of the study's page;
+    `failures` says by study id why a report could not be written.
     """
     ranked = sorted(entries, key=lambda e: (e["fallback"], -e["summary"]["any_severe"], e["study_id"]))
-    return _render("index.html", entries=ranked, failures=dict(failures or {}), script=_asset("index.js"))
+    return _render("index.html", _asset("index.js"), entries=ranked, failures=dict(failures or {}))
 
 
 def _missing(report: Mapping) -> tuple[dict[str, str], list[str]]:
@@ -109,7 +96,7 @@ def _environment() -> Environment:
         "SCALE_MM": SCALE_MM,
         "SEVERITY_KEYS": PROBABILITY_COLUMNS,
         "SEVERITY_WORDS": SEVERITY_WORDS,
-        "WEIGHTED_NOTE": WEIGHTED_NOTE,
+        "FREQUENCY_NOTE": FREQUENCY_NOTE,
         "condition_name": lambda name: condition_title(name).replace("Neural ", ""),
         "grade_of": grade_of,
         "target_title": target_title,
@@ -118,22 +105,15 @@ def _environment() -> Environment:
     return environment
 
 
-def _render(name: str, *, script: str, **values) -> str:
+def _render(name: str, script: str = "", **values) -> str:
     style = _asset("report.css")
-    policy = (
-        f"default-src 'none'; img-src data:; style-src '{_hash(style)}'; "
-        f"script-src {_quoted(_hash(script)) if script else _quoted('none')}; base-uri 'none'; form-action 'none'"
-    )
-    return (
-        _environment()
-        .get_template(name)
-        .render(style=Markup(style), script=Markup(script), policy=Markup(policy), **values)
-    )
+    allowed = _hash(script) if script else "'none'"
+    policy = f"default-src 'none'; img-src data:; style-src {_hash(style)}; script-src {allowed}"
+    values |= {"style": Markup(style), "script": Markup(script)}
+    values["policy"] = Markup(f"{policy}; base-uri 'none'; form-action 'none'")
+    return _environment().get_template(name).render(**values)
 
 
 def _hash(text: str) -> str:
-    return "sha256-" + base64.b64encode(hashlib.sha256(text.encode("utf-8")).digest()).decode("ascii")
-
-
-def _quoted(word: str) -> str:
-    return f"'{word}'"
+    """The source expression of a Content-Security-Policy that allows exactly this text."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode('utf-8')).digest()).decode('ascii')}'"

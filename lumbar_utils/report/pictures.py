@@ -36,13 +36,10 @@ SCALE_MM = 50
 
 
 def overview(study: Study, discs: DiscPoints, crops: StudyCrops | None = None) -> dict:
-    """The sagittal slice with the located discs.
+    """The sagittal slice with the located discs, lengths and places in its pixels; `DataError` without such a series.
 
-    Returns a dict: `uri`, `width`, `height` (pixels of the drawing), `view`, `letters` (edge to letter), `scale`
-    (pixels of `SCALE_MM`), and `levels`: for each level its `point`, the `front` end of its line, the place of its
-    `label`, and `box`, the outline of the sagittal T2 crop (or None), all in pixels.
-
-    Raises `DataError` when the study has no sagittal series.
+    Keys: `uri`, `width`, `height`, `view`, `letters` (edge to letter), `scale` (of `SCALE_MM`), and `levels`: for each
+    its `point`, the `front` end of its line, the place of its `label`, and `box`, the outline of its crop (or None).
     """
     plane = localized_plane(study, discs)
     points, _ = plane.project(discs.points)
@@ -63,12 +60,12 @@ def overview(study: Study, discs: DiscPoints, crops: StudyCrops | None = None) -
         {
             "level": level,
             "title": level_title(level),
-            "point": place(discs.points[i]).tolist(),
-            "front": place(discs.points[i] + DISC_LINE_MM * forward[i]).tolist(),
-            "label": place(discs.points[i] - 11.0 * forward[i]).tolist(),
+            "point": place(point).tolist(),
+            "front": place(point + DISC_LINE_MM * forward[i]).tolist(),
+            "label": place(point - 11.0 * forward[i]).tolist(),
             "box": place(box_outline(crops.grid(SAGITTAL_T2, i))).tolist() if sources[i] is not None else None,
         }
-        for i, level in enumerate(LEVELS)
+        for i, (level, point) in enumerate(zip(LEVELS, discs.points, strict=True))
     ]
     return {
         "uri": data_uri(resize(to_grey(pixels, window), (height, width)), quality=84),
@@ -82,35 +79,20 @@ def overview(study: Study, discs: DiscPoints, crops: StudyCrops | None = None) -
 
 
 def panels(crops: StudyCrops, study: Study | None = None, maps: Mapping[str, np.ndarray] | None = None) -> list[dict]:
-    """The crops as rows of panels, in the order of `ROWS`.
+    """The crops as rows of panels, in the order of `ROWS`, at the resolution of the study they came from, if given.
 
-    Parameters
-    ----------
-    crops : StudyCrops
-    study : Study, optional
-        Where the crops came from: panels at the scan's resolution; without it those of the crops.
-    maps : mapping view -> ndarray, shape (5, D, H, W), optional
-        Attribution, 0 to 1, in the shape of `crops.images`; drawn over the panels.
+    maps: attribution by view, (5, D, H, W), 0 to 1, in the shape of `crops.images`, to be drawn over the panels.
 
-    Returns
-    -------
-    list of dict
-        `name`, `place`, `letters` (of the first level that is there), `scale` (share of the panel's width that is
-        20 mm), `panels`: 5 of {level, title, uri, map, absent, hatched}. `uri` is None where `absent` says
-        why; `hatched` where stripes mark what the scan does not show.
+    Keys: `name`, `place`, `letters` (of the first level that is there), `scale` (share of the panel's width that is
+    20 mm), `panels`: 5 of {level, title, uri, map, absent, hatched}. `uri` is None where `absent` says why; `hatched`
+    where stripes mark what the scan does not show.
     """
     rows = []
     for view, offset, name, place in ROWS:
         cells, letters = [], {}
         for i, level in enumerate(LEVELS):
-            cell = {
-                "level": level,
-                "title": level_title(level),
-                "uri": None,
-                "map": None,
-                "absent": "",
-                "hatched": False,
-            }
+            cell = {"level": level, "title": level_title(level), "absent": "", "hatched": False}
+            cell |= {"uri": None, "map": None}
             if not crops.covered[view][i].any():
                 cell["absent"] = "not in the scan" if crops.covered[view].any() else "no series"
             else:
@@ -130,12 +112,10 @@ def _frame(plane: ImagePlane, points: np.ndarray) -> tuple[int, int, int, int]:
     """Rows and columns (top, left, bottom, right) of the part of a plane round points (n, 2) in mm."""
     rows, columns = plane.image.shape
     along, front, behind = MARGIN_MM
-    low = points.min(axis=0) - np.array([front, along])
-    high = points.max(axis=0) + np.array([behind, along])
-    left, top = np.floor(low / plane.spacing[::-1]).astype(int)
-    right, bottom = np.ceil(high / plane.spacing[::-1]).astype(int)
-    top, bottom = int(np.clip(top, 0, rows - 1)), int(np.clip(bottom, 1, rows))
-    left, right = int(np.clip(left, 0, columns - 1)), int(np.clip(right, 1, columns))
+    low = np.floor((points.min(axis=0) - (front, along)) / plane.spacing[::-1])
+    high = np.ceil((points.max(axis=0) + np.array([behind, along])) / plane.spacing[::-1])
+    left, top = np.clip(low, 0, (columns - 1, rows - 1)).astype(int).tolist()
+    right, bottom = np.clip(high, 1, (columns, rows)).astype(int).tolist()
     return (top, left, bottom, right) if bottom > top and right > left else (0, 0, rows, columns)
 
 

@@ -1,13 +1,16 @@
 """A prediction as a DICOM Structured Report, which an archive can keep beside the images it was made from.
 
 One "Imaging Measurement Report" (TID 1500) per study, a Comprehensive 3D SR: for each of the 25 targets a measurement
-group (TID 1501) with the finding, the disc as its site, the most probable severity and the three probabilities; for
-each disc a region (TID 1410) with its point and the localizer's confidence. Discs are coded by SNOMED CT as in
+group (TID 1501) with the disc as its site, what was assessed there ("Assessment of the spinal canal") with the most
+probable grade, and the three probabilities, which are plain frequencies; for each disc a region (TID 1410) with its
+point and the localizer's confidence. Only a moderate or severe grade asserts the finding, by its code and severity: a
+search for stenosis, by code or by word, does not return what is normal or mild. Discs are coded by SNOMED CT as in
 CID 7604, severities as in CID 6130; what has no public code is coded by the private scheme 99LUMBAR, which every
 report declares.
 
-A report carries the patient's and the study's attributes of its source, names and numbers included: an archive files
-it by them. This is the only place where the library copies them, and only on request.
+A report carries the patient's and the study's attributes of its source, names and numbers included, and its UIDs as
+they are, valid or not: an archive files it by them. This is the only place where the library copies them, and only on
+request.
 
 References: DICOM PS3.3 A.35.13 (Comprehensive 3D SR), PS3.16 TID 1500, 1501, 1410, 4019.
 """
@@ -30,7 +33,7 @@ from pydicom.uid import UID, generate_uid
 from .. import __version__
 from ..errors import DataError, DicomError, LumbarError, MissingPackageError
 from ..files import atomically, file_name
-from ..inference.submission import PHANTOM_NOTE, SYNTHETIC_WARNING, WEIGHTED_NOTE, StudyPrediction
+from ..inference.submission import FREQUENCY_NOTE, PHANTOM_NOTE, SYNTHETIC_WARNING, StudyPrediction
 from ..labels import AXIAL_T2, LEVELS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, TARGETS, level_title
 from ..studies.competition import in_synthetic_cohort
 from ..studies.source_images import SourceImage, SourceImages, read_source_images
@@ -44,6 +47,7 @@ logger = logging.getLogger(__name__)
 RESEARCH_USE = "Research software. Not a medical device, not for diagnosis. Not verified by a person."
 SERIES_DESCRIPTION = "Lumbar grades, research use only, not for diagnosis"
 SYNTHETIC_DESCRIPTION = "Lumbar grades of a synthetic phantom, research use only"
+MANUFACTURER = "lumbar_utils contributors"
 SCHEME = "99LUMBAR"
 """The private coding scheme; "99" marks such a scheme (PS3.3 8.2)."""
 
@@ -53,7 +57,16 @@ _SPINAL_STENOSIS = Code("76107001", "SCT", "Spinal stenosis")
 _FORAMINAL = Code("FORAMINAL", SCHEME, "Neural foraminal narrowing")
 _SUBARTICULAR = Code("SUBARTICULAR", SCHEME, "Subarticular stenosis")
 FINDING_CODES = (_SPINAL_STENOSIS, _FORAMINAL, _FORAMINAL, _SUBARTICULAR, _SUBARTICULAR)
-"""By condition; the side is the laterality of the finding's site."""
+"""By condition; the side is the laterality of the finding's site. Asserted of moderate and severe grades only."""
+_CANAL = Code("A-CANAL", SCHEME, "Assessment of the spinal canal")
+_FORAMEN = Code("A-FORAMEN", SCHEME, "Assessment of the neural foramen")
+_RECESS = Code("A-SUBARTICULAR", SCHEME, "Assessment of the subarticular zone")
+ASSESSMENT_CODES = (_CANAL, _FORAMEN, _FORAMEN, _RECESS, _RECESS)
+STRUCTURES = (
+    *("spinal canal", "left neural foramen", "right neural foramen"),
+    *("left subarticular zone", "right subarticular zone"),
+)
+"""By condition, for tracking identifiers, which must not name a disease that is not there."""
 LATERALITY_CODES = (None, codes.CID244.Left, codes.CID244.Right, codes.CID244.Left, codes.CID244.Right)
 SEVERITY_CODES = (Code("NORMALMILD", SCHEME, "Normal or mild"), codes.CID6130.Moderate, codes.CID6130.Severe)
 PROBABILITY_CODES = (
@@ -76,9 +89,7 @@ NAMESPACE = uuid.UUID("6f2f4f0e-6c0c-5a3b-9d57-2a4f0a9c6f11")
 def require_highdicom() -> None:
     """Raise `MissingPackageError` where highdicom is not installed; cheap, to be called before the work."""
     if importlib.util.find_spec("highdicom") is None:
-        raise MissingPackageError(
-            "a DICOM Structured Report needs highdicom, which is not installed: pip install highdicom"
-        )
+        raise MissingPackageError("DICOM structured reports need highdicom: pip install highdicom")
 
 
 def structured_report(
@@ -86,24 +97,13 @@ def structured_report(
 ) -> Comprehensive3DSR:
     """The prediction as a DICOM data set, ready to be written or sent.
 
-    Parameters
-    ----------
-    prediction : StudyPrediction
-    source : StudySource or SourceImages
-        The study of the prediction: its headers are read for patient, study and the images to refer to.
-    network : str
-        Goes into the algorithm's parameters, for example the name of its run.
-    synthetic : bool
-        The study is a phantom, and the report says so; those in a synthetic cohort's folder are recognised without it.
+    `source` is the study of the prediction, or its images: headers are read for patient, study and the images to refer
+    to. `network`, for example the name of its run, goes into the algorithm's parameters. `synthetic`: the study is a
+    phantom, and the report says so; those in a synthetic cohort's folder are recognised without it.
 
-    Raises
-    ------
-    DataError
-        When the prediction is only the class prior: that is no finding and has no place in an archive.
-    DicomError
-        When the source has no image that can be referred to, or its header cannot be carried over.
-    MissingPackageError
-        When highdicom is not installed.
+    Raises `DataError` when the prediction is only the class prior, which is no finding and has no place in an archive;
+    `DicomError` when the source has no image that can be referred to, or its header cannot be carried over;
+    `MissingPackageError` when highdicom is not installed.
     """
     require_highdicom()
     if prediction.fallback:
@@ -136,8 +136,7 @@ def write_structured_reports(
     if folder.exists() and not folder.is_dir():
         raise DataError(f"{folder} is a file, expected a folder for the structured reports")
     folder.mkdir(parents=True, exist_ok=True)
-    written: dict[str, Path] = {}
-    failures: dict[str, str] = {}
+    written, failures = {}, {}
     for prediction, source in zip(predictions, sources, strict=True):
         try:
             report = structured_report(prediction, source, network=network)
@@ -158,35 +157,25 @@ def _document(
 
     device = stable_uid("software", __version__)
     observer = sr.DeviceObserverIdentifyingAttributes(
-        uid=device, name="lumbar_utils", manufacturer_name="lumbar_utils contributors", model_name="lumbar_utils"
-    )
-    context = sr.ObservationContext(
-        observer_device_context=sr.ObserverContext(
-            observer_type=codes.DCM.Device, observer_identifying_attributes=observer
-        )
+        uid=device, name="lumbar_utils", manufacturer_name=MANUFACTURER, model_name="lumbar_utils"
     )
     about = [network] if network else []
     about += [SYNTHETIC_WARNING] if prediction.synthetic_only else []
     algorithm = sr.AlgorithmIdentification(
         name="lumbar_utils", version=__version__, parameters=about or None, family=codes.CID7162.ArtificialIntelligence
     )
+    groups = [*_findings(prediction, source_images, algorithm), *_disc_points(prediction, source_images, algorithm)]
     content = sr.MeasurementReport(
-        observation_context=context,
+        observation_context=sr.ObservationContext(sr.ObserverContext(codes.DCM.Device, observer)),
         procedure_reported=MRI_CODE,
-        imaging_measurements=[
-            *_findings(prediction, source_images, algorithm),
-            *_disc_points(prediction, source_images, algorithm),
-        ],
+        imaging_measurements=groups,
     )
     for text in comments(prediction, synthetic):
         content[0].ContentSequence.append(
             sr.TextContentItem(codes.DCM.Comment, text, relationship_type=sr.RelationshipTypeValues.CONTAINS)
         )
     scheme = hd.coding_schemes.CodingSchemeIdentificationItem(
-        SCHEME,
-        name="Private codes of lumbar_utils",
-        version=__version__,
-        responsible_organization="lumbar_utils contributors",
+        SCHEME, name="Private codes of lumbar_utils", version=__version__, responsible_organization=MANUFACTURER
     )
     document = sr.Comprehensive3DSR(
         evidence=_image_headers(source_images),
@@ -195,7 +184,7 @@ def _document(
         series_number=1 + max(image.series_number for image in source_images.images),
         sop_instance_uid=generate_uid(prefix=None),
         instance_number=1,
-        manufacturer="lumbar_utils contributors",
+        manufacturer=MANUFACTURER,
         manufacturer_model_name="lumbar_utils",
         software_versions=__version__,
         device_serial_number=str(device),
@@ -222,22 +211,23 @@ def _findings(
     for target, (name, probabilities) in enumerate(zip(TARGETS, prediction.probabilities, strict=True)):
         condition, level = divmod(target, N_LEVELS)
         measured = zip(PROBABILITY_CODES, probabilities, strict=True)
-        shown_on = _shown_on(prediction, source_images, condition, level)
+        shown_on = [
+            sr.SourceImageForMeasurementGroup(image.sop_class_uid, image.sop_instance_uid, _frames(image, number))
+            for image, number in _shown_on(prediction, source_images, condition, level)
+        ]
+        grade = SEVERITY_CODES[found := int(probabilities.argmax())]
+        evaluations = [sr.QualitativeEvaluation(ASSESSMENT_CODES[condition], grade)]
+        evaluations += [sr.QualitativeEvaluation(SEVERITY_NAME, grade)] if found else []
+        identifier = f"{STRUCTURES[condition]} {level_title(LEVELS[level])}"
         groups.append(
             sr.MeasurementsAndQualitativeEvaluations(
-                tracking_identifier=sr.TrackingIdentifier(stable_uid(study_uid, name), name),
-                finding_type=FINDING_CODES[condition],
+                tracking_identifier=sr.TrackingIdentifier(stable_uid(study_uid, name), identifier),
+                finding_type=FINDING_CODES[condition] if found else None,
                 finding_sites=[sr.FindingSite(DISC_CODES[level], laterality=LATERALITY_CODES[condition])],
                 algorithm_id=algorithm,
                 measurements=[sr.Measurement(code, float(p), codes.UCUM.NoUnits) for code, p in measured],
-                qualitative_evaluations=[
-                    sr.QualitativeEvaluation(SEVERITY_NAME, SEVERITY_CODES[int(probabilities.argmax())])
-                ],
-                source_images=[
-                    sr.SourceImageForMeasurementGroup(image.sop_class_uid, image.sop_instance_uid, _frames(image, k))
-                    for image, k in shown_on
-                ]
-                or None,
+                qualitative_evaluations=evaluations,
+                source_images=shown_on or None,
             )
         )
     return groups
@@ -251,8 +241,8 @@ def _shown_on(
         return []
     point = prediction.discs.points[level] + (FORAMEN_SIDE_MM[condition], 0.0, 0.0)
     frame = source_images.frame_of_reference(prediction.discs.series_id)
-    views = [view for view in VIEWS_OF_CONDITION[condition] if view not in prediction.missing_views]
-    found = [source_images.nearest(point, view=view, frame_of_reference_uid=frame) for view in views]
+    views = (view for view in VIEWS_OF_CONDITION[condition] if view not in prediction.missing_views)
+    found = (source_images.nearest(point, view=view, frame_of_reference_uid=frame) for view in views)
     return [one for one in found if one is not None]
 
 
@@ -290,7 +280,7 @@ def _disc_points(prediction: StudyPrediction, source_images: SourceImages, algor
 
 def comments(prediction: StudyPrediction, synthetic: bool = False) -> list[str]:
     """What a reader of the report has to know beside the numbers, one sentence or list each."""
-    found = [RESEARCH_USE, WEIGHTED_NOTE]
+    found = [RESEARCH_USE, FREQUENCY_NOTE]
     found += [f"This study is {PHANTOM_NOTE}."] if synthetic else []
     found += [f"The network was {SYNTHETIC_WARNING}."] if prediction.synthetic_only else []
     found += [f"Not available: {', '.join(prediction.missing_views)}."] if prediction.missing_views else []
@@ -318,10 +308,8 @@ def _frames(image: SourceImage, number: int) -> list[int] | None:
 
 def _image_headers(source_images: SourceImages) -> Sequence[Dataset]:
     """What highdicom asks of each image, the first one with the patient's and the study's attributes."""
-    headers = []
-    for number, image in enumerate(source_images.images):
-        header = Dataset() if number else source_images.patient
+    headers = [source_images.patient, *(Dataset() for _ in source_images.images[1:])]
+    for image, header in zip(source_images.images, headers, strict=True):
         header.StudyInstanceUID, header.SeriesInstanceUID = image.study_uid, image.series_uid
         header.SOPClassUID, header.SOPInstanceUID = image.sop_class_uid, image.sop_instance_uid
-        headers.append(header)
     return headers

@@ -185,8 +185,12 @@ def _series_of(source: StudySource) -> Iterator[tuple[str, str, list[Path]]]:
 
 def _source_image(dataset: Dataset, path: Path, series_id: str) -> SourceImage:
     frames, rows, columns = check_image(dataset, path)
-    uids = {name: text(dataset, name) for name in ("StudyInstanceUID", "SeriesInstanceUID", "SOPClassUID")}
-    uids["SOPInstanceUID"] = text(dataset, "SOPInstanceUID")
+    uids = {name: text(dataset, name) for name in ("StudyInstanceUID", "SeriesInstanceUID")}
+    meta = getattr(
+        dataset, "file_meta", Dataset()
+    )  # where a data set lacks its SOP Common Module, as the competition's
+    for name in ("SOPClassUID", "SOPInstanceUID"):
+        uids[name] = text(dataset, name) or text(meta, f"MediaStorage{name}")
     absent = [name for name, value in uids.items() if not re.fullmatch(r"[0-9.]{1,64}", value)]
     if absent:
         raise DicomError(f"has no usable {absent[0]}, so nothing can refer to it", path=path)

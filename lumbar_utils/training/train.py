@@ -22,7 +22,15 @@ from ..devices import choose_compute, peak_memory
 from ..errors import DataError
 from ..files import read_json, versions, write_json, write_table
 from ..labels import MISSING
-from ..metrics.score import Score, competition_score, prediction_table, read_predictions, uniform, weighted_prior
+from ..metrics.score import (
+    Score,
+    competition_score,
+    metric_frequencies,
+    prediction_table,
+    read_predictions,
+    uniform,
+    weighted_prior,
+)
 from ..models.classifier import LumbarClassifier, predict_probabilities
 from ..models.ensemble import ENSEMBLE
 from ..models.inputs import study_input
@@ -130,6 +138,7 @@ def fit(
         def predicted(network: LumbarClassifier) -> np.ndarray:
             part = predict_probabilities(network, held, trainer.compute, batch_size=config.batch_size)
             p = processes.gather(part, len(split.held_out))
+            p = p if config.class_weights else metric_frequencies(p)  # tables of predictions carry the weights
             overflown = ~np.isfinite(p).all(axis=(1, 2))  # half precision can; that must not cost the training
             if overflown.any():
                 logger.warning("%d held-out studies got no finite number, the prior is used", overflown.sum())

@@ -54,7 +54,7 @@ def show_crops(
     Parameters
     ----------
     probabilities : ndarray, shape (25, 3), optional
-        For example `StudyPrediction.probabilities`. Drawn as bars, normal/mild, moderate, severe.
+        Plain frequencies, such as `StudyPrediction.probabilities`. Drawn as bars, normal/mild, moderate, severe.
     labels : ndarray of int, shape (25,), optional
         0, 1, 2, or -1 for not labelled. Drawn as squares, with a frame where the prediction's most probable class
         is another.

@@ -57,7 +57,9 @@ def show_agreement(table: pd.DataFrame, *, synthetic: bool = False) -> Figure:
             panel.axhline(row - 0.5, color=color("grid"), lw=0.8)
     keys = [Line2D([], [], marker="o", color=looks[name], label=name, lw=2) for name in predictions]
     figure.legend(handles=keys, loc="lower left", bbox_to_anchor=(0.005, 0.0), ncols=len(predictions))
-    return finish(figure, title="Agreement with the labels, and its 95 % interval", synthetic=synthetic)
+    return finish(
+        figure, title="Agreement of plain frequencies with the labels, and its 95 % interval", synthetic=synthetic
+    )
 
 
 @themed

@@ -89,7 +89,7 @@ def draw_key(figure: Figure, panel: Axes, with_bars: bool, with_labels: bool) ->
         figure.text(x, y, "■ ", color=shade, fontsize=9, va="center", gid="mark")
         figure.text(x + 0.15 / width, y, name.lower(), color=color("muted"), fontsize=7.5, va="center")
         x += (0.35 + 0.066 * len(name)) / width
-    texts = ["bars: predicted %, with the metric's weights"] * with_bars
+    texts = ["bars: predicted frequency, %"] * with_bars
     if with_labels:
         texts.append("squares: label (framed: another bar is longest)" if with_bars else "bars: label")
     figure.text(x + 0.15 / width, y, "   ".join(texts), color=color("muted"), fontsize=7.5, va="center")

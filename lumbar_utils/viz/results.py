@@ -9,17 +9,23 @@ from matplotlib.figure import Figure
 
 from ..evaluation.tables import by_level, calibration_error, reliability
 from ..labels import MISSING, N_SEVERITIES, SEVERITIES
-from ..metrics.score import FAMILY_TARGETS, checked_predictions
+from ..metrics.score import FAMILY_TARGETS, checked_predictions, plain_frequencies
 from .style import CONDITION_NAMES, SEVERITY_COLORS, color, draw_cells, finish, new_figure, themed
+
+_KIND = {False: "plain frequencies", True: "the submission's weights 1 / 2 / 4"}
 
 
 @themed
-def show_confusion(labels: np.ndarray, probabilities: np.ndarray, *, synthetic: bool = False) -> Figure:
+def show_confusion(
+    labels: np.ndarray, probabilities: np.ndarray, *, weighted: bool = False, synthetic: bool = False
+) -> Figure:
     """Label against most probable class, per family of conditions; rows add up to 100 %.
 
-    labels int (n, 25) with -1 where absent; probabilities (n, 25, 3).
+    labels int (n, 25) with -1 where absent; probabilities (n, 25, 3) as they are scored, with the metric's weights. The
+    class is the most probable one of plain frequencies, or, with `weighted`, of what is submitted.
     """
     labels, probabilities = checked_predictions(labels, probabilities)
+    probabilities = probabilities if weighted else plain_frequencies(probabilities)
     figure = new_figure(10, 3.4)
     short = [s.lower().replace("normal/mild", "normal/\nmild") for s in SEVERITIES]
     for i, (family, targets) in enumerate(FAMILY_TARGETS.items()):
@@ -35,12 +41,12 @@ def show_confusion(labels: np.ndarray, probabilities: np.ndarray, *, synthetic: 
         draw_cells(panel, share, texts, columns=short, rows=rows, cmap="Blues", vmin=0, vmax=1)
         panel.set(xlabel="most probable", title=family)
     figure.axes[0].set_ylabel("label")
-    return finish(figure, title="Confusion", synthetic=synthetic)
+    return finish(figure, title=f"Confusion, most probable by {_KIND[weighted]}", synthetic=synthetic)
 
 
 @themed
 def show_reliability(
-    labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 8, weighted: bool = True, synthetic: bool = False
+    labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 8, weighted: bool = False, synthetic: bool = False
 ) -> Figure:
     """Reliability diagram: observed share against predicted probability, in bins.
 
@@ -68,7 +74,7 @@ def show_reliability(
     figure.axes[0].set_ylabel("observed share" + (", weighted 1 / 2 / 4" if weighted else ""))
     if len(table):
         figure.axes[0].legend(loc="upper left")
-    return finish(figure, title="Reliability", synthetic=synthetic)
+    return finish(figure, title=f"Reliability of {_KIND[weighted]}", synthetic=synthetic)
 
 
 @themed
