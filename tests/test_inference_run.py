@@ -27,6 +27,7 @@ from lumbar_utils.inference.preprocessing import PreprocessedStudy, preprocess
 from lumbar_utils.inference.resume_log import ResumeLog
 from lumbar_utils.inference.run import run_inference
 from lumbar_utils.labels import PROBABILITY_COLUMNS, VIEWS, row_ids
+from lumbar_utils.localization import shift_levels
 from lumbar_utils.studies.study import CompetitionFolder, StudySource, find_studies
 
 TESTS = Path(__file__).resolve().parent
@@ -83,6 +84,20 @@ def test_every_kind_of_broken_study_among_healthy_ones(cohort, run, tmp_path):
     log = pd.read_csv(done.log, dtype=str, keep_default_na=False)
     assert sorted(log.loc[log["fallback"] == "True", "study_id"]) == sorted(broken[kind] for kind in LOST)
     assert not list(tmp_path.glob("*resume_log*"))
+
+
+def test_known_discs_are_used_and_the_others_located(cohort, run, tmp_path):
+    sources = find_studies(cohort, part="test")
+    located = run_inference(predictor(run), sources, tmp_path / "s.csv", progress=False).predictions
+    first = shift_levels(located[0].discs, 1)
+    done = run_inference(
+        predictor(run), sources, tmp_path / "s.csv", discs={first.study_id: first, "unknown": first}, progress=False
+    )
+    assert np.array_equal(done.predictions[0].discs.points, first.points)
+    assert done.predictions[0].discs.source == "corrected"
+    assert not np.allclose(done.predictions[0].probabilities, located[0].probabilities, atol=1e-4)
+    for one, other in zip(done.predictions[1:], located[1:], strict=True):
+        assert np.array_equal(one.discs.points, other.discs.points)
 
 
 def test_two_devices_share_the_studies(cohort, run):

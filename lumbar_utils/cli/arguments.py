@@ -41,7 +41,11 @@ LOCALIZER = {
     "metavar": "DIR",
     "help": "a run folder, or the localizer/ in it (default: the localizer that ships with the library)",
 }
-POINTS = {"type": Path, "metavar": "CSV", "help": "discs found before by `lumbar localize`"}
+POINTS = {
+    "type": Path,
+    "metavar": "POINTS",
+    "help": "known discs: a table of `lumbar localize`, a 3D Slicer point list (.mrk.json), or a folder of these",
+}
 SIZE = {
     "type": POSITIVE,
     "metavar": "N",

@@ -79,14 +79,14 @@ def discs_of(
     n_jobs: int = 1,
     progress: bool,
 ) -> Mapping[str, DiscPoints]:
-    """The discs of studies, from a table that `lumbar localize` wrote, or found now by the localizer in that folder.
+    """The discs of studies, from points (see `read_any_points`), or found now by the localizer in that folder.
 
     A localizer that was trained on studies of `held_out` is used, with a warning.
     """
     from .. import localization
 
     if points is not None:
-        return localization.read_points(points)
+        return localization.read_any_points(points)
     network = open_localizer(localizer)
     localization.warn_of_studies_learnt_from(network, held_out)
     found = localization.locate_studies(sources, network, n_jobs=n_jobs, progress=progress)[0]

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from ..errors import DataError, counted
 from . import inputs
-from .arguments import COUNT, DEVICE, JOBS, PATH, add_command, number
+from .arguments import COUNT, DEVICE, JOBS, PATH, POINTS, add_command, number
 
 if TYPE_CHECKING:
     from ..crops import CropSpec
@@ -33,6 +33,7 @@ def add(commands) -> None:
     parser.add_argument(
         "--out", type=Path, default=Path("submission.csv"), metavar="CSV", help="the submission (default: %(default)s)"
     )
+    parser.add_argument("--points", **POINTS)
     parser.add_argument("--part", choices=("test", "train"), default="test", help="of a competition folder")
     parser.add_argument("--mirror", action="store_true", help="predict the mirrored study as well; twice the time")
     hours = number(float, 0, 1e6, "a number of hours, 0 or more")
@@ -65,6 +66,7 @@ def predict(args: argparse.Namespace) -> None:
     examples:
       lumbar predict data --weights runs/first --out submission.csv      the test part of a competition folder
       lumbar predict scans --weights runs/first --out grades.csv         any tree of DICOM files
+      lumbar predict scans --weights runs/first --points points.csv      discs corrected by hand
       lumbar predict data --weights runs/first --report reports          then open reports/index.html
       lumbar predict data --weights runs/first --hours 2 --mirror        complete and in time in any case
     """
@@ -72,6 +74,7 @@ def predict(args: argparse.Namespace) -> None:
     path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
     inputs.check_table(args.out)
     _check_reports(args)
+    from .. import localization
     from ..inference import Predictor, run_inference
     from ..inference.submission import SYNTHETIC_WARNING
     from ..models.ensemble import name_of, run_of
@@ -79,6 +82,7 @@ def predict(args: argparse.Namespace) -> None:
     from ..studies.competition import in_synthetic_cohort, is_competition_folder
 
     # A classifier goes with the localizer that cut its training crops; only where that is absent, with the shipped one.
+    discs = localization.read_any_points(args.points) if args.points is not None else {}
     localizer = inputs.open_localizer(inputs.localizer_folder(None, run=run_of(run)))
     predictor = Predictor(run, device=args.device, localizer=localizer, mirror=args.mirror)
     sources = find_studies(path, part=args.part, progress=args.progress)
@@ -89,6 +93,7 @@ def predict(args: argparse.Namespace) -> None:
         predictor,
         sources,
         args.out,
+        discs=discs,
         sample=folder.sample_submission if folder is not None and args.part == "test" else None,
         hours=args.hours or None,
         started=started,

@@ -12,7 +12,7 @@ import hashlib
 import json
 import logging
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -197,12 +197,14 @@ class Predictor:
         self,
         sources: Iterable[StudySource],
         *,
+        discs: Mapping[str, DiscPoints] | None = None,
         n_jobs: int | None = None,
         deadline: Deadline | None = None,
         study_seconds: float | None = STUDY_SECONDS,
         progress: bool = True,
     ) -> Iterator[StudyPrediction]:
-        """Read and predict many studies in batches, in their order; memory stays flat.
+        """Read and predict many studies in batches, in their order; memory stays flat. `discs` are known discs by study
+        id, those of other studies are located.
 
         `n_jobs` processes read, locate and crop while this one predicts; default as the user's `joblib.parallel_config`
         says, which may name any backend, such as dask, else all is done here, one study after the other. With a
@@ -211,7 +213,7 @@ class Predictor:
         no localizer. One that cannot be sent to other processes is used in this one.
         """
         options = {} if deadline is None else {"time_left": deadline.left}
-        options |= {"n_jobs": n_jobs, "window": self.window, "study_seconds": study_seconds}
+        options |= {"discs": discs or {}, "n_jobs": n_jobs, "window": self.window, "study_seconds": study_seconds}
         windows = preprocess_studies(sources, self.localizer, self.specs, **options)
         total = len(sources) if hasattr(sources, "__len__") else None
         with tqdm(total=total, desc="predicting", unit="study", disable=not progress) as bar:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.reduction import ForkingPickler
@@ -72,6 +72,7 @@ def preprocess(
     source: StudySource,
     localizer: DiscLocalizer,
     specs: Sequence[CropSpec],
+    discs: DiscPoints | None = None,
     seconds: float | None = None,
     deadline: float = float("inf"),
 ) -> PreprocessedStudy:
@@ -89,7 +90,7 @@ def preprocess(
                 study = load_study(source)
             except Exception as error:  # any failure on one study must not stop the run
                 return _lost(source, "study_unreadable", f"cannot be read: {message_of(error)}")
-            return preprocess_study(study, localizer, specs, stage=stage)
+            return preprocess_study(study, localizer, specs, discs, stage=stage)
     except StudyTimeout:
         return _lost(source, "study_timeout", f"given up after {seconds:.0f} s, while {stage[-1]}")
 
@@ -183,12 +184,15 @@ def preprocess_studies(
     localizer: DiscLocalizer,
     specs: Sequence[CropSpec],
     *,
+    discs: Mapping[str, DiscPoints] | None = None,
     n_jobs: int | None = None,
     window: int = 8,
     study_seconds: float | None = STUDY_SECONDS,
     time_left: Callable[[], float] = lambda: float("inf"),
 ) -> Iterator[list[PreprocessedStudy]]:
     """Preprocess many studies, `window` of them at a time, in their order; while one window is used, the next is made.
+
+    Studies that `discs` holds points of are not located.
 
     `n_jobs` as in `parallel.run_jobs`; a localizer that cannot be pickled is used in this process. One study may take
     `study_seconds`, None for as long as it likes. `time_left` gives the seconds until nothing more may be read: studies
@@ -204,7 +208,8 @@ def preprocess_studies(
     def tasks() -> Iterator[tuple]:
         for source in sources:
             given.append(source)
-            yield source, localizer, tuple(specs), study_seconds, time.time() + time_left()
+            known = discs.get(source.study_id) if discs else None
+            yield source, localizer, tuple(specs), known, study_seconds, time.time() + time_left()
 
     def timeout() -> float:
         return min((study_seconds or 1e6) + GRACE_SECONDS, max(time_left(), 0.0) + RETURN_SECONDS)

@@ -14,13 +14,14 @@ from __future__ import annotations
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from ..errors import DataError, Issue, counted
+from ..localization import DiscPoints
 from ..studies.study import StudySource
 from .deadline import HOURS, Deadline, Step
 from .predictor import Predictor
@@ -65,6 +66,7 @@ def run_inference(
     sources: Sequence[StudySource],
     path: Path | str,
     *,
+    discs: Mapping[str, DiscPoints] | None = None,
     sample: pd.DataFrame | None = None,
     hours: float | None = HOURS,
     started: float | None = None,
@@ -80,6 +82,8 @@ def run_inference(
     sources : sequence of StudySource
     path : path-like
         The submission. Beside it: `<name>_log.csv`, `<name>_log.jsonl`, and until the end `<name>_resume.jsonl`.
+    discs : mapping of study id to DiscPoints, optional
+        Known discs; those of other studies are located.
     sample : DataFrame, optional
         See `write_submission`.
     hours : float, optional
@@ -105,7 +109,9 @@ def run_inference(
     check_sample(sample)
     called = time.monotonic()
     began = called if started is None else started
-    fingerprint = hashlib.sha256(f"{predictor.digest()} {code_digest()}".encode()).hexdigest()
+    discs = {study_id: discs[study_id] for study_id in ids if study_id in discs} if discs else {}
+    given = [(study_id, own.points.tolist(), own.flags) for study_id, own in discs.items()]
+    fingerprint = hashlib.sha256(f"{predictor.digest()} {code_digest()} {given or ''}".encode()).hexdigest()
     resume_log = ResumeLog(path.with_name(f"{path.stem}_resume.jsonl"), fingerprint)
     try:
         known = {source.study_id: resume_log.known(source) for source in sources}
@@ -121,9 +127,8 @@ def run_inference(
             options = {"weights": predictor.weights, "mirror": predictor.mirror, "started": began}
             deadline = Deadline(hours * 3600, len(todo), clock=time.monotonic, **options)
         n_jobs = n_jobs if len(todo) >= MIN_FOR_PROCESSES else None
-        predicted = predictor.predict_studies(
-            todo, n_jobs=n_jobs, deadline=deadline, study_seconds=study_seconds, progress=progress
-        )
+        options = {"n_jobs": n_jobs, "study_seconds": study_seconds, "progress": progress}
+        predicted = predictor.predict_studies(todo, discs=discs, deadline=deadline, **options)
         for source, prediction in zip(todo, predicted, strict=True):
             known[source.study_id] = prediction
             if not TRANSIENT & {issue.code for issue in prediction.issues}:

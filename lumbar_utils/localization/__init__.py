@@ -3,8 +3,8 @@
 In the order of the data: `preprocessing` (series -> network input), `network`, `heat_maps` (predictions of several
 networks, averaged), `decoding` (heat maps -> a chain of points), `localizer` (`DiscLocalizer`, which joins them),
 `series_fusion` (one chain from several series), `points` (`DiscPoints`, the result); `many_studies` runs it on a
-cohort. For training `samples`, `synthetic_samples` (of phantoms), `augmentation`, `training`, `calibration` (of the
-confidence); `evaluation` measures it.
+cohort, `exchange` renames points and takes them to and from 3D Slicer. For training `samples`, `synthetic_samples` (of
+phantoms), `augmentation`, `training`, `calibration` (of the confidence); `evaluation` measures it.
 
 Names are loaded on first use, so that code that needs no more than `DiscPoints` does not wait for torch.
 """
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         reliability,
         summary,
     )
+    from .exchange import read_any_points, read_markups, shift_levels, write_markups
     from .localizer import DiscLocalizer, localizer_origin, open_localizer, warn_of_studies_learnt_from
     from .many_studies import (
         locate_folders,
@@ -44,6 +45,7 @@ _NAMES = {
     "augmentation": "Augmentation",
     "evaluation": "calibration_error evaluate_on_images evaluate_points image_summary point_errors read_reference "
     "reliability summary",
+    "exchange": "read_any_points read_markups shift_levels write_markups",
     "localizer": "DiscLocalizer localizer_origin open_localizer warn_of_studies_learnt_from",
     "many_studies": "locate_folders locate_studies low_confidence_message points_from_table reference_points",
     "network": "LocalizerConfig",

@@ -23,7 +23,7 @@ LOW_CONFIDENCE = "low_confidence"
 """The flag of a point that may be wrong; of all five, when the whole chain may lie a level too high or too low."""
 LOW_CONFIDENCE_BELOW = 0.8
 """Points of less confidence get that flag."""
-SOURCES = ("localizer", "table", "truth")
+SOURCES = ("localizer", "table", "truth", "corrected")
 POINT_COLUMNS = ("study_id", "series_id", "level", "x", "y", "z", "confidence", "flag")
 
 TYPICAL_STEPS_MM = np.array([35.0, 35.0, 33.3, 28.6])
@@ -49,7 +49,7 @@ class DiscPoints:
         "" where all is well, else one or more, separated by ", ", of "interpolated", "extrapolated" (imputed from the
         levels around it), "outside" (of the image) and "low_confidence".
     source : str
-        "localizer", "table" (the competition's coordinates) or "truth" (a synthetic cohort's).
+        "localizer", "table" (the competition's coordinates), "truth" (a synthetic cohort's) or "corrected" (by hand).
 
     Raises
     ------
