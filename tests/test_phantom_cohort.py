@@ -28,7 +28,7 @@ from lumbar_utils.labels import (
     row_ids,
 )
 from lumbar_utils.phantom import annotator, dataset_quirks
-from lumbar_utils.phantom.anatomy import build_body
+from lumbar_utils.phantom.anatomy import Body
 from lumbar_utils.phantom.cohort import CohortConfig, generate_cohort, without_levels_above
 from lumbar_utils.phantom.disease import sample_person
 from lumbar_utils.phantom.protocol import sample_protocols
@@ -321,7 +321,7 @@ def test_a_randomised_cohort_holds_randomised_people(tmp_path):
     root = tmp_path / "wide"
     make(root, n_studies=1, test_fraction=0.0, randomise=True)
     discs = pd.read_csv(root / "truth" / "discs.csv").set_index("level")
-    wide = build_body(sample_person(0, 11, randomise=True)).truth
+    wide = Body(sample_person(0, 11, randomise=True)).truth
     columns = ["canal_x", "canal_y", "canal_z"]
     np.testing.assert_allclose(discs.loc[list(LEVELS), columns].to_numpy(), wide.canal, atol=1e-5)
 
@@ -453,7 +453,7 @@ def n_slices(protocol):
 
 def test_axial_slices_above_the_first_covered_level_are_dropped():
     person = sample_person(0, 4)
-    body = build_body(person)
+    body = Body(person)
     for seed in range(6):
         rng = np.random.default_rng(seed)
         for protocol in sample_protocols(body, rng, "demo", views=(AXIAL_T2, SAGITTAL_T2)):

@@ -16,7 +16,7 @@ from tqdm.auto import tqdm
 from ..dicom.series import Stack
 from ..errors import DataError, LumbarError
 from ..parallel import JobFailure, run_jobs
-from ..phantom.anatomy import build_body
+from ..phantom.anatomy import Body
 from ..phantom.disease import sample_person
 from ..phantom.scanner import acquire, localizer_protocol
 from .preprocessing import LocalizationError, sagittal_volume
@@ -86,7 +86,7 @@ def _randomised(index: int) -> bool:
 @threadpool_limits.wrap(limits=1)  # how a product is split among threads can change its last bit
 def _scan_body(index: int, seed: int, pixel_mm: float, scans: int, n_slices: int) -> list[LocalizerSample]:
     randomise = _randomised(index)
-    body = build_body(sample_person(index, seed, randomise=randomise))
+    body = Body(sample_person(index, seed, randomise=randomise))
     made = []
     for number in range(scans):
         rng = np.random.default_rng([seed, index, number, _STREAM_LOCALIZER])

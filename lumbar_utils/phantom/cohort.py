@@ -24,7 +24,7 @@ from ..labels import AXIAL_T2, MISSING
 from ..parallel import JobFailure, run_jobs
 from ..studies.competition import SYNTHETIC_MARK
 from . import tables
-from .anatomy import build_body
+from .anatomy import Body
 from .annotator import StoredSeries, annotate
 from .dataset_quirks import StudyPlan, number_slices, sample_study_plan
 from .disease import sample_person
@@ -176,7 +176,7 @@ def _make_study(root: Path, config: CohortConfig, index: int) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     plan = sample_study_plan(rng(_STREAM_PLAN))
-    body = build_body(person)
+    body = Body(person)
     protocols = sample_protocols(
         body, rng(_STREAM_PROTOCOL), profile=config.profile, views=plan.views, randomise=config.randomise
     )

@@ -14,7 +14,7 @@ from ..geometry import StackGeometry
 from .anatomy import Body
 from .protocol import PROFILES, Block, Protocol, localizer_protocol, sample_protocols
 from .surroundings import smooth_fields
-from .tissue import SignalCanvas
+from .tissue import Canvas
 
 LATTICE_MM = 5.0
 """Distance of the points at which smooth fields are worked out; they bend over tens of mm."""
@@ -101,7 +101,7 @@ def _measure(body: Body, protocol: Protocol, lattice: _Lattice, position: np.nda
     points = position + lattice.points + depths[:, None, None, None] * normal
     coarse = smooth_fields(body, body.to_own(points).astype(np.float32))
     fields = dict(zip(coarse, lattice.spread(np.stack(list(coarse.values()), dtype=np.float32)), strict=True))
-    canvas = SignalCanvas(fields["x"].shape, protocol.signal, lattice.softness, grain=protocol.grain)
+    canvas = Canvas(fields["x"].shape, protocol.signal, lattice.softness, grain=protocol.grain)
     body.paint(fields, canvas)
     image = canvas.value.mean(axis=0)
     for place, radius in protocol.metal:
