@@ -11,8 +11,9 @@ from lumbar_utils.phantom import scanner
 from lumbar_utils.phantom.anatomy import Body
 from lumbar_utils.phantom.disease import sample_person
 from lumbar_utils.phantom.person import L1, L5, S1
+from lumbar_utils.phantom.protocol import localizer_protocol, sample_protocols
 from lumbar_utils.phantom.randomisation import TRANSITION_RATE
-from lumbar_utils.phantom.scanner import acquire, localizer_protocol, sample_protocols
+from lumbar_utils.phantom.scanner import acquire
 from lumbar_utils.phantom.signal import Sequence, tissue_signal
 from lumbar_utils.phantom.surroundings import smooth_fields
 from lumbar_utils.phantom.tissue import N_TISSUES, Canvas, Tissue

@@ -18,7 +18,8 @@ from ..errors import DataError, LumbarError
 from ..parallel import JobFailure, run_jobs
 from ..phantom.anatomy import Body
 from ..phantom.disease import sample_person
-from ..phantom.scanner import acquire, localizer_protocol
+from ..phantom.protocol import localizer_protocol
+from ..phantom.scanner import acquire
 from .preprocessing import LocalizationError, sagittal_volume
 from .samples import LocalizerSample
 

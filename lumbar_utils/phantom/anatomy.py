@@ -38,6 +38,11 @@ class DiscTruth:
     recess: np.ndarray  # (5, 2, 3) left and right lateral recess
     chain: np.ndarray  # (8, 3) `canal` with its neighbours T11/T12, T12/L1, S1/S2, there the sacral canal's middle
 
+    @property
+    def places(self) -> np.ndarray:
+        """Where each target is: (5 conditions, 5 levels, 3)."""
+        return np.stack([self.canal, *self.foramen.swapaxes(0, 1), *self.recess.swapaxes(0, 1)])
+
 
 class Points:
     """A list of points in straightened anatomical coordinates: flat float32 arrays of one length.

@@ -101,9 +101,9 @@ def _paint_sac(body, p, canvas) -> None:
     sac = np.where(half < 1.2, 5, sac)
     canvas.paint(edge(sac - 0.5, soft), Tissue.LIGAMENT)
 
-    layer = np.clip((p.s * (1 / ROOT_LAYER_MM)).astype(np.int32), 0, len(body.roots) - 1)
+    layer = np.clip((p.s * (1 / ROOT_LAYER_MM)).astype(np.intp), 0, len(body.roots) - 1)
     column, row = (
-        np.clip((c + ROOT_REACH) * (ROOT_CELLS / (2 * ROOT_REACH)), 0, ROOT_CELLS - 1).astype(np.int32)
+        np.clip((c + ROOT_REACH) * (ROOT_CELLS / (2 * ROOT_REACH)), 0, ROOT_CELLS - 1).astype(np.intp)
         for c in (across, height)
     )
     strands = body.roots.ravel().take((layer * ROOT_CELLS + column) * ROOT_CELLS + row)

@@ -48,7 +48,7 @@ class SpineCurve:
     def at(self, profile: np.ndarray, s: np.ndarray) -> np.ndarray:
         """Linear interpolation of a profile along the curve, constant beyond its ends."""
         t = np.clip(np.asarray(s) * (1 / STEP), 0, len(profile) - 1.001)
-        i = t.astype(np.int32)
+        i = t.astype(np.intp)
         profile = profile.astype(t.dtype, copy=False)
         low = profile.take(i)
         return low + (profile.take(i + 1) - low) * (t - i)

@@ -194,8 +194,8 @@ class Spine:
         return np.exp(-0.5 * (away / (width * self.size)) ** 2) @ np.asarray(values, dtype=np.float64)
 
     def index(self, s: np.ndarray) -> np.ndarray:
-        """Sample nearest to each position, int32, clipped to the curve."""
-        return np.clip(s * np.float32(1 / STEP) + np.float32(0.5), 0, len(self.vertebra) - 1).astype(np.int32)
+        """Sample nearest to each position, clipped to the curve."""
+        return np.clip(s * np.float32(1 / STEP) + np.float32(0.5), 0, len(self.vertebra) - 1).astype(np.intp)
 
     def straighten(self, s: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Follow the true end-plates and slips: curve coordinates to anatomical (s, v) and the sample index."""

@@ -59,4 +59,6 @@ class Canvas:
     def _cover(self, mask: np.ndarray, signal: np.ndarray, texture: np.ndarray | float | None) -> None:
         if texture is not None:
             signal = signal * (1 + texture * self.grain)
-        self.value += mask * (signal - self.value)
+        change = signal - self.value
+        change *= mask
+        self.value += change
