@@ -43,7 +43,7 @@ from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.labels import AXIAL_T2, CONDITIONS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, target_index
 from lumbar_utils.models.classifier import SPLIT_VIEWS, LumbarClassifier
 from lumbar_utils.models.run_folder import load_model
-from lumbar_utils.phantom.anatomy import build_body
+from lumbar_utils.phantom.anatomy import Body
 from lumbar_utils.phantom.cohort import CohortConfig
 from lumbar_utils.phantom.disease import sample_person
 from lumbar_utils.studies.study import find_studies, load_study
@@ -106,7 +106,7 @@ def planted(cohort: Path, study_ids: list[str]) -> dict[str, dict]:
         if config.study_id(index) not in study_ids:
             continue
         person = sample_person(index, config.seed, randomise=config.randomise)
-        truth = build_body(person).truth
+        truth = Body(person).truth
         sides = [truth.foramen[:, 0], truth.foramen[:, 1], truth.recess[:, 0], truth.recess[:, 1]]
         found[config.study_id(index)] = {
             "degrees": np.asarray(person.degrees),

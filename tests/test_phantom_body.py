@@ -8,13 +8,15 @@ import pytest
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, target_index
 from lumbar_utils.phantom import scanner
-from lumbar_utils.phantom.anatomy import build_body
+from lumbar_utils.phantom.anatomy import Body
 from lumbar_utils.phantom.disease import sample_person
-from lumbar_utils.phantom.profiles import L1, L5, S1
+from lumbar_utils.phantom.person import L1, L5, S1
+from lumbar_utils.phantom.protocol import localizer_protocol, sample_protocols
 from lumbar_utils.phantom.randomisation import TRANSITION_RATE
-from lumbar_utils.phantom.scanner import acquire, localizer_protocol, sample_protocols
+from lumbar_utils.phantom.scanner import acquire
 from lumbar_utils.phantom.signal import Sequence, tissue_signal
-from lumbar_utils.phantom.tissue import Tissue
+from lumbar_utils.phantom.surroundings import smooth_fields
+from lumbar_utils.phantom.tissue import N_TISSUES, Canvas, Tissue
 
 L3_L4 = LEVELS.index("l3_l4")
 
@@ -32,7 +34,7 @@ def healthy(index: int = 3, seed: int = 5, **changes):
 def with_degree(condition: str, value: float):
     degrees = np.full(25, 0.1)
     degrees[target_index(condition, L3_L4)] = value
-    return build_body(healthy(degrees=degrees))
+    return Body(healthy(degrees=degrees))
 
 
 def ball(center: np.ndarray, radius: float, step: float = 0.8) -> np.ndarray:
@@ -41,12 +43,30 @@ def ball(center: np.ndarray, radius: float, step: float = 0.8) -> np.ndarray:
     return center + grid[np.linalg.norm(grid, axis=-1) <= radius]
 
 
+class TissueCanvas(Canvas):
+    """Tissue numbers instead of signal: a tissue holds where its mask is above one half."""
+
+    def paint(self, mask, tissue, texture=None):
+        self.paint_mixture(mask, np.zeros_like(mask), tissue, tissue)
+
+    def paint_mixture(self, mask, mix, first, second, texture=None):
+        self.value = np.where(mask > 0.5, np.where(mix > 0.5, second, first), self.value)
+
+
+def tissue_at(body: Body, points: np.ndarray) -> np.ndarray:
+    """`Tissue` numbers (...) at LPS points (..., 3)."""
+    fields = smooth_fields(body, body.to_own(points).reshape(-1, 3))
+    canvas = TissueCanvas(fields["s"].shape, np.zeros(N_TISSUES), softness=0.5)
+    body.paint({name: field.astype(np.float32) for name, field in fields.items()}, canvas)
+    return canvas.value.reshape(np.shape(points)[:-1])
+
+
 def share(body, points, *tissues) -> float:
-    return float(np.isin(body.tissue_at(points), [int(t) for t in tissues]).mean())
+    return float(np.isin(tissue_at(body, points), [int(t) for t in tissues]).mean())
 
 
 def test_straightened_coordinates_are_invertible():
-    spine = build_body(sample_person(1, 2)).spine
+    spine = Body(sample_person(1, 2)).spine
     rng = np.random.default_rng(0)
     s = rng.uniform(60, spine.curve.length - 70, 400)
     u, v = rng.uniform(-25, 25, 400), rng.uniform(-40, 25, 400)
@@ -56,7 +76,7 @@ def test_straightened_coordinates_are_invertible():
 
 @pytest.mark.parametrize("index", range(4))
 def test_truth_is_where_the_tissue_is(index):
-    body = build_body(healthy(index))
+    body = Body(healthy(index))
     truth = body.truth
     for level in range(5):
         assert share(body, ball(truth.centre[level], 1.5), Tissue.NUCLEUS, Tissue.ANNULUS) > 0.9
@@ -64,8 +84,8 @@ def test_truth_is_where_the_tissue_is(index):
         inward = (truth.centre[level] - truth.posterior[level]) / np.linalg.norm(
             truth.centre[level] - truth.posterior[level]
         )
-        assert body.tissue_at(truth.posterior[level] + 1.2 * inward) in (Tissue.ANNULUS, Tissue.NUCLEUS, Tissue.CORTEX)
-        assert body.tissue_at(truth.posterior[level] - 1.0 * inward) not in (Tissue.ANNULUS, Tissue.NUCLEUS)
+        assert tissue_at(body, truth.posterior[level] + 1.2 * inward) in (Tissue.ANNULUS, Tissue.NUCLEUS, Tissue.CORTEX)
+        assert tissue_at(body, truth.posterior[level] - 1.0 * inward) not in (Tissue.ANNULUS, Tissue.NUCLEUS)
         up, down = (truth.centre[level] + sign * 14 * truth.normal[level] for sign in (1, -1))
         assert share(body, ball(up, 1.5), Tissue.MARROW, Tissue.FATTY_MARROW) > 0.8
         assert share(body, ball(down, 1.5), Tissue.MARROW, Tissue.FATTY_MARROW) > 0.8
@@ -78,7 +98,7 @@ def test_truth_is_where_the_tissue_is(index):
 
 
 def test_disc_planes_follow_lordosis_and_scoliosis():
-    body = build_body(healthy(scoliosis_degrees=18.0))
+    body = Body(healthy(scoliosis_degrees=18.0))
     for level in range(5):
         center, normal = body.truth.centre[level], body.truth.normal[level]
         left = np.array([1.0, 0.0, 0.0]) - normal[0] * normal
@@ -101,10 +121,10 @@ MARKED = dict(
 @pytest.mark.parametrize("changes", [{}, MARKED, {"transition": 0.7}], ids=["ordinary", "marked", "lumbarised"])
 def test_mirrored_person_gives_the_mirrored_body(changes):
     person = replace(sample_person(8, 11), **changes)
-    body, mirrored = build_body(person), build_body(person.mirrored())
+    body, mirrored = Body(person), Body(person.mirrored())
     flip = np.array([-1.0, 1.0, 1.0])
     points = np.random.default_rng(1).uniform([-70, -90, -150], [70, 70, 130], (20000, 3))
-    assert np.array_equal(body.tissue_at(points), mirrored.tissue_at(points * flip))
+    assert np.array_equal(tissue_at(body, points), tissue_at(mirrored, points * flip))
     for name in ("centre", "posterior", "canal", "normal", "chain"):
         assert np.allclose(getattr(body.truth, name), getattr(mirrored.truth, name) * flip)
     for name in ("foramen", "recess"):
@@ -130,7 +150,7 @@ def test_canal_degree_takes_the_csf_away():
     ],
 )
 def test_side_degrees_take_fat_away_on_their_side_only(condition, name, side):
-    reference = build_body(healthy()).truth
+    reference = Body(healthy()).truth
     here, there = getattr(reference, name)[L3_L4, side], getattr(reference, name)[L3_L4, 1 - side]
     bright = (Tissue.EPIDURAL_FAT, Tissue.CSF, Tissue.FAT)
     degrees = (0.2, 1.0, 1.5, 2.0, 2.8)
@@ -143,7 +163,7 @@ def test_side_degrees_take_fat_away_on_their_side_only(condition, name, side):
 
 
 def test_same_generator_same_pixels_and_geometry():
-    body = build_body(sample_person(2, 4))
+    body = Body(sample_person(2, 4))
     images = []
     for _ in range(2):
         rng = np.random.default_rng(9)
@@ -155,7 +175,7 @@ def test_same_generator_same_pixels_and_geometry():
 
 
 def test_planes_cover_all_levels_in_the_right_orientation():
-    body = build_body(sample_person(5, 4))
+    body = Body(sample_person(5, 4))
     protocols = sample_protocols(body, np.random.default_rng(0), "rsna")
     assert [p.view for p in protocols] == [SAGITTAL_T2, SAGITTAL_T1, AXIAL_T2]
     for protocol in protocols:
@@ -174,7 +194,7 @@ def test_planes_cover_all_levels_in_the_right_orientation():
 
 
 def test_image_is_where_the_geometry_says():
-    body = build_body(healthy(6))
+    body = Body(healthy(6))
     rng = np.random.default_rng(2)
     protocol = replace(sample_protocols(body, rng, views=(AXIAL_T2,))[0], noise=0.0, ghost=0.0)
     csf = body.truth.canal[0]
@@ -214,7 +234,7 @@ def test_signal_equations():
 
 
 def test_unknown_names_are_refused():
-    body = build_body(sample_person(0, 0))
+    body = Body(sample_person(0, 0))
     with pytest.raises(DataError, match="unknown phantom profile 'tiny'"):
         sample_protocols(body, np.random.default_rng(0), "tiny")
     with pytest.raises(DataError, match="unknown view"):
@@ -222,7 +242,7 @@ def test_unknown_names_are_refused():
 
 
 def test_localizer_material_is_small_and_contains_the_discs():
-    body = build_body(sample_person(7, 1))
+    body = Body(sample_person(7, 1))
     rng = np.random.default_rng(3)
     for _ in range(3):
         geometry, pixels = acquire(body, localizer_protocol(body, rng), rng)[0]
@@ -237,7 +257,7 @@ CANAL = (Tissue.CSF, Tissue.ROOT, Tissue.CORD)
 
 @pytest.mark.parametrize("index", range(6))
 def test_the_chain_goes_from_the_thoracic_to_the_sacral_canal(index):
-    truth = (body := build_body(healthy(index))).truth
+    truth = (body := Body(healthy(index))).truth
     assert truth.chain.shape == (8, 3)
     np.testing.assert_array_equal(truth.chain[2:7], truth.canal)
     assert np.all(np.diff(truth.chain[:, 2]) < 0)
@@ -247,7 +267,7 @@ def test_the_chain_goes_from_the_thoracic_to_the_sacral_canal(index):
 
 
 def test_transition_moves_l5_toward_the_sacrum_or_s1_toward_the_lumbar_spine():
-    sacralised, plain, lumbarised = (build_body(healthy(transition=t)).spine for t in (-0.7, 0.0, 0.7))
+    sacralised, plain, lumbarised = (Body(healthy(transition=t)).spine for t in (-0.7, 0.0, 0.7))
     assert sacralised.disc_halves[L5] < 0.7 * plain.disc_halves[L5]
     assert lumbarised.disc_halves[S1] > 2 * plain.disc_halves[S1]
 
@@ -261,48 +281,48 @@ def test_transition_moves_l5_toward_the_sacrum_or_s1_toward_the_lumbar_spine():
 
 
 def test_the_sacrum_is_as_curved_as_the_person_says():
-    few, many = (build_body(healthy(sacral_kyphosis_degrees=d)).spine.disc_angles for d in (30.0, 80.0))
+    few, many = (Body(healthy(sacral_kyphosis_degrees=d)).spine.disc_angles for d in (30.0, 80.0))
     bends = [np.degrees(angles[L5] - angles[S1 + 3]) for angles in (few, many)]
     assert 50 * 0.6 < bends[1] - bends[0] < 50 * 1.1, "S1 to S4 without S5"
 
 
 def test_pathology_is_where_it_was_planted():
-    plain = build_body(healthy())
+    plain = Body(healthy())
     wedge = np.zeros((7, 2))
     wedge[4, 0] = 0.5  # L3
-    broken = build_body(healthy(fracture=wedge))
+    broken = Body(healthy(fracture=wedge))
     bend = [b.spine.disc_angles[L1 + 1] - b.spine.disc_angles[L1 + 2] for b in (plain, broken)]
     assert np.degrees(bend[1] - bend[0]) > 12, "a wedge bends the spine forward"
 
-    bulging = build_body(healthy(herniation_mm=np.eye(5)[3] * 7.0, herniation_at_mm=np.zeros(5)))
+    bulging = Body(healthy(herniation_mm=np.eye(5)[3] * 7.0, herniation_at_mm=np.zeros(5)))
     behind = plain.truth.posterior[3] + np.array([0, 3.5, 0])
     assert share(plain, ball(behind, 1), *CANAL) > 0.7 and share(bulging, ball(behind, 1), *CANAL) == 0
 
-    open_back = build_body(healthy(laminectomy=np.array([False, False, True, True, False])))
+    open_back = Body(healthy(laminectomy=np.array([False, False, True, True, False])))
     hole = plain.truth.canal[2] + np.array([0, 22, -14])
     bone = (Tissue.MARROW, Tissue.CORTEX)
     assert share(plain, ball(hole, 8), *bone) > share(open_back, ball(hole, 8), *bone) + 0.2
 
-    block = build_body(healthy(fused=1))
+    block = Body(healthy(fused=1))
     grown = share(block, ball(block.truth.centre[1], 12), Tissue.MARROW, Tissue.FATTY_MARROW)
     assert grown > share(plain, ball(plain.truth.centre[1], 12), Tissue.MARROW, Tissue.FATTY_MARROW) + 0.2
 
-    ends = [np.argmax(b.spine.cord < 0.5) for b in (plain, build_body(healthy(conus_shift_mm=40.0)))]
+    ends = [np.argmax(b.spine.cord < 0.5) for b in (plain, Body(healthy(conus_shift_mm=40.0)))]
     assert ends[1] > ends[0]
 
 
 def test_randomised_people_can_be_built_and_their_discs_are_in_order():
     transitional, in_canal, in_disc = 0, [], []
     for index in range(200):
-        body = build_body(person := sample_person(index, 31, randomise=True))
+        body = Body(person := sample_person(index, 31, randomise=True))
         truth, curve = body.truth, body.spine.curve
         for name in ("centre", "posterior", "canal", "normal", "foramen", "recess", "chain"):
             assert np.isfinite(getattr(truth, name)).all()
         assert np.all(np.diff(truth.chain[:, 2]) < -5) and np.all(np.diff(body.spine.disc_middles) > 3)
         assert np.all(np.diff(curve.z[: round(body.spine.disc_middles[S1] / 0.25)]) < 0)
         assert np.linalg.norm(np.diff(truth.chain, axis=0), axis=1).min() > 10
-        in_canal.append(np.isin(body.tissue_at(truth.canal), [*CANAL, Tissue.EPIDURAL_FAT]))
-        in_disc.append(np.isin(body.tissue_at(truth.centre), [Tissue.ANNULUS, Tissue.NUCLEUS]))
+        in_canal.append(np.isin(tissue_at(body, truth.canal), [*CANAL, Tissue.EPIDURAL_FAT]))
+        in_disc.append(np.isin(tissue_at(body, truth.centre), [Tissue.ANNULUS, Tissue.NUCLEUS]))
         transitional += person.transition != 0
     assert abs(transitional / 200 - TRANSITION_RATE) < 3 * np.sqrt(TRANSITION_RATE / 200)
     assert np.mean(in_canal) > 0.95 and np.mean(in_disc) > 0.98
@@ -312,7 +332,7 @@ def test_localizer_material_holds_the_five_discs_and_is_sometimes_beside_the_can
     aside, shapes = [], set()
     for index in range(60):
         rng = np.random.default_rng(index)
-        body = build_body(sample_person(index, 2, randomise=True))
+        body = Body(sample_person(index, 2, randomise=True))
         protocol = localizer_protocol(body, rng)
         block = protocol.blocks[0]
         down = (body.truth.canal - block.center) @ block.column_cosine
@@ -337,7 +357,7 @@ def test_artefacts_are_planted_where_they_belong():
     scanner.blank_border(full, (0.1, 0, 0, 0.5))
     assert full[:4].max() == 0 and full[:, 30:].max() == 0 and full[4:, :30].min() == 1
 
-    body, rng = build_body(healthy()), np.random.default_rng(0)
+    body, rng = Body(healthy()), np.random.default_rng(0)
     protocol = replace(sample_protocols(body, rng, views=(SAGITTAL_T2,))[0], noise=0.0, ghost=0.0)
     place = body.truth.centre[2]
     voided = replace(protocol, metal=((place, 12.0),))
@@ -349,7 +369,7 @@ def test_artefacts_are_planted_where_they_belong():
 
 
 def test_lateral_slices_meet_ribs_above_and_the_iliac_wings_below():
-    body = build_body(healthy())
+    body = Body(healthy())
     curve, middles = body.spine.curve, body.spine.middles
     grid = np.stack(np.meshgrid(np.arange(46, 100, 2.0), np.arange(-60, 40, 2.0), np.arange(-14, 15, 2.0)), axis=-1)
 

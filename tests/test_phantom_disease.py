@@ -13,17 +13,25 @@ from lumbar_utils.metrics.score import competition_score
 from lumbar_utils.phantom import disease, reader_model
 
 
+def degrees_of(n: int, seed: int) -> np.ndarray:
+    return np.stack([disease.sample_person(index, seed).degrees for index in range(n)])
+
+
+def labels_of(degrees: np.ndarray, seed: int) -> np.ndarray:
+    return np.stack([reader_model.label_person(row, index, seed) for index, row in enumerate(degrees)])
+
+
 @pytest.fixture(scope="module")
 def large_cohort():
     """Degrees and labels of 12,000 people."""
-    degrees = disease.sample_degrees(12_000, 5)
-    return degrees, reader_model.label_cohort(degrees, 5)
+    degrees = degrees_of(12_000, 5)
+    return degrees, labels_of(degrees, 5)
 
 
 @pytest.mark.parametrize("seed", [0, 20_24])
 def test_two_thousand_studies_have_the_competitions_prevalences_within_sampling_error(seed):
     started = time.process_time()
-    labels = reader_model.label_cohort(disease.sample_degrees(2000, seed), seed)
+    labels = labels_of(degrees_of(2000, seed), seed)
     assert time.process_time() - started < 10
     expected = reader_model.prevalence()
     found = np.stack([(labels == k).mean(axis=0) for k in range(3)], axis=1)
@@ -36,8 +44,8 @@ def test_two_thousand_studies_have_the_competitions_prevalences_within_sampling_
 
 @pytest.mark.parametrize("seed", [0, 1, 20_24])
 def test_the_oracle_scores_what_the_best_real_solutions_do(seed):
-    degrees = disease.sample_degrees(2000, seed)
-    oracle = competition_score(reader_model.label_cohort(degrees, seed), reader_model.class_probabilities(degrees))
+    degrees = degrees_of(2000, seed)
+    oracle = competition_score(labels_of(degrees, seed), reader_model.class_probabilities(degrees))
     assert oracle.total == pytest.approx(0.36, abs=0.02)
     assert oracle.spinal < oracle.foraminal < 0.55 and oracle.spinal < oracle.subarticular < 0.55
 
@@ -101,14 +109,13 @@ def test_degrees_are_bounded_and_the_folding_is_one_to_one(large_cohort):
 
 
 def test_a_person_depends_on_seed_and_index_only():
-    degrees = disease.sample_degrees(6, 9)
+    degrees = degrees_of(6, 9)
     for index in (5, 0, 3):
         person = disease.sample_person(index, 9)
         np.testing.assert_array_equal(person.degrees, degrees[index])
         assert person.seed == disease.sample_person(index, 9).seed
-    assert not np.array_equal(degrees, disease.sample_degrees(6, 10))
-    labels = reader_model.label_cohort(degrees, 9)
-    np.testing.assert_array_equal(labels[4], reader_model.label_person(degrees[4], 4, 9))
+    assert not np.array_equal(degrees, degrees_of(6, 10))
+    assert not np.array_equal(reader_model.label_person(degrees[4], 4, 9), reader_model.label_person(degrees[4], 5, 9))
 
 
 def test_mirroring_swaps_sides_and_is_its_own_inverse():

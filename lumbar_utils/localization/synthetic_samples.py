@@ -16,9 +16,10 @@ from tqdm.auto import tqdm
 from ..dicom.series import Stack
 from ..errors import DataError, LumbarError
 from ..parallel import JobFailure, run_jobs
-from ..phantom.anatomy import build_body
+from ..phantom.anatomy import Body
 from ..phantom.disease import sample_person
-from ..phantom.scanner import acquire, localizer_protocol
+from ..phantom.protocol import localizer_protocol
+from ..phantom.scanner import acquire
 from .preprocessing import LocalizationError, sagittal_volume
 from .samples import LocalizerSample
 
@@ -67,7 +68,7 @@ def is_randomised(sample: LocalizerSample) -> bool:
 @threadpool_limits.wrap(limits=1)  # how a product is split among threads can change its last bit
 def _scan_body(index: int, seed: int, pixel_mm: float, scans: int, n_slices: int) -> list[LocalizerSample]:
     randomise = index % PLAIN_EVERY != 0
-    body = build_body(sample_person(index, seed, randomise=randomise))
+    body = Body(sample_person(index, seed, randomise=randomise))
     made = []
     for number in range(scans):
         rng = np.random.default_rng([seed, index, number, _STREAM_LOCALIZER])

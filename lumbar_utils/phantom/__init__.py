@@ -8,7 +8,7 @@ Person -> body -> tissue -> signal -> scanner -> files:
 
     curve             the spine's curve and the straightened coordinates that go with it
     sacrum            from L5 down: transitional vertebrae, kyphosis, disc remnants
-    profiles          every measure of the spine along its curve; disease enters here
+    profiles          the spine: every measure along its curve; disease enters here
     anatomy           the body: all structures together, and where its discs are (`DiscTruth`)
 
     tissue            the tissues, and the canvases that they are painted on

@@ -9,45 +9,39 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from ..labels import N_LEVELS
-from .canal import paint_canal, paint_foramina, root_map, trapezoid_profile
-from .curve import STEP
+from .canal import paint_canal, paint_foramina, root_map
 from .neural_arch import paint_neural_arch, paint_ribs
-from .person import Person
-from .profiles import L1, L5, N_VERTEBRAE, S1, Spine, build_spine
-from .surroundings import paint_surroundings, smooth_fields
+from .person import L1, L5, N_VERTEBRAE, S1, Person
+from .profiles import Spine, float32
+from .surroundings import paint_surroundings
 from .texture import grain
-from .tissue import Canvas, Tissue, TissueCanvas
+from .tissue import Canvas
 from .vertebra import paint_bodies
 
 _STREAM_BODY = 31
+_SPINOUS_LENGTH = np.array([*[26.0] * 6, 28, 30, 30, 28, 22, 10, 8, 6, 4, 2, 2])
+_SPINOUS_HALF = np.array([*[7.0] * 6, 9.5, 11, 11, 10, 8, 9, 8, 7, 6, 5, 5])
+_PSOAS = np.array([0, 0, 0, 0, 0, 2, 7, 11, 15, 18, 19, 17, 15, 13, 12, 10, 8.0])
 
 
 @dataclass(frozen=True)
 class DiscTruth:
-    """Where the discs are, LPS mm; first axis is the level in `labels.LEVELS` order.
+    """Where the discs are, LPS mm; first axis is the level in `labels.LEVELS` order."""
 
-    Parameters
-    ----------
-    centre, posterior, canal : ndarray, shape (5, 3)
-        Middle of the disc, its posterior margin in the midline, middle of the sac at disc height.
-    normal : ndarray, shape (5, 3)
-        Unit normal of the disc's plane, pointing to the head.
-    foramen, recess : ndarray, shape (5, 2, 3)
-        Left and right neural foramen and lateral recess.
-    chain : ndarray, shape (8, 3)
-        `canal` with its neighbours: T11/T12, T12/L1, the five, and S1/S2, where it is the sacral canal's middle.
-    """
+    centre: np.ndarray  # (5, 3) middle of the disc
+    posterior: np.ndarray  # (5, 3) its posterior margin in the midline
+    canal: np.ndarray  # (5, 3) middle of the sac at disc height
+    normal: np.ndarray  # (5, 3) unit normal of the disc's plane, pointing to the head
+    foramen: np.ndarray  # (5, 2, 3) left and right neural foramen
+    recess: np.ndarray  # (5, 2, 3) left and right lateral recess
+    chain: np.ndarray  # (8, 3) `canal` with its neighbours T11/T12, T12/L1, S1/S2, there the sacral canal's middle
 
-    centre: np.ndarray
-    posterior: np.ndarray
-    canal: np.ndarray
-    normal: np.ndarray
-    foramen: np.ndarray
-    recess: np.ndarray
-    chain: np.ndarray
+    @property
+    def places(self) -> np.ndarray:
+        """Where each target is: (5 conditions, 5 levels, 3)."""
+        return np.stack([self.canal, *self.foramen.swapaxes(0, 1), *self.recess.swapaxes(0, 1)])
 
 
 class Points:
@@ -69,69 +63,91 @@ class Points:
 
     def select(self, chosen: np.ndarray) -> Points:
         """Those of the points at these places of the list."""
-        return Points(
-            *(a.take(chosen) for a in (self.s, self.u, self.v, self.index, self.grain, self.clouds, self.slow))
-        )
+        fields = (self.s, self.u, self.v, self.index, self.grain, self.clouds, self.slow)
+        return Points(*(field.take(chosen) for field in fields))
 
 
-@dataclass(frozen=True)
 class Body:
-    """A person's anatomy in the patient frame (LPS mm, the origin near L3).
+    """A person's anatomy in the patient frame (LPS mm, the origin near L3); the same person always has the same body.
 
-    Built by `build_body`. In the comments, "profile" is an array over the samples of the spine's curve, "vertebrae"
-    an array over `profiles.VERTEBRAE`; lengths in mm.
+    "Profile" is an array over the samples of the spine's curve, "vertebrae" one over `person.VERTEBRAE`; mm.
     """
 
-    person: Person
-    spine: Spine
-    truth: DiscTruth
-    origin: np.ndarray  # LPS of the body's own origin
-    shift: np.ndarray  # (3,) place in the noise volume
-    roots: np.ndarray  # cauda equina, see `canal.root_map`
-    trapezoid: np.ndarray  # profile: 0 round sac, 1 triangular
-    streaks: np.ndarray  # profile: fat in the muscles
-    wing: np.ndarray  # profile: half width of the sacrum's wings
-    wing_depth: np.ndarray  # profile: half their depth
-    sacrum_top: float  # position of the top of S1
-    spinous_length: np.ndarray  # vertebrae
-    spinous_half: np.ndarray  # vertebrae: half the height of the spinous process
-    hollow: np.ndarray  # vertebrae: depth of the end-plates' hollow
-    marrow: np.ndarray  # vertebrae: relative deviation of the signal
-    fatty: np.float32  # share of fatty marrow
-    nucleus: np.ndarray  # vertebrae: signal of the disc below, 0 annulus to 1 young nucleus
-    psoas: np.ndarray  # vertebrae: radius
-    half_widths: np.ndarray  # vertebrae
-    depths: np.ndarray  # vertebrae
-    belly: float  # added to the depth of the belly
-    back_line: np.ndarray  # profile: y that the skin of the back follows
-    bladder: float  # half its height
-    rectum: np.ndarray  # (3,) its middle
-    schmorl_depth_share: float  # Schmorl's nodes: share of the depth from behind
-    ilium_offset: float  # how far behind the usual the iliac wings lie
-    ilium_height: float  # and how much higher the crest
-    septa: float  # how much they show in the fat under the skin
-    herniation_at: np.ndarray  # levels: u of the focal herniations
-    removed: np.ndarray  # vertebrae: True after laminectomy
-    haemangioma: tuple[float, float, float, float]  # u, v, s from the vertebra's middle, radius
+    def __init__(self, person: Person):
+        self.person = person
+        upright = person.mirrored() if person.flipped else person
+        rng = np.random.default_rng([person.seed, _STREAM_BODY])
+        self.spine = Spine(upright, rng)
+        self.shift = rng.uniform(0, 128, 3)  # place in the noise volume
+        self.mirror = np.array([-1.0 if person.flipped else 1.0, 1, 1])
+        self.origin = rng.uniform(-1, 1, 3) * [12, 20, 25] * self.mirror  # LPS of the body's own origin
+        self.truth = _truth(self.spine, self.origin, self.mirror)
+        self._vary_spine(upright, rng)
+        self._vary_surroundings(upright, rng)
+
+    def _vary_spine(self, person: Person, rng: np.random.Generator) -> None:
+        """What a painter of the spine needs beside the profiles."""
+        spine, size = self.spine, person.stature
+        s, middles = spine.s, spine.middles
+        lumbarised, sacralised = max(person.transition, 0.0), max(-person.transition, 0.0)
+        fat = 0.004 * (person.age - 25) + 0.006 * person.fat_mm / 2 + 0.1 * rng.standard_normal()
+        low_down = np.clip((s - middles[L1]) / (middles[S1] - middles[L1]), -0.3, 1.3)
+        self.streaks = float32(np.clip(fat, 0.05, 0.5) * (0.7 + 0.9 * low_down) + 0.15)  # profile: fat in the muscles
+
+        nucleus = 0.75 + 0.08 * rng.standard_normal(N_VERTEBRAE) - 0.3 * person.degeneration.mean()
+        nucleus[L1:S1] = 1.0 - 1.05 * person.degeneration + 0.05 * rng.standard_normal(N_LEVELS)
+        nucleus[S1:] = rng.uniform(0.1, 0.8, N_VERTEBRAE - S1)
+        nucleus[L5] *= 1 - 0.7 * sacralised
+        nucleus[S1] += min(1.5 * lumbarised, 1) * (0.85 - nucleus[S1])
+        self.nucleus = float32(np.clip(nucleus, 0.03, 1.0))  # vertebrae: the disc below, 0 annulus to 1 young nucleus
+
+        knots = middles[[S1 - 1, S1, S1 + 1, S1 + 2, S1 + 3, S1 + 5]]
+        # Profiles: half width and half depth of the sacrum's wings
+        self.wing = float32(np.interp(s, knots, np.array([50, 55, 50, 40, 26, 8]) * size))
+        self.wing_depth = float32(np.interp(s, knots, np.array([15, 16, 12, 8, 5, 3]) * size))
+        top = spine.disc_middles[L5] + spine.disc_halves[L5]
+        tops = [middles[L5] - 4, top, top, middles[S1] + 0.5 * spine.halves[S1]]
+        self.sacrum_top = float(np.interp(person.transition, [-0.6, -0.2, 0.2, 0.6], tops))  # position
+        self.roots = root_map(spine.curve.length, float(s[np.argmax(spine.cord < 0.5)]), rng)
+        self.trapezoid = float32(1 / (1 + np.exp(-(s - middles[L5]) / 20)))  # profile: 0 round sac, 1 triangular
+
+        length = _SPINOUS_LENGTH.copy()
+        length[S1] += 14 * lumbarised
+        self.spinous_length = float32(length * size * rng.uniform(0.85, 1.15, N_VERTEBRAE))
+        self.spinous_half = float32(_SPINOUS_HALF * size * rng.uniform(0.85, 1.12, N_VERTEBRAE))  # half the height
+        hollow = np.where(np.arange(N_VERTEBRAE) < S1, rng.uniform(0.8, 2.4, N_VERTEBRAE), 0.3)
+        self.hollow = float32(hollow * size)  # vertebrae: depth of the end-plates' hollow
+        self.marrow = float32(0.05 * rng.standard_normal(N_VERTEBRAE))  # vertebrae: relative deviation of the signal
+        fatty = 0.008 * (person.age - 35) + 0.12 * rng.standard_normal()
+        self.fatty = np.float32(np.clip(fatty, 0, 0.6))  # share of fatty marrow
+        self.removed = np.zeros(N_VERTEBRAE, dtype=bool)  # True after laminectomy
+        self.removed[L1:S1] = person.laminectomy
+
+    def _vary_surroundings(self, person: Person, rng: np.random.Generator) -> None:
+        """What lies around the spine, and where lesions lie in it."""
+        spine = self.spine
+        self.psoas = _PSOAS * person.stature * rng.uniform(0.85, 1.15)  # vertebrae: radius
+        # Added to the depth of the belly.
+        self.belly = float(0.6 * min(person.fat_mm, 70) + person.girth_mm - 15 + 12 * rng.standard_normal())
+        self.back_line = spine.smooth(spine.curve.y, 40)  # profile: y that the skin of the back follows
+        self.half_widths, self.depths = (spine.curve.at(p, spine.middles) for p in (spine.half_width, spine.depth))
+        self.bladder = rng.uniform(6, 42)  # half its height
+        below, aside, front = rng.uniform(-12, 12), rng.uniform(-8, 8), rng.uniform(0, 8)
+        self.rectum = spine.place(spine.middles[S1 + 3] + below, aside, -30 - front)  # its middle
+        self.schmorl_depth_share = rng.uniform(0.35, 0.65)  # Schmorl's nodes: share of the depth from behind
+        self.ilium_offset = rng.normal(0, 4)  # how far behind the usual the iliac wings lie
+        self.ilium_height = rng.normal(0, 8)  # and how much higher the crest
+        self.septa = rng.uniform(0.05, 0.4)  # how much they show in the fat under the skin
+        self.herniation_at = float32(person.herniation_at_mm)  # levels: u of the focal herniations
+        # u, v, s from the vertebra's middle, radius
+        self.haemangioma = rng.uniform(-8, 8), -rng.uniform(10, 22), rng.uniform(-5, 5), rng.uniform(4, 8)
 
     def to_own(self, points: np.ndarray) -> np.ndarray:
         """LPS mm (..., 3) to the body's own frame, in which it is never flipped."""
-        own = np.asarray(points, dtype=np.float64) - self.origin
-        if self.person.flipped:
-            own = own * np.array([-1.0, 1.0, 1.0])
-        return own
-
-    def tissue_at(self, points: np.ndarray) -> np.ndarray:
-        """`Tissue` numbers (uint8, shape (...)) at LPS points (..., 3)."""
-        points = np.asarray(points, dtype=np.float64)
-        flat = points.reshape(-1, 3)
-        canvas = TissueCanvas(len(flat))
-        self.paint(smooth_fields(self, self.to_own(flat)), canvas)
-        return canvas.value.reshape(points.shape[:-1])
+        return (np.asarray(points, dtype=np.float64) - self.origin) * self.mirror
 
     def paint(self, fields: dict[str, np.ndarray], canvas: Canvas) -> None:
-        """Paint the whole body on points given by their smooth fields (see `surroundings.smooth_fields`)."""
-        fields = {name: np.asarray(field, dtype=np.float32) for name, field in fields.items()}
+        """Paint the whole body on points given by their smooth fields, float32 (see `surroundings.smooth_fields`)."""
         x, y, z = fields["x"], fields["y"], fields["z"]
         fine = grain(x, y, z, 1.0, self.shift)
         coarse = grain(x, y, z * 0.6, 0.85, self.shift[[2, 0, 1]], smooth=True)
@@ -163,121 +179,35 @@ class Body:
                 canvas.put_back(chosen, part)
 
 
-def build_body(person: Person) -> Body:
-    """Lay out a person's body; the same person always gives the same body."""
-    upright = person.mirrored() if person.flipped else person
-    rng = np.random.default_rng([person.seed, _STREAM_BODY])
-    spine = build_spine(upright, rng)
-    size, n = upright.stature, len(spine.vertebra)
-    s = np.arange(n) * STEP
-    shift = rng.uniform(0, 128, 3)
-    origin = np.array([0.0, 0.0, 0.0]) + rng.uniform(-1, 1, 3) * [12, 20, 25]
-    origin[0] *= -1 if person.flipped else 1
-    fat_share = np.clip(
-        0.004 * (upright.age - 25) + 0.006 * upright.fat_mm / 2 + 0.1 * rng.standard_normal(), 0.05, 0.5
-    )
-    low_down = np.clip((s - spine.middles[L1]) / (spine.middles[S1] - spine.middles[L1]), -0.3, 1.3)
-    nucleus = np.full(N_VERTEBRAE, 0.75) + 0.08 * rng.standard_normal(N_VERTEBRAE) - 0.3 * upright.degeneration.mean()
-    nucleus[L1 : L1 + N_LEVELS] = 1.0 - 1.05 * upright.degeneration + 0.05 * rng.standard_normal(N_LEVELS)
-    nucleus[S1:] = rng.uniform(0.1, 0.8, N_VERTEBRAE - S1)
-    lumbarised, sacralised = max(upright.transition, 0.0), max(-upright.transition, 0.0)
-    nucleus[L5] *= 1 - 0.7 * sacralised
-    nucleus[S1] += min(1.5 * lumbarised, 1) * (0.85 - nucleus[S1])
-    wing_knots = spine.middles[[S1 - 1, S1, S1 + 1, S1 + 2, S1 + 3, S1 + 5]]
-    wing = np.interp(s, wing_knots, np.array([50, 55, 50, 40, 26, 8]) * size)
-    spinous = np.array([*[26.0] * 6, 28, 30, 30, 28, 22, 10, 8, 6, 4, 2, 2])
-    spinous_half = np.array([*[7.0] * 6, 9.5, 11, 11, 10, 8, 9, 8, 7, 6, 5, 5])
-    removed = np.zeros(N_VERTEBRAE, dtype=bool)
-    removed[L1 : L1 + N_LEVELS] = upright.laminectomy
-    spinous[S1] += 14 * lumbarised
-    top = float(spine.disc_middles[S1 - 1] + spine.disc_halves[S1 - 1])
-    return Body(
-        person=person,
-        spine=spine,
-        truth=_truth(upright, spine, origin, person.flipped),
-        origin=origin,
-        shift=shift,
-        roots=root_map(spine.curve.length, float(s[np.argmax(spine.cord < 0.5)]), rng),
-        trapezoid=trapezoid_profile(n, float(spine.middles[L5])),
-        streaks=(fat_share * (0.7 + 0.9 * low_down) + 0.15).astype(np.float32),
-        wing=wing.astype(np.float32),
-        wing_depth=_float32(np.interp(s, wing_knots, np.array([15, 16, 12, 8, 5, 3]) * size)),
-        sacrum_top=float(
-            np.interp(
-                upright.transition,
-                [-0.6, -0.2, 0.2, 0.6],
-                [spine.middles[L5] - 4, top, top, spine.middles[S1] + 0.5 * spine.halves[S1]],
-            )
-        ),
-        spinous_length=_float32(spinous * size * rng.uniform(0.85, 1.15, N_VERTEBRAE)),
-        spinous_half=_float32(spinous_half * size * rng.uniform(0.85, 1.12, N_VERTEBRAE)),
-        hollow=_float32(np.where(np.arange(N_VERTEBRAE) < S1, rng.uniform(0.8, 2.4, N_VERTEBRAE), 0.3) * size),
-        marrow=_float32(0.05 * rng.standard_normal(N_VERTEBRAE)),
-        fatty=np.float32(np.clip(0.008 * (upright.age - 35) + 0.12 * rng.standard_normal(), 0, 0.6)),
-        nucleus=_float32(np.clip(nucleus, 0.03, 1.0)),
-        psoas=_psoas(size, rng),
-        half_widths=spine.curve.at(spine.half_width, spine.middles),
-        depths=spine.curve.at(spine.depth, spine.middles),
-        belly=float(0.6 * min(upright.fat_mm, 70) + upright.girth_mm - 15 + 12 * rng.standard_normal()),
-        back_line=ndimage.gaussian_filter1d(spine.curve.y, 40 / STEP, mode="nearest"),
-        bladder=float(rng.uniform(6, 42)),
-        rectum=spine.place(spine.middles[S1 + 3] + rng.uniform(-12, 12), rng.uniform(-8, 8), -30 - rng.uniform(0, 8)),
-        schmorl_depth_share=float(rng.uniform(0.35, 0.65)),
-        ilium_offset=float(rng.normal(0, 4)),
-        ilium_height=float(rng.normal(0, 8)),
-        septa=float(rng.uniform(0.05, 0.4)),
-        herniation_at=_float32(upright.herniation_at_mm),
-        removed=removed,
-        haemangioma=(rng.uniform(-8, 8), -rng.uniform(10, 22), rng.uniform(-5, 5), rng.uniform(4, 8)),
-    )
-
-
-def _psoas(size: float, rng: np.random.Generator) -> np.ndarray:
-    radius = np.array([0, 0, 0, 0, 0, 2, 7, 11, 15, 18, 19, 17, 15, 13, 12, 10, 8.0])
-    return radius * size * rng.uniform(0.85, 1.15)
-
-
-def _float32(values: np.ndarray) -> np.ndarray:
-    return np.asarray(values, dtype=np.float32)
-
-
-def _truth(person: Person, spine: Spine, origin: np.ndarray, flipped: bool) -> DiscTruth:
-    levels = np.arange(L1, L1 + N_LEVELS)
+def _truth(spine: Spine, origin: np.ndarray, mirror: np.ndarray) -> DiscTruth:
+    """The truth from the spine's profiles; `mirror` and `origin` lead from the body's frame to the patient's."""
+    size, levels = spine.size, np.arange(L1, S1)
     s, chain_s = spine.disc_middles[levels], spine.disc_middles[L1 - 2 : S1 + 1]
-    size = person.stature
 
-    def profile(values: np.ndarray, at: np.ndarray) -> np.ndarray:
-        return spine.curve.at(values.astype(np.float64), at)
+    def at(profile: np.ndarray, position: np.ndarray) -> np.ndarray:
+        return spine.curve.at(profile.astype(np.float64), position)
 
-    depth, posterior = profile(spine.depth, s), profile(spine.posterior, s)
+    def place(*suv: float | np.ndarray) -> np.ndarray:
+        return spine.place(*suv) * mirror + origin
+
+    depth, posterior = at(spine.depth, s), at(spine.posterior, s)
     # The sac may end above S1/S2.
-    front = np.where(
-        np.arange(len(chain_s)) < N_LEVELS + 2, profile(spine.sac_front, chain_s), profile(spine.posterior, chain_s)
-    )
-    back = np.where(
-        np.arange(len(chain_s)) < N_LEVELS + 2, profile(spine.sac_back, chain_s), profile(spine.canal_back, chain_s)
-    )
-    middle = (front + back) / 2
-    sides = np.array([1.0, -1.0])
-    out = 0.5 * (profile(spine.canal_half, s) + profile(spine.pedicle_centre, s) + profile(spine.pedicle_half, s)) + 1
-    foramen_s = s[:, None] - 5.5 * size + np.zeros(2)
-    beside = np.maximum(profile(spine.sac_half, s), 7 * size) + 1.6 * size
-    front = np.minimum(profile(spine.sac_front, s), 2) + 3.3 * size
-    angle, tilt = spine.disc_angles[levels], profile(spine.curve.tilt, s)
+    in_sac = np.arange(len(chain_s)) < N_LEVELS + 2
+    front = np.where(in_sac, at(spine.sac_front, chain_s), at(spine.posterior, chain_s))
+    back = np.where(in_sac, at(spine.sac_back, chain_s), at(spine.canal_back, chain_s))
+    chain = place(chain_s, 0.0, (front + back) / 2)
+    sides = np.array([1.0, -1.0]) * mirror[0]
+    out = 0.5 * (at(spine.canal_half, s) + at(spine.pedicle_centre, s) + at(spine.pedicle_half, s)) + 1
+    beside = np.maximum(at(spine.sac_half, s), 7 * size) + 1.6 * size
+    behind = np.minimum(at(spine.sac_front, s), 2) + 3.3 * size
+    angle, tilt = spine.disc_angles[levels], at(spine.curve.tilt, s)
     normal = np.stack([-np.sin(tilt), -np.cos(tilt) * np.sin(angle), np.cos(tilt) * np.cos(angle)], axis=1)
-    points = {
-        "centre": spine.place(s, 0.0, posterior - depth / 2),
-        "posterior": spine.place(s, 0.0, posterior),
-        "canal": spine.place(s, 0.0, middle[2:-1]),
-        "chain": spine.place(chain_s, 0.0, middle),
-        "foramen": spine.place(foramen_s, out[:, None] * sides, np.full((N_LEVELS, 2), 4.0 * size)),
-        "recess": spine.place(s[:, None] + np.zeros(2), beside[:, None] * sides, front[:, None] + np.zeros(2)),
-    }
-    mirror = np.array([-1.0, 1.0, 1.0]) if flipped else np.ones(3)
-    placed = {name: value * mirror + origin for name, value in points.items()}
-    if flipped:
-        placed["foramen"], placed["recess"] = placed["foramen"][:, ::-1], placed["recess"][:, ::-1]
-    return DiscTruth(**placed, normal=normal * mirror)
-
-
-__all__ = ["Body", "DiscTruth", "Tissue", "build_body"]
+    return DiscTruth(
+        centre=place(s, 0.0, posterior - depth / 2),
+        posterior=place(s, 0.0, posterior),
+        canal=chain[2:-1],
+        normal=normal * mirror,
+        foramen=place(s[:, None] - 5.5 * size, out[:, None] * sides, 4.0 * size),
+        recess=place(s[:, None], beside[:, None] * sides, behind[:, None]),
+        chain=chain,
+    )

@@ -11,17 +11,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from ..geometry import StackGeometry
-from ..labels import AXIAL_T2, CONDITIONS, N_LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2
+from ..labels import AXIAL_T2, N_CONDITIONS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2
+from ..studies.annotations import POINT_VIEWS
 
 ANNOTATOR_SD_MM = 0.8
 """Jitter of a click, per in-plane axis: about 1.4 pixels on sagittal T2, 2 on axial."""
-SLICE_SLIP = {"canal": 0.10, "foramen": 0.30, "recess": 0.19}
-"""Chance that the click is on a neighbour of the nearest slice. With 0.19 the two recesses of a level lie on one
-slice in 62 % of levels, as in the real table: the spine's tilt does the rest."""
+SLICE_SLIP = (0.10, 0.30, 0.30, 0.19, 0.19)
+"""Chance per condition that the click is on a neighbour of the nearest slice. With 0.19 the two recesses of a
+level lie on one slice in 62 % of levels, as in the real table: the spine's tilt does the rest."""
 MAX_DISTANCE = 0.8
 """In slice spacings: a point further than this from every slice is not on the series."""
 
@@ -42,61 +44,41 @@ class StoredSeries:
 
     series_id: str
     view: str
-    stacks: tuple[StackGeometry, ...]
-    instance_numbers: tuple[np.ndarray, ...]
+    stacks: Sequence[StackGeometry]
+    instance_numbers: Sequence[np.ndarray]
 
 
-@dataclass(frozen=True)
-class ClickedPoint:
-    """One row of the table: target index and pixel (x, y) on an instance of a series."""
+class ClickedPoint(NamedTuple):
+    """One row of the table: pixel (x, y) on an instance of a series, and the target's index."""
 
-    target: int
     series_id: str
     instance_number: int
+    target: int
     x: float
     y: float
 
 
 def annotate(
-    series: Sequence[StoredSeries],
-    *,
-    canal: np.ndarray,
-    foramen: np.ndarray,
-    recess: np.ndarray,
-    labelled: np.ndarray,
-    rng: np.random.Generator,
+    series: Sequence[StoredSeries], places: np.ndarray, labelled: np.ndarray, rng: np.random.Generator
 ) -> tuple[list[ClickedPoint], np.ndarray]:
-    """The points of one study, and which targets can be seen at all.
+    """The points of one study, and which targets (25,) can be seen: where no series covers a place there is no label.
 
-    Parameters
-    ----------
-    canal : ndarray, shape (5, 3); foramen, recess : ndarray, shape (5, 2, 3)
-        True places, LPS mm; the middle axis is left, right.
-    labelled : ndarray of bool, shape (25,)
-        Targets with a label.
-
-    Returns
-    -------
-    points : list of ClickedPoint
-    visible : ndarray of bool, shape (25,)
-        False where no series covers the place; such a target gets no label either.
+    `places` (5, 5, 3) are the true ones of conditions x levels, LPS mm; `labelled` (25,) says which have a label.
     """
-    true_places = np.stack([canal, foramen[:, 0], foramen[:, 1], recess[:, 0], recess[:, 1]])
-    places = _with_wrong_levels(true_places, rng)
-    kinds = ("canal", "foramen", "foramen", "recess", "recess")
-    wanted = (SAGITTAL_T2, SAGITTAL_T1, SAGITTAL_T1, AXIAL_T2, AXIAL_T2)
-    own_sagittal = {view: _pick(_sagittal_for(series, view), rng) for view in (SAGITTAL_T2, SAGITTAL_T1)}
+    meant = _with_wrong_levels(places, rng)
+    shown_on = {view: _pick(_sagittal_for(series, view), rng) for view in (SAGITTAL_T2, SAGITTAL_T1)}
+    shown_on[AXIAL_T2] = [s for s in series if s.view == AXIAL_T2]
     no_canal_points = rng.random() < NO_CANAL_POINTS_RATE
-    visible = np.zeros(N_TARGETS, dtype=bool)
+    visible = np.zeros((N_CONDITIONS, N_LEVELS), dtype=bool)
     points: dict[int, ClickedPoint] = {}
-    for c in range(len(CONDITIONS)):
-        candidates = [s for s in series if s.view == AXIAL_T2] if c >= 3 else own_sagittal[wanted[c]]
-        hits = [_nearest(item, places[c]) for item in candidates]
-        seen = np.array([found for _, _, found in (_nearest(item, true_places[c]) for item in candidates)])
-        visible[c * N_LEVELS : (c + 1) * N_LEVELS] = seen.any(axis=0) if len(seen) else False
+    for c, view in enumerate(POINT_VIEWS.values()):
+        candidates = shown_on[view]
+        hits = [_nearest(item, meant[c]) for item in candidates]
+        for item in candidates:
+            visible[c] |= _nearest(item, places[c])[2]
         for level in range(N_LEVELS):
             target = c * N_LEVELS + level
-            unlabelled = not labelled[target] or not visible[target]
+            unlabelled = not labelled[target] or not visible[c, level]
             skipped = rng.random() >= POINT_WITHOUT_LABEL_SHARE if unlabelled else rng.random() < NO_POINT_RATE
             # With several axial series the two sides of a level are often clicked on different ones.
             order = rng.permutation(len(candidates))
@@ -105,9 +87,9 @@ def annotate(
             if chosen is None or skipped or (c == 0 and no_canal_points):
                 continue
             stack, index, _ = (values[level] for values in hits[chosen])
-            shift = (1 if slip[1] < 0.5 else -1) if slip[0] < SLICE_SLIP[kinds[c]] else 0
-            points[target] = _click(candidates[chosen], stack, index + shift, places[c, level], target, jitter)
-    return list(_with_wrong_points(points, rng).values()), visible
+            shift = (1 if slip[1] < 0.5 else -1) if slip[0] < SLICE_SLIP[c] else 0
+            points[target] = _click(candidates[chosen], stack, index + shift, meant[c, level], target, jitter)
+    return list(_with_wrong_points(points, rng).values()), visible.ravel()
 
 
 def _sagittal_for(series: Sequence[StoredSeries], view: str) -> list[StoredSeries]:
@@ -147,21 +129,17 @@ def _click(
     xy, _ = geometry[index].world_to_pixel(place)
     xy = xy + jitter * ANNOTATOR_SD_MM / np.array(geometry.spacing[::-1])
     x, y = np.clip(xy, 0, np.array(geometry.shape[::-1]) - 1)
-    return ClickedPoint(target, series.series_id, int(series.instance_numbers[stack][index]), float(x), float(y))
+    return ClickedPoint(series.series_id, int(series.instance_numbers[stack][index]), target, float(x), float(y))
 
 
 def _with_wrong_levels(places: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Rarely, move one condition's chain by a level; its free end goes where the next disc would be."""
     happens, condition, down = rng.random() < WRONG_LEVEL_RATE, int(rng.integers(len(places))), rng.random() < 0.5
-    if not happens:
-        return places
-    chain = places[condition]
-    shifted = (
-        np.concatenate([chain[1:], [2 * chain[-1] - chain[-2]]])
-        if down
-        else np.concatenate([[2 * chain[0] - chain[1]], chain[:-1]])
-    )
-    return np.concatenate([places[:condition], shifted[None], places[condition + 1 :]])
+    result = places.copy()
+    if happens:
+        chain = places[condition, :: 1 if down else -1]
+        result[condition, :: 1 if down else -1] = [*chain[1:], 2 * chain[-1] - chain[-2]]
+    return result
 
 
 def _with_wrong_points(points: dict[int, ClickedPoint], rng: np.random.Generator) -> dict[int, ClickedPoint]:
@@ -171,12 +149,11 @@ def _with_wrong_points(points: dict[int, ClickedPoint], rng: np.random.Generator
     for level in range(N_LEVELS):
         if corner[level] < CORNER_RATE and level in result:
             x, y = rng.uniform(3, 7, 2)
-            p = result[level]
-            result[level] = ClickedPoint(level, p.series_id, p.instance_number, float(x), float(y))
-        for family, rate in enumerate((FORAMEN_SWAP_RATE, RECESS_SWAP_RATE)):
-            left, right = (1 + 2 * family) * N_LEVELS + level, (2 + 2 * family) * N_LEVELS + level
-            if swap[family, level] < rate and left in result and right in result:
-                a, b = result[left], result[right]
-                result[left] = ClickedPoint(left, b.series_id, b.instance_number, b.x, b.y)
-                result[right] = ClickedPoint(right, a.series_id, a.instance_number, a.x, a.y)
+            result[level] = result[level]._replace(x=float(x), y=float(y))
+        for left_condition, rate in ((1, FORAMEN_SWAP_RATE), (3, RECESS_SWAP_RATE)):
+            left, right = left_condition * N_LEVELS + level, (left_condition + 1) * N_LEVELS + level
+            if swap[left_condition // 2, level] < rate and left in result and right in result:
+                result[left], result[right] = (
+                    result[right]._replace(target=left), result[left]._replace(target=right),
+                )  # fmt: skip
     return result

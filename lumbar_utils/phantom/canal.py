@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .curve import STEP
-from .profiles import L1, S1
+from .person import L1, S1
 from .tissue import Tissue, edge
 
 ROOT_CELLS = 48
@@ -102,9 +101,9 @@ def _paint_sac(body, p, canvas) -> None:
     sac = np.where(half < 1.2, 5, sac)
     canvas.paint(edge(sac - 0.5, soft), Tissue.LIGAMENT)
 
-    layer = np.clip((p.s * (1 / ROOT_LAYER_MM)).astype(np.int32), 0, len(body.roots) - 1)
+    layer = np.clip((p.s * (1 / ROOT_LAYER_MM)).astype(np.intp), 0, len(body.roots) - 1)
     column, row = (
-        np.clip((c + ROOT_REACH) * (ROOT_CELLS / (2 * ROOT_REACH)), 0, ROOT_CELLS - 1).astype(np.int32)
+        np.clip((c + ROOT_REACH) * (ROOT_CELLS / (2 * ROOT_REACH)), 0, ROOT_CELLS - 1).astype(np.intp)
         for c in (across, height)
     )
     strands = body.roots.ravel().take((layer * ROOT_CELLS + column) * ROOT_CELLS + row)
@@ -151,9 +150,3 @@ def paint_foramina(body, p, canvas) -> None:
     flat = np.minimum(2.5 * scale, 0.92 * deep)
     root = np.sqrt((at_root / (2.9 * scale)) ** 2 + ((dv + 0.3 * scale) / flat) ** 2) - 1
     canvas.paint(edge(root * flat, soft) * present, Tissue.ROOT, 0.06 * p.grain)
-
-
-def trapezoid_profile(n: int, from_s: float) -> np.ndarray:
-    """How triangular the sac is, 0..1 along s: round above `from_s`, more and more triangular below."""
-    s = np.arange(n) * STEP
-    return (1 / (1 + np.exp(-(s - from_s) / 20))).astype(np.float32)

@@ -24,13 +24,14 @@ from ..labels import AXIAL_T2, MISSING
 from ..parallel import JobFailure, run_jobs
 from ..studies.competition import SYNTHETIC_MARK
 from . import tables
-from .anatomy import build_body
+from .anatomy import Body
 from .annotator import StoredSeries, annotate
 from .dataset_quirks import StudyPlan, number_slices, sample_study_plan
 from .disease import sample_person
+from .protocol import PROFILES, Protocol, sample_protocols
 from .reader_model import label_person
-from .scanner import PROFILES, Protocol, acquire, sample_protocols
-from .writer import SeriesHeader, write_series
+from .scanner import acquire
+from .writer import write_series
 
 logger = logging.getLogger(__name__)
 
@@ -158,117 +159,102 @@ def generate_cohort(
     return {"root": root, **summary, "seconds": time.perf_counter() - started, "reused": False}
 
 
+@threadpool_limits.wrap(limits=1)  # how a matrix product is split among threads can change its last bit
 def make_study(root: Path, config: CohortConfig, index: int) -> None:
     """Write all files of one study and then its record."""
-    # One BLAS thread: how a matrix product is split among threads can change its last bit.
-    with threadpool_limits(1):
-        _make_study(root, config, index)
 
-
-def _make_study(root: Path, config: CohortConfig, index: int) -> None:
-    person = sample_person(index, config.seed, randomise=config.randomise)
-
-    def rng(stream: int) -> np.random.Generator:
-        return np.random.default_rng([config.seed, index, stream])
+    def rng(*stream: int) -> np.random.Generator:
+        return np.random.default_rng([config.seed, index, *stream])
 
     study_id = config.study_id(index)
     folder = root / f"{config.part(index)}_images" / study_id
     if folder.exists():
         shutil.rmtree(folder)
     plan = sample_study_plan(rng(_STREAM_PLAN))
-    body = build_body(person)
+    person = sample_person(index, config.seed, randomise=config.randomise)
+    body = Body(person)
     protocols = sample_protocols(
-        body, rng(_STREAM_PROTOCOL), profile=config.profile, views=plan.views, randomise=config.randomise
+        body, rng(_STREAM_PROTOCOL), config.profile, views=plan.views, randomise=config.randomise
     )
-    protocols = [without_levels_above(p, body.truth.canal, plan.axial_top_level) for p in protocols]
     stored, n_files = [], 0
     for number, (series_plan, protocol) in enumerate(zip(plan.series, protocols, strict=True)):
-        stacks = acquire(body, protocol, np.random.default_rng([config.seed, index, _STREAM_SCAN, number]))
-        geometries = tuple(geometry for geometry, _ in stacks)
+        protocol = without_levels_above(protocol, body.truth.canal, plan.axial_top_level)
+        stacks = acquire(body, protocol, rng(_STREAM_SCAN, number))
+        geometries = [geometry for geometry, _ in stacks]
         numbers = number_slices(geometries, series_plan)
-        series_id = config.series_id(index, number)
-        syntax = config.transfer_syntax
+        series_id, syntax = config.series_id(index, number), config.transfer_syntax
         n_files += write_series(
             folder / series_id,
             stacks,
             study_id=study_id,
             series_id=series_id,
-            header=series_header(protocol, plan, number + 1),
+            header=series_header(protocol, plan) | {"SeriesNumber": number + 1},
             instance_numbers=numbers,
             transfer_syntax=series_plan.transfer_syntax if syntax == "explicit" else syntax,
             uid_root=f"phantom-{config.version}-{config.seed}-{config.profile}",
         )
-        stored.append(StoredSeries(series_id, series_plan.view, geometries, tuple(numbers)))
-    truth = body.truth
-    points, visible = annotate(
-        stored,
-        canal=truth.canal,
-        foramen=truth.foramen,
-        recess=truth.recess,
-        labelled=~plan.unlabelled,
-        rng=rng(_STREAM_POINTS),
-    )
+        stored.append(StoredSeries(series_id, series_plan.view, geometries, numbers))
+    points, visible = annotate(stored, body.truth.places, ~plan.unlabelled, rng(_STREAM_POINTS))
     labels = np.where(plan.unlabelled | ~visible, MISSING, label_person(person.degrees, index, config.seed))
-    record = tables.study_record(study_id, config.part(index), person, truth, labels, stored, points, n_files)
+    record = {
+        "study_id": study_id,
+        "part": config.part(index),
+        "degrees": person.degrees.tolist(),
+        "labels": labels.tolist(),
+        "discs": {name: getattr(body.truth, name).tolist() for name in tables.DISC_COLUMNS},
+        "series": [(item.series_id, item.view) for item in stored],
+        "points": points,
+        "n_files": n_files,
+    }
     write_text(_record_path(root, index), json.dumps(record))
 
 
 def without_levels_above(protocol: Protocol, canal: np.ndarray, level: int) -> Protocol:
-    """Drop an axial protocol's slices that belong to levels above `level`; other views stay as they are.
-
-    Parameters
-    ----------
-    canal : ndarray, shape (5, 3)
-        LPS mm of the canal points.
-    """
+    """Drop an axial protocol's slices above `level`, whose canal points are `canal` (5, 3); others stay as they are."""
     if level == 0 or protocol.view != AXIAL_T2:
         return protocol
     border = (canal[level - 1] + canal[level]) / 2
     blocks = []
     for block in protocol.blocks:
-        offsets = (np.arange(block.n_slices) - (block.n_slices - 1) / 2) * block.step_mm
-        kept = offsets[((block.center - border) @ block.normal + offsets) * np.sign(block.normal[2]) <= 0]
+        beyond = (block.center - border) @ block.normal + block.offsets
+        kept = block.offsets[beyond * np.sign(block.normal[2]) <= 0]
         if len(kept):
             centre = block.center + kept.mean() * block.normal
             blocks.append(replace(block, center=centre, n_slices=len(kept)))
     return replace(protocol, blocks=tuple(blocks))
 
 
-def series_header(protocol: Protocol, plan: StudyPlan, series_number: int) -> SeriesHeader:
-    """What the header says about how a series was acquired."""
+def series_header(protocol: Protocol, plan: StudyPlan) -> dict[str, str | float]:
+    """What the header says about how a series was acquired, by DICOM keyword."""
     sequence = protocol.sequence
-    inversion = sequence.inversion_time > 0
-    return SeriesHeader(
-        description=plan.description(protocol.view, inversion=inversion),
-        echo_time=round(sequence.echo_time, 1),
-        repetition_time=round(sequence.repetition_time),
-        inversion_time=round(sequence.inversion_time) if inversion else None,
-        field_strength=round(sequence.tesla, 2),
-        slice_thickness=round(protocol.thickness_mm, 2),
-        slice_spacing=round(protocol.blocks[0].step_mm, 3),
-        series_number=series_number,
-    )
+    inversion = {"InversionTime": round(sequence.inversion_time)} if sequence.inversion_time > 0 else {}
+    return inversion | {
+        "SeriesDescription": plan.description(protocol.view, inversion=bool(inversion)),
+        "EchoTime": round(sequence.echo_time, 1),
+        "RepetitionTime": round(sequence.repetition_time),
+        "MagneticFieldStrength": round(sequence.tesla, 2),
+        "SliceThickness": round(protocol.thickness_mm, 2),
+        "SpacingBetweenSlices": round(protocol.blocks[0].step_mm, 3),
+    }
 
 
 def _claim(root: Path, config: CohortConfig, *, overwrite: bool) -> dict | None:
     """Make `root` ours. Returns the summary when the wanted cohort is there already."""
-    path = root / "truth" / "cohort.json"
+    path, wanted = root / "truth" / "cohort.json", asdict(config)
     if path.exists():
         try:
             state = json.loads(path.read_text())
-            settings, summary = state["config"], state["summary"]
+            settings, summary = dict(state["config"]), state["summary"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{path} cannot be read ({error}); delete {root} and generate again") from error
-        if settings == asdict(config):
+        differences = [
+            f"{key} is {settings.get(key)!r}, wanted {wanted.get(key)!r}"
+            for key in sorted(settings.keys() | wanted.keys())
+            if settings.get(key) != wanted.get(key)
+        ]
+        if not differences:
             return summary
         if not overwrite:
-            both = settings.keys() | asdict(config).keys()
-            wanted = asdict(config)
-            differences = [
-                f"{key} is {settings.get(key)!r}, wanted {wanted.get(key)!r}"
-                for key in sorted(both)
-                if settings.get(key) != wanted.get(key)
-            ]
             raise DataError(
                 f"{root} holds another cohort ({'; '.join(differences)}): "
                 "choose another folder, or delete this one (from Python: overwrite=True)"
@@ -278,7 +264,7 @@ def _claim(root: Path, config: CohortConfig, *, overwrite: bool) -> dict | None:
         raise DataError(f"{root} is not empty and was not made by this program: choose another folder")
     path.parent.mkdir(parents=True, exist_ok=True)
     note = tables.SYNTHETIC_NOTE.format(n_studies=config.n_studies, seed=config.seed, profile=config.profile)
-    write_text(path, json.dumps({"config": asdict(config), "summary": None}, indent=1) + "\n")
+    write_text(path, json.dumps({"config": wanted, "summary": None}, indent=1) + "\n")
     write_text(root / SYNTHETIC_MARK, note)
     return None
 

@@ -7,8 +7,6 @@ sideways. A point has `s` (mm along the curve, growing downward, 0 at the top of
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 STEP = 0.25
@@ -19,43 +17,28 @@ _MIN_SLOPE = 0.3
 """Newton's slope is kept above this, so that points behind the centre of curvature do not run away."""
 
 
-@dataclass(frozen=True)
 class SpineCurve:
-    """Samples of the curve every `STEP` mm; all arrays have shape (n,), mm and radians.
+    """Samples of the curve every `STEP` mm, from its direction of travel; all arrays have shape (n,), mm and radians.
 
     `angle` is the direction of travel against straight down, positive backward; `sideways` the lateral offset of
-    the curve and `tilt` its lateral slope as an angle.
+    the curve and `tilt` its lateral slope as an angle. The sample `origin_index` lies at y = z = 0.
     """
 
-    y: np.ndarray
-    z: np.ndarray
-    angle: np.ndarray
-    curvature: np.ndarray
-    sideways: np.ndarray
-    tilt: np.ndarray
-    _seed_origin: tuple[float, float]
-    _seeds: np.ndarray
-
-    @classmethod
-    def from_angles(cls, angle: np.ndarray, sideways: np.ndarray, origin_index: int) -> SpineCurve:
-        """Integrate the direction of travel; the sample `origin_index` lies at y = z = 0."""
-        y = np.concatenate([[0], np.cumsum(np.sin((angle[1:] + angle[:-1]) / 2) * STEP)])
-        z = -np.concatenate([[0], np.cumsum(np.cos((angle[1:] + angle[:-1]) / 2) * STEP)])
-        y, z = y - y[origin_index], z - z[origin_index]
-        curvature = np.gradient(angle, STEP)
-        tilt = np.arctan(np.gradient(sideways, STEP))
-        origin = (float(y.min() - _SEED_MARGIN), float(z.min() - _SEED_MARGIN))
-        shape = (
-            int((y.max() + _SEED_MARGIN - origin[0]) / _SEED_STEP) + 1,
-            int((z.max() + _SEED_MARGIN - origin[1]) / _SEED_STEP) + 1,
-        )
-        grid_y = (origin[0] + np.arange(shape[0]) * _SEED_STEP).astype(np.float32)
-        grid_z = (origin[1] + np.arange(shape[1]) * _SEED_STEP).astype(np.float32)
-        coarse = slice(None, None, int(8 / STEP))
-        far = (grid_y[:, None] - y[coarse].astype(np.float32)) ** 2
-        far = far[:, None, :] + ((grid_z[:, None] - z[coarse].astype(np.float32)) ** 2)[None]
-        seeds = far.argmin(axis=-1).astype(np.float32) * 8
-        return cls(y, z, angle, curvature, sideways, tilt, origin, seeds)
+    def __init__(self, angle: np.ndarray, sideways: np.ndarray, origin_index: int):
+        between = (angle[1:] + angle[:-1]) / 2
+        y = np.concatenate([[0], np.cumsum(np.sin(between) * STEP)])
+        z = -np.concatenate([[0], np.cumsum(np.cos(between) * STEP)])
+        self.y, self.z = y - y[origin_index], z - z[origin_index]
+        self.angle, self.curvature = angle, np.gradient(angle, STEP)
+        self.sideways, self.tilt = sideways, np.arctan(np.gradient(sideways, STEP))
+        # Where the search for the nearest sample starts, on a grid around the curve.
+        self._seed_origin = float(self.y.min() - _SEED_MARGIN), float(self.z.min() - _SEED_MARGIN)
+        far = []
+        for line, start in zip((self.y, self.z), self._seed_origin, strict=True):
+            cells = int((line.max() + _SEED_MARGIN - start) / _SEED_STEP) + 1
+            grid = (start + np.arange(cells) * _SEED_STEP).astype(np.float32)
+            far.append((grid[:, None] - line[:: int(8 / STEP)].astype(np.float32)) ** 2)
+        self._seeds = (far[0][:, None] + far[1][None]).argmin(axis=-1).astype(np.float32) * 8
 
     @property
     def length(self) -> float:
@@ -65,7 +48,7 @@ class SpineCurve:
     def at(self, profile: np.ndarray, s: np.ndarray) -> np.ndarray:
         """Linear interpolation of a profile along the curve, constant beyond its ends."""
         t = np.clip(np.asarray(s) * (1 / STEP), 0, len(profile) - 1.001)
-        i = t.astype(np.int32)
+        i = t.astype(np.intp)
         profile = profile.astype(t.dtype, copy=False)
         low = profile.take(i)
         return low + (profile.take(i + 1) - low) * (t - i)
@@ -73,24 +56,27 @@ class SpineCurve:
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Body points (..., 3) in mm to (s, u, v), each (...)."""
         x, y, z = points[..., 0], points[..., 1], points[..., 2]
-        i = np.clip(np.rint((y - self._seed_origin[0]) / _SEED_STEP).astype(np.int32), 0, self._seeds.shape[0] - 1)
-        j = np.clip(np.rint((z - self._seed_origin[1]) / _SEED_STEP).astype(np.int32), 0, self._seeds.shape[1] - 1)
+        i, j = (
+            np.clip(np.rint((c - start) / _SEED_STEP).astype(np.int32), 0, n - 1)
+            for c, start, n in zip((y, z), self._seed_origin, self._seeds.shape, strict=True)
+        )
         along = self._seeds[i, j].astype(x.dtype)
         for _ in range(2):
-            dy, dz = y - self.at(self.y, along), z - self.at(self.z, along)
-            angle = self.at(self.angle, along)
-            sine, cosine = np.sin(angle), np.cos(angle)
-            v = dy * cosine + dz * sine
+            ahead, v = self._beside(y, z, along)
             slope = np.maximum(1 - self.at(self.curvature, along) * v, _MIN_SLOPE)
-            step = (dy * sine - dz * cosine) / slope
-            along = along + np.clip(step, -12, 12)
-        dy, dz, angle = y - self.at(self.y, along), z - self.at(self.z, along), self.at(self.angle, along)
-        v = dy * np.cos(angle) + dz * np.sin(angle)
+            along = along + np.clip(ahead / slope, -12, 12)
+        ahead, v = self._beside(y, z, along)
         inside = np.clip(along, 0, self.length)
         # Beyond the ends the curve goes on straight, so s must go on growing there.
-        beyond = (dy * np.sin(angle) - dz * np.cos(angle)) * (inside != along)
+        beyond = ahead * (inside != along)
         offset, tilt = x - self.at(self.sideways, along), self.at(self.tilt, along)
         return inside + beyond + offset * np.sin(tilt), offset * np.cos(tilt), v
+
+    def _beside(self, y: np.ndarray, z: np.ndarray, along: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """How far points lie ahead of a place on the curve, and behind it."""
+        dy, dz, angle = y - self.at(self.y, along), z - self.at(self.z, along), self.at(self.angle, along)
+        sine, cosine = np.sin(angle), np.cos(angle)
+        return dy * sine - dz * cosine, dy * cosine + dz * sine
 
     def place(self, s: np.ndarray, u: np.ndarray, v: np.ndarray) -> np.ndarray:
         """(s, u, v), each (...), to body points (..., 3); the inverse of `project`."""

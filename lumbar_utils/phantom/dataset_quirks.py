@@ -51,50 +51,24 @@ _STIR_DESCRIPTIONS = ("SAG STIR", "STIR SAG", "Sag STIR FSE", "STIR_longTE_SAG",
 
 @dataclass(frozen=True)
 class SeriesPlan:
-    """How one series is to be stored.
+    """How one series is to be stored."""
 
-    Parameters
-    ----------
-    view : str
-        One of `labels.VIEWS`.
-    forward : bool
-        Rising instance numbers go from the patient's right to the left (sagittal) or downward (axial).
-    mixed : bool
-        With several blocks: the numbers within each block run against the order of the blocks.
-    first_number : int
-    skipped : tuple of int
-        Positions (0-based, along the numbering) before which one instance number is left out.
-    transfer_syntax : str
-        A key of `writer.TRANSFER_SYNTAXES`.
-    """
-
-    view: str
-    forward: bool = True
-    mixed: bool = False
+    view: str  # one of `labels.VIEWS`
+    forward: bool = True  # rising instance numbers go from the patient's right to the left (sagittal), downward (axial)
+    mixed: bool = False  # with several blocks: the numbers within each block run against the order of the blocks
     first_number: int = 1
-    skipped: tuple[int, ...] = ()
-    transfer_syntax: str = "explicit"
+    skipped: tuple[int, ...] = ()  # positions (0-based, along the numbering) before which a number is left out
+    transfer_syntax: str = "explicit"  # a key of `writer.TRANSFER_SYNTAXES`
 
 
 @dataclass(frozen=True)
 class StudyPlan:
-    """A study's series, in the order in which they are acquired, and the labels that are missing.
-
-    Parameters
-    ----------
-    series : tuple of SeriesPlan
-    unlabelled : ndarray of bool, shape (25,)
-        Targets without a label.
-    axial_top_level : int
-        First level that the axial series reach; the subarticular labels above it are among `unlabelled`.
-    naming_scheme : int
-        Which of the ways to name a series this study's scanner uses: an index into the tuples above.
-    """
+    """A study's series, in the order in which they are acquired, and the labels that are missing."""
 
     series: tuple[SeriesPlan, ...]
-    unlabelled: np.ndarray
-    axial_top_level: int = 0
-    naming_scheme: int = 0
+    unlabelled: np.ndarray  # bool (25,): targets without a label
+    axial_top_level: int  # first level that the axial series reach; the subarticular labels above it are missing
+    naming_scheme: int  # which of the ways to name a series this study's scanner uses: an index into the tuples above
 
     @property
     def views(self) -> tuple[str, ...]:

@@ -11,7 +11,8 @@ one to one: nothing a reader knows is lost.
 from __future__ import annotations
 
 from dataclasses import replace
-from functools import lru_cache
+from functools import cache
+from itertools import combinations
 
 import numpy as np
 from scipy.special import ndtri
@@ -71,45 +72,26 @@ def perceived_of(degrees: np.ndarray) -> np.ndarray:
     return np.where(d < 1, low, np.where(d > 2, high, d))
 
 
-def marginals(reader_sd: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+@cache
+def _marginals() -> tuple[np.ndarray, np.ndarray]:
     """Offset and scale, each (25,), of `u = offset + scale * z`, from the prevalences and the reader's noise."""
     severe = SEVERE_PERCENT.ravel() / 100
     above_moderate = severe + MODERATE_PERCENT.ravel() / 100
     first, second = -ndtri(above_moderate), -ndtri(severe)
     total = 1.0 / (second - first)
-    sd = np.repeat(READER_SD if reader_sd is None else np.asarray(reader_sd), N_LEVELS)
-    return 1.0 - first * total, np.sqrt(total**2 - sd**2)
+    return 1.0 - first * total, np.sqrt(total**2 - np.repeat(READER_SD, N_LEVELS) ** 2)
 
 
-@lru_cache(maxsize=1)
+@cache
 def _correlation_factor() -> np.ndarray:
     """(25, 25) factor `f` with `f @ f.T` the correlation matrix of `z`, the nearest that is possible."""
     chains = np.ones((N_CONDITIONS, N_LEVELS, N_LEVELS))
-    for c in range(N_CONDITIONS):
-        for i in range(N_LEVELS):
-            for j in range(i + 1, N_LEVELS):
-                chains[c, i, j] = chains[c, j, i] = np.prod(NEIGHBOURS[c, i:j]) * DISTANT ** (j - i - 1)
-    matrix = np.empty((N_TARGETS, N_TARGETS))
-    for a in range(N_CONDITIONS):
-        for b in range(N_CONDITIONS):
-            block = SAME_LEVEL[a, b] * np.sqrt(chains[a] * chains[b])
-            matrix[a * N_LEVELS : (a + 1) * N_LEVELS, b * N_LEVELS : (b + 1) * N_LEVELS] = block
-    values, vectors = np.linalg.eigh(matrix)
+    for i, j in combinations(range(N_LEVELS), 2):
+        chains[:, i, j] = chains[:, j, i] = np.prod(NEIGHBOURS[:, i:j], axis=1) * DISTANT ** (j - i - 1)
+    blocks = SAME_LEVEL[:, None, :, None] * np.sqrt(chains[:, None] * chains[None]).swapaxes(1, 2)
+    values, vectors = np.linalg.eigh(blocks.reshape(N_TARGETS, N_TARGETS))
     factor = vectors * np.sqrt(np.maximum(values, 1e-6))
     return factor / np.linalg.norm(factor, axis=1, keepdims=True)
-
-
-def _correlated_normals(index: int, seed: int) -> np.ndarray:
-    """The person's 25 correlated standard normals `z`."""
-    rng = np.random.default_rng([seed, index, _STREAM_DEGREES])
-    return _correlation_factor() @ rng.standard_normal(N_TARGETS)
-
-
-def sample_degrees(n: int, seed: int) -> np.ndarray:
-    """Degrees of the first `n` people of a cohort, shape (n, 25), without anything else. Fast."""
-    offset, scale = marginals()
-    z = np.stack([_correlated_normals(index, seed) for index in range(n)]) if n else np.empty((0, N_TARGETS))
-    return degree_of(offset + scale * z)
 
 
 def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
@@ -117,8 +99,8 @@ def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
 
     `randomise` keeps the stenosis degrees and samples build, degeneration and pathology far beyond a population.
     """
-    z = _correlated_normals(index, seed)
-    offset, scale = marginals()
+    z = _correlation_factor() @ np.random.default_rng([seed, index, _STREAM_DEGREES]).standard_normal(N_TARGETS)
+    offset, scale = _marginals()
     rng = np.random.default_rng([seed, index, _STREAM_BUILD])
     wear = z.reshape(N_CONDITIONS, N_LEVELS)
     burden = float(np.clip(wear.mean() / 0.65, -2.5, 2.5))

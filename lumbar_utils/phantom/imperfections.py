@@ -66,48 +66,46 @@ def sample_imperfections(body: Body, rng: np.random.Generator, *, randomise: boo
     back = canal.mean(0) + np.array([0, 55 + body.person.fat_mm, 0])
     result = dict(
         noise=float(np.exp(rng.normal(np.log(0.022), 0.45))),
-        coil_depth_mm=float(rng.uniform(85, 230)) if rng.random() < 0.65 else float("inf"),
+        coil_depth_mm=rng.uniform(85, 230) if rng.random() < 0.65 else float("inf"),
         coil_centre=back + np.array([0, 0, rng.normal(0, 25)]),
-        coil_length_mm=float(rng.uniform(300, 460)),
-        saturation_mm=float(rng.uniform(12, 30)) if rng.random() < 0.25 else float("inf"),
-        ghost=float(rng.gamma(1.5, 0.008)),
+        coil_length_mm=rng.uniform(300, 460),
+        saturation_mm=rng.uniform(12, 30) if rng.random() < 0.25 else float("inf"),
+        ghost=rng.gamma(1.5, 0.008),
         bias=0.05 * rng.standard_normal(6),
-        grain=float(rng.uniform(0.8, 1.4)),
+        grain=rng.uniform(0.8, 1.4),
         gain=float(np.exp(rng.normal(np.log(900), 0.45))),
     )
     if randomise:
         result.update(
             noise=float(np.exp(rng.uniform(np.log(0.005), np.log(0.12)))),
-            coil_depth_mm=float(rng.uniform(40, 250)) if rng.random() < 0.7 else float("inf"),
+            coil_depth_mm=rng.uniform(40, 250) if rng.random() < 0.7 else float("inf"),
             coil_centre=back + np.array([0, 0, rng.normal(0, 45)]),
-            coil_length_mm=float(rng.uniform(200, 460)),
-            saturation_mm=float(rng.uniform(-5, 40)) if rng.random() < 0.4 else float("inf"),
-            saturation_floor=float(rng.uniform(0, 0.7)),
-            ghost=float(rng.gamma(1.2, 0.03)) * (rng.random() < 0.6),
+            coil_length_mm=rng.uniform(200, 460),
+            saturation_mm=rng.uniform(-5, 40) if rng.random() < 0.4 else float("inf"),
+            saturation_floor=rng.uniform(0, 0.7),
+            ghost=rng.gamma(1.2, 0.03) * (rng.random() < 0.6),
             phase_axis=int(rng.integers(2)),
-            ghost_shift=float(rng.uniform(0.08, 0.5)),
-            fold=float(rng.uniform(0.04, 0.2)) if rng.random() < 0.1 else 0.0,
+            ghost_shift=rng.uniform(0.08, 0.5),
+            fold=rng.uniform(0.04, 0.2) if rng.random() < 0.1 else 0.0,
             apodised=bool(rng.random() < 0.7),
-            blur=float(rng.uniform(0.2, 0.6)) if rng.random() < 0.25 else 0.0,
+            blur=rng.uniform(0.2, 0.6) if rng.random() < 0.25 else 0.0,
             border=_border(rng),
             metal=_metal(body, rng),
             bias=(0.6 if rng.random() < 0.2 else 0.3) * rng.standard_normal(6),
-            grain=float(rng.uniform(0.2, 3.0)),
+            grain=rng.uniform(0.2, 3.0),
         )
     return result
 
 
-def _border(rng: np.random.Generator) -> tuple[float, float, float, float]:
+def _border(rng: np.random.Generator) -> list[float]:
     """Empty shares of the image above, below, left and right, as padding to a square leaves them."""
     kind = rng.random()
-    if kind > 0.25:
-        return 0.0, 0.0, 0.0, 0.0
+    border = np.zeros(4)
     if kind < 0.08:
-        side = np.zeros(4)
-        side[rng.choice([0, 2, 3])] = rng.uniform(0.02, 0.2)
-        return tuple(map(float, side))
-    share = float(rng.uniform(0.02, 0.15))
-    return 0.0, 0.0, share, share
+        border[rng.choice([0, 2, 3])] = rng.uniform(0.02, 0.2)
+    elif kind <= 0.25:
+        border[2:] = rng.uniform(0.02, 0.15)
+    return border.tolist()
 
 
 def _metal(body: Body, rng: np.random.Generator) -> tuple[tuple[np.ndarray, float], ...]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .profiles import L1, S1
+from .person import L1, S1
 from .tissue import Tissue, edge
 
 

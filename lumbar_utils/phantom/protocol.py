@@ -6,12 +6,15 @@ competition's studies. `randomise=True` leaves reality behind, for training netw
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 import numpy as np
 
 from ..errors import DataError
-from ..labels import AXIAL_T2, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2
+from ..geometry import INFERIOR, LEFT, POSTERIOR
+from ..labels import AXIAL_T2, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS
 from .anatomy import Body
 from .imperfections import sample_contrast, sample_imperfections, sample_localizer_contrast
 from .signal import Sequence
@@ -34,84 +37,42 @@ class Block:
         """Row direction cross column direction."""
         return np.cross(self.row_cosine, self.column_cosine)
 
+    @property
+    def offsets(self) -> np.ndarray:
+        """mm of each slice from the center along the normal."""
+        return (np.arange(self.n_slices) - (self.n_slices - 1) / 2) * self.step_mm
+
 
 @dataclass(frozen=True)
 class Protocol:
-    """Everything that decides how a series looks.
+    """Everything that decides how a series looks."""
 
-    Parameters
-    ----------
-    view : str
-        One of `labels.VIEWS`.
-    blocks : tuple of Block
-    fov_mm : (float, float)
-        Height and width of the field of view.
-    acquisition_matrix, reconstruction_matrix : (int, int)
-        Rows and columns measured, and of the image.
-    thickness_mm : float
-    sequence : Sequence
-    signal : ndarray, shape (N_TISSUES,)
-        Signal per tissue, see `signal.tissue_signal`.
-    noise : float
-        Standard deviation of either channel, relative to the brightest common tissue near the coil.
-    coil_depth_mm : float
-        Depth below the back at which the coil's sensitivity has halved; infinite for a body coil.
-    coil_centre : ndarray, shape (3,)
-        LPS mm of the coil's middle, on the skin of the back.
-    coil_length_mm : float
-    saturation_mm : float
-        How far in front of the spine a saturation band begins; infinite for none.
-    saturation_floor : float
-        What the band leaves of the signal.
-    ghost, phase_axis, ghost_shift : float, int, float
-        Strength of pulsation ghosts, 0 for ghosts along the columns' direction (down the image) or 1, and their
-        distance as a share of the image.
-    fold : float
-        Share of the image over which anatomy from outside folds in, along `phase_axis`.
-    apodised : bool
-        Whether k-space is weighted against ringing.
-    blur : float
-        Further loss of detail, 0 to 1.
-    border : tuple of four floats
-        Empty shares of the image: above, below, left, right.
-    metal : tuple of (ndarray, float)
-        LPS mm of implants and the radius of the void around each.
-    bias : ndarray, shape (6,)
-        Amplitudes of a further smooth bias field along x, y, z and their squares, per 100 mm.
-    grain : float
-        Strength of the tissues' own texture.
-    gain : float
-        Stored value of a signal of 1.
-    subslices : int
-        Sub-slices averaged over the slice thickness.
-    """
-
-    view: str
+    view: str  # one of `labels.VIEWS`
     blocks: tuple[Block, ...]
-    fov_mm: tuple[float, float]
-    acquisition_matrix: tuple[int, int]
-    reconstruction_matrix: tuple[int, int]
+    fov_mm: tuple[float, float]  # height and width
+    acquisition_matrix: tuple[int, int]  # rows and columns measured
+    reconstruction_matrix: tuple[int, int]  # and of the image
     thickness_mm: float
     sequence: Sequence
-    signal: np.ndarray
-    noise: float
-    coil_depth_mm: float
-    coil_centre: np.ndarray
+    signal: np.ndarray  # (N_TISSUES,) see `signal.tissue_signal`
+    noise: float  # standard deviation of either channel, relative to the brightest common tissue near the coil
+    coil_depth_mm: float  # depth below the back at which its sensitivity has halved; infinite for a body coil
+    coil_centre: np.ndarray  # (3,) LPS mm, on the skin of the back
     coil_length_mm: float
-    saturation_mm: float = float("inf")
-    saturation_floor: float = 0.3
-    ghost: float = 0.0
-    phase_axis: int = 0
-    ghost_shift: float = 1 / 3
-    fold: float = 0.0
-    apodised: bool = True
-    blur: float = 0.0
-    border: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)
-    metal: tuple[tuple[np.ndarray, float], ...] = ()
-    bias: np.ndarray = field(default_factory=lambda: np.zeros(6))
-    grain: float = 1.0
-    gain: float = 1000.0
-    subslices: int = 2
+    saturation_mm: float = float("inf")  # how far in front of the spine a saturation band begins; infinite for none
+    saturation_floor: float = 0.3  # what the band leaves of the signal
+    ghost: float = 0.0  # strength of pulsation ghosts
+    phase_axis: int = 0  # of ghosts and folding: 0 down the image, 1 across
+    ghost_shift: float = 1 / 3  # distance of ghosts as a share of the image
+    fold: float = 0.0  # share of the image over which anatomy from outside folds in
+    apodised: bool = True  # whether k-space is weighted against ringing
+    blur: float = 0.0  # further loss of detail, 0 to 1
+    border: tuple[float, float, float, float] = (0.0, 0.0, 0.0, 0.0)  # empty shares above, below, left, right
+    metal: tuple[tuple[np.ndarray, float], ...] = ()  # LPS mm of implants and the radius of the void around each
+    bias: np.ndarray = field(default_factory=partial(np.zeros, 6))  # smooth field along x, y, z and squares, per 100 mm
+    grain: float = 1.0  # strength of the tissues' own texture
+    gain: float = 1000.0  # stored value of a signal of 1
+    subslices: int = 2  # averaged over the slice thickness
 
 
 def sample_protocols(
@@ -124,33 +85,15 @@ def sample_protocols(
 ) -> list[Protocol]:
     """One protocol per wanted view (repeat a view for a second series), all of one examination.
 
-    Parameters
-    ----------
-    rng : Generator
-        All randomness comes from it.
-    profile : {"demo", "rsna"}
-    views : tuple of str
-        Of `labels.VIEWS`, in the order of the result.
-    randomise : bool
-        Contrasts, fields of view, noise and artefacts far beyond reality.
-
-    Raises
-    ------
-    DataError
-        For an unknown profile or view.
+    `randomise`: contrasts, fields of view, noise and artefacts far beyond reality. All randomness comes from `rng`.
     """
     if profile not in PROFILES:
         raise DataError(f"unknown phantom profile {profile!r}, expected one of {PROFILES}")
-    tesla = float(rng.choice([1.5, 3.0], p=[0.6, 0.4]))
-    protocols = []
     for view in views:
-        if view in (SAGITTAL_T1, SAGITTAL_T2):
-            protocols.append(_sagittal(body, rng, profile, view, tesla, randomise))
-        elif view == AXIAL_T2:
-            protocols.append(_axial(body, rng, profile, tesla, randomise))
-        else:
-            raise DataError(f"unknown view {view!r}, expected one of {(SAGITTAL_T2, SAGITTAL_T1, AXIAL_T2)}")
-    return protocols
+        if view not in VIEWS:
+            raise DataError(f"unknown view {view!r}, expected one of {VIEWS}")
+    tesla = rng.choice([1.5, 3.0], p=[0.6, 0.4])
+    return [(_axial if v == AXIAL_T2 else _sagittal)(body, rng, profile, v, float(tesla), randomise) for v in views]
 
 
 def localizer_protocol(
@@ -165,39 +108,56 @@ def localizer_protocol(
     """
     if not randomise:
         return _plain_localizer_protocol(body, rng, pixel_mm, n_slices)
-    height = float(rng.uniform(180, 420))
-    width = height * float(rng.uniform(0.6, 1.0)) if rng.random() < 0.4 else height
+    height = rng.uniform(180, 420)
+    width = height * rng.uniform(0.6, 1.0) if rng.random() < 0.4 else height
     if rng.random() < 0.1:
         height, width = width, height
-    step = float(rng.uniform(3, 6))
+    step = rng.uniform(3, 6)
     block, height = _localizer_block(body, rng, (height, width), n_slices, step)
     rows, columns = (max(32, round(fov / pixel_mm / 8) * 8) for fov in (height, width))
-    sequence, signal = sample_localizer_contrast(rng, float(rng.choice([1.5, 3.0])))
-    coarse = float(rng.uniform(0.6, 1.0)) if rng.random() < 0.3 else 1.0
+    contrast = sample_localizer_contrast(rng, float(rng.choice([1.5, 3.0])))
+    coarse = rng.uniform(0.6, 1.0) if rng.random() < 0.3 else 1.0
     measured = (rows, int(columns * coarse) // 2 * 2) if rng.random() < 0.5 else (int(rows * coarse) // 2 * 2, columns)
-    thickness = step * float(rng.uniform(0.7, 1.0))
-    imperfections = _with_discs_uncovered(body, block, (height, width), sample_imperfections(body, rng, randomise=True))
-    return Protocol(
-        view=SAGITTAL_T2, blocks=(block,), fov_mm=(height, width), acquisition_matrix=measured,
-        reconstruction_matrix=(rows, columns), thickness_mm=thickness, sequence=sequence, signal=signal, subslices=1,
-        **imperfections,
+    return _protocol(
+        body, rng, SAGITTAL_T2, (block,), (height, width), measured, (rows, columns), contrast,
+        randomise=True, thickness_mm=step * rng.uniform(0.7, 1.0), subslices=1,
     )  # fmt: skip
 
 
 def _plain_localizer_protocol(body: Body, rng: np.random.Generator, pixel_mm: float, n_slices: int) -> Protocol:
-    fov = float(rng.uniform(200, 400))
+    fov = rng.uniform(200, 400)
     step = float(np.clip(rng.normal(4.5, 0.4), 3.5, 6))
     view = SAGITTAL_T1 if rng.random() < 0.35 else SAGITTAL_T2
     block = _sagittal_block(body, rng, fov, n_slices, step)
     if rng.random() < 0.3:  # the lateral slices of a usual series, which hold no canal
-        block = replace(block, center=block.center + float(rng.uniform(-35, 35)) * block.normal)
-    sequence, signal = sample_contrast(rng, view, float(rng.choice([1.5, 3.0])), randomise=False)
-    matrix = max(32, round(fov / pixel_mm / 8) * 8)
-    return Protocol(
-        view=view, blocks=(block,), fov_mm=(fov, fov), acquisition_matrix=(matrix, matrix),
-        reconstruction_matrix=(matrix, matrix), thickness_mm=0.88 * step, sequence=sequence, signal=signal, subslices=1,
-        **sample_imperfections(body, rng, randomise=False),
+        block = replace(block, center=block.center + rng.uniform(-35, 35) * block.normal)
+    contrast = sample_contrast(rng, view, float(rng.choice([1.5, 3.0])), randomise=False)
+    matrix = (max(32, round(fov / pixel_mm / 8) * 8),) * 2
+    return _protocol(
+        body, rng, view, (block,), (fov, fov), matrix, matrix, contrast,
+        randomise=False, thickness_mm=0.88 * step, subslices=1,
     )  # fmt: skip
+
+
+def _protocol(
+    body: Body, rng: np.random.Generator, view: str, blocks: tuple[Block, ...], fov_mm: tuple[float, float],
+    measured: tuple[int, int], reconstructed: tuple[int, int], contrast: tuple[Sequence, np.ndarray], *,
+    thickness_mm: float, randomise: bool, **settings,
+) -> Protocol:  # fmt: skip
+    """A protocol whose imperfections are drawn last; no empty border of a sagittal series covers the canal's points."""
+    imperfections = sample_imperfections(body, rng, randomise=randomise)
+    if view != AXIAL_T2 and "border" in imperfections:
+        offset = body.truth.canal - blocks[0].center
+        down, across = (
+            offset @ blocks[0].column_cosine / fov_mm[0] + 0.5,
+            offset @ blocks[0].row_cosine / fov_mm[1] + 0.5,
+        )
+        room = np.array([down.min(), 1 - down.max(), across.min(), 1 - across.max()]) - 0.03
+        imperfections["border"] = tuple(np.clip(imperfections["border"], 0, np.maximum(room, 0)).tolist())
+    sequence, signal = contrast
+    return Protocol(
+        view, blocks, fov_mm, measured, reconstructed, thickness_mm, sequence, signal, **settings, **imperfections
+    )
 
 
 def _localizer_block(
@@ -206,11 +166,9 @@ def _localizer_block(
     """A near-sagittal block anywhere around the five discs, all of which it holds, and the height that this takes."""
     canal = body.truth.canal
     oblique = rng.random() < 0.4
-    lean = np.degrees(np.arctan2(canal[0, 0] - canal[4, 0], canal[0, 2] - canal[4, 2])) * rng.choice([0.0, 0.8])
+    lean = _lean(canal) * rng.choice([0.0, 0.8])
     turns = np.clip(rng.normal([lean, 0, 0], [6, 6, 6] if oblique else [1, 2, 1]), -12, 12)
-    row, column = np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0])
-    for axis, turn in zip(np.eye(3)[[1, 2, 0]], turns, strict=True):
-        row, column = _rotated(row, axis, turn), _rotated(column, axis, turn)
+    row, column = _turned_sagittal(turns)
     down, across = (canal - canal[2]) @ column, (canal - canal[2]) @ row
     height, width = max(fov[0], float(np.ptp(down)) + 16), fov[1]
     # Half as hospitals place them, half anywhere.
@@ -228,16 +186,17 @@ def _localizer_block(
     return Block(centre, row, column, n_slices, step), height
 
 
-def _with_discs_uncovered(body: Body, block: Block, fov: tuple[float, float], imperfections: dict) -> dict:
-    """Imperfections whose empty borders do not cover the canal's points."""
-    offset = body.truth.canal - block.center
-    down, across = offset @ block.column_cosine / fov[0] + 0.5, offset @ block.row_cosine / fov[1] + 0.5
-    room = (down.min(), 1 - down.max(), across.min(), 1 - across.max())
-    border = tuple(
-        float(np.clip(share, 0, max(free - 0.03, 0)))
-        for share, free in zip(imperfections.get("border", (0.0,) * 4), room, strict=True)
-    )
-    return imperfections | {"border": border}
+def _lean(canal: np.ndarray) -> float:
+    """Degrees by which the line from L5/S1 to L1/2 leans to the patient's left."""
+    return np.degrees(np.arctan2(canal[0, 0] - canal[4, 0], canal[0, 2] - canal[4, 2]))
+
+
+def _turned_sagittal(turns: Iterable[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of sagittal slices, turned by degrees about y, then z, then x."""
+    row, column = POSTERIOR, INFERIOR
+    for axis, turn in zip(np.eye(3)[[1, 2, 0]], turns, strict=False):
+        row, column = _rotated(row, axis, turn), _rotated(column, axis, turn)
+    return row, column
 
 
 def _rotated(vector: np.ndarray, axis: np.ndarray, degrees: float) -> np.ndarray:
@@ -248,14 +207,9 @@ def _rotated(vector: np.ndarray, axis: np.ndarray, degrees: float) -> np.ndarray
 
 def _sagittal_block(body: Body, rng: np.random.Generator, fov: float, n_slices: int, step: float) -> Block:
     """Slices along the spine, its canal's middle near (0.56, 0.52) of the image as in the competition's set."""
-    row, column = np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, -1.0])
     canal = body.truth.canal
     # Radiographers turn the slices along a scoliotic spine.
-    lean = np.degrees(np.arctan2(canal[0, 0] - canal[4, 0], canal[0, 2] - canal[4, 2]))
-    turn_y = float(np.clip(0.8 * lean + rng.normal(0, 1.0), -12, 12))
-    turn_z = float(rng.normal(0, 2.0))
-    y_axis, z_axis = np.array([0.0, 1.0, 0.0]), np.array([0.0, 0.0, 1.0])
-    row, column = (_rotated(_rotated(vector, y_axis, turn_y), z_axis, turn_z) for vector in (row, column))
+    row, column = _turned_sagittal([np.clip(0.8 * _lean(canal) + rng.normal(0, 1.0), -12, 12), rng.normal(0, 2.0)])
     at = np.clip(rng.normal([0.559, 0.524], [0.035, 0.035]), 0.35, 0.7)
     centre = canal.mean(0) + (0.5 - at[0]) * fov * row + (0.5 - at[1]) * fov * column
     return Block(centre + rng.normal(0, 1.5) * np.cross(row, column), row, column, n_slices, step)
@@ -264,14 +218,14 @@ def _sagittal_block(body: Body, rng: np.random.Generator, fov: float, n_slices: 
 def _sagittal(body: Body, rng: np.random.Generator, profile: str, view: str, tesla: float, randomise: bool) -> Protocol:
     is_t1 = view == SAGITTAL_T1
     if randomise:
-        fov = float(rng.uniform(180, 420))
+        fov = rng.uniform(180, 420)
     else:
         fov = float(np.clip(rng.normal(290, 24) * (0.85 + 0.15 * body.person.stature), 240, 390))
     if profile == "demo":
         n_slices = int(rng.integers(13, 16))
         reconstructed = int(rng.choice([192, 224, 256]))
         measured = min(reconstructed, int(rng.choice([176, 192, 208])))
-        step = float(rng.uniform(4.6, 5.2))
+        step = rng.uniform(4.6, 5.2)
     else:
         n_slices = int(np.clip(round(rng.normal(17.5 if is_t1 else 18, 2.2)), 11, 29))
         weights = [0.41, 0.22, 0.20, 0.10, 0.07] if is_t1 else [0.28, 0.24, 0.24, 0.16, 0.08]
@@ -282,18 +236,16 @@ def _sagittal(body: Body, rng: np.random.Generator, profile: str, view: str, tes
         block, fov = _localizer_block(body, rng, (fov, fov), n_slices, step, farthest_mm=12)
     else:
         block = _sagittal_block(body, rng, fov, n_slices, step)
-    sequence, signal = sample_contrast(rng, view, tesla, randomise=randomise)
+    contrast = sample_contrast(rng, view, tesla, randomise=randomise)
     rows = measured if rng.random() < 0.7 else int(0.85 * measured) // 2 * 2
-    imperfections = _with_discs_uncovered(body, block, (fov, fov), sample_imperfections(body, rng, randomise=randomise))
-    return Protocol(
-        view=view, blocks=(block,), fov_mm=(fov, fov), acquisition_matrix=(rows, measured),
-        reconstruction_matrix=(reconstructed, reconstructed), thickness_mm=0.88 * step, sequence=sequence,
-        signal=signal, **imperfections,
+    return _protocol(
+        body, rng, view, (block,), (fov, fov), (rows, measured), (reconstructed, reconstructed), contrast,
+        randomise=randomise, thickness_mm=0.88 * step,
     )  # fmt: skip
 
 
-def _axial(body: Body, rng: np.random.Generator, profile: str, tesla: float, randomise: bool) -> Protocol:
-    fov = float(rng.uniform(140, 260) if randomise else np.clip(rng.normal(185, 18), 150, 240))
+def _axial(body: Body, rng: np.random.Generator, profile: str, view: str, tesla: float, randomise: bool) -> Protocol:
+    fov = rng.uniform(140, 260) if randomise else float(np.clip(rng.normal(185, 18), 150, 240))
     demo = profile == "demo"
     step = float(np.clip(rng.normal(4.4, 0.3), 3.5, 6.0))
     if rng.random() < (0.7 if demo else 0.45):
@@ -307,16 +259,11 @@ def _axial(body: Body, rng: np.random.Generator, profile: str, tesla: float, ran
     else:
         reconstructed = int(rng.choice([320, 512, 640, 384, 448], p=[0.35, 0.3, 0.12, 0.15, 0.08]))
         measured = min(reconstructed, int(rng.choice([224, 256, 288])))
-    sequence, signal = sample_contrast(rng, AXIAL_T2, tesla, randomise=randomise)
-    return Protocol(
-        view=AXIAL_T2, blocks=blocks, fov_mm=(fov, fov), acquisition_matrix=(measured, measured),
-        reconstruction_matrix=(reconstructed, reconstructed), thickness_mm=0.88 * step, sequence=sequence,
-        signal=signal, **sample_imperfections(body, rng, randomise=randomise),
+    contrast = sample_contrast(rng, view, tesla, randomise=randomise)
+    return _protocol(
+        body, rng, view, blocks, (fov, fov), (measured, measured), (reconstructed, reconstructed), contrast,
+        randomise=randomise, thickness_mm=0.88 * step,
     )  # fmt: skip
-
-
-def _axial_center(body: Body, rng: np.random.Generator, at: np.ndarray) -> np.ndarray:
-    return at + np.array([rng.normal(0, 4), rng.normal(2, 5), 0])
 
 
 def _disc_block(body: Body, rng: np.random.Generator, level: int, n_slices: int, step: float) -> Block:
@@ -324,17 +271,17 @@ def _disc_block(body: Body, rng: np.random.Generator, level: int, n_slices: int,
     normal = body.truth.normal[level]
     lean = np.degrees(np.arcsin(np.clip(-normal[1], -1, 1))) * rng.uniform(0.8, 1.05) + rng.normal(0, 1.5)
     sideways = np.degrees(np.arctan2(normal[0], normal[2])) * 0.6
-    row = _rotated(np.array([1.0, 0, 0]), np.array([0, 1.0, 0]), sideways)
-    column = _rotated(np.array([0, 1.0, 0]), row, lean)
+    row = _rotated(LEFT, POSTERIOR, sideways)
+    column = _rotated(POSTERIOR, row, lean)
     at = 0.4 * body.truth.posterior[level] + 0.6 * body.truth.canal[level]
-    return Block(_axial_center(body, rng, at), row, column, n_slices, step)
+    return Block(at + np.append(rng.normal([0, 2], [4, 5]), 0), row, column, n_slices, step)
 
 
 def _straight_block(body: Body, rng: np.random.Generator, step: float, n_slices: int | None) -> Block:
     """One block from above L1/2 to below L5/S1, tilted by the mean of the lower discs or not at all."""
     canal = body.truth.canal
     lean = rng.choice([0.0, 1.0]) * rng.uniform(0, 12)
-    row, column = np.array([1.0, 0, 0]), _rotated(np.array([0, 1.0, 0]), np.array([1.0, 0, 0]), lean)
+    row, column = LEFT, _rotated(POSTERIOR, LEFT, lean)
     normal = np.cross(row, column)
     along = canal @ normal
     low, high = along.min() - 12 - rng.uniform(0, 10), along.max() + 10 + rng.uniform(0, 10)
@@ -344,7 +291,4 @@ def _straight_block(body: Body, rng: np.random.Generator, step: float, n_slices:
         step = (high - low) / (n_slices - 1)
     middle = canal.mean(0)
     centre = middle + ((low + high) / 2 - middle @ normal) * normal
-    return Block(_axial_center(body, rng, centre), row, column, n_slices, step)
-
-
-__all__ = ["PROFILES", "Block", "Protocol", "localizer_protocol", "sample_protocols"]
+    return Block(centre + np.append(rng.normal([0, 2], [4, 5]), 0), row, column, n_slices, step)

@@ -58,13 +58,6 @@ def label_person(degrees: np.ndarray, index: int, seed: int) -> np.ndarray:
     return np.where(gross_error < LABEL_ERROR_RATE, wrong, label).astype(np.int8)
 
 
-def label_cohort(degrees: np.ndarray, seed: int) -> np.ndarray:
-    """Labels int8 (n, 25) of a cohort's first n people; row `i` equals `label_person(degrees[i], i, seed)`."""
-    if not len(degrees):
-        return np.empty((0, N_TARGETS), dtype=np.int8)
-    return np.stack([label_person(row, index, seed) for index, row in enumerate(degrees)])
-
-
 def oracle_frame(study_ids: list[str], degrees: np.ndarray) -> pd.DataFrame:
     """`oracle.csv`: the class probabilities in a submission's form, targets in `labels.TARGETS` order."""
     frame = pd.DataFrame(class_probabilities(degrees).reshape(-1, N_SEVERITIES), columns=list(PROBABILITY_COLUMNS))

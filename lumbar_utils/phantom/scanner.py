@@ -12,9 +12,9 @@ from scipy import fft
 
 from ..geometry import StackGeometry
 from .anatomy import Body
-from .protocol import PROFILES, Block, Protocol, localizer_protocol, sample_protocols
+from .protocol import Block, Protocol
 from .surroundings import smooth_fields
-from .tissue import SignalCanvas
+from .tissue import Canvas
 
 LATTICE_MM = 5.0
 """Distance of the points at which smooth fields are worked out; they bend over tens of mm."""
@@ -24,15 +24,8 @@ _MAX = 16383
 def acquire(body: Body, protocol: Protocol, rng: np.random.Generator) -> list[tuple[StackGeometry, np.ndarray]]:
     """Scan a body.
 
-    Parameters
-    ----------
-    rng : Generator
-        For the noise only; the same generator state gives the same pixels.
-
-    Returns
-    -------
-    list of (StackGeometry, ndarray of uint16, shape (n, rows, columns))
-        One pair per block of the protocol, slices ascending along the stack's normal.
+    A pair for each block: geometry, and uint16 pixels (n, rows, columns), slices ascending along its normal.
+    `rng` is for the noise only.
     """
     return [_acquire_block(body, protocol, block, rng) for block in protocol.blocks]
 
@@ -43,13 +36,8 @@ def _acquire_block(
     rows, columns = protocol.reconstruction_matrix
     spacing = (protocol.fov_mm[0] / rows, protocol.fov_mm[1] / columns)
     normal = block.normal
-    corner = (
-        block.center
-        - (columns - 1) / 2 * spacing[1] * block.row_cosine
-        - (rows - 1) / 2 * spacing[0] * block.column_cosine
-    )
-    offsets = (np.arange(block.n_slices) - (block.n_slices - 1) / 2) * block.step_mm
-    positions = corner + offsets[:, None] * normal
+    right, down = (columns - 1) / 2 * spacing[1] * block.row_cosine, (rows - 1) / 2 * spacing[0] * block.column_cosine
+    positions = block.center - right - down + block.offsets[:, None] * normal
     geometry = StackGeometry(positions, block.row_cosine, block.column_cosine, spacing, (rows, columns))
     lattice = _Lattice(protocol, block)
     weights = kspace_weights(protocol.acquisition_matrix, apodised=protocol.apodised, blur=protocol.blur)
@@ -101,7 +89,7 @@ def _measure(body: Body, protocol: Protocol, lattice: _Lattice, position: np.nda
     points = position + lattice.points + depths[:, None, None, None] * normal
     coarse = smooth_fields(body, body.to_own(points).astype(np.float32))
     fields = dict(zip(coarse, lattice.spread(np.stack(list(coarse.values()), dtype=np.float32)), strict=True))
-    canvas = SignalCanvas(fields["x"].shape, protocol.signal, lattice.softness, grain=protocol.grain)
+    canvas = Canvas(fields["x"].shape, protocol.signal, lattice.softness, grain=protocol.grain)
     body.paint(fields, canvas)
     image = canvas.value.mean(axis=0)
     for place, radius in protocol.metal:
@@ -126,10 +114,8 @@ def _sensitivity(protocol: Protocol, points: np.ndarray, v: np.ndarray) -> np.nd
     bias = np.concatenate([x, x**2 - 0.5], axis=-1) @ protocol.bias
     gain = gain * np.exp(np.clip(bias, -2.5, 1.5))
     if np.isfinite(protocol.saturation_mm):
-        gain = gain * (
-            protocol.saturation_floor
-            + (1 - protocol.saturation_floor) / (1 + np.exp(-(v + 36 + protocol.saturation_mm) / 4))
-        )
+        damping = 1 + np.exp(-(v + 36 + protocol.saturation_mm) / 4)
+        gain = gain * (protocol.saturation_floor + (1 - protocol.saturation_floor) / damping)
     return gain.astype(np.float32)
 
 
@@ -149,8 +135,6 @@ def _reconstruct(measured: np.ndarray, weights: np.ndarray, shape: tuple[int, in
 
 def add_ghosts(image: np.ndarray, strength: float, axis: int, shift: float) -> np.ndarray:
     """Ghosts of what pulsates or breathes: copies shifted by a share of the image along the phase encoding."""
-    if strength <= 0:
-        return image
     cells = max(1, int(image.shape[axis] * shift))
     return image + np.float32(strength) * (np.roll(image, cells, axis=axis) + np.roll(image, -cells, axis=axis))
 
@@ -160,11 +144,11 @@ def fold_over(image: np.ndarray, share: float, axis: int) -> np.ndarray:
     cells = int(image.shape[axis] * share)
     if cells == 0:
         return image
-    folded = np.moveaxis(image.copy(), axis, 0)
-    source = np.moveaxis(image, axis, 0)
-    folded[:cells] += source[-cells:][::-1]
-    folded[-cells:] += source[:cells][::-1]
-    return np.moveaxis(folded, 0, axis)
+    folded = image.copy()
+    target, source = np.moveaxis(folded, axis, 0), np.moveaxis(image, axis, 0)
+    target[:cells] += source[-cells:][::-1]
+    target[-cells:] += source[:cells][::-1]
+    return folded
 
 
 def add_void(distance: np.ndarray, radius: float, image: np.ndarray, bright: float) -> np.ndarray:
@@ -186,12 +170,7 @@ def kspace_weights(shape: tuple[int, int], *, apodised: bool = True, blur: float
 
 def blank_border(image: np.ndarray, border: tuple[float, float, float, float]) -> None:
     """Set the shares above, below, left and right to zero, in place."""
-    if not any(border):
-        return
     rows, columns = image.shape
     top, bottom, left, right = (int(s * n) for s, n in zip(border, (rows, rows, columns, columns), strict=True))
     image[:top], image[rows - bottom :] = 0, 0
     image[:, :left], image[:, columns - right :] = 0, 0
-
-
-__all__ = ["PROFILES", "Block", "Protocol", "acquire", "localizer_protocol", "sample_protocols"]

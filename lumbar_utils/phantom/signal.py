@@ -60,16 +60,11 @@ def tissue_signal(sequence: Sequence, rng: np.random.Generator | None = None, *,
     Spin echo: PD (1 - exp(-TR/T1)) exp(-TE/T2). Inversion recovery, magnitude:
     PD |1 - 2 exp(-TI/T1) + exp(-TR/T1)| exp(-TE/T2).
 
-    Parameters
-    ----------
-    rng : Generator, optional
-        Draws every tissue's deviation from the published values, a log-normal of relative size `spread`.
+    `rng` draws every tissue's deviation from the published values, a log-normal of relative size `spread`.
     """
-    table = np.array([RELAXATION[t] for t in Tissue], dtype=np.float64)
+    t1, t1_high, t2, t2_high, density = np.array([RELAXATION[t] for t in Tissue], dtype=np.float64).T
     mix = np.clip((sequence.tesla - 1.5) / 1.5, 0, 1)
-    t1 = table[:, 0] + mix * (table[:, 1] - table[:, 0])
-    t2 = table[:, 2] + mix * (table[:, 3] - table[:, 2])
-    density = table[:, 4]
+    t1, t2 = t1 + mix * (t1_high - t1), t2 + mix * (t2_high - t2)
     if rng is not None:
         t1, t2, density = (a * np.exp(spread * rng.standard_normal(N_TISSUES)) for a in (t1, t2, density))
     if sequence.inversion_time > 0:
@@ -90,6 +85,6 @@ def random_signal(rng: np.random.Generator) -> np.ndarray:
     free = rng.uniform(0.02, 1.0, N_TISSUES).astype(np.float32)
     share = np.float32(rng.choice([0.0, 0.2, 0.5, 0.8], p=[0.35, 0.3, 0.2, 0.15]))
     mixed = (1 - share) * base + share * free
-    mixed[[Tissue.AIR]] = 0
+    mixed[Tissue.AIR] = 0
     mixed[[Tissue.CORTEX, Tissue.GAS]] *= np.float32(0.25)
     return mixed.astype(np.float32)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 
 from .curve import STEP
-from .profiles import L1, L5, S1
+from .person import L1, L5, S1
 from .texture import clouds
 from .tissue import Tissue, edge
 

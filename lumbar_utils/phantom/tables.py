@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -25,12 +24,7 @@ from ..labels import (
     decode_severities,
     level_title,
 )
-from .annotator import ClickedPoint, StoredSeries
-from .disease import Person
 from .reader_model import oracle_frame
-
-if TYPE_CHECKING:
-    from .anatomy import DiscTruth
 
 DISC_COLUMNS = ("centre", "posterior", "canal", "normal")
 
@@ -45,29 +39,6 @@ about a real scan means nothing. Not a medical device.
 each of the 25 targets (`latents.csv`), the labels of all studies (`labels.csv`) and the exact probability of each
 label given the anatomy (`oracle.csv`): weighted as the metric does, nobody can beat them. Only evaluation may read it.
 """
-
-
-def study_record(
-    study_id: str,
-    part: str,
-    person: Person,
-    truth: DiscTruth,
-    labels: np.ndarray,
-    series: Sequence[StoredSeries],
-    points: Sequence[ClickedPoint],
-    n_files: int,
-) -> dict:
-    """Everything the tables need about one study, in plain JSON types. Floats survive the round trip exactly."""
-    return {
-        "study_id": study_id,
-        "part": part,
-        "degrees": person.degrees.tolist(),
-        "labels": labels.tolist(),
-        "discs": {name: np.asarray(getattr(truth, name), dtype=float).tolist() for name in DISC_COLUMNS},
-        "series": [[item.series_id, item.view] for item in series],
-        "points": [[p.series_id, p.instance_number, p.target, p.x, p.y] for p in points],
-        "n_files": n_files,
-    }
 
 
 def write_tables(root: Path, records: Sequence[dict]) -> None:
@@ -105,12 +76,12 @@ def _series(records: Sequence[dict]) -> pd.DataFrame:
 
 
 def _coordinates(records: Sequence[dict]) -> pd.DataFrame:
-    rows = []
-    for record in records:
-        for series_id, instance_number, target, x, y in record["points"]:
-            condition, level = CONDITIONS[target // N_LEVELS], LEVELS[target % N_LEVELS]
-            titles = condition_title(condition), level_title(level)
-            rows.append((record["study_id"], series_id, instance_number, *titles, round(x, 6), round(y, 6)))
+    rows = [
+        (record["study_id"], series_id, number, condition_title(CONDITIONS[target // N_LEVELS]),
+         level_title(LEVELS[target % N_LEVELS]), round(x, 6), round(y, 6))
+        for record in records
+        for series_id, number, target, x, y in record["points"]
+    ]  # fmt: skip
     columns = ["study_id", "series_id", "instance_number", "condition", "level", "x", "y"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -118,10 +89,8 @@ def _coordinates(records: Sequence[dict]) -> pd.DataFrame:
 def _sample_submission(records: Sequence[dict]) -> pd.DataFrame:
     """Studies by id, within a study the targets by name: the order of the competition's file."""
     row_ids = [f"{record['study_id']}_{target}" for record in records for target in sorted(TARGETS)]
-    frame = pd.DataFrame({"row_id": pd.Series(row_ids, dtype=object)})
-    for column in PROBABILITY_COLUMNS:
-        frame[column] = np.full(len(frame), round(1 / N_SEVERITIES, 6))
-    return frame
+    shares = dict.fromkeys(PROBABILITY_COLUMNS, round(1 / N_SEVERITIES, 6))
+    return pd.DataFrame({"row_id": pd.Series(row_ids, dtype=object)}).assign(**shares)
 
 
 def _discs(records: Sequence[dict]) -> pd.DataFrame:

@@ -29,31 +29,21 @@ def _volume(kind: int) -> np.ndarray:
     return smooth
 
 
-def grain(
-    x: np.ndarray, y: np.ndarray, z: np.ndarray, size: float, shift: np.ndarray, smooth: bool = False
-) -> np.ndarray:
-    """Noise by nearest neighbour: detail near the size of a pixel. Grains are `size` mm, smooth ones 2.5 `size`.
+def grain(x, y, z, size: float, shift: np.ndarray, smooth: bool = False) -> np.ndarray:
+    """Noise by nearest neighbour at float32 places in mm: `size` mm a grain, 2.5 `size` if smooth.
 
-    Parameters
-    ----------
-    x, y, z : ndarray of float32, one shape
-        Coordinates in mm.
-    size : float
-        mm per noise voxel.
-    smooth : bool
-        The smooth kind: less than a pixel a voxel, so that no voxel shows.
-    shift : ndarray, shape (3,)
-        Where in the noise the body lies, in noise voxels.
+    `shift` (3,), in grains, says where in the noise the body lies. The smooth kind wants less than a pixel a grain,
+    so that no grain shows.
     """
     scale = np.float32(1 / size)
-    index = ((x * scale + np.float32(shift[0] + _FAR)).astype(np.int32) & _MASK) << 14
-    index |= ((y * scale + np.float32(shift[1] + _FAR)).astype(np.int32) & _MASK) << 7
-    index |= (z * scale + np.float32(shift[2] + _FAR)).astype(np.int32) & _MASK
+    places = (c * scale + np.float32(d + _FAR) for c, d in zip((x, y, z), shift, strict=True))
+    i, j, k = (place.astype(np.int32) & _MASK for place in places)
+    index = (i << 14) | (j << 7) | k
     return _volume(int(smooth)).ravel().take(index)
 
 
-def clouds(x: np.ndarray, y: np.ndarray, z: np.ndarray, size: float, shift: np.ndarray) -> np.ndarray:
+def clouds(x, y, z, size: float, shift: np.ndarray) -> np.ndarray:
     """Noise with grains of about `size` mm, trilinear: for fields sampled finer than their grain."""
     scale = 1 / size
-    at = np.stack([x * scale + shift[0], y * scale + shift[1], z * scale + shift[2]])
+    at = np.stack([c * scale + d for c, d in zip((x, y, z), shift, strict=True)])
     return ndimage.map_coordinates(_volume(0), at, order=1, mode="grid-wrap", prefilter=False, output=np.float32)

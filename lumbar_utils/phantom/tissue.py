@@ -1,4 +1,4 @@
-"""The tissues, and the two canvases they are painted on: signal for the scanner, tissue numbers for whoever asks.
+"""The tissues, and the canvas that they are painted on.
 
 Structures are painted from the back to the front of a list of points. Each is given by a soft mask, so that edges
 are partial volumes and no edge is jagged.
@@ -11,37 +11,12 @@ from enum import IntEnum
 
 import numpy as np
 
-
-class Tissue(IntEnum):
-    """What can be at a point."""
-
-    AIR = 0
-    SKIN = 1
-    FAT = 2
-    MUSCLE = 3
-    FASCIA = 4
-    MARROW = 5
-    CORTEX = 6
-    ANNULUS = 7
-    NUCLEUS = 8
-    CSF = 9
-    CORD = 10
-    ROOT = 11
-    LIGAMENT = 12
-    BLOOD = 13
-    VEIN = 14
-    BOWEL = 15
-    FLUID = 16
-    GAS = 17
-    KIDNEY = 18
-    OEDEMA = 19
-    FATTY_MARROW = 20
-    SCLEROSIS = 21
-    EPIDURAL_FAT = 22
-    CARTILAGE = 23
-    LIVER = 24
-
-
+Tissue = IntEnum(
+    "Tissue",
+    "AIR SKIN FAT MUSCLE FASCIA MARROW CORTEX ANNULUS NUCLEUS CSF CORD ROOT LIGAMENT BLOOD VEIN BOWEL FLUID GAS KIDNEY "
+    "OEDEMA FATTY_MARROW SCLEROSIS EPIDURAL_FAT CARTILAGE LIVER",
+    start=0,
+)
 N_TISSUES = len(Tissue)
 
 
@@ -53,11 +28,15 @@ def edge(distance: np.ndarray, softness: float) -> np.ndarray:
 
 
 class Canvas:
-    """Values at a list of points. A mask (0..1) says how much of each point a tissue covers."""
+    """Signal at a list of points, float32, air at first. A mask (0..1) says how much of each point a tissue covers.
 
-    def __init__(self, value: np.ndarray, softness: float):
-        self.value = value
-        self.softness = softness
+    `signal` is that of each tissue; `softness` (mm) the width of edges; `grain` scales every texture.
+    """
+
+    def __init__(self, shape: tuple[int, ...], signal: np.ndarray, softness: float, grain: float = 1.0):
+        self.signal = np.asarray(signal, dtype=np.float32)
+        self.softness, self.grain = softness, np.float32(grain)
+        self.value = np.full(shape, self.signal[Tissue.AIR], dtype=np.float32)
 
     def select(self, chosen: np.ndarray) -> Canvas:
         """A canvas over the points at some flat indices; `put_back` brings it back."""
@@ -68,15 +47,6 @@ class Canvas:
     def put_back(self, chosen: np.ndarray, part: Canvas) -> None:
         """Take over what was painted on the part."""
         self.value.reshape(-1)[chosen] = part.value
-
-
-class SignalCanvas(Canvas):
-    """Signal: `value` is float32 and starts as air; `grain` scales every texture."""
-
-    def __init__(self, shape: tuple[int, ...], signal: np.ndarray, softness: float, *, grain: float = 1.0):
-        self.signal = np.asarray(signal, dtype=np.float32)
-        self.grain = np.float32(grain)
-        super().__init__(np.full(shape, self.signal[Tissue.AIR], dtype=np.float32), softness)
 
     def paint(self, mask: np.ndarray, tissue: Tissue, texture: np.ndarray | float | None = None) -> None:
         """Cover with a tissue; `texture` is a relative deviation of its signal."""
@@ -89,21 +59,6 @@ class SignalCanvas(Canvas):
     def _cover(self, mask: np.ndarray, signal: np.ndarray, texture: np.ndarray | float | None) -> None:
         if texture is not None:
             signal = signal * (1 + texture * self.grain)
-        self.value += mask * (signal - self.value)
-
-
-class TissueCanvas(Canvas):
-    """Tissue numbers (`value`, uint8), by the same calls: a tissue holds where its mask is above one half."""
-
-    def __init__(self, n_points: int):
-        super().__init__(np.zeros(n_points, dtype=np.uint8), softness=0.5)
-
-    def paint(self, mask: np.ndarray, tissue: Tissue, texture=None) -> None:
-        """See `SignalCanvas.paint`."""
-        self.value[np.asarray(mask) > 0.5] = tissue
-
-    def paint_mixture(self, mask: np.ndarray, mix: np.ndarray, first: Tissue, second: Tissue, texture=None) -> None:
-        """See `SignalCanvas.paint_mixture`; the larger share wins."""
-        inside = np.asarray(mask) > 0.5
-        self.value[inside & (mix <= 0.5)] = first
-        self.value[inside & (mix > 0.5)] = second
+        change = signal - self.value
+        change *= mask
+        self.value += change

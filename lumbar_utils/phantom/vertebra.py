@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from .lesions import paint_haemangioma, paint_herniations, paint_marrow_disease, paint_modic, sunken_endplates
-from .profiles import S1, Spine
+from .person import S1
+from .profiles import Spine
 from .tissue import Tissue, edge
 
 
@@ -43,8 +44,8 @@ def paint_bodies(body, p, canvas) -> None:
     hollow = body.hollow.take(vertebra) * (1 - inner) + sunken_endplates(body, p, inner, below)
     forward = (p.at(spine.posterior) - p.v) / p.at(spine.depth)
     endplate = np.abs(t) - half + hollow + 0.7 * p.slow * (0.3 + worn)
-    left = spine.remnants.extent.astype(np.float32).take(disc)
-    away = np.abs(forward - spine.remnants.position.astype(np.float32).take(disc)) - left * 0.5
+    left = spine.disc_extent.take(disc)
+    away = np.abs(forward - spine.disc_position.take(disc)) - left * 0.5
     # Where bodies have grown together there is no end-plate, or the trace of one.
     joined = np.clip(away * 5, 0, 1) * (left < 1)
     endplate = endplate - 7 * joined
@@ -70,8 +71,7 @@ def paint_bodies(body, p, canvas) -> None:
     fatty = body.fatty + 0.10 * p.clouds + 0.20 * np.exp(-((t / 7) ** 2)) * (inner < 0.8)
     marrow = edge(bone + 0.75, soft)
     canvas.paint_mixture(marrow, np.clip(fatty, 0, 1), Tissue.MARROW, Tissue.FATTY_MARROW, texture)
-    below = p.s - p.at(spine.disc_middle)
-    trace = spine.remnants.scar.astype(np.float32).take(disc) * joined * edge(np.abs(below) - 0.8, soft)
+    trace = spine.disc_scar.take(disc) * joined * edge(np.abs(below) - 0.8, soft)
     canvas.paint(trace * marrow, Tissue.CORTEX)
 
     paint_modic(body, p, below, disc_half + hollow, marrow, texture, canvas)

@@ -11,7 +11,7 @@ from lumbar_utils.crops.extraction import CropSpec, StudyCrops, extract_crops
 from lumbar_utils.dicom.series import Series, Stack
 from lumbar_utils.labels import AXIAL_T2, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, target_index
 from lumbar_utils.localization import DiscPoints
-from lumbar_utils.phantom.anatomy import Body, build_body
+from lumbar_utils.phantom.anatomy import Body
 from lumbar_utils.phantom.disease import sample_person
 from lumbar_utils.phantom.protocol import Protocol, sample_protocols
 from lumbar_utils.phantom.reader_model import class_probabilities
@@ -45,7 +45,7 @@ def patient(**grades: float) -> Body:
         fat_mm=22.0,
         stature=1.0,
     )
-    return build_body(person)
+    return Body(person)
 
 
 def clean(protocol: Protocol, matrix: int) -> Protocol:
