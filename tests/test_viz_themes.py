@@ -128,7 +128,7 @@ def test_figures_fit_a_notebook_cell():
 
 
 def test_a_notebook_shows_pictures_as_they_print_themselves(crops, monkeypatch):
-    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    shell = SimpleNamespace(kernel=object(), display_formatter=DisplayFormatter())
     select_figure_formats(shell, {"png"})  # what `%matplotlib inline` does, and any import of pyplot in a kernel
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
     figure = viz.show_crops(crops)

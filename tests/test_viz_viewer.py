@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
-import builtins
 import io
 import time
+from types import SimpleNamespace
 
+import IPython
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 from test_viz_images import CANAL, SMALL, scan
@@ -211,21 +213,10 @@ def test_without_a_kernel_or_ipywidgets_a_figure_of_the_key_slices_comes_instead
     assert isinstance(figure, Figure)
     assert not plt.get_fignums()
 
-    class Shell:
-        kernel = object()
-
-    import IPython
-
-    monkeypatch.setattr(IPython, "get_ipython", Shell)
+    shell = SimpleNamespace(kernel=object(), display_formatter=DisplayFormatter())
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
     assert isinstance(viz.browse(study, discs), StudyViewer)
-    original = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name == "ipywidgets":
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setattr(browser, "find_spec", lambda name: None)
     assert isinstance(viz.browse(study, discs), Figure)
 
 

@@ -18,7 +18,7 @@ from .mounts import COMPETITION_SLUG
 METADATA = "kernel-metadata.json"
 ACCELERATOR = "NvidiaTeslaT4"
 """Two T4. Kaggle's P100 is no longer served by its image's torch."""
-NEEDS = {"01": (), "02": (), "03": ("02",), "04": ("02", "03"), "05": ("02", "04"), "06": ("02", "04")}
+NEEDS = {"01": (), "02": (), "03": ("02",), "04": ("02", "03"), "05": ("02", "04"), "06": ("02", "03", "04")}
 """Whose output a notebook reads, by number; `workspace.open_workspace` copies it into the run folder."""
 ON_CPU = ("01", "06")
 

@@ -15,10 +15,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from ..errors import DataError
 from ..labels import CONDITIONS, LEVELS, N_LEVELS
+from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs
 from .points import LOW_CONFIDENCE, DiscPoints, chain_tangents, complete_chain, forward_directions
 from .samples import single_study_folders
@@ -221,7 +221,9 @@ def evaluate_on_images(
     )
     jobs = run_jobs(_on_images, tasks, n_jobs=n_jobs, ordered=True)
     compared: list[tuple] = []
-    for index, rows in tqdm(jobs, total=len(study_ids), desc="labelled images", unit="study", disable=not progress):
+    for index, rows in progress_bar(
+        jobs, total=len(study_ids), desc="labelled images", unit="study", disable=not progress
+    ):
         if isinstance(rows, JobFailure):  # one odd study must not cost the comparison of all the others
             logger.warning("study %s: its labelled images are left out: %s", study_ids[index], rows.reason)
         else:

@@ -10,10 +10,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..errors import DataError, counted
 from ..labels import CONDITIONS
+from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs, stays_here
 from ..studies.study import CompetitionFolder, StudySource, find_studies, load_study
 from .evaluation import low_confidence_studies, read_reference
@@ -81,7 +81,7 @@ def _by_name(
     results: Iterator[tuple[int, DiscPoints | JobFailure]], names: Sequence[str], title: str, progress: bool
 ) -> tuple[dict[str, DiscPoints], dict[str, str]]:
     """Points and failures by name, in the order of the names, of jobs that end in any order."""
-    bar = tqdm(results, total=len(names), desc=title, unit="study", disable=not progress)
+    bar = progress_bar(results, total=len(names), desc=title, unit="study", disable=not progress)
     outcome = {names[index]: result for index, result in sorted(bar, key=lambda item: item[0])}
     found = {name: result for name, result in outcome.items() if isinstance(result, DiscPoints)}
     failures = {name: result.reason for name, result in outcome.items() if isinstance(result, JobFailure)}

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..errors import DataError, LumbarError
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
+from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs
 from .preprocessing import SagittalVolume, series_volume
 
@@ -68,7 +68,9 @@ def load_samples(
     tasks = zip(single_study_folders(folder, study_ids), study_ids, [pixel_mm] * len(study_ids), strict=True)
     jobs = run_jobs(_samples_of_study, tasks, n_jobs=n_jobs, ordered=True)
     samples: list[LocalizerSample] = []
-    for index, found in tqdm(jobs, total=len(study_ids), desc="sagittal series", unit="study", disable=not progress):
+    for index, found in progress_bar(
+        jobs, total=len(study_ids), desc="sagittal series", unit="study", disable=not progress
+    ):
         if isinstance(found, JobFailure):
             logger.warning("left out of the localizer's training: study %s: %s", study_ids[index], found.reason)
         else:

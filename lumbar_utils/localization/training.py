@@ -14,12 +14,12 @@ import numpy as np
 import pandas as pd
 import torch
 from torch.optim.swa_utils import AveragedModel
-from tqdm.auto import tqdm
 
 from ..devices import choose_compute, running_average, warmup_cosine
 from ..errors import DataError
 from ..files import write_table
 from ..labels import LEVELS, SAGITTAL_T1, SAGITTAL_T2
+from ..notebook_html import progress_bar
 from .augmentation import Augmentation, draw_window
 from .calibration import MIN_POINTS, fit_localizer_calibration
 from .localizer import DiscLocalizer
@@ -215,7 +215,7 @@ def _train_network(
     scaler = torch.amp.GradScaler(device.type, enabled=compute.scales_gradients)
     history: list[dict[str, float]] = []
     began, recent = time.monotonic(), []
-    bar = tqdm(total=training.steps, desc=title, unit="step", disable=not progress)
+    bar = progress_bar(total=training.steps, desc=title, unit="step", disable=not progress)
     for step in range(training.steps):
         done = _progress(step, training, time.monotonic() - began)
         if done >= 1 and step:

@@ -9,11 +9,13 @@ from __future__ import annotations
 import base64
 from collections.abc import Callable
 from contextlib import contextmanager
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
 from ..labels import LEVELS, N_LEVELS, level_title
+from ..notebook_html import notebook_shell
 from .images import show_study
 from .planes import ImagePlane
 from .scene import AXIAL, PLANES, SAGITTAL, Scene
@@ -62,12 +64,7 @@ def browse(
 
 def widgets_work() -> bool:
     """Whether ipywidgets is installed and a notebook's kernel runs this code."""
-    try:
-        import ipywidgets  # noqa: F401
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    return getattr(get_ipython(), "kernel", None) is not None
+    return notebook_shell() is not None and find_spec("ipywidgets") is not None
 
 
 class StudyViewer:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import functools
 import io
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -29,6 +28,7 @@ from PIL import Image
 from ..errors import DataError
 from ..files import atomically
 from ..labels import CONDITIONS, condition_title
+from ..notebook_html import notebook_shell
 
 SEVERITY_COLORS = ("#4c9fe0", "#f2b134", "#e5484d")
 """Normal/mild, moderate, severe: apart in hue and in lightness, also for colour-blind readers."""
@@ -144,10 +144,8 @@ def _tell_notebook() -> None:
 
     matplotlib's inline backend registers a printer for all figures, which goes before an object's own and crops them.
     """
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    formatter = getattr(shell, "display_formatter", None)
-    if formatter is not None:
-        formatter.formatters["image/png"].for_type(Picture, Picture.png)
+    if shell := notebook_shell():
+        shell.display_formatter.formatters["image/png"].for_type(Picture, Picture.png)
 
 
 def color(role: str) -> str:

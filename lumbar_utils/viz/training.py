@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -14,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from ..errors import DataError
 from ..labels import N_LEVELS
+from ..notebook_html import notebook_shell
 from .style import color, finish, level_ink, new_figure, notice, themed
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ class LiveCurves:
     ):
         self._look = {"groups": groups, "references": references, "synthetic": synthetic, "theme": theme}
         self._title, self._every = title, every_seconds
-        self._shell = _notebook_shell()
+        self._shell = notebook_shell()
         self._output, self._skipped, self._drawn_at = None, None, -float("inf")
         self._last = pd.DataFrame()
 
@@ -141,13 +141,6 @@ class LiveCurves:
             logger.warning("no curves from here on: %s", error)
             self._shell = None
         self._drawn_at = time.monotonic()
-
-
-def _notebook_shell():
-    """The interactive shell when a notebook's kernel runs this, else None; IPython is not imported for the question."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return shell if hasattr(shell, "kernel") else None
 
 
 def _goes_on(before: pd.DataFrame, history: pd.DataFrame) -> bool:
