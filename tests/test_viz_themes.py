@@ -65,7 +65,6 @@ def figures(crops, attribution, **options):
     return {
         "crops": viz.show_crops(crops, **known, **options),
         "slices": viz.show_crop_slices(crops, AXIAL_T2, synthetic=True, **options),
-        "condition": viz.show_condition(crops, 1, **known, **options),
         "recess": viz.show_attribution(crops, attribution, 3, **known, **options),
         "attribution": viz.show_attribution(crops, attribution, "spinal_canal_stenosis", **known, **options),
     }

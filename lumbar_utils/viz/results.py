@@ -1,20 +1,41 @@
-"""Charts of predictions against labels: confusion, reliability of the probabilities, loss by target."""
+"""Charts of predictions against labels: confusion, reliability, loss by target, scores side by side, ablations."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
+from ..errors import DataError
 from ..evaluation.tables import by_level, calibration_error, reliability
 from ..labels import MISSING, N_SEVERITIES, SEVERITIES
 from ..metrics.score import FAMILY_TARGETS, checked_predictions
-from .style import CONDITION_NAMES, SEVERITY_COLORS, color, draw_cells, finish, new_figure, themed
+from .style import (
+    CONDITION_NAMES,
+    FAMILY_COLORS,
+    SEVERITY_COLORS,
+    color,
+    draw_cells,
+    draw_rows,
+    finish,
+    new_figure,
+    themed,
+)
+
+if TYPE_CHECKING:
+    from ..metrics.score import Score
+
+SCORE_TERMS = ("total", "spinal", "foraminal", "subarticular", "any_severe_spinal")
 
 
 @themed
-def show_confusion(labels: np.ndarray, probabilities: np.ndarray, *, synthetic: bool = False) -> Figure:
+def show_confusion(
+    labels: np.ndarray, probabilities: np.ndarray, *, synthetic: bool = False, theme: str | None = None
+) -> Figure:
     """Label against most probable class, per family of conditions; rows add up to 100 %.
 
     labels int (n, 25) with -1 where absent; probabilities (n, 25, 3).
@@ -24,9 +45,8 @@ def show_confusion(labels: np.ndarray, probabilities: np.ndarray, *, synthetic: 
     short = [s.lower().replace("normal/mild", "normal/\nmild") for s in SEVERITIES]
     for i, (family, targets) in enumerate(FAMILY_TARGETS.items()):
         known = labels[:, targets] != MISSING
-        true, predicted = labels[:, targets][known], probabilities[:, targets][known]
         table = np.zeros((N_SEVERITIES, N_SEVERITIES), dtype=int)
-        np.add.at(table, (true, predicted.argmax(axis=1)), 1)
+        np.add.at(table, (labels[:, targets][known], probabilities[:, targets][known].argmax(axis=1)), 1)
         share = table / np.maximum(table.sum(axis=1, keepdims=True), 1)
         panel = figure.add_axes((0.085 + 0.315 * i, 0.17, 0.25, 0.62))
         texts = np.vectorize("{:.0f} %\n{}".format, otypes=[object])(100 * share, table)
@@ -40,7 +60,13 @@ def show_confusion(labels: np.ndarray, probabilities: np.ndarray, *, synthetic: 
 
 @themed
 def show_reliability(
-    labels: np.ndarray, probabilities: np.ndarray, *, bins: int = 8, weighted: bool = True, synthetic: bool = False
+    labels: np.ndarray,
+    probabilities: np.ndarray,
+    *,
+    bins: int = 8,
+    weighted: bool = True,
+    synthetic: bool = False,
+    theme: str | None = None,
 ) -> Figure:
     """Reliability diagram: observed share against predicted probability, in bins.
 
@@ -58,13 +84,12 @@ def show_reliability(
             look = {"color": SEVERITY_COLORS[severity], "marker": "o", "ms": 4, "lw": 1.4, "elinewidth": 0.8}
             name = SEVERITIES[severity].lower()
             panel.errorbar(points["predicted"], points["observed"], points["standard_error"], label=name, **look)
-        panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        panel.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), xlabel="predicted probability")
         panel.set_title(family, pad=18)
+        panel.grid()
         if family in errors.index:
             text = "calibration error {error:.3f}, by chance {by_chance:.3f}".format(**errors.loc[family])
             panel.text(0, 1.02, text, transform=panel.transAxes, fontsize=8, color=color("muted"), va="bottom")
-        panel.set_xlabel("predicted probability")
-        panel.grid()
     figure.axes[0].set_ylabel("observed share" + (", weighted 1 / 2 / 4" if weighted else ""))
     if len(table):
         figure.axes[0].legend(loc="upper left")
@@ -72,7 +97,7 @@ def show_reliability(
 
 
 @themed
-def show_loss_by_target(table: pd.DataFrame, *, synthetic: bool = False) -> Figure:
+def show_loss_by_target(table: pd.DataFrame, *, synthetic: bool = False, theme: str | None = None) -> Figure:
     """Per condition and level, the share of the prior's loss that is left: 100 % means that nothing was gained.
 
     table: from `evaluation.grade_table` with a prior. The small numbers are the loss and the prior's.
@@ -81,17 +106,15 @@ def show_loss_by_target(table: pd.DataFrame, *, synthetic: bool = False) -> Figu
     left = loss / prior
     figure = new_figure(7.6, 3.6)
     panel = figure.add_axes((0.175, 0.03, 0.70, 0.76))
-    limits = TwoSlopeNorm(1.0, vmin=0.0, vmax=1.5)
-    image = panel.imshow(left, cmap="RdBu_r", norm=limits, aspect="auto")
+    image = panel.imshow(left, cmap="RdBu_r", norm=TwoSlopeNorm(1.0, vmin=0.0, vmax=1.5), aspect="auto")
     for (row, column), share in np.ndenumerate(left.to_numpy()):
+        look = {"ha": "center", "va": "center", "color": "white" if share < 0.35 or share > 1.4 else "#1b2733"}
         if not np.isfinite(share):
-            panel.text(column, row, "no labels", ha="center", va="center", color="#1b2733", fontsize=7.5)
+            panel.text(column, row, "no labels", fontsize=7.5, **look)
             continue
-        shade = "white" if share < 0.35 or share > 1.4 else "#1b2733"
-        at = {"ha": "center", "color": shade}
-        panel.text(column, row - 0.12, f"{100 * share:.0f} %", va="center", fontsize=10.5, fontweight="bold", **at)
+        panel.text(column, row - 0.12, f"{100 * share:.0f} %", fontsize=10.5, fontweight="bold", **look)
         small = f"{loss.iloc[row, column]:.2f} of {prior.iloc[row, column]:.2f}"
-        panel.text(column, row + 0.26, small, va="center", fontsize=7, **at)
+        panel.text(column, row + 0.26, small, fontsize=7, **look)
     panel.set_xticks(range(left.shape[1]), left.columns, fontweight="bold")
     panel.set_yticks(range(left.shape[0]), CONDITION_NAMES)
     panel.xaxis.tick_top()
@@ -101,3 +124,97 @@ def show_loss_by_target(table: pd.DataFrame, *, synthetic: bool = False) -> Figu
     bar.ax.set_yticklabels(["0 %", "25 %", "50 %", "75 %", "100 %", "150 %"])
     bar.outline.set_visible(False)
     return finish(figure, title="Share of the prior's loss that is left", synthetic=synthetic)
+
+
+@themed
+def show_scores(
+    scores: Mapping[str, Score], *, ours: str | None = None, synthetic: bool = False, theme: str | None = None
+) -> Figure:
+    """Scores side by side, lower is better: the total as bars, and the four terms that it is the mean of.
+
+    Parameters
+    ----------
+    scores : mapping name -> Score
+        For example uniform, weighted prior, this network, oracle.
+    ours : str, optional
+        The name to stress.
+    """
+    if not scores:
+        raise DataError("no score to show")
+    height, x = 1.1 + 0.42 * len(scores), 0.155
+    figure = new_figure(10, height)
+    shades = [FAMILY_COLORS[2 if name == ours else 0] for name in scores]
+    for i, term in enumerate(SCORE_TERMS):
+        width = 0.122 if i else 0.27
+        panel = figure.add_axes((x, 0.12, width, 0.88 - 0.72 / height))
+        values = [float(getattr(score, term)) for score in scores.values()]
+        bars = panel.barh(range(len(values)), values, color=shades, height=0.64, alpha=0.65 if i else 1.0)
+        look = {"fontsize": 8} if i else {"fontsize": 9, "fontweight": "bold"}
+        panel.bar_label(bars, [f" {value:.3f}" for value in values], **look)
+        panel.set(xlim=(0, max(values) * 1.32), ylim=(len(values) - 0.5, -0.5), xticks=[])
+        panel.set_yticks(range(len(values)), [""] * len(values) if i else list(scores))
+        panel.tick_params(length=0, labelsize=9)
+        panel.spines["bottom"].set_visible(False)
+        panel.set_title(term.replace("_", " ") if i else "score", fontsize=9)
+        x += width + 0.012
+    return finish(figure, title="Lower is better", synthetic=synthetic)
+
+
+@themed
+def show_ablation(
+    table: pd.DataFrame,
+    *,
+    references: Mapping[str, float] | None = None,
+    title: str = "What each part brings",
+    synthetic: bool = False,
+    theme: str | None = None,
+) -> Figure:
+    """Configurations below each other: their scores, and how far each is from the one it changes; lower is better.
+
+    Parameters
+    ----------
+    table : DataFrame
+        Columns name, score, against, difference, low, high (the row that it is compared with, the difference of the
+        scores and its interval; nan where there is none) and minutes (of training; nan where nothing was trained). Rows
+        are drawn in their order.
+    references : mapping name -> score, optional
+        Level lines. With `weighted prior` and `oracle` among them, the share of the distance between these two that
+        each row closes is written beside its score.
+    """
+    absent = [c for c in ("name", "score", "against", "difference", "low", "high", "minutes") if c not in table]
+    if absent or not len(table):
+        raise DataError(f"the table lacks {absent or 'rows'}, it has the columns {list(table.columns)}")
+    references, rows = dict(references or {}), np.arange(len(table))
+    tall, small = 0.36 * len(table), {"fontsize": 7.5, "color": color("muted")}
+    height = 1.1 + tall
+    figure = new_figure(10, height)
+    left, right = (figure.add_axes((x, 0.5 / height, width, tall / height)) for x, width in ((0.2, 0.26), (0.68, 0.22)))
+    left.plot(table["score"], rows, "o", ms=6, color=FAMILY_COLORS[0], zorder=3)
+    middle = np.mean([*references.values(), *table["score"]])
+    for i, (name, score) in enumerate(references.items()):
+        left.axvline(score, color=color("muted"), lw=1, ls=("--", ":", "-.")[i % 3])
+        place = {"transform": left.get_xaxis_transform(), "va": "bottom", "ha": "right" if score > middle else "left"}
+        left.text(score, 1.02, f"{name} {score:.3f}", **place, **small)
+    prior = references.get("weighted prior", np.nan)
+    gap = prior - references.get("oracle", np.nan)
+    for row, score in zip(rows, table["score"], strict=True):
+        text = f"{score:.3f}" + (f"   {100 * (prior - score) / gap:.0f} %" if np.isfinite(gap) and gap else "")
+        left.text(1.03, row, text, transform=left.get_yaxis_transform(), va="center", fontsize=8.5)
+    if np.isfinite(gap):
+        left.text(1.03, 1.02, "score   gap closed", transform=left.transAxes, **small)
+    right.axvline(0, color=color("muted"), lw=1)
+    for row, (mean, low, high, minutes) in enumerate(table[["difference", "low", "high", "minutes"]].to_numpy(float)):
+        shade = FAMILY_COLORS[1] if high < 0 else FAMILY_COLORS[2] if low > 0 else color("muted")
+        right.plot([low, high], [row, row], color=shade, lw=2.2, solid_capstyle="round")
+        right.plot(mean, row, "o", ms=6, color=shade)
+        text = f"{minutes:.1f}" if np.isfinite(minutes) else ""
+        right.text(1.14, row, text, transform=right.get_yaxis_transform(), ha="right", va="center")
+    right.text(1.14, 1.02, "minutes", transform=right.transAxes, ha="right", **small)
+    left.set_xlabel("score")
+    right.set_xlabel("difference to the row named, with its interval")
+    left.set_yticks(rows, table["name"])
+    right.set_yticks(rows, [name if isinstance(name, str) else "" for name in table["against"]])
+    for panel in (left, right):
+        panel.margins(x=0.08)
+        draw_rows(panel, len(rows))
+    return finish(figure, title=title, synthetic=synthetic)

@@ -16,7 +16,7 @@ from ..errors import DataError
 from ..labels import LEVELS, N_LEVELS, VIEWS, level_title
 from .images import DISC_LINE_MM, slice_plane
 from .planes import ImagePlane, grey_window
-from .raster import Raster, box_cut
+from .raster import Raster
 from .style import LEVEL_COLORS
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class Scene:
         for level, source in enumerate(self.crops.sources[view]):
             if source is None or source.series_id != pile.series.series_id:
                 continue
-            corners = box_cut(raster.plane, self.crops.grid(view, level))
+            corners = raster.plane.cut_of(self.crops.grid(view, level))
             if corners is not None:
                 raster.line(raster.pixels(np.concatenate([corners, corners[:1]])), LEVEL_COLORS[level], 1)
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import ParamSpec
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -44,6 +45,7 @@ _COLORS = {
 }
 _LEVEL_INKS = {"dark": LEVEL_COLORS, "light": ("#1b66a6", "#0b6e53", "#7d6000", "#a84a0a", "#b3205a")}
 _SEVERITY_INKS = {"dark": ("#62adea", "#f2b134", "#f0666a"), "light": ("#1b66a6", "#8a5a00", "#c1272d")}
+P = ParamSpec("P")
 _chosen: ContextVar[str | None] = ContextVar("theme", default=None)
 
 
@@ -63,55 +65,39 @@ def theme(name: str) -> dict:
     if name not in _COLORS:
         raise DataError(f"unknown theme {name!r}, expected one of {sorted(_COLORS)}")
     c = _COLORS[name]
+    words = ("axes.labelcolor", "axes.titlecolor", "text.color", "xtick.labelcolor", "ytick.labelcolor")
     return {
-        "figure.facecolor": c["back"],
-        "savefig.facecolor": c["back"],
+        **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), c["back"]),
+        **dict.fromkeys((*words, "legend.labelcolor"), c["ink"]),
+        **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), c["muted"]),
+        **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.grid", "legend.frameon"), False),
+        **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 8),
+        **dict.fromkeys(("axes.labelsize", "font.size"), 9),
         "axes.facecolor": c["panel"],
-        "axes.edgecolor": c["muted"],
-        "axes.labelcolor": c["ink"],
-        "axes.titlecolor": c["ink"],
+        "grid.color": c["grid"],
         "axes.titlesize": 10,
         "axes.titleweight": "bold",
         "axes.titlelocation": "left",
-        "axes.labelsize": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": False,
-        "grid.color": c["grid"],
-        "text.color": c["ink"],
-        "xtick.color": c["muted"],
-        "ytick.color": c["muted"],
-        "xtick.labelcolor": c["ink"],
-        "ytick.labelcolor": c["ink"],
-        "xtick.labelsize": 8,
-        "ytick.labelsize": 8,
-        "legend.fontsize": 8,
-        "legend.frameon": False,
-        "legend.labelcolor": c["ink"],
-        "font.size": 9,
         "font.family": ["DejaVu Sans"],
         "lines.linewidth": 1.8,
         "figure.dpi": 100,
     }
 
 
-def themed(function: Callable[..., Figure], default: str = "light") -> Callable[..., Figure]:
-    """Give a chart the keyword `theme` ("light" or "dark") and draw it in that theme, the one in use or `default`."""
+def themed(function: Callable[P, Figure], default: str = "light") -> Callable[P, Figure]:
+    """Draw a chart in the theme that its argument `theme` names, else in the one in use, else in `default`."""
 
     @functools.wraps(function)
-    def draw(*args, theme: str | None = None, **kwargs) -> Figure:
-        with mpl.rc_context(_settings(theme or _chosen.get() or default)):
+    def draw(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(theme(str(kwargs.get("theme") or _chosen.get() or default))):
             return function(*args, **kwargs)
 
     return draw
 
 
-def pictured(function: Callable[..., Figure]) -> Callable[..., Figure]:
+def pictured(function: Callable[P, Figure]) -> Callable[P, Figure]:
     """`themed` for images of patients, dark by default."""
     return themed(function, "dark")
-
-
-_settings = theme
 
 
 class Picture(Figure):
@@ -131,21 +117,20 @@ class Picture(Figure):
         return {"image/png": base64.b64encode(self.png()).decode("ascii"), "text/plain": repr(self)}
 
 
-def new_figure(width: float, height: float, **kwargs) -> Picture:
+def new_figure(width: float, height: float) -> Picture:
     """A figure of that many inches, already closed for pyplot, in the theme in use."""
-    _tell_notebook()
-    figure = plt.figure(figsize=(width, height), FigureClass=Picture, **kwargs)
+    if shell := notebook_shell():
+        # matplotlib's inline backend registers a printer for all figures, which goes before their own and crops them.
+        shell.display_formatter.formatters["image/png"].for_type(Picture, Picture.png)
+    figure = plt.figure(figsize=(width, height), FigureClass=Picture)
     plt.close(figure)
     return figure
 
 
-def _tell_notebook() -> None:
-    """Have a running notebook show a `Picture` by its own PNG.
-
-    matplotlib's inline backend registers a printer for all figures, which goes before an object's own and crops them.
-    """
-    if shell := notebook_shell():
-        shell.display_formatter.formatters["image/png"].for_type(Picture, Picture.png)
+def add_panel(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
+    """Axes of that many inches, their left bottom corner at (x, y) inches."""
+    whole = figure.get_size_inches()
+    return figure.add_axes((x / whole[0], y / whole[1], width / whole[0], height / whole[1]))
 
 
 def color(role: str) -> str:
@@ -154,12 +139,12 @@ def color(role: str) -> str:
 
 
 def level_ink(level: int) -> str:
-    """A level's colour for text in the theme in use."""
+    """A level's colour for text."""
     return _LEVEL_INKS[_in_force()][level]
 
 
 def severity_ink(severity: int) -> str:
-    """A severity's colour for text in the theme in use."""
+    """A severity's colour for text."""
     return _SEVERITY_INKS[_in_force()][severity]
 
 
@@ -205,22 +190,12 @@ def draw_cells(
 
 def finish(figure: Figure, *, title: str = "", synthetic: bool = False) -> Figure:
     """Write the figure's title at its top left, and `synthetic` at its top right when the data are."""
-    height = figure.get_size_inches()[1]
-    top = 1 - 0.08 / height
+    top, look = 1 - 0.08 / figure.get_size_inches()[1], {"va": "top", "fontweight": "bold"}
     if title:
-        figure.text(0.012, top, title, ha="left", va="top", fontsize=11, fontweight="bold", color=color("ink"))
+        figure.text(0.012, top, title, fontsize=11, color=color("ink"), **look)
     if synthetic:
-        figure.text(
-            0.988,
-            top,
-            "synthetic",
-            ha="right",
-            va="top",
-            fontsize=8,
-            fontweight="bold",
-            color="#10161d",
-            bbox={"boxstyle": "round,pad=0.25", "facecolor": "#f6d365", "edgecolor": "none"},
-        )
+        box = {"boxstyle": "round,pad=0.25", "facecolor": "#f6d365", "edgecolor": "none"}
+        figure.text(0.988, top, "synthetic", ha="right", fontsize=8, color="#10161d", bbox=box, **look)
     return figure
 
 
