@@ -19,8 +19,7 @@ import pytest
 from lumbar_utils import kaggle
 from lumbar_utils.cli import main
 from lumbar_utils.errors import DataError
-from lumbar_utils.kaggle import machine as machines
-from lumbar_utils.kaggle import wheels
+from lumbar_utils.kaggle import environment, wheels
 from lumbar_utils.localization import DiscLocalizer
 from lumbar_utils.models.ensemble import Ensemble, Member
 
@@ -66,7 +65,7 @@ def test_the_competitions_own_name_is_preferred_and_absence_is_none(tmp_path):
 @pytest.fixture
 def only_timm_3d(monkeypatch):
     """Wheels of the decoders are left out; packing them takes seconds."""
-    monkeypatch.setattr(kaggle.dataset, "collect_wheels", partial(wheels.collect_wheels, packages=("timm-3d",)))
+    monkeypatch.setattr(kaggle.upload, "collect_wheels", partial(wheels.collect_wheels, packages=("timm-3d",)))
 
 
 def test_the_dataset_holds_library_weights_and_wheels(tmp_path, only_timm_3d):
@@ -209,7 +208,7 @@ def test_time_left_is_known_on_kaggle_only_and_shorter_for_a_submission(tmp_path
     monkeypatch.setattr(kaggle.mounts, "KAGGLE_WORKING", tmp_path / "absent")
     assert kaggle.session_seconds_left() is None
     monkeypatch.setattr(kaggle.mounts, "KAGGLE_WORKING", tmp_path)
-    monkeypatch.setattr(machines, "_age_of_first_process", lambda: 3600.0)
+    monkeypatch.setattr(environment, "_age_of_first_process", lambda: 3600.0)
     monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN", raising=False)
     assert kaggle.session_seconds_left() == 11 * 3600
     monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import subprocess
-import sys
 import zipfile
-from importlib import metadata
 from pathlib import Path
+
+from .session import distribution, pip
 
 LACKING = ("timm-3d", "python-gdcm", "pylibjpeg", "pylibjpeg-openjpeg")
 """What Kaggle's image of 2026 does not have; nothing else that these need is absent there."""
@@ -47,35 +46,22 @@ def collect_wheels(
     out.mkdir(parents=True, exist_ok=True)
     lacking = {}
     for package in packages:
-        error = "not asked" if offline else _download(package, out, python)
-        if error:
-            packed = _pack_installed(package, out, python)
-            if packed:
-                lacking[package] = f"{packed}; the registry: {error}"
+        asked = "not asked" if offline else _download(package, out, python)
+        packed = asked and _pack_installed(package, out, python)
+        if packed:
+            lacking[package] = f"{packed}; the registry: {asked}"
     return lacking
 
 
 def _download(package: str, out: Path, python: str) -> str:
     """`pip download` one wheel; the error, "" when there was none."""
-    installed = _installed(package)
+    installed = distribution(package)
     wanted = package if installed is None else f"{package}=={installed.version}"
     abi = "cp" + python.replace(".", "")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--retries", "1", "--timeout", "20", "--only-binary", ":all:", "--implementation", "cp"]
-    command += ["--python-version", python, "--abi", abi, "--abi", "abi3", "--abi", "none", "--dest", str(out)]
-    command += [part for platform in (*PLATFORMS, "any") for part in ("--platform", platform)]
-    done = subprocess.run([*command, wanted], capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return ""
-    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-    return errors[-1] if errors else f"pip ended with {done.returncode}"
-
-
-def _installed(package: str) -> metadata.Distribution | None:
-    try:
-        return metadata.distribution(package)
-    except metadata.PackageNotFoundError:
-        return None
+    options = ["--no-deps", "--retries", "1", "--timeout", "20", "--only-binary", ":all:", "--implementation", "cp"]
+    options += ["--python-version", python, "--abi", abi, "--abi", "abi3", "--abi", "none", "--dest", str(out)]
+    options += [part for platform in (*PLATFORMS, "any") for part in ("--platform", platform)]
+    return pip("download", *options, wanted)
 
 
 def _pack_installed(package: str, out: Path, python: str) -> str:
@@ -83,7 +69,7 @@ def _pack_installed(package: str, out: Path, python: str) -> str:
 
     The format: https://packaging.python.org/en/latest/specifications/binary-distribution-format/
     """
-    found = _installed(package)
+    found = distribution(package)
     if found is None or not found.files:
         return "not installed here"
     tags = [line.partition(":")[2].strip() for line in (found.read_text("WHEEL") or "").splitlines() if "Tag:" in line]

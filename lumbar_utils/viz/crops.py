@@ -14,7 +14,7 @@ from ..labels import AXIAL_T2, CONDITIONS, LEVELS, N_CONDITIONS, N_LEVELS, SAGIT
 from .grade_strip import checked, draw_grades, draw_key
 from .images import FORAMEN_OFFSET_MM
 from .planes import ImagePlane, draw_absent, draw_heat, draw_plane, justified_panels
-from .style import CONDITION_NAMES, color, finish, level_ink, pictured, write_on
+from .style import CONDITION_NAMES, color, finish, pictured, write_on
 
 if TYPE_CHECKING:
     from ..crops.extraction import StudyCrops
@@ -108,13 +108,14 @@ def show_crop_slices(
         raise DataError(f"unknown view {view!r}, expected one of {VIEWS}")
     depth = crops.spec.shapes[view][0]
     chosen = np.unique(np.linspace(0, depth - 1, min(depth, limit)).round().astype(int))
-    width, gaps = min(width, 0.7 + 1.6 * len(chosen)), [0.22] + [0.0] * (N_LEVELS - 1)
-    figure, axes = justified_panels([[1.0] * len(chosen)] * N_LEVELS, width=width, left=0.55, gap=0.03, row_gaps=gaps)
+    look = {"width": min(width, 0.7 + 1.6 * len(chosen)), "left": 0.55, "header": 0.56, "gap": 0.03}
+    figure, axes = justified_panels([[1.0] * len(chosen)] * N_LEVELS, **look)
     for level, panels in enumerate(axes):
         for panel, index in zip(panels, chosen, strict=True):
             first = panel is axes[0][0]
             draw_crop(panel, crops, view, level, index, letters=first, scale_mm=20 if first else None)
-        _name_row(figure, panels[0], level_title(LEVELS[level]), fontsize=9, fontweight="bold", color=level_ink(level))
+        look = {"fontsize": 9, "fontweight": "bold", "color": color("level", level)}
+        _name_row(figure, panels[0], level_title(LEVELS[level]), **look)
     for panel, index in zip(axes[0], chosen, strict=True):
         _name_column(figure, panel, _place(crops, view, index), fontsize=8, color=color("muted"))
     return finish(figure, title=f"{view}   study {crops.study_id}", synthetic=synthetic)
@@ -137,8 +138,8 @@ def _montage(
     with_strip = probabilities is not None or labels is not None
     shapes = [[1.0] * N_LEVELS] * len(rows)
     shapes += [[2.0 if len(conditions) > 1 else 7.0] * N_LEVELS] if with_strip else []
-    gaps = [0.24] + [0.0] * (len(shapes) - 1)
-    figure, axes = justified_panels(shapes, width=width, left=1.06, row_gaps=gaps, footer=0.3 if with_strip else 0.06)
+    footer = 0.3 if with_strip else 0.06
+    figure, axes = justified_panels(shapes, width=width, left=1.06, header=0.58, footer=footer)
     for panels, (view, offset, name) in zip(axes, rows, strict=False):
         unscaled = True  # the first level that is there has a scale bar
         for level, panel in enumerate(panels):
@@ -156,7 +157,7 @@ def _montage(
                 _draw_profile(panel, attribution.slice_shares(view, conditions[0], level), peak)
         _name_row(figure, panels[0], name)
     for level, panel in enumerate(axes[0]):
-        look = {"fontsize": 10, "fontweight": "bold", "color": level_ink(level)}
+        look = {"fontsize": 10, "fontweight": "bold", "color": color("level", level)}
         _name_column(figure, panel, level_title(LEVELS[level]), **look)
     if with_strip:
         for level, panel in enumerate(axes[-1]):

@@ -36,11 +36,9 @@ from .style import (
     color,
     draw_rows,
     finish,
-    level_ink,
     new_figure,
     notice,
     pictured,
-    severity_ink,
     themed,
 )
 
@@ -196,11 +194,11 @@ def _draw_case(figure: Figure, crops: StudyCrops, case, x: float, y: float) -> N
     length = 2 * PANEL_INCHES - 0.03
     start, end, upper, lower = x / width, (x + length) / width, (y + 0.21) / height, (y + 0.04) / height
     heading = f"{CONDITION_NAMES[condition]}  {level_title(case.level)}"
-    figure.text(start, upper, heading, color=level_ink(level), va="bottom", fontsize=9, fontweight="bold")
+    figure.text(start, upper, heading, color=color("level", level), va="bottom", fontsize=9, fontweight="bold")
     look = {"va": "bottom", "fontsize": 8}
     figure.text(end, upper, f"loss {case.loss:.1f}", ha="right", **look)
     figure.text(start, lower, f"study {case.study_id}", color=color("muted"), **look)
-    ink = severity_ink(SEVERITIES.index(case.label))
+    ink = color("severity", SEVERITIES.index(case.label))
     figure.text(end, lower, f"label {case.label.lower()}", ha="right", color=ink, **look)
     bar = add_panel(figure, x, y - PANEL_INCHES - BAR_INCHES, length, BAR_INCHES - 0.03)
     bar.set_axis_off()

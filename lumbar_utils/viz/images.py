@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -83,7 +85,9 @@ def show_study(
     middle = _nearest_plane(t2, canal, 0.5)
     upper = [middle, _nearest_plane(t1, right, 0.27), _nearest_plane(t1, left, 0.73)]
     axial = [_nearest_plane(axial_t2, point[None], (i + 0.5) / 5) for i, point in enumerate(recess)]
-    axial = [None if _far(plane, point) else plane for plane, point in zip(axial, recess, strict=True)]
+    for i, plane in enumerate(axial):  # a series that ends above a level shows nothing of it
+        if plane is not None and abs(plane.project(recess[i])[1]) > FAR_MM:
+            axial[i] = None
     shapes = [[plane.aspect if plane else absent for plane in row] for row, absent in ((upper, 0.8), (axial, 1.0))]
     figure, axes = justified_panels(shapes, largest=4.4)
     names = ("Sagittal T2\nmidline", "Sagittal T1\nright foramina", "Sagittal T1\nleft foramina")
@@ -165,6 +169,40 @@ def slice_plane(stack: Stack, index: int) -> ImagePlane:
     return ImagePlane.from_slice(stack.pixels[index], stack.geometry[index])
 
 
+@dataclass(frozen=True, eq=False)
+class SlicePile:
+    """All slices of a series in anatomical order: from the patient's right to the left, front to back, head to feet."""
+
+    series: Series
+
+    @cached_property
+    def axis(self) -> int:
+        """The axis of the patient along which the slices follow each other."""
+        return int(np.abs(self.series.stacks[0].geometry.normal).argmax())
+
+    @cached_property
+    def places(self) -> list[tuple[Stack, int]]:
+        """(stack, number) of every slice."""
+        places = [(stack, i) for stack in self.series.stacks for i in range(len(stack))]
+        sign = -1 if self.axis == 2 else 1
+        return sorted(places, key=lambda place: sign * slice_plane(*place).middle[self.axis])
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def image(self, index: int) -> ImagePlane:
+        return slice_plane(*self.places[index])
+
+    def costs(self, points: np.ndarray) -> np.ndarray:
+        """Of each slice, the median distance of points (n, 3) in mm; a point beyond its edges counts as far away."""
+        costs = []
+        for stack, i in self.places:
+            xy, distance = stack.geometry[i].world_to_pixel(points)
+            outside = ((xy < 0) | (xy > np.array(stack.geometry.shape[::-1]) - 1)).any(axis=-1)
+            costs.append(np.median(np.abs(distance) + 1000.0 * outside))
+        return np.array(costs)
+
+
 def localized_plane(study: Study, discs: DiscPoints) -> ImagePlane:
     """The sagittal slice (T2 when there is one, else T1) nearest to the located points."""
     series = study.by_view(SAGITTAL_T2) or study.by_view(SAGITTAL_T1)
@@ -184,27 +222,13 @@ def _level_points(points: pd.DataFrame, conditions: Sequence[str], default: np.n
 
 def _nearest_plane(series: Sequence[Series], points: np.ndarray, fraction: float) -> ImagePlane | None:
     """The slice of all the series that lies nearest to most of the points and holds them; else by position."""
-    if not series:
-        return None
+    piles = [SlicePile(item) for item in series]
     known = points[np.isfinite(points).all(axis=1)]
-    if len(known) == 0:
-        stack = series[0].stacks[0]
-        axis = int(np.abs(stack.geometry.normal).argmax())  # from right to left, front to back, or head to feet
-        order = np.argsort(stack.geometry.positions[:, axis] * (-1 if axis == 2 else 1))
-        return slice_plane(stack, int(order[round(fraction * (len(stack) - 1))]))
-
-    def cost(place: tuple[Stack, int]) -> float:
-        xy, distance = place[0].geometry[place[1]].world_to_pixel(known)
-        rows, columns = place[0].geometry.shape
-        outside = (xy < 0).any(-1) | (xy[:, 0] > columns) | (xy[:, 1] > rows)
-        return float(np.median(np.abs(distance) + 1000.0 * outside))
-
-    return slice_plane(*min(((s, i) for item in series for s in item.stacks for i in range(len(s))), key=cost))
-
-
-def _far(plane: ImagePlane | None, point: np.ndarray) -> bool:
-    """Whether a slice is too far from a known point to show it: a series that ends above the level."""
-    return plane is not None and bool(np.isfinite(point).all()) and abs(float(plane.project(point)[1])) > FAR_MM
+    if not piles or not len(known):
+        return piles[0].image(round(fraction * (len(piles[0]) - 1))) if piles else None
+    costs = [pile.costs(known) for pile in piles]
+    best = int(np.argmin([cost.min() for cost in costs]))
+    return piles[best].image(int(costs[best].argmin()))
 
 
 def _mark_table_points(panel: Axes, plane: ImagePlane, points: pd.DataFrame) -> None:

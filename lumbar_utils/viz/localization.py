@@ -13,18 +13,7 @@ from matplotlib.figure import Figure
 from ..errors import DataError
 from ..labels import LEVELS, N_LEVELS, level_title
 from .images import draw_localized, localized_plane
-from .style import (
-    FAMILY_COLORS,
-    LEVEL_COLORS,
-    add_panel,
-    color,
-    finish,
-    level_ink,
-    new_figure,
-    notice,
-    pictured,
-    themed,
-)
+from .style import FAMILY_COLORS, LEVEL_COLORS, add_panel, color, finish, new_figure, notice, pictured, themed
 
 if TYPE_CHECKING:
     from ..localization import DiscPoints
@@ -148,7 +137,7 @@ def _draw_shares(panel: Axes, errors: pd.DataFrame, limit: float) -> None:
         share = 100 * np.arange(len(known) + 1) / max(len(values), 1)
         x = np.concatenate([[0.0], known, [max(CHART_END_MM, *known[-1:])]])
         if len(values):
-            panel.step(x, [*share, share[-1]], where="post", color=level_ink(i), label=level_title(level), lw=1.5)
+            panel.step(x, [*share, share[-1]], where="post", color=color("level", i), label=level_title(level), lw=1.5)
     panel.axvline(limit, color=color("ink"), lw=1, ls="--")
     panel.set(xlim=(0, CHART_END_MM), ylim=(0, 101))
     panel.set(xlabel="distance from the true point, mm", ylabel="% of levels within it")

@@ -20,6 +20,8 @@ from matplotlib.figure import Figure
 from ..geometry import INFERIOR, LEFT, POSTERIOR, OrientedGrid, SliceGeometry
 from .style import add_panel, new_figure, outline, write_on
 
+PAGES = ((INFERIOR, POSTERIOR), (INFERIOR, LEFT), (POSTERIOR, LEFT))
+"""Down and right on the page of slices that follow each other along x, y and z."""
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 OBLIQUE_LETTER = 0.38
 """A direction that leans by more than this sine (22 degrees) to a second axis gets that axis' letter too."""
@@ -60,7 +62,7 @@ class ImagePlane:
     @classmethod
     def from_slice(cls, pixels: np.ndarray, geometry: SliceGeometry) -> ImagePlane:
         """A slice of a series, flipped or transposed to the display convention; pixels are not resampled."""
-        wanted_down, wanted_right = _display_directions(geometry.normal)
+        wanted_down, wanted_right = PAGES[np.abs(geometry.normal).argmax()]
         image, origin = pixels, geometry.position
         down, right, spacing = geometry.column_cosine, geometry.row_cosine, geometry.spacing
         if abs(right @ wanted_right) < abs(down @ wanted_right):
@@ -83,6 +85,14 @@ class ImagePlane:
     def size(self) -> tuple[float, float]:
         """(height, width) in mm."""
         return self.image.shape[0] * self.spacing[0], self.image.shape[1] * self.spacing[1]
+
+    @property
+    def middle(self) -> np.ndarray:
+        """LPS mm of the middle, shape (3,)."""
+        rows, columns = self.image.shape
+        return (
+            self.origin + ((rows - 1) * self.spacing[0] * self.down + (columns - 1) * self.spacing[1] * self.right) / 2
+        )
 
     @property
     def aspect(self) -> float:
@@ -142,12 +152,6 @@ def direction_letters(direction: np.ndarray) -> str:
     return "".join(_LETTERS[axis][int(direction[axis] > 0)] for axis in kept)
 
 
-def _display_directions(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Wanted (down, right) of the page for a slice with that normal."""
-    axis = int(np.abs(normal).argmax())
-    return ((INFERIOR, POSTERIOR), (INFERIOR, LEFT), (POSTERIOR, LEFT))[axis]
-
-
 def grey_window(images: np.ndarray) -> tuple[float, float]:
     """Display range: `WINDOW_PERCENTILES` over the middle of images (..., rows, columns), background left out.
 
@@ -170,25 +174,21 @@ def justified_panels(
     left: float = 0.08,
     header: float = 0.34,
     gap: float = 0.05,
-    row_gaps: Sequence[float] | None = None,
     largest: float = 6.0,
     footer: float = 0.06,
 ) -> tuple[Figure, list[list[Axes]]]:
     """A figure whose rows of panels each fill its width, as in a picture gallery; `rows` hold widths over heights.
 
-    In inches: the figure's width, space for row names, for the title and between panels, `row_gaps` more of it above
-    each row, the greatest height of a row, and space below.
+    In inches: the figure's width, space for row names, titles and between panels, a row's greatest height, space below.
     """
-    above = row_gaps if row_gaps is not None else [0.0] * len(rows)
-    room = width - left - 0.08
-    heights = [min(largest, (room - gap * (len(row) - 1)) / sum(row)) for row in rows]
-    y = sum(heights) + sum(above) + gap * (len(rows) - 1) + footer
+    heights = [min(largest, (width - left - 0.08 - gap * (len(row) - 1)) / sum(row)) for row in rows]
+    y = sum(heights) + gap * (len(rows) - 1) + footer
     figure, axes = new_figure(width, y + header), []
-    for row, height, space in zip(rows, heights, above, strict=True):
-        y -= height + space
+    for row, height in zip(rows, heights, strict=True):
         starts = left + height * np.cumsum([0.0, *row[:-1]]) + gap * np.arange(len(row))
-        axes.append([add_panel(figure, x, y, ratio * height, height) for x, ratio in zip(starts, row, strict=True)])
-        y -= gap
+        panels = zip(starts, row, strict=True)
+        axes.append([add_panel(figure, x, y - height, ratio * height, height) for x, ratio in panels])
+        y -= height + gap
     return figure, axes
 
 

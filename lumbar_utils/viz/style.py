@@ -34,7 +34,7 @@ from ..notebook_html import notebook_shell
 SEVERITY_COLORS = ("#4c9fe0", "#f2b134", "#e5484d")
 """Normal/mild, moderate, severe: apart in hue and in lightness, also for colour-blind readers."""
 LEVEL_COLORS = ("#7cc4ff", "#5fe0b7", "#f6d365", "#ff9f5a", "#ff6f91")
-"""For marks on images, which are dark in both themes; `level_ink` for text beside them."""
+"""For marks on images, which are dark in both themes; `color` for text beside them."""
 FAMILY_COLORS = ("#8f7cf0", "#2fb3a3", "#e8833a")
 CONDITION_NAMES = tuple(condition_title(c).rsplit(" ", 1)[0].replace("Neural ", "") for c in CONDITIONS)
 """`Spinal Canal`, `Left Foraminal`, ...: what fits beside a small panel."""
@@ -43,8 +43,10 @@ _COLORS = {
     "dark": {"back": "#0b0f14", "panel": "#10161d", "ink": "#e6edf3", "muted": "#93a1af", "grid": "#27313c"},
     "light": {"back": "#ffffff", "panel": "#ffffff", "ink": "#1b2733", "muted": "#5b6b7a", "grid": "#e1e7ed"},
 }
-_LEVEL_INKS = {"dark": LEVEL_COLORS, "light": ("#1b66a6", "#0b6e53", "#7d6000", "#a84a0a", "#b3205a")}
-_SEVERITY_INKS = {"dark": ("#62adea", "#f2b134", "#f0666a"), "light": ("#1b66a6", "#8a5a00", "#c1272d")}
+_INKS = {
+    "level": {"dark": LEVEL_COLORS, "light": ("#1b66a6", "#0b6e53", "#7d6000", "#a84a0a", "#b3205a")},
+    "severity": {"dark": ("#62adea", "#f2b134", "#f0666a"), "light": ("#1b66a6", "#8a5a00", "#c1272d")},
+}
 P = ParamSpec("P")
 _chosen: ContextVar[str | None] = ContextVar("theme", default=None)
 
@@ -133,23 +135,11 @@ def add_panel(figure: Figure, x: float, y: float, width: float, height: float) -
     return figure.add_axes((x / whole[0], y / whole[1], width / whole[0], height / whole[1]))
 
 
-def color(role: str) -> str:
-    """Colour of a role (`back`, `panel`, `ink`, `muted`, `grid`) in the theme in use."""
-    return _COLORS[_in_force()][role]
-
-
-def level_ink(level: int) -> str:
-    """A level's colour for text."""
-    return _LEVEL_INKS[_in_force()][level]
-
-
-def severity_ink(severity: int) -> str:
-    """A severity's colour for text."""
-    return _SEVERITY_INKS[_in_force()][severity]
-
-
-def _in_force() -> str:
-    return "dark" if mpl.rcParams["figure.facecolor"] == _COLORS["dark"]["back"] else "light"
+def color(role: str, number: int | None = None) -> str:
+    """Colour of a role (`back`, `panel`, `ink`, `muted`, `grid`) in the theme in use; or of the text of a `level` or
+    `severity`, by its number."""
+    name = "dark" if mpl.rcParams["figure.facecolor"] == _COLORS["dark"]["back"] else "light"
+    return _COLORS[name][role] if number is None else _INKS[role][name][number]
 
 
 def outline(width: float = 2.0) -> list:

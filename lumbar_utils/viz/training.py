@@ -14,7 +14,7 @@ from matplotlib.ticker import MaxNLocator
 from ..errors import DataError
 from ..labels import N_LEVELS
 from ..notebook_html import notebook_shell
-from .style import color, finish, level_ink, new_figure, notice, themed
+from .style import color, finish, new_figure, notice, themed
 
 logger = logging.getLogger(__name__)
 
@@ -56,7 +56,7 @@ def show_training_curves(
     for panel, names in zip(axes, groups, strict=True):
         for i, name in enumerate(names):
             known = history[name].notna()
-            look = {"color": level_ink((3 * i) % N_LEVELS), "marker": "o" if known.sum() < 30 else None, "ms": 3}
+            look = {"color": color("level", (3 * i) % N_LEVELS), "marker": "o" if known.sum() < 30 else None, "ms": 3}
             panel.plot(x[known], history.loc[known, name], label=name.replace("_", " "), **look)
         if references and any("val" in n or "score" in n for n in names):
             for i, (name, height) in enumerate(references.items()):
