@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import io
 from dataclasses import replace
 from types import SimpleNamespace
@@ -105,6 +106,11 @@ def test_one_context_sets_the_theme_of_all_figures_that_name_none(crops):
         pass
     with pytest.raises(DataError, match="unknown theme 'sepia'"):
         viz.show_crops(crops, theme="sepia")
+
+
+@pytest.mark.parametrize("name", sorted({n for n in viz.__all__ if n.startswith("show_")} - {"show_own_errors"}))
+def test_help_and_checkers_see_the_arguments_that_all_figures_have(name):
+    assert {"theme", "synthetic"} <= set(inspect.signature(getattr(viz, name)).parameters)
 
 
 def test_figures_fit_a_notebook_cell():

@@ -79,13 +79,7 @@ class Machine:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report.
-
-    Attributes
-    ----------
-    subject, text : str
-    level : {"ok", "warning", "issue"}
-    """
+    """One line of the report; its level is "ok", "warning" or "issue"."""
 
     subject: str
     text: str
@@ -228,9 +222,8 @@ def _decoders() -> Finding:
     absent = dict.fromkeys(package for name, (_, package) in DECODERS.items() if not plugins[name])
     if not absent:
         return Finding("decoders", text)
-    return Finding(
-        "decoders", f"{text}; such files cannot be read; pip install {' '.join(absent)}, and restart", "warning"
-    )
+    text += f"; such files cannot be read; pip install {' '.join(absent)}, and restart"
+    return Finding("decoders", text, "warning")
 
 
 def _data(data: str | Path, run: str | Path) -> Finding:

@@ -29,18 +29,9 @@ def library_folder() -> Path:
 def prepare_session(library: Path | str | None = None) -> tuple[str, ...]:
     """Install the attached wheels that are not there yet, and put the library on PYTHONPATH for child processes.
 
-    In a clone or after pip there are no wheels beside the library, and nothing is installed. A second call does
-    nothing again.
-
-    Parameters
-    ----------
-    library : path-like
-        Default: `library_folder()`.
-
-    Returns
-    -------
-    tuple of str
-        A line for what was installed, if anything was, and one for each wheel that could not be, and why.
+    Beside `library` (default: `library_folder()`) there are none in a clone or after pip, and nothing is installed. A
+    second call does nothing again. Returns a line for what was installed, if anything was, and one for each wheel that
+    could not be, and why.
     """
     library = Path(library) if library is not None else library_folder()
     # `accelerate launch` and workers start new interpreters, which do not inherit sys.path.

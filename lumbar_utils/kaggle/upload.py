@@ -13,7 +13,7 @@ from pathlib import Path
 from ..errors import DataError
 from ..files import write_json
 from .mounts import COMPETITION_SLUG
-from .session import WHEELS
+from .session import WHEELS, library_folder
 from .wheels import KAGGLE_PYTHON, collect_wheels
 from .workspace import WEIGHTS_FILE
 
@@ -57,19 +57,14 @@ def build_dataset(
         alone, to train on Kaggle.
     owner, slug : str
         Of the data set, for `dataset-metadata.json`.
-    python, offline
-        Of the wheels, see `wheels.collect_wheels`.
+    python : str
+        Version of the Python that is to install the wheels, such as "3.12".
+    offline : bool
+        Ask no registry; take wheels of what is installed here.
 
-    Returns
-    -------
-    (Path, dict of str to str)
-        The folder, and the packages without a wheel, with the reasons.
-
-    Raises
-    ------
-    DataError
-        When the run lacks a classifier or one of its members, its localizer cannot be read, there is no localizer
-        at all, there is no wheel of timm-3d, the slug is not one, or `out` holds something else.
+    Returns the folder, and the packages without a wheel with the reasons. Raises `DataError` when the run lacks a
+    classifier or one of its members, its localizer cannot be read, there is no localizer at all, there is no wheel of
+    timm-3d, the slug is not one, or `out` holds something else.
     """
     from ..localization import open_localizer
 
@@ -82,7 +77,7 @@ def build_dataset(
     if out.is_dir() and any(out.iterdir()) and not (out / METADATA).is_file():
         raise DataError(f"{out} is not empty and holds no {METADATA}; give a new folder")
     out.mkdir(parents=True, exist_ok=True)
-    library = Path(__file__).resolve().parent.parent
+    library = library_folder() / "lumbar_utils"
     for name in (library.name, WHEELS, "classifier", "localizer"):  # of an earlier build
         shutil.rmtree(out / name, ignore_errors=True)
     clean = shutil.ignore_patterns("__pycache__", "*.pyc", "checkpoint.safetensors", ".*")
@@ -135,15 +130,7 @@ def build_kernels(
     weights_packed : bool
         Whether the data set holds a classifier: 05 then needs no output of others. 06 needs a training's, always.
 
-    Returns
-    -------
-    list of Path
-        The folders, in order.
-
-    Raises
-    ------
-    DataError
-        When there are no notebooks, or `out` holds something else.
+    Returns the folders, in order. Raises `DataError` when there are no notebooks, or `out` holds something else.
     """
     out, notebooks = Path(out), Path(notebooks)
     found = {path.stem[:2]: path for path in sorted(notebooks.glob("0[1-6]_*.ipynb"))}

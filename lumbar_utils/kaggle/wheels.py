@@ -24,32 +24,17 @@ NOT_PACKED = ("INSTALLER", "REQUESTED", "RECORD", "direct_url.json")
 def collect_wheels(
     out: Path | str, *, python: str = KAGGLE_PYTHON, offline: bool = False, packages: tuple[str, ...] = LACKING
 ) -> dict[str, str]:
-    """Put one wheel of each package into a folder.
+    """Put one wheel of each package into a folder; for each package without one: why.
 
     The versions are those installed here, as they are the ones that were tested; of what is not installed, the newest.
-
-    Parameters
-    ----------
-    out : path-like
-        Folder, made if need be.
-    python : str
-        Version of the Python that is to install them, such as "3.12".
-    offline : bool
-        Ask no registry; take what is installed here.
-
-    Returns
-    -------
-    dict of str to str
-        For each package without a wheel: why.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     lacking = {}
     for package in packages:
-        asked = "not asked" if offline else _download(package, out, python)
-        packed = asked and _pack_installed(package, out, python)
-        if packed:
-            lacking[package] = f"{packed}; the registry: {asked}"
+        error = "not asked" if offline else _download(package, out, python)
+        if error and (reason := _pack_installed(package, out, python)):
+            lacking[package] = f"{reason}; the registry: {error}"
     return lacking
 
 

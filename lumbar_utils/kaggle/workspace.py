@@ -62,8 +62,7 @@ class Workspace:
     def on_disk(self, part: str) -> list[str]:
         """Listed studies of a part whose folder is there; the real tables are often looked at without the images."""
         images = self.data.root / f"{part}_images"
-        there = {p.name for p in images.iterdir()} if images.is_dir() else set()
-        return [study_id for study_id in self.data.study_ids(part) if study_id in there]
+        return [study_id for study_id in self.data.study_ids(part) if (images / study_id).is_dir()]
 
     def split(self, fold: int = 0, *, seed: int = 0) -> tuple[list[str], list[str]]:
         """Labelled studies of the train part as (training, held out), one fifth held out, labels spread evenly; the
@@ -95,11 +94,7 @@ def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Pat
 
     Looked for in the folder given, then in the run folder, then in every data set attached on Kaggle. A classifier may
     be a single run or an ensemble, a folder with `ensemble.json`; one that lies above other runs goes before them.
-
-    Raises
-    ------
-    DataError
-        When there are none, with the places that were looked at.
+    Raises `DataError` when there are none, with the places that were looked at.
     """
     mounts = sorted(mounted_folders(KAGGLE_INPUT, WEIGHTS_DEPTH), key=lambda p: (len(p.parts), str(p)))
     attached = [p for p in mounts if any((p / name).exists() for name in (*WEIGHTS, ENSEMBLE_FILE))]
@@ -110,7 +105,7 @@ def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Pat
             return root
         # A folder that is given may have any name but that of other weights.
         own = root.name == name or (bool(given) and root.name not in WEIGHTS)
-        for folder in (root / name, *([root] if own else [])):
+        for folder in (root / name, root) if own else (root / name,):
             if any((folder / file).is_file() for file in files):
                 return folder
     looked = ", ".join(str(root / name) for root in roots)

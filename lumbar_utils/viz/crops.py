@@ -29,6 +29,14 @@ MONTAGE_ROWS = (
     (SAGITTAL_T1, FORAMEN_OFFSET_MM, "Sagittal T1\nleft foramen"),
 )
 """What the montage shows of each level: view, mm from the canal along the crop's first axis, name."""
+CONDITION_PANELS = (
+    ((SAGITTAL_T2, 0.0), (AXIAL_T2, 0.0)),
+    ((SAGITTAL_T1, FORAMEN_OFFSET_MM), (AXIAL_T2, 0.0)),
+    ((SAGITTAL_T1, -FORAMEN_OFFSET_MM), (AXIAL_T2, 0.0)),
+    ((AXIAL_T2, 0.0), (AXIAL_T2, 4.0)),
+    ((AXIAL_T2, 0.0), (AXIAL_T2, 4.0)),
+)
+"""Where each condition is read: view and mm from the canal along the crop's first axis."""
 
 
 @pictured
@@ -75,14 +83,8 @@ def show_attribution(
     left bottom: the map's mass in each slice, from the patient's right to the left, or from head to feet. Maps are
     scaled one by one, so that a faint map looks as warm as a strong one; the prediction below says how much it led to.
 
-    Parameters
-    ----------
-    attribution : StudyAttribution
-        From `explain.attribution_maps`.
-    condition : int or str
-        Of `labels.CONDITIONS`.
-    probabilities, labels, width
-        As in `show_crops`.
+    attribution: from `explain.attribution_maps`; condition: of `labels.CONDITIONS`, by name or number; the rest as in
+    `show_crops`.
     """
     index = CONDITIONS.index(condition) if isinstance(condition, str) else int(condition)
     rows = [(view, 0.0, view.replace("/STIR", "")) for view in VIEWS]

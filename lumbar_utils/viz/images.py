@@ -121,12 +121,8 @@ def show_disc_points(
 ) -> Figure:
     """The five levels on the sagittal T2 slice nearest to them, with the discs' planes.
 
-    Parameters
-    ----------
-    truth : ndarray, shape (5, 3), optional
-        True canal points, LPS mm; nan where unknown. Drawn as rings, with the error in mm.
-    crops : StudyCrops, optional
-        Draws the boxes that were cut out of the sagittal T2 series.
+    truth: true canal points (5, 3), LPS mm, nan where unknown, drawn as rings, with the error in mm; crops: draws the
+    boxes that were cut out of the sagittal T2 series.
     """
     plane = localized_plane(study, discs)
     figure, axes = justified_panels([[plane.aspect]], width=width, largest=9.0)

@@ -87,12 +87,7 @@ def show_localizer_error(
 ) -> Figure:
     """Distance of found and true canal points: histogram, share within a distance, and spread by level.
 
-    Parameters
-    ----------
-    errors_mm : ndarray, shape (n_studies, 5)
-        nan where the truth is not known.
-    limit : float
-        mm within which a point counts as found.
+    errors_mm: (n_studies, 5), nan where the truth is not known; limit: mm within which a point counts as found.
     """
     errors = np.asarray(errors_mm, dtype=float)
     if errors.ndim != 2 or errors.shape[1] != N_LEVELS:

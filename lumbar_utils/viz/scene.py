@@ -53,10 +53,7 @@ class Scene:
     piles : dict `"sagittal"`, `"axial"` -> list of SlicePile
         The views of the task first, in the order of `labels.VIEWS`.
 
-    Raises
-    ------
-    DataError
-        When the study has neither sagittal nor axial series.
+    Raises `DataError` when the study has neither sagittal nor axial series.
     """
 
     def __init__(

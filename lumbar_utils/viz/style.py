@@ -171,11 +171,16 @@ def draw_cells(
         red, green, blue, _ = image.cmap(image.norm(values[row, column]))
         ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else "#1b2733"
         panel.text(column, row, text, ha="center", va="center", fontsize=8.5, color=ink)
-    panel.set_xticks(range(len(columns)), columns)
+    name_cells(panel, columns, rows)
+    return image
+
+
+def name_cells(panel: Axes, columns: Sequence[str], rows: Sequence[str], **look) -> None:
+    """Names of a table's columns and rows, without ticks and frame; `look` of the columns' names."""
+    panel.set_xticks(range(len(columns)), columns, **look)
     panel.set_yticks(range(len(rows)), rows)
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
-    return image
 
 
 def finish(figure: Figure, *, title: str = "", synthetic: bool = False) -> Figure:
