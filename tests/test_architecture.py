@@ -98,6 +98,8 @@ def test_modules_are_short_named_after_the_domain_and_explained(path):
     assert text.count("\n") <= MAX_MODULE, f"{relative(path)} is longer than {MAX_MODULE} lines: split it"
     assert path.stem not in EMPTY_NAMES, f"{relative(path)}: name it after what it holds"
     assert ast.get_docstring(ast.parse(text)), f"{relative(path)} has no docstring"
+    own_bar = "import tqdm" in text and path.stem != "notebook_html"
+    assert not own_bar, f"{relative(path)}: `progress_bar`, of which a saved notebook keeps the end, in place of tqdm"
 
 
 @pytest.mark.parametrize("path", MODULES, ids=relative)

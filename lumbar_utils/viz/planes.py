@@ -219,16 +219,11 @@ def draw_plane(
         look = {"color": caption_color or "white", "fontsize": fontsize, "fontweight": "bold"}
         write_on(axes, 0.025, 0.985, caption, ha="left", va="top", **look)
     if scale_mm:
-        draw_scale(axes, plane, scale_mm, fontsize=fontsize)
-
-
-def draw_scale(axes: Axes, plane: ImagePlane, length: float, *, fontsize: float = 7.5) -> None:
-    """A bar of `length` mm at the bottom right."""
-    height, width = plane.size
-    x, y = width * 0.965 - plane.spacing[1] / 2, height * 0.965
-    axes.plot([x - length, x], [y, y], color="white", lw=2, solid_capstyle="butt", path_effects=outline(3))
-    look = {"transform": axes.transData, "fontsize": fontsize, "ha": "center", "va": "bottom"}
-    write_on(axes, x - length / 2, y - height * 0.012, length_name(length), **look)
+        height, width = plane.size
+        x, y = width * 0.965 - plane.spacing[1] / 2, height * 0.965
+        axes.plot([x - scale_mm, x], [y, y], color="white", lw=2, solid_capstyle="butt", path_effects=outline(3))
+        look = {"transform": axes.transData, "fontsize": fontsize, "ha": "center", "va": "bottom"}
+        write_on(axes, x - scale_mm / 2, y - height * 0.012, length_name(scale_mm), **look)
 
 
 def draw_heat(axes: Axes, plane: ImagePlane, values: np.ndarray) -> None:
