@@ -60,6 +60,7 @@ setup(
     packages=find_packages(include=["lumbar_utils", "lumbar_utils.*"]),
     package_data={
         "lumbar_utils": ["py.typed", "weights/*/*.safetensors", "weights/*/*.json"],
+        "lumbar_utils.viz": ["architecture.png"],
         "lumbar_utils.report": ["templates/*.html", "assets/*", "report.schema.json"],
     },
     install_requires=CORE,

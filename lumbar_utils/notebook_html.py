@@ -1,4 +1,4 @@
-"""What objects show of themselves in a notebook: escaped tables and notes, and grey images as `data:` URIs.
+"""What a notebook shows: objects as escaped tables and notes, grey images as `data:` URIs, and how far a loop is.
 
 Colours are mixed into whatever the notebook's own are, so that light and dark themes can both be read.
 """
@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import base64
 import io
+import sys
 from collections.abc import Sequence
 
 import numpy as np
 from markupsafe import Markup, escape
+from tqdm import tqdm
 
 from .geometry import OrientedGrid, StackGeometry, anatomical_axes, sample_stack
 
@@ -102,3 +104,38 @@ def stack_thumbnail(
     grid = OrientedGrid(middle, turned, (1.0, *extent), (1, rows, columns))
     values, _ = sample_stack(pixels, geometry, grid.points(), resolution=float(grid.spacing[1]))
     return data_uri(to_grey(values[0]), quality=70)
+
+
+def notebook_shell():
+    """The interactive shell when a notebook's kernel runs this, else None; IPython is not imported for the question."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
+    return shell if getattr(shell, "kernel", None) is not None else None
+
+
+def progress_bar(*args, **options) -> tqdm:
+    """tqdm's bar for a terminal; in a notebook a line in an output of its own, which says in the end what was done."""
+    return (_NotebookBar if notebook_shell() else tqdm)(*args, **options)
+
+
+class _NotebookBar(tqdm):
+    """Unlike the widgets of `tqdm.auto`, of which a saved notebook keeps a bar at 0 %."""
+
+    def __init__(self, *args, **options):
+        super().__init__(*args, gui=True, **options)  # so that tqdm itself writes nothing
+        self._output = None
+
+    def display(self, *_args, **_options):
+        from IPython.display import display
+
+        line = {"text/plain": str(self)}
+        if self._output is None:
+            self._output = display(line, raw=True, display_id=True)
+        else:
+            self._output.update(line, raw=True)
+
+    def close(self):
+        if not self.disable:
+            self.bar_format = "{desc}: {n_fmt}/{total_fmt} {unit} in {elapsed}"
+            self.display()
+        super().close()

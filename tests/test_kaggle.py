@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -18,8 +19,7 @@ import pytest
 from lumbar_utils import kaggle
 from lumbar_utils.cli import main
 from lumbar_utils.errors import DataError
-from lumbar_utils.kaggle import machine as machines
-from lumbar_utils.kaggle import wheels
+from lumbar_utils.kaggle import environment, wheels
 from lumbar_utils.localization import DiscLocalizer
 from lumbar_utils.models.ensemble import Ensemble, Member
 
@@ -39,7 +39,6 @@ def attached(tmp_path_factory):
 
 def bare_python(folder: Path) -> Path:
     """A Python with pip and nothing else but what site-packages here brings through links, without timm-3d."""
-    sys.path.insert(0, str(ROOT / "tools"))
     from kaggle_rehearsal import image
 
     return image(folder)
@@ -66,7 +65,7 @@ def test_the_competitions_own_name_is_preferred_and_absence_is_none(tmp_path):
 @pytest.fixture
 def only_timm_3d(monkeypatch):
     """Wheels of the decoders are left out; packing them takes seconds."""
-    monkeypatch.setattr(kaggle.dataset, "collect_wheels", partial(wheels.collect_wheels, packages=("timm-3d",)))
+    monkeypatch.setattr(kaggle.upload, "collect_wheels", partial(wheels.collect_wheels, packages=("timm-3d",)))
 
 
 def test_the_dataset_holds_library_weights_and_wheels(tmp_path, only_timm_3d):
@@ -209,11 +208,23 @@ def test_time_left_is_known_on_kaggle_only_and_shorter_for_a_submission(tmp_path
     monkeypatch.setattr(kaggle.mounts, "KAGGLE_WORKING", tmp_path / "absent")
     assert kaggle.session_seconds_left() is None
     monkeypatch.setattr(kaggle.mounts, "KAGGLE_WORKING", tmp_path)
-    monkeypatch.setattr(machines, "_age_of_first_process", lambda: 3600.0)
+    monkeypatch.setattr(environment, "_age_of_first_process", lambda: 3600.0)
     monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN", raising=False)
     assert kaggle.session_seconds_left() == 11 * 3600
     monkeypatch.setenv("KAGGLE_IS_COMPETITION_RERUN", "1")
     assert kaggle.session_seconds_left() == 8 * 3600
+
+
+MAKERS = {"localizer": "02", "crops": "03", "crops_found": "03", "classifier": "04"}
+"""Folders of a run, and the notebooks that write them."""
+
+
+def makers_of_what_is_read(number: str) -> set[str]:
+    """Numbers of the notebooks whose folders a notebook names."""
+    (path,) = (ROOT / "notebooks").glob(f"{number}_*.ipynb")
+    code = "\n".join("".join(c["source"]) for c in json.loads(path.read_text())["cells"] if c["cell_type"] == "code")
+    named = re.findall(r"""(?:work\.run / |find_weights\()["'](\w+)["']""", code)
+    return {MAKERS[name] for name in named if name in MAKERS} | ({"02"} if "find_localizer(" in code else set())
 
 
 def test_kernels_name_their_sources_the_t4_and_no_internet(tmp_path):
@@ -230,8 +241,10 @@ def test_kernels_name_their_sources_the_t4_and_no_internet(tmp_path):
         assert all(not cell.get("outputs") for cell in book["cells"])
         original = json.loads((ROOT / "notebooks" / one["code_file"]).read_text())
         assert [cell["source"] for cell in book["cells"]] == [cell["source"] for cell in original["cells"]]
-    wanted = ["somebody/lumbar-02-localization", "somebody/lumbar-04-train-classifier"]
-    assert about[4]["kernel_sources"] == about[5]["kernel_sources"] == wanted
+    names = {folder.name[:2]: one["id"] for folder, one in zip(folders, about, strict=True)}
+    for number, one in zip(names, about, strict=True):
+        needed = {names[maker] for maker in makers_of_what_is_read(number)} - {one["id"]}
+        assert needed <= set(one["kernel_sources"]), f"notebook {number} reads the output of {needed}"
     again = kaggle.build_kernels(tmp_path / "kernels", ROOT / "notebooks", weights_packed=True)
     assert json.loads((again[4] / "kernel-metadata.json").read_text())["kernel_sources"] == []
     (tmp_path / "kernels" / "mine").mkdir()

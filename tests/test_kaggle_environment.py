@@ -14,7 +14,6 @@ import torch
 from lumbar_utils import devices
 from lumbar_utils.cli import main
 from lumbar_utils.kaggle import environment
-from lumbar_utils.kaggle import machine as machines
 
 ROOT = Path(__file__).resolve().parent.parent
 KAGGLES_TORCH = ["sm_70", "sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120", "compute_120"]
@@ -123,7 +122,7 @@ def test_absent_and_old_packages_and_a_full_disk_are_found(monkeypatch, tmp_path
     )
     assert "(tested: 2.15.0, 2.10.0)" in environment._versions({"torch": "2.12.0"}).text
     full = types.SimpleNamespace(total=1, used=1, free=10**8)
-    monkeypatch.setattr(machines.shutil, "disk_usage", lambda _: full)
+    monkeypatch.setattr(environment.shutil, "disk_usage", lambda _: full)
     assert any("too little disk" in issue for issue in environment.environment_report(run=tmp_path).issues)
 
 

@@ -13,7 +13,6 @@ from planted_crops import FAST, planted_cohort, tiny_config
 from lumbar_utils.training.train import fit
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path.insert(0, str(ROOT / "tools"))
 
 
 @pytest.mark.slow

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import publish_notebooks
 import pytest
 
 from lumbar_utils.labels import PROBABILITY_COLUMNS, row_ids
 
 ROOT = Path(__file__).resolve().parent.parent
 NAMES = [path.stem for path in sorted((ROOT / "notebooks").glob("0*.ipynb"))]
-sys.path.insert(0, str(ROOT / "tools"))
 
 
 def run_notebooks(*arguments, cwd=ROOT) -> subprocess.CompletedProcess:
@@ -40,6 +40,7 @@ def test_all_notebooks_run_and_leave_a_complete_submission(smoke_run):
         book = json.loads((folder / "notebooks" / f"{name}.ipynb").read_text("utf-8"))
         code = [cell for cell in book["cells"] if cell["cell_type"] == "code" and "".join(cell["source"]).strip()]
         assert all(cell["execution_count"] for cell in code), f"{name} was not executed to its end"
+        assert publish_notebooks.lost_in_a_copy(book) == "", name
     test_table = pd.read_csv(folder / "cohort" / "test_series_descriptions.csv", dtype=str)
     submission = pd.read_csv(folder / "submission.csv", dtype={"row_id": str})
     assert list(submission.columns) == ["row_id", *PROBABILITY_COLUMNS]
@@ -103,6 +104,48 @@ def test_parameters_are_set_only_where_the_notebook_names_them():
     values = {}
     exec(book.cells[2].source, values)
     assert values["DATA"] == "/a folder/with 'quotes'" and values["RUN"] == "r" and "SMOKE" not in values
+
+
+def outputs(*shown: dict, prose: str = "") -> str:
+    """A notebook with these outputs, as JSON."""
+    import nbformat
+
+    cell = nbformat.v4.new_code_cell("", outputs=[nbformat.v4.new_output(**output) for output in shown])
+    return nbformat.writes(nbformat.v4.new_notebook(cells=[nbformat.v4.new_markdown_cell(prose), cell]))
+
+
+WIDGET = {"output_type": "display_data", "data": {publish_notebooks.WIDGET: {}, "text/plain": "  0%|   | 0/2"}}
+BAR = {"output_type": "stream", "name": "stderr", "text": "studies:   0%|   | 0/2\rstudies:  50%|#  | 1/2"}
+
+
+@pytest.mark.parametrize(
+    ("text", "issue"),
+    [
+        (outputs(prose="![a](../images/a.png)"), "a picture by its link"),
+        (outputs(prose='<img alt="a" src="a.png">'), "a picture by its link"),
+        (outputs(prose="![a](attachment:a.png) [next](02.ipynb) <img src='data:image/png;base64,AA'>"), ""),
+        (outputs({"output_type": "display_data", "data": {"text/html": "<img src='a.png'>"}}), "a picture by its link"),
+        (outputs(WIDGET), "a widget"),
+        (outputs(BAR), "frozen at 50 %"),
+        (outputs(BAR | {"text": BAR["text"] + "\rstudies: 100%|## | 2/2\n"}), ""),
+    ],
+)
+def test_what_a_saved_notebook_would_lose_is_not_published(text, issue):
+    found = publish_notebooks.problem_of(text)
+    assert issue in found and bool(issue) == bool(found)
+
+
+def test_a_saved_notebook_keeps_the_end_of_its_progress_bars_and_a_published_one_none(cohort):
+    import nbclient
+    import nbformat
+
+    source = f"import lumbar_utils as lu\nlu.studies.series_table(lu.find_studies({str(cohort)!r}, part='test'));"
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    nbclient.NotebookClient(book, timeout=120).execute()
+    assert publish_notebooks.lost_in_a_copy(book) == ""
+    (shown,) = book.cells[0].outputs
+    assert shown.data["text/plain"].startswith("studies: 2/2 study in 00:")
+    assert not publish_notebooks.without_traces(book).cells[0].outputs
 
 
 def test_other_shipped_weights_execute_the_notebooks_again(tmp_path, monkeypatch):

@@ -142,7 +142,6 @@ def test_images_name_levels_and_say_synthetic(study, discs, crops):
         viz.show_localizations([study, study], [discs, discs], truths=[CANAL, None], synthetic=True),
         viz.show_crops(crops, probabilities=np.full((25, 3), 1 / 3), labels=np.arange(25) % 4 - 1, synthetic=True),
         viz.show_crop_slices(crops, SAGITTAL_T1, synthetic=True),
-        viz.show_condition(crops, 1, probabilities=np.full((25, 3), 1 / 3), labels=np.ones(25), synthetic=True),
     ]
     for figure in figures:
         assert len(rendered(figure)) > 5000

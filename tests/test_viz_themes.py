@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import inspect
 import io
 from dataclasses import replace
 from types import SimpleNamespace
@@ -65,7 +66,6 @@ def figures(crops, attribution, **options):
     return {
         "crops": viz.show_crops(crops, **known, **options),
         "slices": viz.show_crop_slices(crops, AXIAL_T2, synthetic=True, **options),
-        "condition": viz.show_condition(crops, 1, **known, **options),
         "recess": viz.show_attribution(crops, attribution, 3, **known, **options),
         "attribution": viz.show_attribution(crops, attribution, "spinal_canal_stenosis", **known, **options),
     }
@@ -108,6 +108,11 @@ def test_one_context_sets_the_theme_of_all_figures_that_name_none(crops):
         viz.show_crops(crops, theme="sepia")
 
 
+@pytest.mark.parametrize("name", sorted({n for n in viz.__all__ if n.startswith("show_")} - {"show_own_errors"}))
+def test_help_and_checkers_see_the_arguments_that_all_figures_have(name):
+    assert {"theme", "synthetic"} <= set(inspect.signature(getattr(viz, name)).parameters)
+
+
 def test_figures_fit_a_notebook_cell():
     fine = CropSpec()
     rng = np.random.default_rng(0)
@@ -128,7 +133,7 @@ def test_figures_fit_a_notebook_cell():
 
 
 def test_a_notebook_shows_pictures_as_they_print_themselves(crops, monkeypatch):
-    shell = SimpleNamespace(display_formatter=DisplayFormatter())
+    shell = SimpleNamespace(kernel=object(), display_formatter=DisplayFormatter())
     select_figure_formats(shell, {"png"})  # what `%matplotlib inline` does, and any import of pyplot in a kernel
     monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
     figure = viz.show_crops(crops)

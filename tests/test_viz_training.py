@@ -86,7 +86,7 @@ def test_every_fold_keeps_its_own_last_curves(monkeypatch):
     events = SimpleNamespace(
         register=lambda _, call: waiting.append(call), unregister=lambda _, call: waiting.remove(call)
     )
-    monkeypatch.setattr(training, "_notebook_shell", lambda: SimpleNamespace(events=events))
+    monkeypatch.setattr(training, "notebook_shell", lambda: SimpleNamespace(events=events))
 
     def draw(self, history):
         drawn.append((len(history), self._output))

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import base64
-import builtins
 import io
 import time
+from types import SimpleNamespace
 
+import IPython
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from IPython.core.formatters import DisplayFormatter
 from matplotlib.figure import Figure
 from PIL import Image, ImageColor
 from test_viz_images import CANAL, SMALL, scan
@@ -25,7 +27,7 @@ from lumbar_utils.studies.study import Study
 from lumbar_utils.viz import browser
 from lumbar_utils.viz.browser import StudyViewer
 from lumbar_utils.viz.planes import ImagePlane
-from lumbar_utils.viz.raster import Raster, box_cut
+from lumbar_utils.viz.raster import Raster
 from lumbar_utils.viz.scene import AXIAL, LINE_COLOR, SAGITTAL, Scene
 from lumbar_utils.viz.style import LEVEL_COLORS
 
@@ -120,7 +122,7 @@ def test_a_disc_point_is_drawn_on_the_bright_ball_that_was_planted(viewer):
 def test_crop_boxes_are_drawn_where_the_crops_were_cut(study, discs, crops):
     scene = Scene(study, discs, crops)
     raster = scene.draw(SAGITTAL, 0, scene.index_of_level(SAGITTAL, 0, 2))
-    corners = raster.pixels(box_cut(raster.plane, crops.grid(SAGITTAL_T2, 2)))
+    corners = raster.pixels(raster.plane.cut_of(crops.grid(SAGITTAL_T2, 2)))
     size = np.ptp(corners, axis=0) / raster.scale
     assert size == pytest.approx((70, 70), abs=1e-6)
     middle = raster.project(CANAL[2])[0]
@@ -133,11 +135,11 @@ def test_crop_boxes_are_drawn_where_the_crops_were_cut(study, discs, crops):
 def test_a_plane_cuts_a_turned_box_in_all_its_shapes():
     plane = ImagePlane(np.zeros((9, 9)), np.array([0.0, -40, 40]), INFERIOR, POSTERIOR, (10.0, 10.0))
     straight = OrientedGrid([0, 0, 0], [LEFT, INFERIOR, POSTERIOR], (20, 30, 40), (2, 2, 2))
-    assert np.ptp(box_cut(plane, straight), axis=0) == pytest.approx((40, 30))
-    assert box_cut(plane, OrientedGrid([11, 0, 0], straight.axes, (20, 30, 40), (2, 2, 2))) is None
+    assert np.ptp(plane.cut_of(straight), axis=0) == pytest.approx((40, 30))
+    assert plane.cut_of(OrientedGrid([11, 0, 0], straight.axes, (20, 30, 40), (2, 2, 2))) is None
     turn = np.array([[1, 1, 0], [-1, 1, 0], [0, 0, np.sqrt(2)]]) / np.sqrt(2)
     # A cube of side 20 turned by 45 degrees about z, cut through its middle: the diagonal across, the side along.
-    assert np.ptp(box_cut(plane, OrientedGrid([0, 0, 0], turn, (20, 20, 20), (2, 2, 2))), axis=0) == pytest.approx(
+    assert np.ptp(plane.cut_of(OrientedGrid([0, 0, 0], turn, (20, 20, 20), (2, 2, 2))), axis=0) == pytest.approx(
         (20 * np.sqrt(2), 20)
     )
 
@@ -211,21 +213,10 @@ def test_without_a_kernel_or_ipywidgets_a_figure_of_the_key_slices_comes_instead
     assert isinstance(figure, Figure)
     assert not plt.get_fignums()
 
-    class Shell:
-        kernel = object()
-
-    import IPython
-
-    monkeypatch.setattr(IPython, "get_ipython", Shell)
+    shell = SimpleNamespace(kernel=object(), display_formatter=DisplayFormatter())
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
     assert isinstance(viz.browse(study, discs), StudyViewer)
-    original = builtins.__import__
-
-    def refuse(name, *args, **kwargs):
-        if name == "ipywidgets":
-            raise ImportError(name)
-        return original(name, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "__import__", refuse)
+    monkeypatch.setattr(browser, "find_spec", lambda name: None)
     assert isinstance(viz.browse(study, discs), Figure)
 
 

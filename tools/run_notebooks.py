@@ -26,6 +26,7 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
 from lumbar_utils.errors import LumbarError
+from lumbar_utils.files import write_text
 
 NOTEBOOKS = ROOT / "notebooks"
 COHORT = {"n_studies": 200, "seed": 0, "profile": "demo"}
@@ -139,7 +140,7 @@ def execute(path: Path, executed: Path, parameters: dict, title: str) -> float |
         except Exception as error:  # of the cell, of a kernel that was killed, of nbclient while it cleans up after it
             issue = f"{getattr(error, 'ename', type(error).__name__)}: {getattr(error, 'evalue', error)}"
     book.metadata.pop("widgets", None)
-    write_atomically(executed, nbformat.writes(book))
+    write_text(executed, nbformat.writes(book))
     if issue:
         print(
             f"{title}: failed after {time.monotonic() - started:.0f} s: {issue}\nsee {_short(executed)}",
@@ -266,7 +267,7 @@ class Manifest:
         self._write()
 
     def _write(self) -> None:
-        write_atomically(self.path, json.dumps({"cohort": self.cohort, "notebooks": self.notebooks}, indent=1))
+        write_text(self.path, json.dumps({"cohort": self.cohort, "notebooks": self.notebooks}, indent=1))
 
 
 def digest(*parts: str | bytes) -> str:
@@ -276,13 +277,6 @@ def digest(*parts: str | bytes) -> str:
         data = part.encode() if isinstance(part, str) else part
         total.update(len(data).to_bytes(8, "little") + data)
     return total.hexdigest()
-
-
-def write_atomically(path: Path, text: str) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_name(path.name + ".part")
-    unfinished.write_text(text, "utf-8")
-    unfinished.replace(path)
 
 
 def _short(path: Path) -> str:

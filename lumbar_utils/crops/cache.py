@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..errors import DataError
 from ..files import file_name, read_json, write_json
 from ..localization import DiscPoints
+from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs
 from ..studies.study import StudySource, load_study
 from .extraction import FORMAT_VERSION, CropSpec, StudyCrops, extract_crops
@@ -111,7 +111,7 @@ def build_crop_cache(
     target = folder.absolute()
     tasks = ((s.absolute(), points.get(s.study_id), spec, _crop_file(target, s.study_id)) for s in sources)
     results: dict[str, bool | JobFailure] = {}
-    with tqdm(total=len(sources), desc="crops", unit="study", disable=not progress) as bar:
+    with progress_bar(total=len(sources), desc="crops", unit="study", disable=not progress) as bar:
         for index, result in run_jobs(_crop_to_file, tasks, n_jobs=n_jobs):
             results[sources[index].study_id] = result
             bar.update()

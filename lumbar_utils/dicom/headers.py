@@ -18,10 +18,10 @@ from pathlib import Path
 import numpy as np
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
-from tqdm.auto import tqdm
 
 from ..errors import DicomError, GeometryError
 from ..geometry import SliceGeometry
+from ..notebook_html import progress_bar
 from .elements import check_image, integer, numbers, text, without_warnings
 from .parsing import library_message, read_dataset
 from .recognition import plane_of
@@ -147,7 +147,7 @@ def scan_headers(folder: Path | str, *, progress: bool = False) -> list[FileHead
     hidden files and the suffixes of `OTHER_FILES`.
     """
     paths = list(walk_files(folder))
-    return [_scan(path) for path in tqdm(paths, desc="headers", unit="file", disable=not progress)]
+    return [_scan(path) for path in progress_bar(paths, desc="headers", unit="file", disable=not progress)]
 
 
 def list_files(source: Path | str | Iterable[Path | str]) -> list[Path]:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..crops.extraction import CropSpec, StudyCrops
 from ..devices import Compute
@@ -29,6 +28,7 @@ from ..metrics.score import metric_frequencies, plain_frequencies
 from ..models.ensemble import ENSEMBLE, Ensemble, member_folders, run_of
 from ..models.inputs import study_input
 from ..models.run_folder import CONFIG, WEIGHTS, load_model
+from ..notebook_html import progress_bar
 from ..studies.study import Study, StudySource
 from .deadline import Deadline, Plan, plans
 from .networks import Networks, choose_devices
@@ -216,7 +216,7 @@ class Predictor:
         options |= {"discs": discs or {}, "n_jobs": n_jobs, "window": self.window, "study_seconds": study_seconds}
         windows = preprocess_studies(sources, self.localizer, self.specs, **options)
         total = len(sources) if hasattr(sources, "__len__") else None
-        with tqdm(total=total, desc="predicting", unit="study", disable=not progress) as bar:
+        with progress_bar(total=total, desc="predicting", unit="study", disable=not progress) as bar:
             while True:
                 started = time.perf_counter()
                 batch = next(windows, None)

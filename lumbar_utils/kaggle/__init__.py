@@ -1,14 +1,11 @@
 """Kaggle: where it mounts things, what its machines can do, and what is uploaded to it.
 
 For notebooks: `session` completes the attached library, `environment` reports what a run will have, `workspace` finds
-data, run folder and weights, `mounts` copies the submission. For uploading: `dataset`, `wheels` and `kernels` build
-what `lumbar kaggle build` writes.
+data, run folder and weights, `mounts` copies the submission. For uploading: `upload` and `wheels` build what
+`lumbar kaggle build` writes.
 """
 
-from .dataset import build_dataset
-from .environment import EnvironmentReport, environment_report
-from .kernels import build_kernels
-from .machine import Machine, describe_machine, session_seconds_left
+from .environment import EnvironmentReport, Machine, describe_machine, environment_report, session_seconds_left
 from .mounts import (
     COMPETITION_SLUG,
     copy_submission,
@@ -17,6 +14,7 @@ from .mounts import (
     mounted_folders,
 )
 from .session import prepare_session
+from .upload import build_dataset, build_kernels
 from .workspace import Workspace, find_localizer, find_weights, open_workspace
 
 __all__ = [

@@ -7,20 +7,25 @@
 from __future__ import annotations
 
 import math
+import os
 import platform
 import re
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import metadata
 from itertools import islice
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import LumbarError
-from .machine import Machine, describe_machine, session_seconds_left
+from . import mounts
 from .mounts import KAGGLE_INPUT
-from .session import library_folder
+from .session import distribution, library_folder
 from .workspace import WEIGHTS_FILE, find_data, find_localizer, find_weights, run_folder, short_path
+
+if TYPE_CHECKING:
+    from ..devices import Compute
 
 TESTED = {
     "Python": ("3.11", "3.12"),
@@ -41,6 +46,8 @@ DECODERS = {
     "JPEG 2000": ("1.2.840.10008.1.2.4.90", "pylibjpeg-openjpeg"),
 }
 """Compression -> (transfer syntax, package that decodes it). Uncompressed and RLE files need none."""
+SUBMISSION_HOURS, SESSION_HOURS = 9, 12
+"""What Kaggle allows a submission to this competition, and any other session with a CPU or a GPU."""
 MIN_DISK_GB = 1.0
 MIN_HOURS_LEFT = 1.0
 MAX_FILES_SEARCHED = 200
@@ -48,14 +55,31 @@ MAX_FILES_SEARCHED = 200
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line of the report.
+class Machine:
+    """What there is to compute with.
 
     Attributes
     ----------
-    subject, text : str
-    level : {"ok", "warning", "issue"}
+    compute : Compute
+        Device and precision, with the reason.
+    cores : int
+        CPU cores that this process may use; fewer than the machine's in a container.
+    memory_gb, free_disk_gb : float
+        Main memory, and the space left at the folder given; memory is nan when unknown.
     """
+
+    compute: Compute
+    cores: int
+    memory_gb: float
+    free_disk_gb: float
+
+    def __str__(self) -> str:
+        return f"{self.cores} cores, {self.memory_gb:.0f} GB memory, {self.free_disk_gb:.0f} GB disk free"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report; its level is "ok", "warning" or "issue"."""
 
     subject: str
     text: str
@@ -91,6 +115,7 @@ class EnvironmentReport:
     def to_json(self) -> dict:
         """The report for programs."""
         machine, compute = self.machine, self.machine.compute
+        memory = None if math.isnan(machine.memory_gb) else round(machine.memory_gb, 1)  # JSON has no nan
         return {
             "lumbar_utils": __version__,
             "ok": not self.issues,
@@ -100,7 +125,7 @@ class EnvironmentReport:
             "precision": str(compute.dtype).removeprefix("torch."),
             "reason": compute.reason,
             "cores": machine.cores,
-            "memory_gb": None if math.isnan(machine.memory_gb) else round(machine.memory_gb, 1),  # JSON has no nan
+            "memory_gb": memory,
             "free_disk_gb": round(machine.free_disk_gb, 1),
             "versions": {name: {"installed": v, "tested": list(TESTED[name])} for name, v in self.versions.items()},
             "findings": [vars(finding) for finding in self.findings],
@@ -125,7 +150,9 @@ def environment_report(
         Lines of `kaggle.prepare_session`, shown as they are.
     """
     machine = describe_machine(run_folder(run))
-    versions = {"Python": platform.python_version()} | {name: _version(name) for name in TESTED if name != "Python"}
+    installed = {name: distribution(name) for name in TESTED}
+    versions = {name: found.version if found else NOT_INSTALLED for name, found in installed.items()}
+    versions["Python"] = platform.python_version()
     findings = [
         _library(),
         *(Finding("attached", line, "warning" if "could not" in line else "ok") for line in notes),
@@ -147,23 +174,17 @@ def _library() -> Finding:
     return Finding("library", f"lumbar_utils {__version__}, {where}")
 
 
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return NOT_INSTALLED
-
-
 def _versions(installed: dict[str, str]) -> Finding:
-    absent = [name for name, version in installed.items() if version == NOT_INSTALLED]
-    parts, older = [], []
+    texts, absent, older = [], [], []
     for name, version in installed.items():
         tested = TESTED[name]
-        known = any(version == t or version.split("+")[0] == t or version.startswith(t + ".") for t in tested)
-        parts.append(f"{name} {version}" if known else f"{name} {version} (tested: {', '.join(tested)})")
-        if name not in absent and _numbers(version) < min(map(_numbers, tested)):
+        known = any(f"{version.split('+')[0]}.".startswith(f"{t}.") for t in tested)
+        texts.append(f"{name} {version}" if known else f"{name} {version} (tested: {', '.join(tested)})")
+        if version == NOT_INSTALLED:
+            absent.append(name)
+        elif _numbers(version) < min(map(_numbers, tested)):
             older.append(name)
-    text = ", ".join(parts)
+    text = ", ".join(texts)
     if absent:
         return Finding("versions", f"{text}; pip install {' '.join(absent)}", "issue")
     if older:
@@ -179,14 +200,11 @@ def _devices(machine: Machine) -> list[Finding]:
     """The device in use and why, also why a GPU that is there cannot be used; how to use several."""
     import torch
 
-    compute, visible = machine.compute, torch.cuda.is_available()
-    if visible and compute.device.type == "cpu":
+    compute, gpus = machine.compute, torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if gpus and compute.device.type == "cpu":
         return [Finding("device", f"{compute}; the CPU is used instead", "warning")]
-    findings = [Finding("device", str(compute))]
-    if visible and torch.cuda.device_count() > 1:
-        how = "training uses all of them through `accelerate launch` (notebook 04, README)"
-        findings.append(Finding("GPUs", f"{torch.cuda.device_count()}; {how}"))
-    return findings
+    how = "training uses all of them through `accelerate launch` (notebook 04, README)"
+    return [Finding("device", str(compute)), *([Finding("GPUs", f"{gpus}; {how}")] if gpus > 1 else [])]
 
 
 def _disk(machine: Machine) -> Finding:
@@ -199,14 +217,13 @@ def _decoders() -> Finding:
     """What pydicom can decode now: it looks for its plugins once, when it is imported."""
     from pydicom.pixels import get_decoder
 
-    parts, absent = [], []
-    for name, (syntax, package) in DECODERS.items():
-        plugins = get_decoder(syntax).available_plugins
-        parts.append(f"{name}: {', '.join(plugins) if plugins else 'none'}")
-        absent += [] if plugins else [package]
-    if absent:
-        parts.append(f"such files cannot be read; pip install {' '.join(dict.fromkeys(absent))}, and restart")
-    return Finding("decoders", "; ".join(parts), "warning" if absent else "ok")
+    plugins = {name: get_decoder(syntax).available_plugins for name, (syntax, _) in DECODERS.items()}
+    text = "; ".join(f"{name}: {', '.join(found) or 'none'}" for name, found in plugins.items())
+    absent = dict.fromkeys(package for name, (_, package) in DECODERS.items() if not plugins[name])
+    if not absent:
+        return Finding("decoders", text)
+    text += f"; such files cannot be read; pip install {' '.join(absent)}, and restart"
+    return Finding("decoders", text, "warning")
 
 
 def _data(data: str | Path, run: str | Path) -> Finding:
@@ -258,3 +275,40 @@ def _time() -> Finding:
         return Finding("time", "not a Kaggle session, no limit known")
     text = f"about {max(left, 0) / 3600:.1f} h left of this Kaggle session"
     return Finding("time", text, "warning" if left < 3600 * MIN_HOURS_LEFT else "ok")
+
+
+def describe_machine(folder: Path | str = ".") -> Machine:
+    """Device and precision with the reason, cores, memory, and disk space free at `folder`, which need not exist."""
+    import joblib
+
+    from ..devices import choose_compute
+
+    place = Path(folder).absolute()
+    place = next(parent for parent in (place, *place.parents) if parent.is_dir())
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9
+    except (AttributeError, ValueError, OSError):
+        memory = float("nan")
+    return Machine(choose_compute(), joblib.cpu_count(), memory, shutil.disk_usage(place).free / 1e9)
+
+
+def session_seconds_left() -> float | None:
+    """Seconds until Kaggle ends this session, an estimate; None elsewhere.
+
+    Kaggle does not tell when a session began. Its container is made for the session, so the age of the container's
+    first process is taken. A submission's second run, on the hidden test part, has `SUBMISSION_HOURS`.
+    """
+    if not mounts.KAGGLE_WORKING.is_dir():
+        return None
+    hours = SUBMISSION_HOURS if os.environ.get("KAGGLE_IS_COMPETITION_RERUN") else SESSION_HOURS
+    return 3600 * hours - _age_of_first_process()
+
+
+def _age_of_first_process() -> float:
+    """Seconds since process 1 began, 0 where this cannot be known. proc(5): starttime is field 22 of stat."""
+    try:
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        after_name = Path("/proc/1/stat").read_text().rpartition(")")[2].split()
+        return max(0.0, uptime - int(after_name[19]) / os.sysconf("SC_CLK_TCK"))
+    except (OSError, ValueError, IndexError, AttributeError):
+        return 0.0

@@ -22,14 +22,8 @@ SEARCH_DEPTH = 3
 
 
 def find_competition_folder(root: Path | str = KAGGLE_INPUT) -> Path | None:
-    """The competition's folder among Kaggle's mounts, or None.
-
-    Parameters
-    ----------
-    root : path-like
-        Where the mounts lie. A folder counts when it holds one of `SERIES_TABLES`; the one that carries the
-        competition's own name comes first, then the one nearest to the root.
-    """
+    """The competition's folder among the mounts in `root`, or None: it holds one of `SERIES_TABLES`; the one of the
+    competition's own name comes first, then the one nearest to the root."""
     found = [folder for folder in mounted_folders(Path(root), SEARCH_DEPTH) if holds_competition_tables(folder)]
     found.sort(key=lambda folder: (folder.name != COMPETITION_SLUG, len(folder.parts), str(folder)))
     return found[0] if found else None

@@ -29,52 +29,44 @@ def library_folder() -> Path:
 def prepare_session(library: Path | str | None = None) -> tuple[str, ...]:
     """Install the attached wheels that are not there yet, and put the library on PYTHONPATH for child processes.
 
-    In a clone or after pip there are no wheels beside the library, and nothing is installed. A second call does
-    nothing again.
-
-    Parameters
-    ----------
-    library : path-like
-        Default: `library_folder()`.
-
-    Returns
-    -------
-    tuple of str
-        A line for what was installed, if anything was, and one for each wheel that could not be, and why.
+    Beside `library` (default: `library_folder()`) there are none in a clone or after pip, and nothing is installed. A
+    second call does nothing again. Returns a line for what was installed, if anything was, and one for each wheel that
+    could not be, and why.
     """
     library = Path(library) if library is not None else library_folder()
     # `accelerate launch` and workers start new interpreters, which do not inherit sys.path.
     paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path]
     if str(library) not in paths:
         os.environ["PYTHONPATH"] = os.pathsep.join([str(library), *paths])
-    installed, lines = [], []
+    installed, failed = [], []
     for wheel in sorted((library / WHEELS).glob("*.whl")):
         name, version = wheel.name.split("-")[:2]
-        name = name.replace("_", "-")
-        if _is_installed(name):
+        package = f"{name.replace('_', '-')} {version}"
+        if distribution(name) is not None:
             continue
-        error = _install(wheel)
-        if error:
-            lines.append(f"{name} {version} could not be installed from {wheel.parent}: {error}")
+        if error := pip("install", "--no-index", "--no-deps", "--root-user-action=ignore", str(wheel)):
+            failed.append(f"{package} could not be installed from {wheel.parent}: {error}")
         else:
-            installed.append(f"{name} {version}")
+            installed.append(package)
     importlib.invalidate_caches()
     if installed and "pydicom" in sys.modules:
-        lines.append("pydicom could not find the decoders that were just installed, it was imported before: restart")
-    return ((f"installed {', '.join(installed)}",) if installed else ()) + tuple(lines)
+        failed.append("pydicom could not find the decoders that were just installed, it was imported before: restart")
+    return (*([f"installed {', '.join(installed)}"] if installed else []), *failed)
 
 
-def _is_installed(package: str) -> bool:
+def distribution(package: str) -> metadata.Distribution | None:
+    """What is installed under that name, None where nothing is."""
     try:
-        metadata.version(package)
+        return metadata.distribution(package)
     except metadata.PackageNotFoundError:
-        return False
-    return True
+        return None
 
 
-def _install(wheel: Path) -> str:
-    """Install one wheel by pip; the error, "" when there was none."""
-    command = [sys.executable, "-m", "pip", "install", "--no-index", "--no-deps", "--quiet"]
-    command += ["--disable-pip-version-check", "--root-user-action=ignore", str(wheel)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    return "" if done.returncode == 0 else " ".join(done.stderr.split()[:40]) or f"pip ended with {done.returncode}"
+def pip(command: str, *arguments: str) -> str:
+    """Run pip; its error, "" when there was none."""
+    whole = [sys.executable, "-m", "pip", command, "--quiet", "--disable-pip-version-check", *arguments]
+    done = subprocess.run(whole, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        return ""
+    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
+    return errors[-1] if errors else " ".join(done.stderr.split()[:40]) or f"pip ended with {done.returncode}"

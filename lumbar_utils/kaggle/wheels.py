@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import subprocess
-import sys
 import zipfile
-from importlib import metadata
 from pathlib import Path
+
+from .session import distribution, pip
 
 LACKING = ("timm-3d", "python-gdcm", "pylibjpeg", "pylibjpeg-openjpeg")
 """What Kaggle's image of 2026 does not have; nothing else that these need is absent there."""
@@ -25,57 +24,29 @@ NOT_PACKED = ("INSTALLER", "REQUESTED", "RECORD", "direct_url.json")
 def collect_wheels(
     out: Path | str, *, python: str = KAGGLE_PYTHON, offline: bool = False, packages: tuple[str, ...] = LACKING
 ) -> dict[str, str]:
-    """Put one wheel of each package into a folder.
+    """Put one wheel of each package into a folder; for each package without one: why.
 
     The versions are those installed here, as they are the ones that were tested; of what is not installed, the newest.
-
-    Parameters
-    ----------
-    out : path-like
-        Folder, made if need be.
-    python : str
-        Version of the Python that is to install them, such as "3.12".
-    offline : bool
-        Ask no registry; take what is installed here.
-
-    Returns
-    -------
-    dict of str to str
-        For each package without a wheel: why.
     """
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     lacking = {}
     for package in packages:
         error = "not asked" if offline else _download(package, out, python)
-        if error:
-            packed = _pack_installed(package, out, python)
-            if packed:
-                lacking[package] = f"{packed}; the registry: {error}"
+        if error and (reason := _pack_installed(package, out, python)):
+            lacking[package] = f"{reason}; the registry: {error}"
     return lacking
 
 
 def _download(package: str, out: Path, python: str) -> str:
     """`pip download` one wheel; the error, "" when there was none."""
-    installed = _installed(package)
+    installed = distribution(package)
     wanted = package if installed is None else f"{package}=={installed.version}"
     abi = "cp" + python.replace(".", "")
-    command = [sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-deps"]
-    command += ["--retries", "1", "--timeout", "20", "--only-binary", ":all:", "--implementation", "cp"]
-    command += ["--python-version", python, "--abi", abi, "--abi", "abi3", "--abi", "none", "--dest", str(out)]
-    command += [part for platform in (*PLATFORMS, "any") for part in ("--platform", platform)]
-    done = subprocess.run([*command, wanted], capture_output=True, text=True, check=False)
-    if done.returncode == 0:
-        return ""
-    errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR")]
-    return errors[-1] if errors else f"pip ended with {done.returncode}"
-
-
-def _installed(package: str) -> metadata.Distribution | None:
-    try:
-        return metadata.distribution(package)
-    except metadata.PackageNotFoundError:
-        return None
+    options = ["--no-deps", "--retries", "1", "--timeout", "20", "--only-binary", ":all:", "--implementation", "cp"]
+    options += ["--python-version", python, "--abi", abi, "--abi", "abi3", "--abi", "none", "--dest", str(out)]
+    options += [part for platform in (*PLATFORMS, "any") for part in ("--platform", platform)]
+    return pip("download", *options, wanted)
 
 
 def _pack_installed(package: str, out: Path, python: str) -> str:
@@ -83,7 +54,7 @@ def _pack_installed(package: str, out: Path, python: str) -> str:
 
     The format: https://packaging.python.org/en/latest/specifications/binary-distribution-format/
     """
-    found = _installed(package)
+    found = distribution(package)
     if found is None or not found.files:
         return "not installed here"
     tags = [line.partition(":")[2].strip() for line in (found.read_text("WHEEL") or "").splitlines() if "Tag:" in line]

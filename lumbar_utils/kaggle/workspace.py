@@ -62,14 +62,11 @@ class Workspace:
     def on_disk(self, part: str) -> list[str]:
         """Listed studies of a part whose folder is there; the real tables are often looked at without the images."""
         images = self.data.root / f"{part}_images"
-        there = {p.name for p in images.iterdir()} if images.is_dir() else set()
-        return [study_id for study_id in self.data.study_ids(part) if study_id in there]
+        return [study_id for study_id in self.data.study_ids(part) if (images / study_id).is_dir()]
 
     def split(self, fold: int = 0, *, seed: int = 0) -> tuple[list[str], list[str]]:
-        """Labelled studies of the train part as (training, held out), one fifth held out, labels spread evenly.
-
-        All notebooks split here, so that a held-out study is held out from the localizer and the classifier alike.
-        """
+        """Labelled studies of the train part as (training, held out), one fifth held out, labels spread evenly; the
+        same in all notebooks, so that a held-out study is held out from the localizer and the classifier alike."""
         return split_studies(self.data, fold, seed=seed)
 
 
@@ -78,8 +75,7 @@ def split_studies(
 ) -> tuple[list[str], list[str]]:
     """Labelled studies of the train part as (training, held out), fold number `fold` of `folds` held out.
 
-    Folds as in `training.fit`. Raises `DataError` when there is no such fold, or there are fewer labelled studies than
-    folds.
+    Folds as in `training.fit`. Raises `DataError` without such a fold, and with fewer labelled studies than folds.
     """
     from ..training.folds import folds_by_study
 
@@ -98,20 +94,18 @@ def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Pat
 
     Looked for in the folder given, then in the run folder, then in every data set attached on Kaggle. A classifier may
     be a single run or an ensemble, a folder with `ensemble.json`; one that lies above other runs goes before them.
-
-    Raises
-    ------
-    DataError
-        When there are none, with the places that were looked at.
+    Raises `DataError` when there are none, with the places that were looked at.
     """
-    roots = [Path(given)] if given else [Path(run), *_attached()]
+    mounts = sorted(mounted_folders(KAGGLE_INPUT, WEIGHTS_DEPTH), key=lambda p: (len(p.parts), str(p)))
+    attached = [p for p in mounts if any((p / name).exists() for name in (*WEIGHTS, ENSEMBLE_FILE))]
+    roots = [Path(given)] if given else [Path(run), *attached]
     files = (WEIGHTS_FILE, ENSEMBLE_FILE) if name == "classifier" else (WEIGHTS_FILE,)
     for root in roots:
         if name == "classifier" and (root / ENSEMBLE_FILE).is_file():
             return root
         # A folder that is given may have any name but that of other weights.
         own = root.name == name or (bool(given) and root.name not in WEIGHTS)
-        for folder in (root / name, *([root] if own else [])):
+        for folder in (root / name, root) if own else (root / name,):
             if any((folder / file).is_file() for file in files):
                 return folder
     looked = ", ".join(str(root / name) for root in roots)
@@ -124,18 +118,11 @@ def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Pat
 def find_localizer(run: str | Path = "") -> Path | None:
     """The folder of the localizer that goes with a run; None for the one that ships with the library.
 
-    `localizer/` in the run folder, where notebook 02 or `lumbar train localizer` wrote it; else None, as
-    `localization.open_localizer` takes it. No other place is searched: without weights named, the shipped ones are
-    used, and not what an earlier run left or what lies in some attached data set.
+    `localizer/` in the run folder, where notebook 02 or `lumbar train localizer` wrote it. No other place is searched:
+    without weights named, the shipped ones are used, and not what lies in some attached data set.
     """
     folder = Path(run) / "localizer"
     return folder if str(run) and (folder / WEIGHTS_FILE).is_file() else None
-
-
-def _attached() -> list[Path]:
-    """Folders with weights among Kaggle's mounts, down to where the runs/demo of a notebook's output lies."""
-    mounts = sorted(mounted_folders(KAGGLE_INPUT, WEIGHTS_DEPTH), key=lambda p: (len(p.parts), str(p)))
-    return [p for p in mounts if any((p / name).exists() for name in (*WEIGHTS, ENSEMBLE_FILE))]
 
 
 def open_workspace(
@@ -193,10 +180,10 @@ def restore_weights(run: Path) -> list[Path]:
 
     Weights are copied, crops linked; nothing that is there already is replaced. Returns the folders restored from.
     """
-    attached = [p for p in mounted_folders(KAGGLE_INPUT, WEIGHTS_DEPTH) if p.parent.name == "runs"]
+    earlier = Path("runs", run.resolve().name)
     restored = []
-    for folder in (p for p in attached if p.name == run.resolve().name):
-        for name in (*WEIGHTS, *LINKED):
+    for folder in mounted_folders(KAGGLE_INPUT, WEIGHTS_DEPTH):
+        for name in (*WEIGHTS, *LINKED) if Path(*folder.parts[-2:]) == earlier else ():
             if not (folder / name).is_dir() or (run / name).exists():
                 continue
             run.mkdir(parents=True, exist_ok=True)

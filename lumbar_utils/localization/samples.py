@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..errors import DataError, LumbarError
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
+from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs
 from .network import CHAIN
 from .preprocessing import SagittalVolume, series_volumes
@@ -89,7 +89,9 @@ def each_study(
     function: Callable, tasks: Iterable[tuple], names: Sequence[str], title: str, *, progress: bool, **options
 ) -> tuple[dict[str, Any], dict[str, str]]:
     """Results of a job a study, and why jobs failed, by name and in the order of the names; `options` of `run_jobs`."""
-    bar = tqdm(run_jobs(function, tasks, **options), total=len(names), desc=title, unit="study", disable=not progress)
+    bar = progress_bar(
+        run_jobs(function, tasks, **options), total=len(names), desc=title, unit="study", disable=not progress
+    )
     outcome = {names[index]: result for index, result in sorted(bar, key=itemgetter(0))}
     failures = {name: result.reason for name, result in outcome.items() if isinstance(result, JobFailure)}
     for name, reason in failures.items():

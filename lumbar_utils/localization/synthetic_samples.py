@@ -11,10 +11,10 @@ import logging
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
 
 from ..dicom.series import Stack
 from ..errors import DataError, LumbarError
+from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs
 from ..phantom.anatomy import Body
 from ..phantom.disease import sample_person
@@ -53,7 +53,9 @@ def synthetic_samples(
     tasks = ((index, seed, pixel_mm, scans, n_slices) for index in bodies)
     jobs = run_jobs(_scan_body, tasks, n_jobs=n_jobs, ordered=True)
     samples: list[LocalizerSample] = []
-    for index, made in tqdm(jobs, total=len(bodies), desc="synthetic bodies", unit="body", disable=not progress):
+    for index, made in progress_bar(
+        jobs, total=len(bodies), desc="synthetic bodies", unit="body", disable=not progress
+    ):
         if isinstance(made, JobFailure):
             raise LumbarError(f"body {bodies[index]} of seed {seed} cannot be scanned: {made.reason}")
         samples += made

@@ -9,16 +9,16 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch.optim.swa_utils import AveragedModel
-from tqdm.auto import tqdm
 
 from ..devices import choose_compute, running_average, warmup_cosine
 from ..errors import DataError
 from ..labels import LEVELS, SAGITTAL_T1
+from ..notebook_html import progress_bar
 from .augmentation import Augmentation, Window, draw_window
 from .calibration import MIN_POINTS, fit_localizer_calibration
 from .localizer import DiscLocalizer
@@ -155,7 +155,7 @@ def train_on_samples(
             network.restore_weights(weights)
         networks.append(network)
         title = "localizer" if len(initial) == 1 else f"localizer {member + 1}/{len(initial)}"
-        with tqdm(total=own.steps, desc=title, unit="step", disable=not progress) as bar:
+        with progress_bar(total=own.steps, desc=title, unit="step", disable=not progress) as bar:
             rows = _train_network(network, samples, own, device, bar)
         history += [{"member": member, **row} for row in rows]
     made, calibration = {"series": len(samples), "training": asdict(training)}, None
@@ -170,7 +170,7 @@ def train_on_samples(
 
 
 def _train_network(
-    network: SliceUNet, samples: Sequence[LocalizerSample], training: LocalizerTraining, device: torch.device, bar: tqdm
+    network: SliceUNet, samples: Sequence[LocalizerSample], training: LocalizerTraining, device: torch.device, bar: Any
 ) -> list[dict[str, float]]:
     """Train one network in place; returns its history."""
     windows = _one_ahead(_windows(samples, network.config, training))

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 from threadpoolctl import threadpool_limits
-from tqdm.auto import tqdm
 
 from ..errors import DataError
 from ..files import write_text
 from ..labels import AXIAL_T2, MISSING
+from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs
 from ..studies.competition import SYNTHETIC_MARK
 from . import tables
@@ -147,7 +147,7 @@ def generate_cohort(
         logger.info("continuing the cohort in %s: %d of %d studies are there", root, n_studies - len(todo), n_studies)
     for part in ("train", "test"):
         (root / f"{part}_images").mkdir(exist_ok=True)
-    with tqdm(
+    with progress_bar(
         total=n_studies, initial=n_studies - len(todo), desc="phantom", unit="study", disable=not progress
     ) as bar:
         tasks = [(root, config, index) for index in todo]

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from ..crops.extraction import extract_crops
 from ..errors import DataError, LumbarError
 from ..files import atomically, file_name, read_json, write_json
+from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs
 from ..studies.competition import in_synthetic_cohort
 from ..studies.study import load_study
@@ -92,7 +92,7 @@ class ReportFolder:
                 yield self, source, prediction, spec
 
         done = run_jobs(_add, tasks(), n_jobs=n_jobs)
-        for index, result in tqdm(done, desc="reports", unit="study", total=total, disable=not progress):
+        for index, result in progress_bar(done, desc="reports", unit="study", total=total, disable=not progress):
             study_id = study_ids[index]
             self.failures.pop(study_id, None)
             if isinstance(result, JobFailure):

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from ..dicom.series import Series, read_series, scan_headers
 from ..errors import DataError, DicomError, Issue
 from ..files import PLAIN_NAME
 from ..labels import CONDITIONS, LEVELS, N_LEVELS, N_TARGETS, VIEWS, encode_severities
+from ..notebook_html import progress_bar
 from .annotations import COLUMNS as POINT_COLUMNS
 from .annotations import clean_coordinates
 from .data import Study
@@ -245,7 +245,7 @@ class CompetitionFolder:
         images = self.coordinates[["study_id", "series_id", "instance_number"]].drop_duplicates()
         numbers = pd.to_numeric(images["instance_number"], errors="coerce")
         images = images.assign(instance_number=numbers)[np.isfinite(numbers)]
-        rows = tqdm(images.itertuples(index=False), total=len(images), desc="image sizes", disable=not progress)
+        rows = progress_bar(images.itertuples(index=False), total=len(images), desc="image sizes", disable=not progress)
         for study_id, series_id, number in rows:
             if PLAIN_NAME.fullmatch(study_id) and PLAIN_NAME.fullmatch(series_id):
                 path = self.root / "train_images" / study_id / series_id / f"{int(number)}.dcm"

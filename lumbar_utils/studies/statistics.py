@@ -11,7 +11,6 @@ from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from tqdm.auto import tqdm
 
 from ..dicom.series import Series
 from ..labels import (
@@ -27,6 +26,7 @@ from ..labels import (
     level_from_title,
     level_title,
 )
+from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs
 from .prevalence import MODERATE_PERCENT, SEVERE_PERCENT
 from .study import StudySource, load_study
@@ -112,7 +112,7 @@ def series_table(sources: Sequence[StudySource], *, n_jobs: int = 2, progress: b
     """`describe_series` for every series of the studies, read in parallel; studies that cannot be read are logged."""
     done = run_jobs(_describe_study, ((source,) for source in sources), n_jobs=n_jobs, ordered=True)
     rows: list[dict] = []
-    for index, described in tqdm(done, total=len(sources), desc="studies", unit="study", disable=not progress):
+    for index, described in progress_bar(done, total=len(sources), desc="studies", unit="study", disable=not progress):
         if isinstance(described, JobFailure):
             logger.warning("study %s left out: %s", sources[index].study_id, described.reason)
         else:

@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Sampler
-from tqdm.auto import tqdm
 
 from ..crops.extraction import StudyCrops
 from ..errors import DataError
 from ..labels import N_TARGETS, VIEWS
 from ..models.inputs import StudyInput, study_input
+from ..notebook_html import progress_bar
 from .distributed import Processes
 
 
@@ -54,7 +54,7 @@ class CropDataset(Dataset):
         self.transform = transform
         self._kept: list[StudyInput] | None = None
         if in_memory:
-            rows = tqdm(self.study_ids, desc="crops to memory", unit="study", disable=not progress, leave=False)
+            rows = progress_bar(self.study_ids, desc="crops to memory", unit="study", disable=not progress, leave=False)
             self._kept = [study_input(crops[study_id]) for study_id in rows]
 
     def __len__(self) -> int:

@@ -19,12 +19,12 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 from torch.utils.data import DataLoader
-from tqdm.auto import tqdm
 
 from ..crops.extraction import CropSpec
 from ..devices import Compute, running_average
 from ..errors import DataError
 from ..metrics.loss import CompetitionLoss
+from ..notebook_html import progress_bar
 from .augmentation import augment_batch
 from .checkpoints import Checkpoint, load_optimizer, optimizer_tensors
 from .config import TrainConfig
@@ -91,7 +91,7 @@ class Trainer:
         loader = self._loader()
         total = len(loader) * config.epochs
         progress = progress and self.processes.first
-        bar = tqdm(total=total, initial=self.step, desc="training", unit="step", disable=not progress)
+        bar = progress_bar(total=total, initial=self.step, desc="training", unit="step", disable=not progress)
         saved = time.monotonic()
         while self.epoch < config.epochs and self._progress(total) < 1:
             started, losses = time.monotonic(), []

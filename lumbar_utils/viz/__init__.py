@@ -1,15 +1,13 @@
 """Pictures and charts of everything that the library handles. A `show_` function returns a matplotlib `Figure`.
 
-`planes` knows where an image lies in the patient, `images` shows series, studies and located discs, `crops` the crops,
-with `grade_strip` below them, `attribution` and `heat` where in them a prediction comes from, `browser` scrolls a study
-in a notebook, with what `scene` draws on the pixels of `raster`.
-`cohort` holds the charts of a data set, `localization` the localizer's quality, `training` the
-curves of a training, `results` confusion, calibration and loss by target, `worst_cases` the targets with the largest
-loss and their crops, `comparison` scores beside each other, `error_analysis` agreement and subgroups, `style` how all
-of it looks, in a dark or a light theme.
+`planes` knows where an image lies in the patient, `images` shows series, studies and located discs, `crops` the crops
+and where in them a prediction comes from, with `grade_strip` below them, `browser` scrolls a study in a notebook, with
+what `scene` draws on the pixels of `raster`.
+`cohort` holds the charts of a data set, `localization` the localizer's quality, `training` the curves of a training,
+`results` confusion, calibration, loss by target and scores beside each other, `error_analysis` agreement, subgroups and
+the targets with the largest loss, `style` how all of it looks, in a dark or a light theme.
 """
 
-from .attribution import show_attribution
 from .browser import StudyViewer, browse
 from .cohort import (
     show_co_occurrence,
@@ -20,18 +18,16 @@ from .cohort import (
     show_series_statistics,
     show_slice_order,
 )
-from .comparison import show_ablation, show_scores
-from .crops import crop_plane, show_condition, show_crop_slices, show_crops
-from .error_analysis import show_agreement, show_own_errors, show_subgroups
+from .crops import crop_plane, show_attribution, show_crop_slices, show_crops
+from .error_analysis import show_agreement, show_own_errors, show_subgroups, show_worst_cases
 from .images import show_disc_points, show_localizations, show_series, show_study
 from .localization import show_found_discs, show_localizer_error
 from .planes import ImagePlane, draw_plane
 from .raster import Raster
-from .results import show_confusion, show_loss_by_target, show_reliability
+from .results import show_ablation, show_confusion, show_loss_by_target, show_reliability, show_scores
 from .scene import Scene
 from .style import save, use_theme
 from .training import LiveCurves, show_training_curves
-from .worst_cases import show_worst_cases
 
 __all__ = [
     "ImagePlane",
@@ -47,7 +43,6 @@ __all__ = [
     "show_agreement",
     "show_attribution",
     "show_co_occurrence",
-    "show_condition",
     "show_confusion",
     "show_counts",
     "show_crop_slices",

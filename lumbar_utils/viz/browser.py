@@ -7,20 +7,23 @@ either is absent, `browse` gives a figure of the key slices instead, and a noteb
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable
 from contextlib import contextmanager
+from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from matplotlib.figure import Figure
 
-from ..labels import LEVELS, N_LEVELS, level_title
+from ..labels import LEVELS, level_title
+from ..notebook_html import notebook_shell
 from .images import show_study
 from .planes import ImagePlane
-from .scene import AXIAL, PLANES, SAGITTAL, Scene
+from .scene import PLANES, Scene
 from .style import LEVEL_COLORS
 
 if TYPE_CHECKING:
     from ..crops.extraction import StudyCrops
+    from ..dicom.series import Series
     from ..localization import DiscPoints
     from ..studies.study import Study
 
@@ -62,12 +65,7 @@ def browse(
 
 def widgets_work() -> bool:
     """Whether ipywidgets is installed and a notebook's kernel runs this code."""
-    try:
-        import ipywidgets  # noqa: F401
-        from IPython import get_ipython
-    except ImportError:
-        return False
-    return getattr(get_ipython(), "kernel", None) is not None
+    return notebook_shell() is not None and find_spec("ipywidgets") is not None
 
 
 class StudyViewer:
@@ -89,43 +87,33 @@ class StudyViewer:
     def __init__(self, scene: Scene):
         import ipywidgets as w
 
-        self.scene = scene
+        self.scene, self._held = scene, 0
         self.planes = tuple(plane for plane in PLANES if scene.piles[plane])
-        self._held = 0
-        narrow = {"description_width": "62px"}
-        wide = w.Layout(width=f"{scene.size[1]}px")
+        narrow, wide = {"description_width": "62px"}, w.Layout(width=f"{scene.size[1]}px")
         self.menus, self.sliders, self.pictures = {}, {}, {}
         for plane in self.planes:
             piles = scene.piles[plane]
-            names = [(pile.name, n) for n, pile in enumerate(piles)]
-            self.menus[plane] = w.Dropdown(options=names, value=0, description="series", style=narrow, layout=wide)
-            start = scene.index_of_level(plane, 0, FIRST_LEVEL)
-            self.sliders[plane] = w.IntSlider(
-                start, 0, len(piles[0]) - 1, description=plane, style=narrow, layout=wide, readout=False
-            )
+            names = [(_name(pile.series), n) for n, pile in enumerate(piles)]
+            look = {"style": narrow, "layout": wide}
+            self.menus[plane] = w.Dropdown(options=names, value=0, description="series", **look)
+            start, last = scene.index_of_level(plane, 0, FIRST_LEVEL), len(piles[0]) - 1
+            self.sliders[plane] = w.IntSlider(start, 0, last, description=plane, readout=False, **look)
             self.pictures[plane] = w.Image(format="png")
-            self.sliders[plane].observe(self._draw, "value")
-            self.menus[plane].observe(self._series_chosen(plane), "value")
-        slim = w.Layout(width="230px")
-        self.window = w.IntSlider(100, 10, 250, 5, description="window, %", style=narrow, layout=slim)
-        self.level = w.IntSlider(50, 0, 150, 5, description="level, %", style=narrow, layout=slim)
+            self.menus[plane].observe(partial(self._series_chosen, plane), "value")
+        look = {"style": narrow, "layout": w.Layout(width="230px")}
+        self.window = w.IntSlider(100, 10, 250, 5, description="window, %", **look)
+        self.level = w.IntSlider(50, 0, 150, 5, description="level, %", **look)
         self.marks = w.Checkbox(True, description="marks", indent=False, layout=w.Layout(width="80px"))
-        for widget in (self.window, self.level, self.marks):
+        for widget in (*self.sliders.values(), self.window, self.level, self.marks):
             widget.observe(self._draw, "value")
         self.buttons = []
-        for number in range(N_LEVELS):
-            button = w.Button(
-                description=level_title(LEVELS[number]),
-                layout=w.Layout(width="64px"),
-                style={"button_color": LEVEL_COLORS[number], "text_color": "#10161d", "font_weight": "bold"},
-                disabled=scene.discs is None,
-            )
-            button.on_click(self._jump_to(number))
-            self.buttons.append(button)
-        sides = [
-            w.VBox([self.menus[plane], self.pictures[plane], self.sliders[plane]], layout=w.Layout(margin="0 8px 0 0"))
-            for plane in self.planes
-        ]
+        for number, level in enumerate(LEVELS):
+            style = {"button_color": LEVEL_COLORS[number], "text_color": "#10161d", "font_weight": "bold"}
+            look = {"style": style, "layout": w.Layout(width="64px"), "disabled": scene.discs is None}
+            self.buttons.append(w.Button(description=level_title(level), **look))
+            self.buttons[-1].on_click(lambda _button, number=number: self.jump(number))
+        margin = w.Layout(margin="0 8px 0 0")
+        sides = [w.VBox([self.menus[p], self.pictures[p], self.sliders[p]], layout=margin) for p in self.planes]
         self.box = w.VBox([w.HBox([*self.buttons, self.window, self.level, self.marks]), w.HBox(sides)])
         self._draw()
 
@@ -143,31 +131,19 @@ class StudyViewer:
     def _draw(self, _change=None) -> None:
         if self._held:
             return
+        look = {"width": self.window.value, "level": self.level.value, "marks": self.marks.value}
         for plane in self.planes:
-            other = AXIAL if plane == SAGITTAL else SAGITTAL
-            self.pictures[plane].value = self.scene.draw(
-                plane,
-                self.menus[plane].value,
-                self.sliders[plane].value,
-                self.shown(other) if other in self.planes else None,
-                width=self.window.value,
-                level=self.level.value,
-                marks=self.marks.value,
-            ).png()
+            other = next((self.shown(p) for p in self.planes if p != plane), None)
+            at = self.menus[plane].value, self.sliders[plane].value
+            self.pictures[plane].value = self.scene.draw(plane, *at, other, **look).png()
 
-    def _series_chosen(self, plane: str) -> Callable:
-        def change(event) -> None:
-            piles, slider = self.scene.piles[plane], self.sliders[plane]
-            before = piles[event["old"]].image(slider.value)
-            middle = before.origin + before.down * before.size[0] / 2 + before.right * before.size[1] / 2
-            with self._one_drawing():
-                slider.max = len(piles[event["new"]]) - 1
-                slider.value = piles[event["new"]].nearest(middle)
-
-        return change
-
-    def _jump_to(self, level: int) -> Callable:
-        return lambda _button: self.jump(level)
+    def _series_chosen(self, plane: str, event) -> None:
+        """Another series begins at the place of the one before."""
+        before, pile = (self.scene.piles[plane][event[key]] for key in ("old", "new"))
+        middle = before.image(self.sliders[plane].value).middle
+        with self._one_drawing():
+            self.sliders[plane].max = len(pile) - 1
+            self.sliders[plane].value = int(pile.costs(middle[None]).argmin())
 
     @contextmanager
     def _one_drawing(self):
@@ -189,3 +165,7 @@ class StudyViewer:
         # For whoever reads the notebook without a kernel.
         data["image/png"] = base64.b64encode(self.figure().png()).decode("ascii")
         return data
+
+
+def _name(series: Series) -> str:
+    return f"{series.view or series.description or 'unknown view'}  (series {series.series_id[-8:]})"

@@ -1,4 +1,4 @@
-"""The crops of a study as a reader would want them on the light box: levels side by side, views below each other."""
+"""The crops of a study as on a light box, levels side by side and views below each other, and attribution maps."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from matplotlib.figure import Figure
 from ..errors import DataError
 from ..labels import AXIAL_T2, CONDITIONS, LEVELS, N_CONDITIONS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, level_title
 from .grade_strip import checked, draw_grades, draw_key
-from .heat import draw_heat
 from .images import FORAMEN_OFFSET_MM
-from .planes import ImagePlane, draw_absent, draw_plane, justified_panels
-from .style import CONDITION_NAMES, color, finish, level_ink, pictured, write_on
+from .planes import ImagePlane, draw_absent, draw_heat, draw_plane, justified_panels
+from .style import CONDITION_NAMES, color, finish, pictured, write_on
 
 if TYPE_CHECKING:
     from ..crops.extraction import StudyCrops
@@ -30,13 +29,13 @@ MONTAGE_ROWS = (
     (SAGITTAL_T1, FORAMEN_OFFSET_MM, "Sagittal T1\nleft foramen"),
 )
 """What the montage shows of each level: view, mm from the canal along the crop's first axis, name."""
-CONDITION_PANELS = {
-    0: ((SAGITTAL_T2, 0.0), (AXIAL_T2, 0.0)),
-    1: ((SAGITTAL_T1, FORAMEN_OFFSET_MM), (AXIAL_T2, 0.0)),
-    2: ((SAGITTAL_T1, -FORAMEN_OFFSET_MM), (AXIAL_T2, 0.0)),
-    3: ((AXIAL_T2, 0.0), (AXIAL_T2, 4.0)),
-    4: ((AXIAL_T2, 0.0), (AXIAL_T2, 4.0)),
-}
+CONDITION_PANELS = (
+    ((SAGITTAL_T2, 0.0), (AXIAL_T2, 0.0)),
+    ((SAGITTAL_T1, FORAMEN_OFFSET_MM), (AXIAL_T2, 0.0)),
+    ((SAGITTAL_T1, -FORAMEN_OFFSET_MM), (AXIAL_T2, 0.0)),
+    ((AXIAL_T2, 0.0), (AXIAL_T2, 4.0)),
+    ((AXIAL_T2, 0.0), (AXIAL_T2, 4.0)),
+)
 """Where each condition is read: view and mm from the canal along the crop's first axis."""
 
 
@@ -48,6 +47,7 @@ def show_crops(
     labels: np.ndarray | None = None,
     synthetic: bool = False,
     width: float = 9.0,
+    theme: str | None = None,
 ) -> Figure:
     """Five levels side by side, one row a view; below them the prediction and the labels.
 
@@ -61,13 +61,46 @@ def show_crops(
     width : float
         Inches; 100 pixels each in a notebook.
     """
-    figure = montage(crops, MONTAGE_ROWS, range(N_CONDITIONS), probabilities, labels, width=width)
+    figure = _montage(crops, MONTAGE_ROWS, range(N_CONDITIONS), probabilities, labels, width)
     return finish(figure, title=f"Study {crops.study_id}", synthetic=synthetic)
 
 
 @pictured
+def show_attribution(
+    crops: StudyCrops,
+    attribution: StudyAttribution,
+    condition: int | str,
+    *,
+    probabilities: np.ndarray | None = None,
+    labels: np.ndarray | None = None,
+    synthetic: bool = False,
+    width: float = 9.0,
+    theme: str | None = None,
+) -> Figure:
+    """One condition across the five levels in all three views: what spoke for a narrowing, and how strongly.
+
+    Each panel shows the slice with the map's highest point, says where it lies, and has a row of small bars at its
+    left bottom: the map's mass in each slice, from the patient's right to the left, or from head to feet. Maps are
+    scaled one by one, so that a faint map looks as warm as a strong one; the prediction below says how much it led to.
+
+    attribution: from `explain.attribution_maps`; condition: of `labels.CONDITIONS`, by name or number; the rest as in
+    `show_crops`.
+    """
+    index = CONDITIONS.index(condition) if isinstance(condition, str) else int(condition)
+    rows = [(view, 0.0, view.replace("/STIR", "")) for view in VIEWS]
+    figure = _montage(crops, rows, (index,), probabilities, labels, width, attribution)
+    return finish(figure, title=f"{CONDITION_NAMES[index]}   study {crops.study_id}", synthetic=synthetic)
+
+
+@pictured
 def show_crop_slices(
-    crops: StudyCrops, view: str, *, limit: int = 8, synthetic: bool = False, width: float = 9.0
+    crops: StudyCrops,
+    view: str,
+    *,
+    limit: int = 8,
+    synthetic: bool = False,
+    width: float = 9.0,
+    theme: str | None = None,
 ) -> Figure:
     """All slices of one view, a row for each level; at most `limit` slices, evenly chosen.
 
@@ -77,92 +110,72 @@ def show_crop_slices(
         raise DataError(f"unknown view {view!r}, expected one of {VIEWS}")
     depth = crops.spec.shapes[view][0]
     chosen = np.unique(np.linspace(0, depth - 1, min(depth, limit)).round().astype(int))
-    width = min(width, 0.7 + 1.6 * len(chosen))
-    figure, axes = justified_panels(
-        [[1.0] * len(chosen)] * N_LEVELS, width=width, left=0.55, gap=0.03, row_gaps=[0.22] + [0.0] * (N_LEVELS - 1)
-    )
+    look = {"width": min(width, 0.7 + 1.6 * len(chosen)), "left": 0.55, "header": 0.56, "gap": 0.03}
+    figure, axes = justified_panels([[1.0] * len(chosen)] * N_LEVELS, **look)
     for level, panels in enumerate(axes):
         for panel, index in zip(panels, chosen, strict=True):
             first = panel is axes[0][0]
             draw_crop(panel, crops, view, level, index, letters=first, scale_mm=20 if first else None)
-        name_row(figure, panels[0], level_title(LEVELS[level]), fontsize=9, fontweight="bold", color=level_ink(level))
+        look = {"fontsize": 9, "fontweight": "bold", "color": color("level", level)}
+        _name_row(figure, panels[0], level_title(LEVELS[level]), **look)
     for panel, index in zip(axes[0], chosen, strict=True):
-        place = offset_name(view, slice_offset(crops, view, index))
-        name_column(figure, panel, place, fontsize=8, color=color("muted"))
+        _name_column(figure, panel, _place(crops, view, index), fontsize=8, color=color("muted"))
     return finish(figure, title=f"{view}   study {crops.study_id}", synthetic=synthetic)
 
 
-@pictured
-def show_condition(
-    crops: StudyCrops,
-    condition: int | str,
-    *,
-    probabilities: np.ndarray | None = None,
-    labels: np.ndarray | None = None,
-    synthetic: bool = False,
-    width: float = 9.0,
-) -> Figure:
-    """One condition across the five levels, in the views in which it is read, with prediction and label.
-
-    Parameters
-    ----------
-    condition : int or str
-        Of `labels.CONDITIONS`.
-    probabilities, labels, width
-        As in `show_crops`.
-    """
-    index = CONDITIONS.index(condition) if isinstance(condition, str) else int(condition)
-    rows = [
-        (view, offset, f"{view.replace('/STIR', '')}\n{offset_name(view, offset)}")
-        for view, offset in CONDITION_PANELS[index]
-    ]
-    figure = montage(crops, rows, (index,), probabilities, labels, width=width)
-    return finish(figure, title=f"{CONDITION_NAMES[index]}   study {crops.study_id}", synthetic=synthetic)
-
-
-def montage(
+def _montage(
     crops: StudyCrops,
     rows: Sequence[tuple[str, float, str]],
     conditions: Sequence[int],
     probabilities: np.ndarray | None,
     labels: np.ndarray | None,
-    attribution: StudyAttribution | None = None,
-    *,
     width: float,
+    attribution: StudyAttribution | None = None,
 ) -> Figure:
     """Rows of (view, mm from the canal, name), a column a level, and the grades of `conditions` below.
 
-    With an attribution each panel shows the slice that holds the highest point of the map of the first condition, with
-    the map on it, and the slice's place. The axes of the figure are the panels, row by row, then the grades.
+    With an attribution each panel shows the slice that holds the highest point of the first condition's map.
     """
     probabilities, labels = checked(probabilities, labels)
     with_strip = probabilities is not None or labels is not None
     shapes = [[1.0] * N_LEVELS] * len(rows)
     shapes += [[2.0 if len(conditions) > 1 else 7.0] * N_LEVELS] if with_strip else []
-    gaps = [0.24] + [0.0] * (len(shapes) - 1)
-    figure, axes = justified_panels(shapes, width=width, left=1.06, row_gaps=gaps, footer=0.3 if with_strip else 0.06)
+    footer = 0.3 if with_strip else 0.06
+    figure, axes = justified_panels(shapes, width=width, left=1.06, header=0.58, footer=footer)
     for panels, (view, offset, name) in zip(axes, rows, strict=False):
         unscaled = True  # the first level that is there has a scale bar
         for level, panel in enumerate(panels):
             peak = attribution.slice_of(view, conditions[0], level) if attribution is not None else None
             index = nearest_index(crops, view, offset) if peak is None else peak
-            if not draw_crop(panel, crops, view, level, index, scale_mm=20 if unscaled else None):
-                continue
-            unscaled = False
-            if attribution is not None:
-                values = attribution.scaled(view, conditions[0], level)[index]
-                draw_heat(panel, _plane(crops, view, level, index), values)
-                place = "nothing here" if peak is None else offset_name(view, slice_offset(crops, view, index))
+            there = draw_crop(panel, crops, view, level, index, scale_mm=20 if unscaled else None)
+            unscaled = unscaled and not there
+            if attribution is not None and there:
+                draw_heat(
+                    panel, _plane(crops, view, level, index), attribution.scaled(view, conditions[0], level)[index]
+                )
+                place = "nothing here" if peak is None else _place(crops, view, index)
                 write_on(panel, 0.03, 0.97, place, fontsize=7, ha="left", va="top")
-        name_row(figure, panels[0], name)
+            if attribution is not None:
+                _draw_profile(panel, attribution.slice_shares(view, conditions[0], level), peak)
+        _name_row(figure, panels[0], name)
     for level, panel in enumerate(axes[0]):
-        look = {"fontsize": 10, "fontweight": "bold", "color": level_ink(level)}
-        name_column(figure, panel, level_title(LEVELS[level]), **look)
+        look = {"fontsize": 10, "fontweight": "bold", "color": color("level", level)}
+        _name_column(figure, panel, level_title(LEVELS[level]), **look)
     if with_strip:
         for level, panel in enumerate(axes[-1]):
             draw_grades(panel, level, probabilities, labels, names=level == 0, conditions=conditions)
         draw_key(figure, axes[-1][0], probabilities is not None, labels is not None)
     return figure
+
+
+def _draw_profile(panel: Axes, mass: np.ndarray, shown: int | None) -> None:
+    """Small bars at the left bottom of a panel: the map's mass in each slice; that of the slice `shown` stands out."""
+    if mass.any():
+        slices = np.arange(len(mass))
+        inset = panel.inset_axes((0.03, 0.03, 0.3, 0.12))
+        inset.bar(slices, mass, width=0.8, color=np.where(slices == shown, "#ffd166", "#c8d2dc"), lw=0)
+        inset.set(xlim=(-0.6, len(mass) - 0.4), xticks=[], yticks=[], facecolor=(0, 0, 0, 0.5))
+        inset.spines[:].set_visible(False)
 
 
 def crop_plane(crops: StudyCrops, view: str, level: int, offset_mm: float = 0.0) -> ImagePlane:
@@ -181,10 +194,9 @@ def draw_crop(
     there = bool(crops.covered[view][level].any())
     if crops.sources[view][level] is None and not there:
         draw_absent(panel, "not in the scan" if crops.covered[view].any() else "no series")
-        return False
-    scale_mm = scale_mm if there else None
-    plane = _plane(crops, view, level, index)
-    draw_plane(panel, plane, window=CROP_WINDOW, letters=letters, scale_mm=scale_mm, fontsize=7)
+    else:
+        look = {"letters": letters, "scale_mm": scale_mm if there else None, "fontsize": 7}
+        draw_plane(panel, _plane(crops, view, level, index), window=CROP_WINDOW, **look)
     return there
 
 
@@ -194,26 +206,22 @@ def nearest_index(crops: StudyCrops, view: str, offset_mm: float) -> int:
     return int(np.clip(np.round(offset_mm * depth / extent + (depth - 1) / 2), 0, depth - 1))
 
 
-def slice_offset(crops: StudyCrops, view: str, index: int) -> float:
-    """mm from the canal to slice `index` of a crop along the crop's first axis: to the left, or to the feet."""
+def _place(crops: StudyCrops, view: str, index: int) -> str:
+    """Where slice `index` lies from the canal: `"13 mm left"`, `"4 mm down"`, `"middle"`."""
     depth = crops.spec.shapes[view][0]
-    return (index - (depth - 1) / 2) * crops.spec.extents[view][0] / depth
-
-
-def offset_name(view: str, offset: float) -> str:
-    """A place along a crop's first axis: `"13 mm left"` of the canal, `"4 mm down"`, `"middle"`."""
+    offset = (index - (depth - 1) / 2) * crops.spec.extents[view][0] / depth
     directions = ("up", "down") if view == AXIAL_T2 else ("right", "left")
     return f"{abs(offset):.0f} mm {directions[int(offset > 0)]}" if abs(offset) >= 0.5 else "middle"
 
 
-def name_row(figure: Figure, panel: Axes, name: str, **look) -> None:
+def _name_row(figure: Figure, panel: Axes, name: str, **look) -> None:
     """A name at the left of a row's first panel."""
     box, width = panel.get_position(), figure.get_size_inches()[0]
     look = {"fontsize": 8.5, "color": color("ink"), "linespacing": 1.5} | look
     figure.text(box.x0 - 0.08 / width, (box.y0 + box.y1) / 2, name, ha="right", va="center", **look)
 
 
-def name_column(figure: Figure, panel: Axes, name: str, **look) -> None:
+def _name_column(figure: Figure, panel: Axes, name: str, **look) -> None:
     """A name above a column's first panel."""
     box = panel.get_position()
     figure.text((box.x0 + box.x1) / 2, box.y1 + 0.005, name, ha="center", va="bottom", **look)

@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ..errors import DataError
-from ..labels import MISSING, N_CONDITIONS, N_LEVELS, N_SEVERITIES, SEVERITIES, target_index
+from ..labels import MISSING, N_CONDITIONS, N_SEVERITIES, N_TARGETS, SEVERITIES, target_index
 from .style import CONDITION_NAMES, SEVERITY_COLORS, color
 
 DARK_INK = "#0b0f14"
@@ -20,16 +20,12 @@ ROOM = 0.9
 
 def checked(probabilities, labels) -> tuple[np.ndarray | None, np.ndarray | None]:
     """Probabilities as float (25, 3) and labels as int (25,), None where not given. Raises `DataError`."""
-    n = N_CONDITIONS * N_LEVELS
-    if probabilities is not None:
-        probabilities = np.asarray(probabilities, dtype=np.float64)
-        if probabilities.shape != (n, N_SEVERITIES):
-            raise DataError(f"probabilities must have shape ({n}, {N_SEVERITIES}), got {probabilities.shape}")
-    if labels is not None:
-        labels = np.asarray(labels).astype(int)
-        if labels.shape != (n,):
-            raise DataError(f"labels must have shape ({n},), got {labels.shape}")
-    return probabilities, labels
+    wanted = {"probabilities": (N_TARGETS, N_SEVERITIES), "labels": (N_TARGETS,)}
+    for (name, shape), values in zip(wanted.items(), (probabilities, labels), strict=True):
+        if values is not None and np.shape(values) != shape:
+            raise DataError(f"{name} must have shape {shape}, got {np.shape(values)}")
+    probabilities = None if probabilities is None else np.asarray(probabilities, dtype=np.float64)
+    return probabilities, None if labels is None else np.asarray(labels).astype(int)
 
 
 def draw_grades(

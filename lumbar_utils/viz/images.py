@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -32,7 +34,9 @@ FORAMEN_OFFSET_MM = 17.0
 
 
 @pictured
-def show_series(series: Series, *, columns: int = 6, limit: int = 24, synthetic: bool = False) -> Figure:
+def show_series(
+    series: Series, *, columns: int = 6, limit: int = 24, synthetic: bool = False, theme: str | None = None
+) -> Figure:
     """All slices of a series in anatomical order, largest stack first; at most `limit`, evenly chosen."""
     places = [(s, i) for s, stack in enumerate(series.stacks) for i in range(len(stack))]
     if len(places) > limit:
@@ -50,7 +54,12 @@ def show_series(series: Series, *, columns: int = 6, limit: int = 24, synthetic:
 
 @pictured
 def show_study(
-    study: Study, *, points: pd.DataFrame | None = None, discs: DiscPoints | None = None, synthetic: bool = False
+    study: Study,
+    *,
+    points: pd.DataFrame | None = None,
+    discs: DiscPoints | None = None,
+    synthetic: bool = False,
+    theme: str | None = None,
 ) -> Figure:
     """The three views of a study with what is known about it drawn in: points of the tables, located discs.
 
@@ -65,27 +74,25 @@ def show_study(
     discs : DiscPoints, optional
         Used to choose slices where the table has no points, and drawn.
     """
-    series_of = {view: study.by_view(view) for view in (SAGITTAL_T2, SAGITTAL_T1, AXIAL_T2)}
     points = pd.DataFrame(columns=["condition", "level", "x", "y", "z"]) if points is None else points
-    canal = _level_points(points, (0,), discs)
-    side = {}
-    for name, sign, conditions in (("right", -1, (2,)), ("left", 1, (1,))):
-        guess = canal + np.array([sign * FORAMEN_OFFSET_MM, 0, 0])
-        side[name] = _level_points(points, conditions, None, default=guess)
-    recess = _level_points(points, (3, 4), discs, default=canal)
-    middle = _nearest_plane(series_of[SAGITTAL_T2], canal, 0.5)
-    right, left = (
-        _nearest_plane(series_of[SAGITTAL_T1], side[name], f) for name, f in (("right", 0.27), ("left", 0.73))
-    )
-    axial = [_nearest_plane(series_of[AXIAL_T2], recess[i : i + 1], (i + 0.5) / 5) for i in range(len(LEVELS))]
-    axial = [None if _far(plane, recess[i]) else plane for i, plane in enumerate(axial)]
-    upper = [middle, right, left]
-    figure, axes = justified_panels(
-        [[p.aspect if p else 0.8 for p in upper], [p.aspect if p else 1.0 for p in axial]], largest=4.4
-    )
+    located = discs.points if discs is not None else None
+    canal = _level_points(points, CONDITIONS[:1], located)
+    aside = np.array([FORAMEN_OFFSET_MM, 0, 0])
+    right = _level_points(points, CONDITIONS[2:3], canal - aside)
+    left = _level_points(points, CONDITIONS[1:2], canal + aside)
+    recess = _level_points(points, CONDITIONS[3:], canal if located is None else located)
+    t2, t1, axial_t2 = (study.by_view(view) for view in (SAGITTAL_T2, SAGITTAL_T1, AXIAL_T2))
+    middle = _nearest_plane(t2, canal, 0.5)
+    upper = [middle, _nearest_plane(t1, right, 0.27), _nearest_plane(t1, left, 0.73)]
+    axial = [_nearest_plane(axial_t2, point[None], (i + 0.5) / 5) for i, point in enumerate(recess)]
+    for i, plane in enumerate(axial):  # a series that ends above a level shows nothing of it
+        if plane is not None and abs(plane.project(recess[i])[1]) > FAR_MM:
+            axial[i] = None
+    shapes = [[plane.aspect if plane else absent for plane in row] for row, absent in ((upper, 0.8), (axial, 1.0))]
+    figure, axes = justified_panels(shapes, largest=4.4)
     names = ("Sagittal T2\nmidline", "Sagittal T1\nright foramina", "Sagittal T1\nleft foramina")
-    captions = [(name, None) for name in names] + list(zip(map(level_title, LEVELS), LEVEL_COLORS, strict=True))
-    for panel, plane, (caption, shade) in zip(figure.axes, [*upper, *axial], captions, strict=True):
+    captions, shades = [*names, *map(level_title, LEVELS)], [None, None, None, *LEVEL_COLORS]
+    for panel, plane, caption, shade in zip(figure.axes, [*upper, *axial], captions, shades, strict=True):
         if plane is None:
             draw_absent(panel, f"{caption}\nnot in this study")
         else:
@@ -110,15 +117,12 @@ def show_disc_points(
     crops: StudyCrops | None = None,
     synthetic: bool = False,
     width: float = 5.2,
+    theme: str | None = None,
 ) -> Figure:
     """The five levels on the sagittal T2 slice nearest to them, with the discs' planes.
 
-    Parameters
-    ----------
-    truth : ndarray, shape (5, 3), optional
-        True canal points, LPS mm; nan where unknown. Drawn as rings, with the error in mm.
-    crops : StudyCrops, optional
-        Draws the boxes that were cut out of the sagittal T2 series.
+    truth: true canal points (5, 3), LPS mm, nan where unknown, drawn as rings, with the error in mm; crops: draws the
+    boxes that were cut out of the sagittal T2 series.
     """
     plane = localized_plane(study, discs)
     figure, axes = justified_panels([[plane.aspect]], width=width, largest=9.0)
@@ -135,6 +139,7 @@ def show_localizations(
     columns: int = 4,
     synthetic: bool = False,
     title: str = "",
+    theme: str | None = None,
 ) -> Figure:
     """`show_disc_points` for several studies side by side; `truths` holds (5, 3) arrays or None."""
     truths = truths if truths is not None else [None] * len(studies)
@@ -160,6 +165,40 @@ def slice_plane(stack: Stack, index: int) -> ImagePlane:
     return ImagePlane.from_slice(stack.pixels[index], stack.geometry[index])
 
 
+@dataclass(frozen=True, eq=False)
+class SlicePile:
+    """All slices of a series in anatomical order: from the patient's right to the left, front to back, head to feet."""
+
+    series: Series
+
+    @cached_property
+    def axis(self) -> int:
+        """The axis of the patient along which the slices follow each other."""
+        return int(np.abs(self.series.stacks[0].geometry.normal).argmax())
+
+    @cached_property
+    def places(self) -> list[tuple[Stack, int]]:
+        """(stack, number) of every slice."""
+        places = [(stack, i) for stack in self.series.stacks for i in range(len(stack))]
+        sign = -1 if self.axis == 2 else 1
+        return sorted(places, key=lambda place: sign * slice_plane(*place).middle[self.axis])
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def image(self, index: int) -> ImagePlane:
+        return slice_plane(*self.places[index])
+
+    def costs(self, points: np.ndarray) -> np.ndarray:
+        """Of each slice, the median distance of points (n, 3) in mm; a point beyond its edges counts as far away."""
+        costs = []
+        for stack, i in self.places:
+            xy, distance = stack.geometry[i].world_to_pixel(points)
+            outside = ((xy < 0) | (xy > np.array(stack.geometry.shape[::-1]) - 1)).any(axis=-1)
+            costs.append(np.median(np.abs(distance) + 1000.0 * outside))
+        return np.array(costs)
+
+
 def localized_plane(study: Study, discs: DiscPoints) -> ImagePlane:
     """The sagittal slice (T2 when there is one, else T1) nearest to the located points."""
     series = study.by_view(SAGITTAL_T2) or study.by_view(SAGITTAL_T1)
@@ -169,55 +208,35 @@ def localized_plane(study: Study, discs: DiscPoints) -> ImagePlane:
     return plane
 
 
-def _level_points(points: pd.DataFrame, conditions: tuple[int, ...], discs, default=None) -> np.ndarray:
-    """(5, 3): mean table point per level of the conditions; then the located disc; then `default` or nan."""
-    fallback = discs.points if discs is not None else default
-    result = np.full((len(LEVELS), 3), np.nan) if fallback is None else np.array(fallback, dtype=np.float64)
-    chosen = points[points["condition"].isin([CONDITIONS[c] for c in conditions])]
-    for level, rows in chosen.groupby("level"):
+def _level_points(points: pd.DataFrame, conditions: Sequence[str], default: np.ndarray | None) -> np.ndarray:
+    """(5, 3): mean table point per level of the conditions; else `default` or nan."""
+    result = np.full((len(LEVELS), 3), np.nan) if default is None else np.array(default, dtype=np.float64)
+    for level, rows in points[points["condition"].isin(conditions)].groupby("level"):
         result[LEVELS.index(level)] = rows[["x", "y", "z"]].to_numpy(dtype=float).mean(axis=0)
     return result
 
 
 def _nearest_plane(series: Sequence[Series], points: np.ndarray, fraction: float) -> ImagePlane | None:
     """The slice of all the series that lies nearest to most of the points and holds them; else by position."""
-    if not series:
-        return None
+    piles = [SlicePile(item) for item in series]
     known = points[np.isfinite(points).all(axis=1)]
-    if len(known) == 0:
-        stack = series[0].stacks[0]
-        axis = int(np.abs(stack.geometry.normal).argmax())  # from right to left, front to back, or head to feet
-        order = np.argsort(stack.geometry.positions[:, axis] * (-1 if axis == 2 else 1))
-        return slice_plane(stack, int(order[round(fraction * (len(stack) - 1))]))
-    best, best_cost = None, np.inf
-    for stack in (stack for item in series for stack in item.stacks):
-        for index in range(len(stack)):
-            xy, distance = stack.geometry[index].world_to_pixel(known)
-            rows, cols = stack.geometry.shape
-            outside = (xy < 0).any(-1) | (xy[:, 0] > cols) | (xy[:, 1] > rows)
-            cost = float(np.median(np.abs(distance) + 1000.0 * outside))
-            if cost < best_cost:
-                best, best_cost = (stack, index), cost
-    return slice_plane(*best)
-
-
-def _far(plane: ImagePlane | None, point: np.ndarray) -> bool:
-    """Whether a slice is too far from a known point to show it: a series that ends above the level."""
-    return plane is not None and bool(np.isfinite(point).all()) and abs(float(plane.project(point)[1])) > FAR_MM
+    if not piles or not len(known):
+        return piles[0].image(round(fraction * (len(piles[0]) - 1))) if piles else None
+    costs = [pile.costs(known) for pile in piles]
+    best = int(np.argmin([cost.min() for cost in costs]))
+    return piles[best].image(int(costs[best].argmin()))
 
 
 def _mark_table_points(panel: Axes, plane: ImagePlane, points: pd.DataFrame) -> None:
     """Points of the table near the plane: filled on it, hollow within 6 mm of it."""
     family = dict(zip(CONDITIONS, (0, 1, 1, 2, 2), strict=True))
+    height, width = plane.size
     for row in points.itertuples():
         xy, distance = plane.project(np.array([row.x, row.y, row.z]))
-        height, width = plane.size
-        if abs(distance) > 6 or not (0 <= xy[0] <= width and 0 <= xy[1] <= height):
-            continue
-        shade = FAMILY_COLORS[family[row.condition]]
-        on_it = abs(distance) < 1.5
-        face, edge = (shade, "white") if on_it else ("none", shade)
-        panel.plot(*xy, "o", ms=5, mfc=face, mec=edge, mew=0.8, path_effects=outline(2.5))
+        if abs(distance) <= 6 and 0 <= xy[0] <= width and 0 <= xy[1] <= height:
+            shade = FAMILY_COLORS[family[row.condition]]
+            face, edge = (shade, "white") if abs(distance) < 1.5 else ("none", shade)
+            panel.plot(*xy, "o", ms=5, mfc=face, mec=edge, mew=0.8, path_effects=outline(2.5))
 
 
 def mark_discs(panel: Axes, plane: ImagePlane, discs: DiscPoints, *, lines: bool = True, small: bool = False) -> None:

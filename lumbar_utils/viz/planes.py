@@ -7,22 +7,32 @@ patient, other planes and scale bars land on it without pixel arithmetic.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import combinations, product
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.colors import to_rgb
+from matplotlib.colors import to_rgba
 from matplotlib.figure import Figure
 
 from ..geometry import INFERIOR, LEFT, POSTERIOR, OrientedGrid, SliceGeometry
-from .style import new_figure, outline, write_on
+from .style import add_panel, new_figure, outline, write_on
 
+PAGES = ((INFERIOR, POSTERIOR), (INFERIOR, LEFT), (POSTERIOR, LEFT))
+"""Down and right on the page of slices that follow each other along x, y and z."""
 _LETTERS = (("R", "L"), ("A", "P"), ("I", "S"))
 OBLIQUE_LETTER = 0.38
 """A direction that leans by more than this sine (22 degrees) to a second axis gets that axis' letter too."""
 
+EDGES = {"left": (0, 0.5), "right": (1, 0.5), "top": (0.5, 0), "bottom": (0.5, 1)}
+"""The middle of each edge of the page, as fractions to the right and down."""
 WINDOW_PERCENTILES = (1.0, 99.2)
+HEAT = "inferno"
+"""Ordered in lightness, so that warmer is lighter for every reader."""
+MIN_HEAT = 0.15
+"""Below this fraction of an attribution map's largest value nothing is drawn."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +62,7 @@ class ImagePlane:
     @classmethod
     def from_slice(cls, pixels: np.ndarray, geometry: SliceGeometry) -> ImagePlane:
         """A slice of a series, flipped or transposed to the display convention; pixels are not resampled."""
-        wanted_down, wanted_right = _display_directions(geometry.normal)
+        wanted_down, wanted_right = PAGES[np.abs(geometry.normal).argmax()]
         image, origin = pixels, geometry.position
         down, right, spacing = geometry.column_cosine, geometry.row_cosine, geometry.spacing
         if abs(right @ wanted_right) < abs(down @ wanted_right):
@@ -75,6 +85,14 @@ class ImagePlane:
     def size(self) -> tuple[float, float]:
         """(height, width) in mm."""
         return self.image.shape[0] * self.spacing[0], self.image.shape[1] * self.spacing[1]
+
+    @property
+    def middle(self) -> np.ndarray:
+        """LPS mm of the middle, shape (3,)."""
+        rows, columns = self.image.shape
+        return (
+            self.origin + ((rows - 1) * self.spacing[0] * self.down + (columns - 1) * self.spacing[1] * self.right) / 2
+        )
 
     @property
     def aspect(self) -> float:
@@ -105,17 +123,26 @@ class ImagePlane:
 
     def cut_by(self, other: ImagePlane) -> np.ndarray | None:
         """The line along which another image cuts this one, as two (x, y) points in mm, or None."""
-        height, width = other.size
-        corners = other.origin + np.array(
-            [(y * other.down + x * other.right) for y, x in ((0, 0), (0, width), (height, width), (height, 0))]
-        )
+        down, right = other.size[0] * other.down, other.size[1] * other.right
+        corners = other.origin + np.array([np.zeros(3), right, down + right, down])
+        ends = self._crossings(corners, ((0, 1), (1, 2), (2, 3), (3, 0)))
+        return ends if len(ends) == 2 else None
+
+    def cut_of(self, grid: OrientedGrid) -> np.ndarray | None:
+        """Where this image cuts a crop's box: corners (n, 2) of the polygon in order, (x, y) in mm, or None."""
+        signs = np.array(list(product((-1, 1), repeat=3)))
+        edges = [(i, j) for i, j in combinations(range(8), 2) if np.abs(signs[i] - signs[j]).sum() == 2]
+        corners = self._crossings(grid.center + (signs * np.asarray(grid.extent) / 2) @ grid.axes, edges)
+        if len(corners) < 3:
+            return None
+        x, y = (corners - corners.mean(axis=0)).T
+        return corners[np.argsort(np.arctan2(y, x))]
+
+    def _crossings(self, corners: np.ndarray, edges: Iterable[tuple[int, int]]) -> np.ndarray:
+        """(x, y) mm at which edges, pairs of corners, pass through the plane."""
         xy, distance = self.project(corners)
-        ends = []
-        for i in range(4):
-            a, b = distance[i], distance[(i + 1) % 4]
-            if (a < 0) != (b < 0):
-                ends.append(xy[i] + (xy[(i + 1) % 4] - xy[i]) * a / (a - b))
-        return np.array(ends) if len(ends) == 2 else None
+        through = [(i, j) for i, j in edges if (distance[i] < 0) != (distance[j] < 0)]
+        return np.array([xy[i] + (xy[j] - xy[i]) * distance[i] / (distance[i] - distance[j]) for i, j in through])
 
 
 def direction_letters(direction: np.ndarray) -> str:
@@ -123,12 +150,6 @@ def direction_letters(direction: np.ndarray) -> str:
     order = np.argsort(-np.abs(direction))
     kept = [axis for n, axis in enumerate(order[:2]) if n == 0 or abs(direction[axis]) > OBLIQUE_LETTER]
     return "".join(_LETTERS[axis][int(direction[axis] > 0)] for axis in kept)
-
-
-def _display_directions(normal: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Wanted (down, right) of the page for a slice with that normal."""
-    axis = int(np.abs(normal).argmax())
-    return ((INFERIOR, POSTERIOR), (INFERIOR, LEFT), (POSTERIOR, LEFT))[axis]
 
 
 def grey_window(images: np.ndarray) -> tuple[float, float]:
@@ -153,34 +174,21 @@ def justified_panels(
     left: float = 0.08,
     header: float = 0.34,
     gap: float = 0.05,
-    row_gaps: Sequence[float] | None = None,
     largest: float = 6.0,
     footer: float = 0.06,
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure whose rows of panels each fill its width, as in a picture gallery.
+    """A figure whose rows of panels each fill its width, as in a picture gallery; `rows` hold widths over heights.
 
-    Parameters
-    ----------
-    rows : per row the width/height ratio of each panel
-    width, left, header, gap, largest, footer : inches
-        Figure width, space for row names, for the title, between panels, the greatest row height, and below.
-    row_gaps : inches above each row, beyond `gap`
+    In inches: the figure's width, space for row names, titles and between panels, a row's greatest height, space below.
     """
-    above = list(row_gaps) if row_gaps is not None else [0.0] * len(rows)
-    room = width - left - 0.08
-    heights = [min(largest, (room - gap * (len(row) - 1)) / sum(row)) for row in rows]
-    total = header + sum(heights) + sum(above) + gap * (len(rows) - 1) + footer
-    figure = new_figure(width, total)
-    axes, y = [], total - header
-    for row, height, space in zip(rows, heights, above, strict=True):
-        y -= height + space
-        x = left
-        line = []
-        for ratio in row:
-            line.append(figure.add_axes((x / width, y / total, ratio * height / width, height / total)))
-            x += ratio * height + gap
-        axes.append(line)
-        y -= gap
+    heights = [min(largest, (width - left - 0.08 - gap * (len(row) - 1)) / sum(row)) for row in rows]
+    y = sum(heights) + gap * (len(rows) - 1) + footer
+    figure, axes = new_figure(width, y + header), []
+    for row, height in zip(rows, heights, strict=True):
+        starts = left + height * np.cumsum([0.0, *row[:-1]]) + gap * np.arange(len(row))
+        panels = zip(starts, row, strict=True)
+        axes.append([add_panel(figure, x, y - height, ratio * height, height) for x, ratio in panels])
+        y -= height + gap
     return figure, axes
 
 
@@ -203,30 +211,27 @@ def draw_plane(
         axes.imshow(_hatched(plane.covered), extent=extent, interpolation="nearest", aspect="equal")
     axes.set(xlim=extent[:2], ylim=extent[2:])
     blank(axes)
-    if letters:
-        place = {
-            "left": (0.02, 0.5, "left", "center"),
-            "right": (0.98, 0.5, "right", "center"),
-            "top": (0.5, 0.985, "center", "top"),
-            "bottom": (0.5, 0.015, "center", "bottom"),
-        }
-        for edge, letter in plane.letters().items():
-            x, y, ha, va = place[edge]
-            write_on(axes, x, y, letter, ha=ha, va=va, color="#b8c4cf", fontsize=fontsize)
+    for edge, letter in plane.letters().items() if letters else ():
+        x, y = EDGES[edge]
+        align = {"ha": edge if y == 0.5 else "center", "va": edge if x == 0.5 else "center"}
+        write_on(axes, 0.02 + 0.96 * x, 0.985 - 0.97 * y, letter, color="#b8c4cf", fontsize=fontsize, **align)
     if caption:
         look = {"color": caption_color or "white", "fontsize": fontsize, "fontweight": "bold"}
         write_on(axes, 0.025, 0.985, caption, ha="left", va="top", **look)
     if scale_mm:
-        draw_scale(axes, plane, scale_mm, fontsize=fontsize)
+        height, width = plane.size
+        x, y = width * 0.965 - plane.spacing[1] / 2, height * 0.965
+        axes.plot([x - scale_mm, x], [y, y], color="white", lw=2, solid_capstyle="butt", path_effects=outline(3))
+        look = {"transform": axes.transData, "fontsize": fontsize, "ha": "center", "va": "bottom"}
+        write_on(axes, x - scale_mm / 2, y - height * 0.012, length_name(scale_mm), **look)
 
 
-def draw_scale(axes: Axes, plane: ImagePlane, length: float, *, fontsize: float = 7.5) -> None:
-    """A bar of `length` mm at the bottom right."""
-    height, width = plane.size
-    x, y = width * 0.965 - plane.spacing[1] / 2, height * 0.965
-    axes.plot([x - length, x], [y, y], color="white", lw=2, solid_capstyle="butt", path_effects=outline(3))
-    look = {"transform": axes.transData, "fontsize": fontsize}
-    write_on(axes, x - length / 2, y - height * 0.012, length_name(length), ha="center", va="bottom", **look)
+def draw_heat(axes: Axes, plane: ImagePlane, values: np.ndarray) -> None:
+    """Tint a panel on which `plane` is drawn: low values of a map of 0 to 1, of the plane's shape, stay grey."""
+    warm = np.clip((np.clip(np.asarray(values, dtype=np.float64), 0, 1) - MIN_HEAT) / (1 - MIN_HEAT), 0, 1)
+    rgba = mpl.colormaps[HEAT](0.25 + 0.7 * warm)
+    rgba[..., 3] = 0.6 * np.sqrt(warm)
+    axes.imshow(rgba, extent=plane.extent, interpolation="bilinear", aspect="equal")
 
 
 def length_name(length: float) -> str:
@@ -243,9 +248,7 @@ def blank(axes: Axes) -> None:
 def draw_absent(axes: Axes, text: str) -> None:
     """A panel for what is not there: hatched, with the reason."""
     blank(axes)
-    stripes = _hatched(np.zeros((90, 90), dtype=bool))
-    axes.imshow(stripes, extent=(0, 1, 0, 1), aspect="auto", interpolation="nearest", transform=axes.transAxes)
-    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.imshow(_hatched(np.zeros((90, 90), dtype=bool)), extent=(0, 1, 0, 1), aspect="auto", interpolation="nearest")
     write_on(axes, 0.5, 0.5, text, ha="center", va="center", color="#e6edf3", fontsize=8)
 
 
@@ -253,8 +256,5 @@ def _hatched(covered: np.ndarray) -> np.ndarray:
     """RGBA (rows, columns, 4): diagonal stripes where not covered, transparent elsewhere; drawn 4x finer."""
     absent = ~np.kron(covered, np.ones((4, 4), dtype=bool))
     i, j = np.indices(absent.shape)
-    stripe = ((i + j) // max(4, min(absent.shape) // 32)) % 2 == 0
-    image = np.zeros((*absent.shape, 4))
-    image[absent & stripe] = (*to_rgb("#39424e"), 1.0)
-    image[absent & ~stripe] = (*to_rgb("#262d37"), 1.0)
-    return image
+    stripe = ((i + j) // max(4, min(absent.shape) // 32)) % 2
+    return np.array([to_rgba("#39424e"), to_rgba("#262d37"), (0, 0, 0, 0)])[np.where(absent, stripe, 2)]

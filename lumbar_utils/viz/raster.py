@@ -9,17 +9,12 @@ from __future__ import annotations
 import functools
 import io
 from collections.abc import Sequence
-from itertools import combinations
-from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib import font_manager
 from PIL import Image, ImageDraw, ImageFont
 
-from .planes import ImagePlane, length_name
-
-if TYPE_CHECKING:
-    from ..geometry import OrientedGrid
+from .planes import EDGES, ImagePlane, length_name
 
 LETTER_COLOR = "#c8d2dc"
 
@@ -86,14 +81,10 @@ class Raster:
     def letters(self, size: int = 12) -> None:
         """What lies at each edge, in the patient."""
         width, height = self.image.size
-        places = {
-            "left": ((3, height / 2), "lm"),
-            "right": ((width - 3, height / 2), "rm"),
-            "top": ((width / 2, 3), "mt"),
-            "bottom": ((width / 2, height - 3), "mb"),
-        }
         for edge, letter in self.plane.letters().items():
-            at, anchor = places[edge]
+            x, y = EDGES[edge]
+            at = 3 + x * (width - 6), 3 + y * (height - 6)
+            anchor = ("lmr"[round(2 * x)]) + "tmb"[round(2 * y)]
             self.text(at, letter, LETTER_COLOR, size=size, anchor=anchor)
 
     def scale_bar(self, length: float, size: int = 11) -> None:
@@ -114,21 +105,3 @@ class Raster:
 def font(size: int) -> ImageFont.FreeTypeFont:
     """The font of the figures, which comes with matplotlib, in pixels."""
     return ImageFont.truetype(font_manager.findfont("DejaVu Sans"), size)
-
-
-def box_cut(plane: ImagePlane, grid: OrientedGrid) -> np.ndarray | None:
-    """Where a plane cuts a crop's box: corners (n, 2) of the polygon in order, (x, y) mm on the plane, or None."""
-    half = np.asarray(grid.extent) / 2
-    signs = np.array([[a, b, c] for a in (-1, 1) for b in (-1, 1) for c in (-1, 1)], dtype=float)
-    xy, distance = plane.project(grid.center + (signs * half) @ grid.axes)
-    found = []
-    for i, j in combinations(range(8), 2):
-        is_edge = np.abs(signs[i] - signs[j]).sum() == 2
-        if is_edge and (distance[i] < 0) != (distance[j] < 0):
-            share = distance[i] / (distance[i] - distance[j])
-            found.append(xy[i] + (xy[j] - xy[i]) * share)
-    if len(found) < 3:
-        return None
-    corners = np.array(found)
-    offset = corners - corners.mean(axis=0)
-    return corners[np.argsort(np.arctan2(offset[:, 1], offset[:, 0]))]

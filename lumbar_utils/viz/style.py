@@ -11,11 +11,11 @@ from __future__ import annotations
 import base64
 import functools
 import io
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
+from typing import ParamSpec
 
 import matplotlib as mpl
 import matplotlib.pyplot as plt
@@ -29,11 +29,12 @@ from PIL import Image
 from ..errors import DataError
 from ..files import atomically
 from ..labels import CONDITIONS, condition_title
+from ..notebook_html import notebook_shell
 
 SEVERITY_COLORS = ("#4c9fe0", "#f2b134", "#e5484d")
 """Normal/mild, moderate, severe: apart in hue and in lightness, also for colour-blind readers."""
 LEVEL_COLORS = ("#7cc4ff", "#5fe0b7", "#f6d365", "#ff9f5a", "#ff6f91")
-"""For marks on images, which are dark in both themes; `level_ink` for text beside them."""
+"""For marks on images, which are dark in both themes; `color` for text beside them."""
 FAMILY_COLORS = ("#8f7cf0", "#2fb3a3", "#e8833a")
 CONDITION_NAMES = tuple(condition_title(c).rsplit(" ", 1)[0].replace("Neural ", "") for c in CONDITIONS)
 """`Spinal Canal`, `Left Foraminal`, ...: what fits beside a small panel."""
@@ -42,8 +43,11 @@ _COLORS = {
     "dark": {"back": "#0b0f14", "panel": "#10161d", "ink": "#e6edf3", "muted": "#93a1af", "grid": "#27313c"},
     "light": {"back": "#ffffff", "panel": "#ffffff", "ink": "#1b2733", "muted": "#5b6b7a", "grid": "#e1e7ed"},
 }
-_LEVEL_INKS = {"dark": LEVEL_COLORS, "light": ("#1b66a6", "#0b6e53", "#7d6000", "#a84a0a", "#b3205a")}
-_SEVERITY_INKS = {"dark": ("#62adea", "#f2b134", "#f0666a"), "light": ("#1b66a6", "#8a5a00", "#c1272d")}
+_INKS = {
+    "level": {"dark": LEVEL_COLORS, "light": ("#1b66a6", "#0b6e53", "#7d6000", "#a84a0a", "#b3205a")},
+    "severity": {"dark": ("#62adea", "#f2b134", "#f0666a"), "light": ("#1b66a6", "#8a5a00", "#c1272d")},
+}
+P = ParamSpec("P")
 _chosen: ContextVar[str | None] = ContextVar("theme", default=None)
 
 
@@ -63,55 +67,39 @@ def theme(name: str) -> dict:
     if name not in _COLORS:
         raise DataError(f"unknown theme {name!r}, expected one of {sorted(_COLORS)}")
     c = _COLORS[name]
+    words = ("axes.labelcolor", "axes.titlecolor", "text.color", "xtick.labelcolor", "ytick.labelcolor")
     return {
-        "figure.facecolor": c["back"],
-        "savefig.facecolor": c["back"],
+        **dict.fromkeys(("figure.facecolor", "savefig.facecolor"), c["back"]),
+        **dict.fromkeys((*words, "legend.labelcolor"), c["ink"]),
+        **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), c["muted"]),
+        **dict.fromkeys(("axes.spines.top", "axes.spines.right", "axes.grid", "legend.frameon"), False),
+        **dict.fromkeys(("xtick.labelsize", "ytick.labelsize", "legend.fontsize"), 8),
+        **dict.fromkeys(("axes.labelsize", "font.size"), 9),
         "axes.facecolor": c["panel"],
-        "axes.edgecolor": c["muted"],
-        "axes.labelcolor": c["ink"],
-        "axes.titlecolor": c["ink"],
+        "grid.color": c["grid"],
         "axes.titlesize": 10,
         "axes.titleweight": "bold",
         "axes.titlelocation": "left",
-        "axes.labelsize": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.grid": False,
-        "grid.color": c["grid"],
-        "text.color": c["ink"],
-        "xtick.color": c["muted"],
-        "ytick.color": c["muted"],
-        "xtick.labelcolor": c["ink"],
-        "ytick.labelcolor": c["ink"],
-        "xtick.labelsize": 8,
-        "ytick.labelsize": 8,
-        "legend.fontsize": 8,
-        "legend.frameon": False,
-        "legend.labelcolor": c["ink"],
-        "font.size": 9,
         "font.family": ["DejaVu Sans"],
         "lines.linewidth": 1.8,
         "figure.dpi": 100,
     }
 
 
-def themed(function: Callable[..., Figure], default: str = "light") -> Callable[..., Figure]:
-    """Give a chart the keyword `theme` ("light" or "dark") and draw it in that theme, the one in use or `default`."""
+def themed(function: Callable[P, Figure], default: str = "light") -> Callable[P, Figure]:
+    """Draw a chart in the theme that its argument `theme` names, else in the one in use, else in `default`."""
 
     @functools.wraps(function)
-    def draw(*args, theme: str | None = None, **kwargs) -> Figure:
-        with mpl.rc_context(_settings(theme or _chosen.get() or default)):
+    def draw(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        with mpl.rc_context(theme(str(kwargs.get("theme") or _chosen.get() or default))):
             return function(*args, **kwargs)
 
     return draw
 
 
-def pictured(function: Callable[..., Figure]) -> Callable[..., Figure]:
+def pictured(function: Callable[P, Figure]) -> Callable[P, Figure]:
     """`themed` for images of patients, dark by default."""
     return themed(function, "dark")
-
-
-_settings = theme
 
 
 class Picture(Figure):
@@ -131,42 +119,27 @@ class Picture(Figure):
         return {"image/png": base64.b64encode(self.png()).decode("ascii"), "text/plain": repr(self)}
 
 
-def new_figure(width: float, height: float, **kwargs) -> Picture:
+def new_figure(width: float, height: float) -> Picture:
     """A figure of that many inches, already closed for pyplot, in the theme in use."""
-    _tell_notebook()
-    figure = plt.figure(figsize=(width, height), FigureClass=Picture, **kwargs)
+    if shell := notebook_shell():
+        # matplotlib's inline backend registers a printer for all figures, which goes before their own and crops them.
+        shell.display_formatter.formatters["image/png"].for_type(Picture, Picture.png)
+    figure = plt.figure(figsize=(width, height), FigureClass=Picture)
     plt.close(figure)
     return figure
 
 
-def _tell_notebook() -> None:
-    """Have a running notebook show a `Picture` by its own PNG.
-
-    matplotlib's inline backend registers a printer for all figures, which goes before an object's own and crops them.
-    """
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    formatter = getattr(shell, "display_formatter", None)
-    if formatter is not None:
-        formatter.formatters["image/png"].for_type(Picture, Picture.png)
+def add_panel(figure: Figure, x: float, y: float, width: float, height: float) -> Axes:
+    """Axes of that many inches, their left bottom corner at (x, y) inches."""
+    whole = figure.get_size_inches()
+    return figure.add_axes((x / whole[0], y / whole[1], width / whole[0], height / whole[1]))
 
 
-def color(role: str) -> str:
-    """Colour of a role (`back`, `panel`, `ink`, `muted`, `grid`) in the theme in use."""
-    return _COLORS[_in_force()][role]
-
-
-def level_ink(level: int) -> str:
-    """A level's colour for text in the theme in use."""
-    return _LEVEL_INKS[_in_force()][level]
-
-
-def severity_ink(severity: int) -> str:
-    """A severity's colour for text in the theme in use."""
-    return _SEVERITY_INKS[_in_force()][severity]
-
-
-def _in_force() -> str:
-    return "dark" if mpl.rcParams["figure.facecolor"] == _COLORS["dark"]["back"] else "light"
+def color(role: str, number: int | None = None) -> str:
+    """Colour of a role (`back`, `panel`, `ink`, `muted`, `grid`) in the theme in use; or of the text of a `level` or
+    `severity`, by its number."""
+    name = "dark" if mpl.rcParams["figure.facecolor"] == _COLORS["dark"]["back"] else "light"
+    return _COLORS[name][role] if number is None else _INKS[role][name][number]
 
 
 def outline(width: float = 2.0) -> list:
@@ -198,31 +171,26 @@ def draw_cells(
         red, green, blue, _ = image.cmap(image.norm(values[row, column]))
         ink = "white" if 0.3 * red + 0.59 * green + 0.11 * blue < 0.55 else "#1b2733"
         panel.text(column, row, text, ha="center", va="center", fontsize=8.5, color=ink)
-    panel.set_xticks(range(len(columns)), columns)
+    name_cells(panel, columns, rows)
+    return image
+
+
+def name_cells(panel: Axes, columns: Sequence[str], rows: Sequence[str], **look) -> None:
+    """Names of a table's columns and rows, without ticks and frame; `look` of the columns' names."""
+    panel.set_xticks(range(len(columns)), columns, **look)
     panel.set_yticks(range(len(rows)), rows)
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
-    return image
 
 
 def finish(figure: Figure, *, title: str = "", synthetic: bool = False) -> Figure:
     """Write the figure's title at its top left, and `synthetic` at its top right when the data are."""
-    height = figure.get_size_inches()[1]
-    top = 1 - 0.08 / height
+    top, look = 1 - 0.08 / figure.get_size_inches()[1], {"va": "top", "fontweight": "bold"}
     if title:
-        figure.text(0.012, top, title, ha="left", va="top", fontsize=11, fontweight="bold", color=color("ink"))
+        figure.text(0.012, top, title, fontsize=11, color=color("ink"), **look)
     if synthetic:
-        figure.text(
-            0.988,
-            top,
-            "synthetic",
-            ha="right",
-            va="top",
-            fontsize=8,
-            fontweight="bold",
-            color="#10161d",
-            bbox={"boxstyle": "round,pad=0.25", "facecolor": "#f6d365", "edgecolor": "none"},
-        )
+        box = {"boxstyle": "round,pad=0.25", "facecolor": "#f6d365", "edgecolor": "none"}
+        figure.text(0.988, top, "synthetic", ha="right", fontsize=8, color="#10161d", bbox=box, **look)
     return figure
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Mapping, Sequence
 
@@ -14,7 +13,8 @@ from matplotlib.ticker import MaxNLocator
 
 from ..errors import DataError
 from ..labels import N_LEVELS
-from .style import color, finish, level_ink, new_figure, notice, themed
+from ..notebook_html import notebook_shell
+from .style import color, finish, new_figure, notice, themed
 
 logger = logging.getLogger(__name__)
 
@@ -27,6 +27,7 @@ def show_training_curves(
     references: Mapping[str, float] | None = None,
     synthetic: bool = False,
     title: str = "Training",
+    theme: str | None = None,
 ) -> Figure:
     """Columns of a history against its epoch.
 
@@ -39,26 +40,24 @@ def show_training_curves(
     references : mapping name -> height, optional
         Level lines in the panels that show a validation loss or score, for example the weighted prior's score.
     """
-    axis = next((name for name in ("epoch", "step", "iteration") if name in history), None)
-    x = history[axis] if axis else pd.Series(range(1, len(history) + 1))
-    numeric = [c for c in history.columns if c != axis and pd.api.types.is_numeric_dtype(history[c])]
     if len(history) == 0:
         return notice(f"{title}: the history is empty")
+    axis = next((name for name in ("epoch", "step", "iteration") if name in history), None)
+    x = history[axis] if axis else pd.Series(range(1, len(history) + 1))
     if groups is None:
-        losses = [c for c in numeric if "loss" in c]
-        others = [c for c in numeric if "loss" not in c and c not in ("seconds", "lr", "learning_rate")]
-        groups = [g for g in (losses, *([c] for c in others)) if g][:4]
+        names = history.select_dtypes("number").columns.drop(axis or [])
+        losses = [c for c in names if "loss" in c]
+        others = [[c] for c in names if c not in (*losses, "seconds", "lr", "learning_rate")]
+        groups = [group for group in (losses, *others) if group][:4]
     if not groups:
         raise DataError(f"the history has no numeric column to draw, it has {list(history.columns)}")
     figure = new_figure(min(11, 1.2 + 3.6 * len(groups)), 3.0)
     axes = figure.subplots(1, len(groups), squeeze=False, sharex=True, gridspec_kw={"wspace": 0.28})[0]
     for panel, names in zip(axes, groups, strict=True):
         for i, name in enumerate(names):
-            values = history[name]
-            known = values.notna()
-            marker = "o" if known.sum() < 30 else None
-            look = {"color": level_ink((3 * i) % N_LEVELS), "marker": marker, "ms": 3}
-            panel.plot(x[known], values[known], label=name.replace("_", " "), **look)
+            known = history[name].notna()
+            look = {"color": color("level", (3 * i) % N_LEVELS), "marker": "o" if known.sum() < 30 else None, "ms": 3}
+            panel.plot(x[known], history.loc[known, name], label=name.replace("_", " "), **look)
         if references and any("val" in n or "score" in n for n in names):
             for i, (name, height) in enumerate(references.items()):
                 panel.axhline(height, color=color("muted"), lw=1, ls=("--", ":", "-.")[i % 3])
@@ -101,7 +100,7 @@ class LiveCurves:
     ):
         self._look = {"groups": groups, "references": references, "synthetic": synthetic, "theme": theme}
         self._title, self._every = title, every_seconds
-        self._shell = _notebook_shell()
+        self._shell = notebook_shell()
         self._output, self._skipped, self._drawn_at = None, None, -float("inf")
         self._last = pd.DataFrame()
 
@@ -141,13 +140,6 @@ class LiveCurves:
             logger.warning("no curves from here on: %s", error)
             self._shell = None
         self._drawn_at = time.monotonic()
-
-
-def _notebook_shell():
-    """The interactive shell when a notebook's kernel runs this, else None; IPython is not imported for the question."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    return shell if hasattr(shell, "kernel") else None
 
 
 def _goes_on(before: pd.DataFrame, history: pd.DataFrame) -> bool:

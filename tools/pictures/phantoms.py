@@ -148,7 +148,7 @@ def phantom() -> Figure:
         for r in rows
     ]
     with mpl.rc_context(theme("dark")):
-        figure, axes = justified_panels([[1.0] * 3] * len(rows), width=6.6, left=1.25, row_gaps=[0.24, 0, 0, 0])
+        figure, axes = justified_panels([[1.0] * 3] * len(rows), width=6.6, left=1.25, header=0.58)
         for row, line, (name, _, view, _) in zip(planes, axes, rows, strict=True):
             for plane, panel in zip(row, line, strict=True):
                 draw_plane(panel, plane, window=(0.0, 1.05), scale_mm=20 if panel is line[0] else None)
@@ -192,7 +192,7 @@ def orientation() -> Figure:
         planes[name] = views_plane(series_of(body, protocol, "1"))
     shades = {"sagittal": "#ff6f91", "coronal": "#5fe0b7", "axial": "#7cc4ff"}
     with mpl.rc_context(theme("dark")):
-        figure, axes = justified_panels([[p.aspect for p in planes.values()]], width=11.0, row_gaps=[0.1], footer=1.0)
+        figure, axes = justified_panels([[p.aspect for p in planes.values()]], width=11.0, header=0.44, footer=1.0)
         for panel, (name, plane) in zip(axes[0], planes.items(), strict=True):
             draw_plane(panel, plane, caption=name.capitalize(), caption_color=shades[name], scale_mm=50, fontsize=10)
             for other, cutter in planes.items():
