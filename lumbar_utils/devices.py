@@ -10,8 +10,9 @@ import contextlib
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -194,3 +195,10 @@ def running_average(decay: float) -> Callable:
                 old.copy_(new)
 
     return update
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raise `DataError` naming file and tensor when a number is not finite: such a network answers nothing."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise DataError(f"{path}: {name} holds numbers that are not finite; neither saved nor loaded")

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from planted_crops import SPEC, disc_points, planted_study, study_crops
+from safetensors.torch import load_file, save_file
 
 import lumbar_utils.inference.networks as networks_module
 import lumbar_utils.inference.preprocessing as preprocessing_module
@@ -24,7 +25,7 @@ from lumbar_utils.metrics.calibration import Calibration
 from lumbar_utils.metrics.score import FAMILY_TARGETS
 from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier
 from lumbar_utils.models.ensemble import Ensemble, Member, member_folders, name_of, run_of
-from lumbar_utils.models.run_folder import RunConfig, save_weights
+from lumbar_utils.models.run_folder import RunConfig, load_model, save_weights
 from lumbar_utils.studies.study import Study
 
 SMALL = CropSpec(shapes={SAGITTAL_T2: (8, 12, 12), AXIAL_T2: (8, 12, 12), SAGITTAL_T1: (8, 12, 12)})
@@ -32,14 +33,12 @@ PRIORS = {"fold_0": (0.6, 0.3, 0.1), "fold_1": (0.2, 0.3, 0.5), "other/fold_0": 
 CALIBRATION = Calibration(bias={**dict.fromkeys(FAMILY_TARGETS, (0, 0, 0)), "spinal": (0, 0, 1.0)})
 
 
-def write_run(folder, prior, *, spec=SPEC, broken=False, synthetic_only=False):
+def write_run(folder, prior, *, spec=SPEC, synthetic_only=False):
     """A run folder with an untrained network, which predicts the prior."""
     torch.manual_seed(0)
     config = ClassifierConfig(encoder="resnet10t", head="unified", auxiliary=False)
     prior = np.tile(prior, (N_TARGETS, 1))
     model = LumbarClassifier(config, prior)
-    if broken:
-        torch.nn.init.constant_(model.bias, float("inf"))
     RunConfig(config, spec, prior, {}, synthetic_only).save(folder)
     save_weights(model, folder / "model.safetensors")
 
@@ -51,7 +50,7 @@ def runs(tmp_path_factory):
     write_run(folder / "fold_0", PRIORS["fold_0"])
     write_run(folder / "fold_1", PRIORS["fold_1"], synthetic_only=True)
     write_run(folder / "other/fold_0", PRIORS["other/fold_0"], spec=SMALL)
-    write_run(folder / "broken", (0.1, 0.1, 0.8), broken=True)
+    write_run(folder / "broken", (0.1, 0.1, 0.8))
     return folder
 
 
@@ -128,6 +127,7 @@ def test_a_network_without_a_finite_answer_does_not_poison_the_mean(runs, crops,
     monkeypatch.setattr(preprocessing_module, "extract_crops", lambda study, discs, spec: big[int(study.study_id)])
     path = listed(runs, ("fold_0", 1), ("broken", 5), ("fold_1", 3), name="one broken.json")
     given = predictor(path)
+    torch.nn.init.constant_(given.models[1].bias, float("inf"))
     p0, p1 = alone["fold_0"], alone["fold_1"]
     assert np.allclose(given.predict_crops(big), 0.25 * p0 + 0.75 * p1, atol=1e-9)
     result = given.predict_study(Study("2", (), ()), disc_points("2"))
@@ -135,9 +135,24 @@ def test_a_network_without_a_finite_answer_does_not_poison_the_mean(runs, crops,
     assert "1 of 3 networks gave no finite number" in str(result.issues[-1])
 
     none = predictor(listed(runs, "broken", name="all broken.json", calibration=CALIBRATION))
+    torch.nn.init.constant_(none.models[0].bias, float("inf"))
     result = none.predict_study(Study("2", (), ()), disc_points("2"))
     assert result.fallback and np.allclose(result.weighted, none.prior)
     assert "no finite number" in str(result.issues[-1])
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path):
+    write_run(tmp_path, PRIORS["fold_0"])
+    path = tmp_path / "model.safetensors"
+    model, tensors = load_model(tmp_path)[0], load_file(path)
+    name = next(name for name in tensors if name.endswith("running_var"))
+    model.get_buffer(name)[0] = tensors[name][0] = float("inf")
+    with pytest.raises(DataError, match=rf"model.safetensors: {name} holds numbers that are not finite"):
+        save_weights(model, path)
+    load_model(tmp_path)
+    save_file(tensors, path)
+    with pytest.raises(DataError, match=rf"model.safetensors: {name} holds numbers that are not finite"):
+        predictor(tmp_path)
 
 
 def test_an_overflow_in_one_study_costs_that_study_one_voice(runs, crops, alone, monkeypatch):

@@ -333,6 +333,31 @@ def test_mixed_studies_train(cohort, tmp_path):
     assert math.isfinite(result.history["loss"].iloc[0]) and np.isfinite(result.probabilities).all()
 
 
+def test_a_step_that_overflows_leaves_nothing_in_the_buffers(cohort, tmp_path, monkeypatch, caplog):
+    step, spoilt = Trainer._train_step, []
+
+    def inf_voxel(self, batch, rate):
+        if self.step % 6 == 2:
+            batch["images"][VIEWS[0]][0, 2, 3, 4, 5] = math.inf
+            spoilt.append(self.step + 1)
+        return step(self, batch, rate)
+
+    monkeypatch.setattr(Trainer, "_train_step", inf_voxel)
+    settings = tiny_config(classifier=FAST, precision="float16", checkpoint_seconds=0.0, evaluate_every=1)
+    result = fit(*cohort, settings, tmp_path, progress=False)
+    assert len(spoilt) == 2 and all(f"step {number}: the loss is nan" in caplog.text for number in spoilt)
+    assert all(bool(t.isfinite().all()) for t in load_model(tmp_path)[0].state_dict().values())
+    assert result.history["held_out_score"].notna().all() and "held-out studies got no finite" not in caplog.text
+
+
+def test_a_validation_without_a_finite_number_is_an_error(cohort, tmp_path, monkeypatch):
+    nothing = lambda model, inputs, *_, **__: np.full((len(inputs), 25, 3), np.nan)  # noqa: E731
+    monkeypatch.setattr("lumbar_utils.training.train.predict_probabilities", nothing)
+    with pytest.raises(DataError, match="no finite number for any held-out study"):
+        fit(*cohort, tiny_config(classifier=FAST, epochs=1), tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_checkpoint_of_another_run_or_a_broken_one_is_not_used(cohort, tmp_path, monkeypatch, caplog):
     crops, labels = cohort
     folder = tmp_path / "run"

@@ -23,6 +23,7 @@ from scipy import special
 from torch import nn
 
 from .. import __version__
+from ..devices import check_finite
 from ..errors import DataError
 from ..files import atomically, write_json, write_table
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
@@ -210,6 +211,7 @@ class DiscLocalizer:
         folder = Path(folder)
         # Names begin with the number of the network, as a ModuleList's do.
         state = {n: value.detach().cpu().contiguous() for n, value in nn.ModuleList(self.networks).state_dict().items()}
+        check_finite(state, folder / WEIGHTS_FILE)
         atomically(folder / WEIGHTS_FILE, lambda file: save_file(state, file))
         about = {"config": asdict(self.config), "calibration": asdict(self.calibration), "made": self.made}
         write_json(folder / CONFIG_FILE, about)
@@ -234,6 +236,7 @@ class DiscLocalizer:
                 )
             config = LocalizerConfig(**read["config"])
             state = load_file(folder / WEIGHTS_FILE)
+            check_finite(state, folder / WEIGHTS_FILE)
             networks = [SliceUNet(config) for _ in {name.partition(".")[0] for name in state}]
             nn.ModuleList(networks).load_state_dict(state)
             calibration = LocalizerCalibration(**read["calibration"])

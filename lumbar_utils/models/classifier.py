@@ -250,11 +250,12 @@ def predict_probabilities(
         images = {view: image.to(compute.device) for view, image in batch["images"].items()}
         present = batch["present"].to(compute.device)
         with compute.autocast():
-            p = model(images, present)["logits"].double().softmax(-1)
+            logits = [model(images, present)["logits"]]
             if mirror:
-                mirrored = model(mirror_images(images), present)["logits"].double().softmax(-1)
-                p = (p + mirror_probabilities(mirrored)) / 2
-        results.append(p.cpu().numpy())
+                logits.append(mirror_probabilities(model(mirror_images(images), present)["logits"]))
+        # float64 on the CPU: Apple's GPUs have none.
+        p = torch.stack(logits).cpu().double().softmax(-1).mean(0)
+        results.append(p.numpy())
     return np.concatenate(results) if results else np.zeros((0, N_TARGETS, N_SEVERITIES))
 
 

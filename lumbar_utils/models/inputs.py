@@ -47,7 +47,8 @@ def study_input(crops: StudyCrops) -> StudyInput:
     for i, view in enumerate(VIEWS):
         covered = np.asarray(crops.covered[view], dtype=bool)
         scaled = (np.asarray(crops.images[view], dtype=np.float32) - CENTER) / SCALE
-        images[view] = np.where(covered & np.isfinite(scaled), scaled, 0).astype(np.float16)
+        usable = covered & (np.abs(scaled) <= np.finfo(np.float16).max)
+        images[view] = np.where(usable, scaled, 0).astype(np.float16)
         present[i] = covered.reshape(N_LEVELS, -1).any(axis=1)
     return StudyInput(str(crops.study_id), images, present)
 

@@ -20,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from ..crops.extraction import CropSpec
+from ..devices import check_finite
 from ..errors import DataError
 from ..files import atomically, read_json, write_json
 from ..labels import N_SEVERITIES, N_TARGETS
@@ -127,6 +128,7 @@ def save_weights(model: torch.nn.Module, path: Path) -> None:
     for name, tensor in model.state_dict().items():
         dtype = torch.float16 if _stored_half(tensor) else None
         tensors[name] = tensor.detach().to("cpu", dtype).contiguous().clone()
+    check_finite(tensors, path)
     atomically(path, lambda temporary: save_file(tensors, temporary))
 
 
@@ -161,6 +163,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> None:
     """Load safetensors into a model; raises `DataError` naming the file when it is absent or does not fit."""
     try:
         state = load_file(path)
+        check_finite(state, path)
         model.load_state_dict({k: v.float() if v.is_floating_point() else v for k, v in state.items()})
     except FileNotFoundError as error:
         raise DataError(f"{path}: the run has no weights; was its training cut off? Run it again") from error

@@ -13,6 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from ..devices import check_finite
+from ..errors import DataError
 from ..files import atomically
 
 logger = logging.getLogger(__name__)
@@ -44,6 +46,7 @@ class Checkpoint:
             for part, group in parts.items()
             for name, tensor in group.items()
         }
+        check_finite(tensors, self.path)
         metadata = {"fingerprint": self.fingerprint, "state": json.dumps(state)}
         for half in self.path.parent.glob(f".{self.path.name}.*"):  # of a run that was killed while it wrote this
             half.unlink(missing_ok=True)
@@ -63,8 +66,9 @@ class Checkpoint:
                 for key in file.keys():  # noqa: SIM118  (not a dict)
                     part, _, name = key.partition(".")
                     parts[part][name] = file.get_tensor(key)
+                check_finite(parts["model"] | parts["average"], self.path)
             return parts, json.loads(metadata["state"])
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (DataError, SafetensorError, OSError, KeyError, ValueError) as error:
             logger.warning("%s cannot be read (%s): starting anew", self.path, error)
             return None
 

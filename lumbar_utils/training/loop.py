@@ -192,6 +192,8 @@ class Trainer:
         self.model.train()
         if config.phases[self.phase].head_only:
             self.model.encoders.eval()
+        # Batch normalisation takes in what it sees before anybody knows that a float16 step will be skipped.
+        kept = [buffer.clone() for buffer in self.model.buffers()] if self.scaler.is_enabled() else []
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         images = {view: image.to(device, non_blocking=True) for view, image in batch["images"].items()}
@@ -218,7 +220,11 @@ class Trainer:
             raise DataError(
                 f"the loss became {value} in step {self.step}; lower learning_rate or set precision to float32"
             )
-        if not self.overflown:
+        if self.overflown:
+            logger.warning("step %d: the loss is %s, the step is skipped", self.step, value)
+            for buffer, before in zip(self.model.buffers(), kept, strict=True):
+                buffer.copy_(before)
+        else:
             self.average.update_parameters(self.model)
         return value
 

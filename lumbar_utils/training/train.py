@@ -140,6 +140,8 @@ def fit(
             p = processes.gather(part, len(split.held_out))
             p = p if config.class_weights else metric_frequencies(p)  # tables of predictions carry the weights
             overflown = ~np.isfinite(p).all(axis=(1, 2))  # half precision can; that must not cost the training
+            if overflown.all() and len(p):
+                raise DataError(f"{folder}: the network gives no finite number for any held-out study")
             if overflown.any():
                 logger.warning("%d held-out studies got no finite number, the prior is used", overflown.sum())
             return np.where(overflown[:, None, None], prior, p)
