@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,7 +20,6 @@ from lumbar_utils.files import atomically
 from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.labels import PROBABILITY_COLUMNS, TARGETS, VIEWS, encode_severities, row_ids
 from lumbar_utils.metrics.score import competition_score, read_predictions, score_frames, weighted_prior
-from lumbar_utils.models.classifier import ClassifierConfig
 from lumbar_utils.models.run_folder import load_model
 from lumbar_utils.studies.competition import SYNTHETIC_MARK
 from lumbar_utils.training import __main__ as command_line
@@ -370,20 +371,51 @@ def test_a_checkpoint_of_another_run_or_a_broken_one_is_not_used(cohort, tmp_pat
     assert "cannot be read" in caplog.text
 
 
-def test_an_older_runs_weights_never_stand_beside_a_newer_configuration(cohort, tmp_path, monkeypatch):
+def answer(folder, crops):
+    return Predictor(folder, "cpu", precision="float32").predict_crops([crops["1000"]]).tolist()
+
+
+def test_a_finished_run_stays_while_another_is_trained_and_when_the_disk_is_full_at_its_end(cohort, tmp_path):
+    resource = pytest.importorskip("resource", reason="this system cannot limit the size of files")
     crops, labels = cohort
     fit(crops, labels, tiny_config(classifier=FAST, epochs=1), tmp_path, progress=False)
-    before = Predictor(tmp_path, "cpu", precision="float32").predict_crops([crops["1000"]])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def killed(self, batch, rate):
-        raise Killed
+    def fill_the_disk(history):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
 
-    monkeypatch.setattr("lumbar_utils.training.loop.Trainer._train_step", killed)
-    other = tiny_config(classifier=ClassifierConfig(encoder="resnet10t", head="unified"))
-    with pytest.raises(Killed):
-        fit(crops, labels, other, tmp_path, progress=False)
-    after = Predictor(tmp_path, "cpu", precision="float32").predict_crops([crops["1000"]])
-    assert np.array_equal(after, before)
+    other = tiny_config(classifier=replace(FAST, head="unified"), epochs=1)
+    try:
+        with pytest.raises(DataError, match=r"model.safetensors: cannot be written .*disk full"):
+            fit(crops, labels, other, tmp_path, on_epoch=fill_the_disk, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
+
+
+@pytest.mark.parametrize(("first", "second"), [("single", "other"), ("single", "folds"), ("folds", "single")])
+def test_a_kill_while_a_run_takes_the_place_of_another_leaves_one_of_them(cohort, tmp_path, monkeypatch, first, second):
+    config, seen = tiny_config(classifier=FAST, epochs=1, folds=2), []
+    other = replace(config, classifier=replace(FAST, head="unified"))
+    trainings = {"single": (fit, config), "other": (fit, other), "folds": (cross_validation.fit_folds, other)}
+
+    def train(name):
+        function, settings = trainings[name]
+        function(*cohort, settings, tmp_path, progress=False)
+        return answer(tmp_path, cohort[0])
+
+    def looking(move):
+        return lambda *paths, **options: (seen.append(answer(tmp_path, cohort[0])), move(*paths, **options))[1]
+
+    old = train(first)
+    with monkeypatch.context() as patch:
+        for name in ("replace", "unlink", "rmdir"):
+            patch.setattr(os, name, looking(getattr(os, name)))
+        new = train(second)
+    switched = seen.index(new)
+    assert switched > 5 and new != old
+    assert all(p == old for p in seen[:switched]) and all(p == new for p in seen[switched:])
 
 
 def test_a_full_disk_is_a_clear_error_and_keeps_what_was_there(tmp_path, monkeypatch):

@@ -139,11 +139,8 @@ class Predictor:
         """Changes with the weights of any network or of the localizer, their configurations, the options, and the
         ensemble's weights: what a prediction depends on beside the study and the code."""
         digest = hashlib.sha256()
-        for path in [self._run, self._run / ENSEMBLE]:
+        for path in [self._run, self._run / ENSEMBLE, *(f / name for f in self._folders for name in (CONFIG, WEIGHTS))]:
             digest.update(path.read_bytes() if path.is_file() else b"-")
-        for folder in self._folders:
-            for name in (CONFIG, WEIGHTS):
-                digest.update((folder / name).read_bytes())
         localizer = self.localizer
         digest.update(repr((type(localizer).__name__, getattr(localizer, "config", ""))).encode())
         digest.update(repr(getattr(localizer, "calibration", "")).encode())

@@ -25,7 +25,7 @@ from torch import nn
 from .. import __version__
 from ..devices import check_finite
 from ..errors import DataError
-from ..files import atomically, write_json, write_table
+from ..files import atomically, write_table
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
 from .decoding import OBSERVED, Chain, ChainPrior, decode_chain
 from .heat_maps import HeatMaps, predict_heat_maps
@@ -204,17 +204,21 @@ class DiscLocalizer:
         )
 
     def save(self, folder: str | Path) -> Path:
-        """Write `model.safetensors`, `config.json` and, when just trained, `history.csv` into a folder, atomically.
+        """Write `model.safetensors`, `config.json` and, when just trained, `history.csv` into a folder; returns it.
 
-        Returns the folder.
+        On a full disk all files stay as they were.
         """
         folder = Path(folder)
         # Names begin with the number of the network, as a ModuleList's do.
         state = {n: value.detach().cpu().contiguous() for n, value in nn.ModuleList(self.networks).state_dict().items()}
         check_finite(state, folder / WEIGHTS_FILE)
-        atomically(folder / WEIGHTS_FILE, lambda file: save_file(state, file))
         about = {"config": asdict(self.config), "calibration": asdict(self.calibration), "made": self.made}
-        write_json(folder / CONFIG_FILE, about)
+
+        def both(file: Path) -> None:
+            file.write_text(json.dumps(about, indent=1), encoding="utf-8")
+            atomically(folder / WEIGHTS_FILE, lambda tensors: save_file(state, tensors))
+
+        atomically(folder / CONFIG_FILE, both)
         if self.history:
             write_table(folder / HISTORY_FILE, pd.DataFrame(self.history))
         logger.info("localizer: saved to %s", folder)

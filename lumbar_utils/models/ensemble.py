@@ -10,6 +10,7 @@ it, so that the whole can be moved, packed and uploaded; to mix several runs, pu
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path, PureWindowsPath
@@ -19,9 +20,10 @@ import numpy as np
 from ..errors import DataError
 from ..files import read_json, write_json
 from ..metrics.calibration import Calibration
-from .run_folder import WEIGHTS, strict
+from .run_folder import ENSEMBLE, WEIGHTS, strict
 
-ENSEMBLE = "ensemble.json"
+logger = logging.getLogger(__name__)
+
 FORMAT_VERSION = 1
 
 
@@ -96,15 +98,14 @@ class Ensemble:
         Raises
         ------
         DataError
-            When the file is damaged or of another version, holds unknown keys or members outside its folder, or
-            when a folder holds both a list and weights, of which one is a leftover.
+            When the file is damaged or of another version, holds unknown keys or members outside its folder.
         """
         path = Path(path)
         if not path.is_file():
             if not (path / ENSEMBLE).is_file():
                 return cls((Member(),))
-            if (path / WEIGHTS).is_file():
-                raise DataError(f"{path} holds both {ENSEMBLE} and {WEIGHTS}; delete the one that is of an older run")
+            if (path / WEIGHTS).is_file():  # a training that replaces one by the other was killed just then
+                logger.warning("%s holds both %s and %s; the former is used", path, ENSEMBLE, WEIGHTS)
             path = path / ENSEMBLE
         values = read_json(path)
         if set(values) != {"version", "members", "calibration"}:

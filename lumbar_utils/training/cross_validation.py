@@ -22,7 +22,7 @@ from ..labels import encode_severities
 from ..metrics.calibration import Calibration, cross_fitted, fit_calibration
 from ..metrics.score import Score, competition_score, prediction_table, uniform
 from ..models.ensemble import Ensemble, Member
-from ..models.run_folder import CONFIG, HISTORY, MANIFEST, OOF, WEIGHTS, RunConfig
+from ..models.run_folder import ENSEMBLE, MANIFEST, NEW, OOF, publish
 from .config import TrainConfig
 from .distributed import join_processes
 from .train import RunResult, fit
@@ -92,6 +92,8 @@ def fit_folds(
                     held_out_crops=held_out_crops,
                     training_labels=training_labels,
                     synthetic_only=synthetic_only,
+                    # All folds take the place of older ones together, when nothing can fail any more.
+                    in_place=not (folder / ENSEMBLE).is_file(),
                     on_epoch=on_epoch,
                     progress=progress,
                 )
@@ -99,6 +101,8 @@ def fit_folds(
         summary = _summary(folder, results, labels)
         if processes.first:
             _write(summary, config, synthetic_only)
+            for part in (*(result.folder for result in results), folder):
+                publish(part)
         processes.wait()
     return summary
 
@@ -108,10 +112,7 @@ def _summary(folder: Path, results: list[RunResult], labels: pd.DataFrame) -> Fo
     probabilities = np.concatenate([result.probabilities for result in results])
     table = labels.assign(study_id=labels["study_id"].astype(str)).set_index("study_id")
     codes = encode_severities(table.loc[study_ids].reset_index())
-    priors = [RunConfig.load(result.folder).prior for result in results]
-    prior = np.concatenate(
-        [np.tile(p, (len(result.study_ids), 1, 1)) for p, result in zip(priors, results, strict=True)]
-    )
+    prior = np.concatenate([np.tile(result.prior, (len(result.study_ids), 1, 1)) for result in results])
     scores = {
         "model": competition_score(codes, probabilities),
         "calibrated": competition_score(codes, cross_fitted(codes, probabilities)),
@@ -125,12 +126,11 @@ def _summary(folder: Path, results: list[RunResult], labels: pd.DataFrame) -> Fo
 
 
 def _write(result: FoldsResult, config: TrainConfig, synthetic_only: bool) -> None:
-    for left in (CONFIG, WEIGHTS, HISTORY):  # of a single run that was here before
-        (result.folder / left).unlink(missing_ok=True)
-    write_table(result.folder / OOF, prediction_table(result.study_ids, result.probabilities))
-    Ensemble(tuple(Member(fold.folder.name) for fold in result.folds), result.calibration).save(result.folder)
+    new = result.folder / NEW
+    write_table(new / OOF, prediction_table(result.study_ids, result.probabilities))
+    Ensemble(tuple(Member(fold.folder.name) for fold in result.folds), result.calibration).save(new)
     write_json(
-        result.folder / MANIFEST,
+        new / MANIFEST,
         {
             "kind": "folds",
             "synthetic_only": synthetic_only,

@@ -8,9 +8,10 @@ them. On several GPUs: `accelerate launch --multi_gpu --num_processes 2 -m lumba
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,9 +33,8 @@ from ..metrics.score import (
     weighted_prior,
 )
 from ..models.classifier import LumbarClassifier, predict_probabilities
-from ..models.ensemble import ENSEMBLE
 from ..models.inputs import study_input
-from ..models.run_folder import CONFIG, HISTORY, MANIFEST, OOF, WEIGHTS, RunConfig, round_weights, save_weights
+from ..models.run_folder import HISTORY, MANIFEST, NEW, OOF, WEIGHTS, RunConfig, publish, round_weights, save_run
 from .augmentation import IntensityAugmentation
 from .checkpoints import Checkpoint
 from .config import TrainConfig
@@ -58,6 +58,8 @@ class RunResult:
     study_ids : tuple of str
         The held-out studies.
     probabilities : ndarray, shape (n_held_out, 25, 3)
+    prior : ndarray, shape (25, 3)
+        Weighted class prior of the training part.
     scores : dict name -> Score
         Of the held-out studies: `model`, `weighted_prior` (of the training part), `uniform`; empty without any.
     seconds : float
@@ -68,6 +70,7 @@ class RunResult:
     history: pd.DataFrame
     study_ids: tuple[str, ...]
     probabilities: np.ndarray
+    prior: np.ndarray
     scores: dict[str, Score]
     seconds: float
 
@@ -83,6 +86,7 @@ def fit(
     training_labels: pd.DataFrame | None = None,
     synthetic_only: bool = False,
     resume: bool = True,
+    in_place: bool = True,
     on_epoch: Callable[[pd.DataFrame], None] | None = None,
     progress: bool = True,
 ) -> RunResult:
@@ -106,6 +110,8 @@ def fit(
         True when all studies are phantoms; predictions then carry the warning.
     resume : bool
         Continue from a checkpoint of the same configuration and studies in `run_folder`; a finished run is read.
+    in_place : bool
+        False leaves the finished run in `.new/`, beside an older one, until `models.run_folder.publish` moves it.
     on_epoch : callable, optional
         Called with the history so far after every epoch, for live curves; of a run that is only read, all of it once.
 
@@ -119,20 +125,28 @@ def fit(
         validation = cache if held_out_crops is None else held_out_crops
         split = training_split(cache, validation, labels, config, held_out=held_out, training_labels=training_labels)
         content = content_digest(cache, split.train), content_digest(validation, split.held_out)
-        run = {"config": config.fingerprint(), "studies": split.digest(), "crops": content}
-        checkpoint = Checkpoint(folder, run)
-        finished = _finished(folder, checkpoint.fingerprint, split) if resume else None
+        checkpoint = Checkpoint(folder, {"config": config.fingerprint(), "studies": split.digest(), "crops": content})
+        if processes.first and not (folder / NEW / WEIGHTS).exists():
+            publish(folder)  # of which a kill has left the rest
+        processes.wait()
+        finished = None
+        for place in (folder / NEW, folder) if resume else ():
+            finished = finished or _finished(place, checkpoint.fingerprint, split)
         if not processes.same(finished is None):
             raise DataError(f"{folder}: only some processes find a finished run there; they must share it")
         if finished is not None:
             logger.info("%s is finished: nothing to train", folder)
             if on_epoch is not None and len(finished.history):
                 on_epoch(finished.history)  # the curves belong to the result, also where they were drawn elsewhere
-            return finished
+            if processes.first and finished.folder == folder:
+                shutil.rmtree(folder / NEW, ignore_errors=True)  # another run, which was never published
+            elif processes.first and in_place:
+                publish(folder)
+            return replace(finished, folder=folder)
+        prior = weighted_prior(split.train_labels)
         trainer = _trainer(cache, split, config, processes, progress=progress)
         if resume:
             trainer.restore(checkpoint)
-        prior = weighted_prior(split.train_labels)
         held = [study_input(validation[study_id]) for study_id in processes.share(split.held_out)]
 
         def predicted(network: LumbarClassifier) -> np.ndarray:
@@ -158,9 +172,8 @@ def fit(
         probabilities = predicted(model)
         scores = _scores(split, probabilities, prior)
         history = pd.DataFrame(trainer.history)
-        result = RunResult(folder, history, tuple(split.held_out), probabilities, scores, trainer.seconds)
+        result = RunResult(folder, history, tuple(split.held_out), probabilities, prior, scores, trainer.seconds)
         if processes.first:
-            stored = RunConfig(config.classifier, trainer.spec, prior, config.to_json(), synthetic_only=synthetic_only)
             speed = (trainer.studies - before[1]) * processes.count / max(trainer.seconds - before[0], 1e-9)
             manifest = {
                 "kind": "classifier",
@@ -179,8 +192,16 @@ def fit(
                 "train_studies": split.train,
                 "held_out_studies": split.held_out,
             }
-            _write(result, model, stored, manifest)
+            new = folder / NEW
+            shutil.rmtree(new, ignore_errors=True)
+            stored = RunConfig(config.classifier, trainer.spec, prior, config.to_json(), synthetic_only=synthetic_only)
+            save_run(new, model, stored)
+            write_table(new / HISTORY, history)
+            write_table(new / OOF, prediction_table(result.study_ids, probabilities))
+            write_json(new / MANIFEST, manifest)
             checkpoint.remove()
+            if in_place:
+                publish(folder)
         processes.wait()
         if scores:
             logger.info("held out: %s; weighted prior %.4f", scores["model"], scores["weighted_prior"].total)
@@ -201,7 +222,7 @@ def _finished(folder: Path, fingerprint: str, split: Split) -> RunResult | None:
     except (DataError, OSError, KeyError, ValueError):  # pandas' own errors are ValueErrors
         return None
     scores = _scores(split, probabilities, prior)
-    return RunResult(folder, history, tuple(split.held_out), probabilities, scores, seconds)
+    return RunResult(folder, history, tuple(split.held_out), probabilities, prior, scores, seconds)
 
 
 def _trainer(
@@ -223,22 +244,6 @@ def _trainer(
     )
     spec = getattr(cache, "spec", None) or cache[split.train[0]].spec
     return Trainer(model, dataset, config, compute, spec=spec, processes=processes)
-
-
-def _write(result: RunResult, model: LumbarClassifier, stored: RunConfig, manifest: dict) -> None:
-    """Write the run folder. Until here an older run in it could be used.
-
-    Its configuration goes before its weights, so that one run's weights never lie beside another's configuration,
-    wherever this is cut off.
-    """
-    folder = result.folder
-    for name in (MANIFEST, CONFIG, ENSEMBLE):
-        (folder / name).unlink(missing_ok=True)
-    save_weights(model, folder / WEIGHTS)
-    stored.save(folder)
-    write_table(folder / HISTORY, result.history)
-    write_table(folder / OOF, prediction_table(result.study_ids, result.probabilities))
-    write_json(folder / MANIFEST, manifest)
 
 
 def _scores(split: Split, probabilities: np.ndarray, prior: np.ndarray) -> dict[str, Score]:
