@@ -12,10 +12,8 @@ from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, MISSING, SAGITTAL_T1, SAGITTAL_T2, VIEWS
 from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier, predict_probabilities, split_sides
 from lumbar_utils.models.encoders import build_encoder
-from lumbar_utils.models.inputs import CENTER, SCALE, batch_of, study_input
-from lumbar_utils.models.mirroring import mirror_images, mirror_probabilities
-from lumbar_utils.training.datasets import CropDataset
-from lumbar_utils.training.folds import assign_folds
+from lumbar_utils.models.inputs import CENTER, SCALE, batch_of, mirror_images, mirror_probabilities, study_input
+from lumbar_utils.training.datasets import CropDataset, assign_folds
 
 SMALL = "resnet10t"
 CPU = choose_compute("cpu", "float32")

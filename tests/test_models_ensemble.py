@@ -33,13 +33,13 @@ PRIORS = {"fold_0": (0.6, 0.3, 0.1), "fold_1": (0.2, 0.3, 0.5), "other/fold_0": 
 CALIBRATION = Calibration(bias={**dict.fromkeys(FAMILY_TARGETS, (0, 0, 0)), "spinal": (0, 0, 1.0)})
 
 
-def write_run(folder, prior, *, spec=SPEC, synthetic_only=False):
+def write_run(folder, prior, *, spec=SPEC, synthetic_only=False, training=None):
     """A run folder with an untrained network, which predicts the prior."""
     torch.manual_seed(0)
     config = ClassifierConfig(encoder="resnet10t", head="unified", auxiliary=False)
     prior = np.tile(prior, (N_TARGETS, 1))
     model = LumbarClassifier(config, prior)
-    save_run(folder, model, RunConfig(config, spec, prior, {}, synthetic_only))
+    save_run(folder, model, RunConfig(config, spec, prior, training or {}, synthetic_only))
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +152,16 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path):
     save_file(tensors, path)
     with pytest.raises(DataError, match=rf"model.safetensors: {name} holds numbers that are not finite"):
         predictor(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("other", "warned"), [({"fold": 1}, False), ({"seed": 4}, False), ({"fold_seed": 1}, True), ({"folds": 4}, True)]
+)
+def test_networks_of_different_folds_are_named(tmp_path, caplog, other, warned):
+    for name, values in (("a", {}), ("b", other)):
+        write_run(tmp_path / name, PRIORS["fold_0"], training={"folds": 5, "fold_seed": 0, "seed": 3, **values})
+    predictor(listed(tmp_path, "a", "b"))
+    assert ("different folds" in caplog.text) is warned
 
 
 def test_an_overflow_in_one_study_costs_that_study_one_voice(runs, crops, alone, monkeypatch):

@@ -26,7 +26,7 @@ from lumbar_utils.training import __main__ as command_line
 from lumbar_utils.training import cross_validation
 from lumbar_utils.training.augmentation import AugmentConfig
 from lumbar_utils.training.config import TrainConfig
-from lumbar_utils.training.folds import folds_by_study, training_split
+from lumbar_utils.training.datasets import folds_by_study, training_split
 from lumbar_utils.training.loop import Trainer
 from lumbar_utils.training.train import fit
 
@@ -87,7 +87,7 @@ def test_the_training_command_knows_a_synthetic_cohort_by_its_mark(cohort, tmp_p
 def test_a_study_stays_in_its_fold_whatever_crops_of_others_are_lost(cohort, caplog):
     crops, labels = cohort
     settings = tiny_config()
-    of = folds_by_study(labels, settings.folds, seed=settings.seed)
+    of = folds_by_study(labels, settings.folds, seed=settings.fold_seed)
     out = [s for s in crops if of[s] == 0]
     whole = training_split(crops, crops, labels, settings)
     assert whole.held_out == out and len(out) > 4 and not set(whole.train) & set(out)
@@ -171,7 +171,9 @@ def test_same_seed_same_result(cohort, tmp_path):
     again = fit(crops, labels, tiny_config(classifier=FAST, epochs=1), tmp_path / "b", progress=False)
     other = fit(crops, labels, tiny_config(classifier=FAST, epochs=1, seed=1), tmp_path / "c", progress=False)
     assert np.array_equal(first.probabilities, again.probabilities)
-    assert first.study_ids != other.study_ids or not np.allclose(first.probabilities, other.probabilities)
+    assert first.study_ids == other.study_ids and not np.allclose(first.probabilities, other.probabilities)
+    again = training_split(crops, crops, labels, tiny_config(fold_seed=1))
+    assert again.held_out != list(first.study_ids), "folds have a seed of their own"
 
 
 class Killed(BaseException):

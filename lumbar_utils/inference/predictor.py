@@ -25,7 +25,7 @@ from ..errors import PRIOR, DataError, Issue
 from ..labels import VIEWS
 from ..localization import DiscPoints, localizer_origin, open_localizer
 from ..metrics.score import metric_frequencies, plain_frequencies
-from ..models.ensemble import ENSEMBLE, Ensemble, member_folders, run_of
+from ..models.ensemble import ENSEMBLE, Ensemble, check_folds, member_folders, run_of
 from ..models.inputs import study_input
 from ..models.run_folder import CONFIG, WEIGHTS, load_model
 from ..notebook_html import progress_bar
@@ -91,6 +91,7 @@ class Predictor:
         self._folders = member_folders(run)
         loaded = [load_model(folder) for folder in self._folders]
         configs = [config for _, config in loaded]
+        check_folds(configs)
         self.networks = Networks([model for model, _ in loaded], choose_devices(device, precision))
         self.weights, self.calibration = ensemble.weights, ensemble.calibration
         self.specs: tuple[CropSpec, ...] = ()

@@ -302,19 +302,6 @@ def localizer_origin(localizer: DiscLocalizer, folder: Path | str | None = None)
     return f"localizer: {where} (trained on {data})"
 
 
-def warn_of_studies_learnt_from(localizer: DiscLocalizer, held_out: Sequence[str]) -> None:
-    """Log a warning when a localizer was trained on studies that are now held out for validation."""
-    seen = set(localizer.made.get("studies", ())) & set(held_out)
-    if seen:
-        logger.warning(
-            "the localizer was trained on %d of the %d held-out studies, so their crops, and the score on them, are "
-            "better than they would be on new studies: train it with the same fold and seed, or use the one that "
-            "ships with the library",
-            len(seen),
-            len(held_out),
-        )
-
-
 def _coverage(series: Series) -> tuple[float, int]:
     """Width in cm that the largest stack of a series covers from left to right, and its slices."""
     if not series.stacks:

@@ -103,13 +103,12 @@ def strict(cls: type[T], values: Mapping[str, Any], where: Path | str = "configu
         raise DataError(f"{where}: unknown keys {unknown} for {cls.__name__}; known are {sorted(known)}")
     arguments = {}
     for name, value in values.items():
-        default = known[name].default_factory if callable(known[name].default_factory) else None
-        nested = default if is_dataclass(default) else None
-        if nested and not isinstance(value, Mapping | nested):
-            raise DataError(f"{where}: {name} must be an object with fields of {nested.__name__}, got {value!r}")
-        if isinstance(value, Mapping) and nested:
+        nested: Any = known[name].default_factory
+        if is_dataclass(nested):
+            if not isinstance(value, Mapping):
+                raise DataError(f"{where}: {name} must be an object with fields of {nested.__name__}, got {value!r}")
             value = strict(nested, value, f"{where}: {name}")
-        elif not nested and not _fits(value, known[name].default):
+        elif not _fits(value, known[name].default):
             wanted = type(known[name].default).__name__
             raise DataError(f"{where}: {name} must be of type {wanted}, got {value!r}")
         arguments[name] = value

@@ -23,24 +23,14 @@ FILE = "checkpoint.safetensors"
 
 
 class Checkpoint:
-    """The checkpoint of one run folder.
-
-    Parameters
-    ----------
-    folder : Path
-    run : mapping
-        JSON-ready description of the run (configuration, studies). A checkpoint of another run is not used.
-    """
+    """The checkpoint of one run folder; one of another `run`, a JSON-ready description, is not used."""
 
     def __init__(self, folder: Path, run: Mapping):
         self.path = Path(folder) / FILE
         self.fingerprint = hashlib.sha256(json.dumps(run, sort_keys=True, default=str).encode()).hexdigest()
 
     def save(self, parts: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping) -> None:
-        """Write named groups of tensors and a JSON-ready state, atomically.
-
-        Raises `DataError` on a full disk; the last checkpoint is kept.
-        """
+        """Write named groups of tensors and a JSON-ready state; on a full disk the last checkpoint is kept."""
         tensors = {
             f"{part}.{name}": tensor.detach().cpu().contiguous()
             for part, group in parts.items()

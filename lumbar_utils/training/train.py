@@ -38,9 +38,8 @@ from ..models.run_folder import HISTORY, MANIFEST, NEW, OOF, WEIGHTS, RunConfig,
 from .augmentation import IntensityAugmentation
 from .checkpoints import Checkpoint
 from .config import TrainConfig
-from .datasets import CropDataset
-from .distributed import Processes, join_processes
-from .folds import Split, content_digest, training_split
+from .datasets import CropDataset, Split, content_digest, training_split
+from .distributed import join_processes
 from .loop import Trainer
 
 logger = logging.getLogger(__name__)
@@ -50,20 +49,10 @@ logger = logging.getLogger(__name__)
 class RunResult:
     """What `fit` returns.
 
-    Attributes
-    ----------
-    folder : Path
-    history : DataFrame
-        One row an epoch: epoch, loss, learning_rate, seconds, held_out_score (nan where not validated).
-    study_ids : tuple of str
-        The held-out studies.
-    probabilities : ndarray, shape (n_held_out, 25, 3)
-    prior : ndarray, shape (25, 3)
-        Weighted class prior of the training part.
-    scores : dict name -> Score
-        Of the held-out studies: `model`, `weighted_prior` (of the training part), `uniform`; empty without any.
-    seconds : float
-        Training time, earlier parts of a resumed run included.
+    `history` has one row an epoch: epoch, loss, learning_rate, seconds, held_out_score (nan where not validated).
+    `probabilities` (n, 25, 3) are of the held-out studies `study_ids`, and so are the `scores` `model`,
+    `weighted_prior` (by the `prior` (25, 3) of the training part) and `uniform`; none without any label. `seconds` is
+    the training time, earlier parts of a resumed run included.
     """
 
     folder: Path
@@ -143,14 +132,22 @@ def fit(
             elif processes.first and in_place:
                 publish(folder)
             return replace(finished, folder=folder)
-        prior = weighted_prior(split.train_labels)
-        trainer = _trainer(cache, split, config, processes, progress=progress)
+        prior, compute = weighted_prior(split.train_labels), choose_compute(config.device, config.precision)
+        logger.info("training on %s", compute)
+        torch.manual_seed(config.seed)
+        model = LumbarClassifier(config.classifier, prior).to(compute.device)
+        intensity = config.augment.intensity
+        transform = IntensityAugmentation(intensity, seed=config.seed) if intensity else None
+        options = {"in_memory": config.in_memory, "progress": progress and processes.first, "transform": transform}
+        dataset = CropDataset(cache, split.train, split.train_labels, **options)
+        spec = getattr(cache, "spec", None) or cache[split.train[0]].spec
+        trainer = Trainer(model, dataset, config, compute, spec=spec, processes=processes)
         if resume:
             trainer.restore(checkpoint)
         held = [study_input(validation[study_id]) for study_id in processes.share(split.held_out)]
 
         def predicted(network: LumbarClassifier) -> np.ndarray:
-            part = predict_probabilities(network, held, trainer.compute, batch_size=config.batch_size)
+            part = predict_probabilities(network, held, compute, batch_size=config.batch_size)
             p = processes.gather(part, len(split.held_out))
             p = p if config.class_weights else metric_frequencies(p)  # tables of predictions carry the weights
             overflown = ~np.isfinite(p).all(axis=(1, 2))  # half precision can; that must not cost the training
@@ -161,18 +158,16 @@ def fit(
             return np.where(overflown[:, None, None], prior, p)
 
         def evaluate() -> float:
-            if not split.held_out:
-                return float("nan")
-            return competition_score(split.held_out_labels, predicted(trainer.averaged())).total
+            p = predicted(trainer.averaged())
+            return competition_score(split.held_out_labels, p).total if len(p) else float("nan")
 
         began, before = time.monotonic(), (trainer.seconds, trainer.studies)
         trainer.run(checkpoint, evaluate, on_epoch=on_epoch, progress=progress)
         # What is reported is what the run folder predicts: with weights as they are rounded on disk.
         model = round_weights(trainer.averaged())
         probabilities = predicted(model)
-        scores = _scores(split, probabilities, prior)
         history = pd.DataFrame(trainer.history)
-        result = RunResult(folder, history, tuple(split.held_out), probabilities, prior, scores, trainer.seconds)
+        result = _result(folder, history, split, probabilities, prior, trainer.seconds)
         if processes.first:
             speed = (trainer.studies - before[1]) * processes.count / max(trainer.seconds - before[0], 1e-9)
             manifest = {
@@ -180,21 +175,21 @@ def fit(
                 "fingerprint": checkpoint.fingerprint,
                 "synthetic_only": synthetic_only,
                 "versions": versions(),
-                "compute": str(trainer.compute),
+                "compute": str(compute),
                 "processes": processes.count,
                 "seconds": round(trainer.seconds, 1),
                 "seconds_with_validation": round(time.monotonic() - began, 1),
                 "studies_per_second": round(speed, 2),
-                "memory_gb": round(peak_memory(trainer.compute.device) / 1e9, 2),
+                "memory_gb": round(peak_memory(compute.device) / 1e9, 2),
                 "steps": trainer.step,
                 "studies": {"train": len(split.train), "held_out": len(split.held_out)},
-                "scores": {name: score.to_json() for name, score in scores.items()},
+                "scores": {name: score.to_json() for name, score in result.scores.items()},
                 "train_studies": split.train,
                 "held_out_studies": split.held_out,
             }
             new = folder / NEW
             shutil.rmtree(new, ignore_errors=True)
-            stored = RunConfig(config.classifier, trainer.spec, prior, config.to_json(), synthetic_only=synthetic_only)
+            stored = RunConfig(config.classifier, spec, prior, config.to_json(), synthetic_only=synthetic_only)
             save_run(new, model, stored)
             write_table(new / HISTORY, history)
             write_table(new / OOF, prediction_table(result.study_ids, probabilities))
@@ -203,15 +198,13 @@ def fit(
             if in_place:
                 publish(folder)
         processes.wait()
-        if scores:
-            logger.info("held out: %s; weighted prior %.4f", scores["model"], scores["weighted_prior"].total)
+        if result.scores:
+            logger.info("held out: %s; weighted prior %.4f", *map(result.scores.get, ("model", "weighted_prior")))
         return result
 
 
 def _finished(folder: Path, fingerprint: str, split: Split) -> RunResult | None:
     """The result on disk, if it is of the same configuration, studies, labels and crops."""
-    if not (folder / WEIGHTS).is_file():
-        return None
     try:
         manifest = read_json(folder / MANIFEST)
         if manifest.get("fingerprint") != fingerprint:
@@ -221,35 +214,14 @@ def _finished(folder: Path, fingerprint: str, split: Split) -> RunResult | None:
         prior, seconds = RunConfig.load(folder).prior, float(manifest["seconds"])
     except (DataError, OSError, KeyError, ValueError):  # pandas' own errors are ValueErrors
         return None
-    scores = _scores(split, probabilities, prior)
+    return _result(folder, history, split, probabilities, prior, seconds)
+
+
+def _result(
+    folder: Path, history: pd.DataFrame, split: Split, probabilities: np.ndarray, prior: np.ndarray, seconds: float
+) -> RunResult:
+    scores = {}
+    if (split.held_out_labels != MISSING).any():
+        for name, p in {"model": probabilities, "weighted_prior": prior, "uniform": uniform()}.items():
+            scores[name] = competition_score(split.held_out_labels, np.broadcast_to(p, probabilities.shape))
     return RunResult(folder, history, tuple(split.held_out), probabilities, prior, scores, seconds)
-
-
-def _trainer(
-    cache: Mapping[str, StudyCrops], split: Split, config: TrainConfig, processes: Processes, *, progress: bool
-) -> Trainer:
-    """The untrained network and its loop, on the device and crops of this training."""
-    compute = choose_compute(config.device, config.precision)
-    logger.info("training on %s", compute)
-    torch.manual_seed(config.seed)
-    model = LumbarClassifier(config.classifier, weighted_prior(split.train_labels)).to(compute.device)
-    intensity = config.augment.intensity
-    dataset = CropDataset(
-        cache,
-        split.train,
-        split.train_labels,
-        in_memory=config.in_memory,
-        transform=IntensityAugmentation(intensity, seed=config.seed) if intensity else None,
-        progress=progress and processes.first,
-    )
-    spec = getattr(cache, "spec", None) or cache[split.train[0]].spec
-    return Trainer(model, dataset, config, compute, spec=spec, processes=processes)
-
-
-def _scores(split: Split, probabilities: np.ndarray, prior: np.ndarray) -> dict[str, Score]:
-    if not split.held_out or (split.held_out_labels == MISSING).all():
-        return {}
-    scores = {"model": competition_score(split.held_out_labels, probabilities)}
-    for name, constant in {"weighted_prior": prior, "uniform": uniform()}.items():
-        scores[name] = competition_score(split.held_out_labels, np.tile(constant, (len(split.held_out), 1, 1)))
-    return scores
