@@ -58,6 +58,12 @@ CODES = {
     # code: (stage, what is used instead)
     "file_unreadable": ("read", "the other slices of the series"),
     "slice_duplicate": ("read", "the other slice at the same place"),
+    "contrast_left_out": ("read", "the images of the contrast that suits the view"),
+    "series_taken_apart": ("read", "each of them as a series of its own"),
+    "series_less_suited": ("read", "the series that suits the view better"),
+    "patients_mixed": ("read", "the images of one patient"),
+    "frames_of_reference_differ": ("read", "the series in the frame of the sagittal T2"),
+    "uids_not_usable": ("read", "series that are told apart by how they were acquired"),
     "slice_scout": ("read", "the slices in the series' own plane"),
     "series_unreadable": ("read", "the other series"),
     "series_not_on_disk": ("read", "the other series"),

@@ -150,7 +150,7 @@ def test_descriptions_keep_to_one_printable_line(tmp_path):
     series = read_series(write_series(tmp_path, SeriesDescription=forged, SpecificCharacterSet="ISO_IR 192"))
     assert series.description.startswith("SAG T2 ERROR study 1: all is well [31m txt.exexxx")
     assert len(series.description) <= 256
-    assert scan_headers(tmp_path)[0].description == series.description
+    assert scan_headers(tmp_path)[0].acquisition.description == series.description
 
 
 # Markup ----------------------------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def test_a_missing_view_is_just_missing(competition):
 def test_one_to_four_axial_and_two_t1_series_load_the_longest_first(competition, n_axial):
     views = {"11": SAGITTAL_T2, "12": SAGITTAL_T1, "14": SAGITTAL_T1} | {f"2{k}": AXIAL_T2 for k in range(n_axial)}
     write_study(competition / "test_images" / "202", views)
-    write_series(competition / "test_images" / "202" / "14", offsets=range(0, 32, 4), series_uid="1.2.202.14")
+    write_series(competition / "test_images" / "202" / "14", offsets=range(0, 32, 4), shape=(80, 60))
     series_rows("202", views).to_csv(competition / "test_series_descriptions.csv", index=False)
     study = CompetitionFolder.open(competition).load_study("202")
     assert len(study.by_view(AXIAL_T2)) == n_axial
@@ -451,7 +451,7 @@ def test_anybodys_disc_two_patients_in_one_folder_with_everything_a_scanner_send
         copied = tree / f"{study}.0" / "1.dcm"
         (tree / f"{study} copy").write_bytes(copied.read_bytes())
         disc = flattened(tree, tmp_path / "disc", seed=number)
-    write(disc / "screen", image(study_uid="1.2.10", series_uid="1.2.10.99", ImagePositionPatient=None))
+    write(disc / "screen", image(study_uid="1.2.10", series_uid="1.2.10.99", ImagePositionPatient=None, PatientID="P0"))
     write_series(tmp_path / "other", study_uid="1.2.30", series_uid="1.2.30.1", Modality="CT")
     flattened(tmp_path / "other", disc, seed=7)
     for name in ("DICOMDIR", "reportsi.dcm", "rtplan.dcm"):

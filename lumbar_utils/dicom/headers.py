@@ -1,4 +1,4 @@
-"""What headers say: where a slice lies, how it was acquired, and which files of a folder belong together.
+"""What headers say: where a slice lies, whom they name, and which files of a folder may be images.
 
 Attributes of enhanced multi-frame images are looked up where the standard allows them: in the functional groups
 of the frame, in those shared by all frames, in the header itself.
@@ -11,45 +11,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
 from ..errors import DicomError, GeometryError
 from ..geometry import SliceGeometry
-from ..notebook_html import progress_bar
-from .elements import check_image, integer, numbers, text, without_warnings
-from .parsing import library_message, read_dataset
-from .recognition import plane_of
+from .elements import integer, numbers, text
+from .parsing import library_message
 
-HEADER_NUMBERS = (
-    "MagneticFieldStrength",
-    "RepetitionTime",
-    "EchoTime",
-    "InversionTime",
-    "FlipAngle",
-    "EchoTrainLength",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-)
-HEADER_TEXTS = (
-    "Modality",
-    "Manufacturer",
-    "ManufacturerModelName",
-    "ProtocolName",
-    "ScanningSequence",
-    "SequenceVariant",
-    "SequenceName",
-    "ImageType",
-    "PatientPosition",
-    "BodyPartExamined",
-)
-"""What `Series.header` keeps, by DICOM keyword. Nothing else of a header is kept, so nobody's name or date is; where
-people have written a name into one of these texts, `without_identity` takes it out."""
 IDENTITY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientBirthName", "OtherPatientNames", "OtherPatientIDs"),
     *("AccessionNumber", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName"),
@@ -80,41 +51,6 @@ MAX_ITEMS = 2**18
 """Items of all depths in functional groups; an image of 1,000 frames has 20,000 or so."""
 _ITEM = b"\xfe\xff\x00\xe0"
 
-_ENHANCED = {
-    "RepetitionTime": ("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
-    "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
-    "InversionTime": ("MRModifierSequence", "InversionTimes"),
-    "FlipAngle": ("MRTimingAndRelatedParametersSequence", "FlipAngle"),
-    "SliceThickness": ("PixelMeasuresSequence", "SliceThickness"),
-}
-_SCAN_TAGS = [
-    "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription", "InstanceNumber", "Rows", "Columns",
-    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing", "ImagePositionPatient",
-    "ImageOrientationPatient", "DirectoryRecordSequence", "PatientIdentityRemoved",
-    *HEADER_NUMBERS, *HEADER_TEXTS, *IDENTITY,
-]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class FileHeader:
-    """What one file says about itself, without its pixels; `issue` is "" for an image that seems readable.
-
-    `shape` is (frames, rows, columns), `plane` the anatomical plane or "" (also for multi-frame files), `header`
-    as in `Series.header`. `identity` holds words that name the patient, to keep them out of everything else.
-    """
-
-    path: Path
-    study_uid: str = ""
-    series_uid: str = ""
-    instance_number: int = -1
-    shape: tuple[int, int, int] = (0, 0, 0)
-    spacing: tuple[float, ...] = ()
-    plane: str = ""
-    description: str = ""
-    header: dict = field(default_factory=dict, repr=False)
-    issue: str = ""
-    identity: frozenset[str] = field(default=frozenset(), repr=False)
-
 
 def identity_of(dataset: Dataset) -> frozenset[str]:
     """Words, in lower case, that name the patient or those who treat her, or number or date her.
@@ -138,16 +74,6 @@ def without_identity(words: str, identity: Iterable[str]) -> str:
     for word in sorted(identity, key=len, reverse=True):
         words = re.sub(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", "***", words, flags=re.IGNORECASE)
     return words
-
-
-def scan_headers(folder: Path | str, *, progress: bool = False) -> list[FileHeader]:
-    """Headers of all files below a folder (or of one file), without pixels, in natural order of their paths.
-
-    A file that is no readable image comes with its `issue`, so that nothing is passed over in silence, except
-    hidden files and the suffixes of `OTHER_FILES`.
-    """
-    paths = list(walk_files(folder))
-    return [_scan(path) for path in progress_bar(paths, desc="headers", unit="file", disable=not progress)]
 
 
 def list_files(source: Path | str | Iterable[Path | str]) -> list[Path]:
@@ -262,63 +188,3 @@ def instance_number_of(dataset: Dataset, path: Path) -> int:
     except DicomError:
         digits = re.findall(r"\d+", path.stem)
         return int(digits[-1]) if digits else -1
-
-
-def acquisition(dataset: Dataset, identity: frozenset[str] | None = None) -> dict:
-    """`HEADER_NUMBERS` as float and `HEADER_TEXTS` as str by keyword, None where missing; see `Series.header`.
-
-    `identity` is the dataset's own, where `identity_of` has been asked already.
-    """
-    header: dict[str, float | str | None] = {}
-    identity = identity_of(dataset) if identity is None else identity
-    for keyword in HEADER_NUMBERS:
-        header[keyword] = _header_number(dataset, keyword)
-    for keyword in HEADER_TEXTS:
-        header[keyword] = without_identity(text(dataset, keyword), identity) or None
-    if "SharedFunctionalGroupsSequence" in dataset:
-        names = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
-        groups = [group for name in names for group in (dataset.get(name) or [])[:1]]  # None where they are empty
-        for keyword, (sequence, inner) in _ENHANCED.items():
-            with suppress(Exception):  # pydicom raises anything for a broken element; it costs only its own value
-                for item in (group[sequence][0] for group in groups if group.get(sequence)):
-                    if header[keyword] is None:
-                        header[keyword] = _header_number(item, inner)
-    return header
-
-
-def _header_number(dataset: Dataset, keyword: str) -> float | None:
-    try:
-        values = text(dataset, keyword).split()
-        return float(values[0]) if values and np.isfinite(float(values[0])) else None
-    except ValueError:
-        return None
-
-
-@without_warnings()
-def _scan(path: Path) -> FileHeader:
-    try:
-        dataset = read_dataset(path, headers_only=True, tags=_SCAN_TAGS)
-    except DicomError as error:
-        return FileHeader(path, issue=error.issue)
-    issue, shape, spacing, plane = "", (0, 0, 0), (), ""
-    try:
-        shape = check_image(dataset, path)
-        spacing = tuple(numbers(dataset, "PixelSpacing", path, 2) or ())
-        if shape[0] == 1 and "ImageOrientationPatient" in dataset:
-            plane = plane_of(frame_geometry([dataset], shape[1:], path))
-    except DicomError as error:
-        issue = error.issue
-    identity = identity_of(dataset)
-    return FileHeader(
-        path,
-        text(dataset, "StudyInstanceUID"),
-        text(dataset, "SeriesInstanceUID"),
-        instance_number_of(dataset, path),
-        shape,
-        spacing,
-        plane,
-        without_identity(text(dataset, "SeriesDescription"), identity),
-        acquisition(dataset, identity),
-        issue,
-        identity,
-    )

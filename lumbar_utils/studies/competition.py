@@ -17,7 +17,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..dicom.series import Series, read_series, scan_headers
+from ..dicom.scan import scan_headers
+from ..dicom.series import Series, read_parts
 from ..errors import DataError, DicomError, Issue
 from ..files import PLAIN_NAME
 from ..labels import CONDITIONS, LEVELS, N_LEVELS, N_TARGETS, VIEWS, encode_severities
@@ -25,6 +26,7 @@ from ..notebook_html import progress_bar
 from .annotations import COLUMNS as POINT_COLUMNS
 from .annotations import clean_coordinates
 from .data import Study
+from .selection import usable_together
 
 logger = logging.getLogger(__name__)
 
@@ -297,24 +299,22 @@ def load_listed_study(
             issues.append(Issue("series_not_on_disk", text, study_id, series_id))
             continue
         try:
-            one = read_series(
-                folder / series_id, study_id=study_id, series_id=series_id, view=view, numbered_by_file_name=True
-            )
+            read = read_parts(folder / series_id, study_id, series_id, view, numbered_by_file_name=True)
         except DicomError as error:
             issues.append(Issue("series_unreadable", error.issue, study_id, series_id))
             continue
-        series.append(one)
+        series += read
         if listed is not None and not view:
             code, why = ("series_not_listed", "on disk but not in the table")
             if series_id in described:
                 code, why = ("series_description_unknown", f"described as {description!r}")
-            text = f"{why}, recognised as {one.view or 'no view that is used'}"
+            text = f"{why}, recognised as {read[0].view or 'no view that is used'}"
             issues.append(Issue(code, text, study_id, series_id))
     if not series:
         none = "it has no series folders" if series_ids is None else f"it holds none of the series {list(series_ids)}"
         reasons = "; ".join(map(str, issues)) or none
         raise DicomError(f"no series can be read: {reasons}", path=folder, study_id=study_id)
-    return Study(study_id, tuple(series), tuple(issues))
+    return usable_together(study_id, series, issues)
 
 
 def _read_table(path: Path, required: tuple[str, ...]) -> pd.DataFrame | None:

@@ -14,11 +14,15 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from ..dicom.series import FileHeader, list_files, read_series, scan_headers, without_identity
+from ..dicom.headers import list_files, without_identity
+from ..dicom.scan import FileHeader, scan_headers
+from ..dicom.series import read_parts
 from ..errors import DataError, DicomError, Issue, counted
 from ..files import file_name
 from .competition import PARTS, CompetitionFolder, is_competition_folder, load_listed_study
 from .data import Study
+from .grouping import group_images
+from .selection import usable_together
 
 __all__ = ["CompetitionFolder", "Study", "StudySource", "find_studies", "is_competition_folder", "load_study"]
 
@@ -73,10 +77,10 @@ def find_studies(path: Path | str, *, part: str | None = None, progress: bool = 
     Returns
     -------
     list of StudySource
-        Without tables grouped by StudyInstanceUID. `study_id` is the folder's name when the study is all there is
-        below one folder and the name is not the patient's, else the StudyInstanceUID; `series_id` is the
-        SeriesInstanceUID. All of them are plain names (`file_name`). What is no MR image is left out, and said in
-        the `issues` of its study or, where a study has nothing else, in the log.
+        Without tables grouped by StudyInstanceUID and patient (`grouping`). `study_id` is the folder's name when the
+        study is all there is below one folder and the name is not the patient's, else the StudyInstanceUID;
+        `series_id` is the SeriesInstanceUID. All of them are plain names (`file_name`). What is no MR image is left
+        out, and said in the `issues` of its study or, where a study has nothing else, in the log.
 
     Raises
     ------
@@ -128,12 +132,12 @@ def load_study(source: StudySource | Path | str) -> Study:
     series, issues = [], list(source.issues)
     for series_id, files in source.series:
         try:
-            series.append(read_series(files, study_id=source.study_id, series_id=series_id))
+            series += read_parts(files, source.study_id, series_id)
         except DicomError as error:
             issues.append(Issue("series_unreadable", error.issue, source.study_id, series_id))
     if not series:  # without the path: its folders may be named after the patient, and this goes into logs
         raise DicomError(f"no series can be read: {'; '.join(map(str, issues))}", study_id=source.study_id)
-    return Study(source.study_id, tuple(series), tuple(issues))
+    return usable_together(source.study_id, series, issues)
 
 
 def _competition_sources(root: Path, inside: Sequence[str], part: str | None) -> list[StudySource]:
@@ -160,19 +164,17 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
     below: dict[Path, set[str]] = defaultdict(set)
     series_in: dict[Path, set[tuple[str, str]]] = defaultdict(set)
     identity: dict[str, set[str]] = defaultdict(set)
-    for header in headers:
-        if header.shape[0]:
-            study = header.study_uid or f"study in {header.path.parent.name}"
-            series = header.series_uid or header.path.parent.name
-            identity[study] |= header.identity
-            modality = str(header.header.get("Modality") or "MR").upper()
-            if modality != "MR":
-                others[study, series, modality] += 1
-                continue
-            studies[study][series].append(header.path)
-            series_in[header.path.parent].add((study, series))
-            for folder in header.path.parents:
-                below[folder].add(study)
+    images = [header for header in headers if header.shape[0]]
+    keys, issues = group_images(images)
+    for header, (study, series) in zip(images, keys, strict=True):
+        identity[study] |= header.acquisition.identity
+        if not header.acquisition.is_mr:
+            others[study, series, str(header.acquisition.header["Modality"]).upper()] += 1
+            continue
+        studies[study][series].append(header.path)
+        series_in[header.path.parent].add((study, series))
+        for folder in header.path.parents:
+            below[folder].add(study)
     everyone = frozenset().union(*identity.values()) if identity else frozenset()
     if not studies:
         reason = f"; {headers[0].path.name}: {headers[0].issue}" if headers else ""
@@ -181,7 +183,6 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
         if not headers:
             words = "holds no file that may be DICOM; archives such as ZIP have to be unpacked first"
         raise DicomError(without_identity(words, everyone), path=path)
-    issues: dict[str, list[Issue]] = defaultdict(list)
     for (study, series, modality), count in others.items():
         issue = Issue(
             "series_not_mr",
@@ -206,7 +207,7 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
         if len(owners) == 1:
             issues[next(iter(owners))].append(Issue("file_unreadable", header.issue, file=header.path.name))
         else:
-            words = without_identity(header.path.name, everyone | header.identity)
+            words = without_identity(header.path.name, everyone | header.acquisition.identity)
             logger.warning("%s belongs to no study and is left out: %s", words, header.issue)
     names = _unique_names(
         {study: _study_name(study, all_series, path, below, identity[study]) for study, all_series in studies.items()}

@@ -1,0 +1,108 @@
+"""Which of a study's series may be used together: those of one patient, in one frame of reference, that suit the view.
+
+A series that may not is kept without its view, so that it can be looked at, and nothing is cut from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ..dicom.acquisitions import same_person
+from ..dicom.series import Series
+from ..errors import Issue
+from ..labels import SAGITTAL_T1, SAGITTAL_T2, VIEWS
+from .data import LUMBAR_MM, Study, extent
+
+LEAD = 2
+"""By so much must the drawbacks of one series exceed those of another of its view, for it not to be used beside it."""
+COVERED = 0.6
+"""Share of a series, as far as it may show the lumbar spine, that another one must show to take its place."""
+ENOUGH_FRAMES = 3
+"""From so many series on, each with a frame of reference of its own, an anonymiser is held to have made them."""
+
+
+def usable_together(study_id: str, series: Sequence[Series], issues: Sequence[Issue]) -> Study:
+    """The study of series that were read, in their order; see `_of_one_patient`, `_in_one_frame` and `_best_suited`."""
+    found = list(issues)
+    kept = _of_one_patient(study_id, list(series), found)
+    kept = _in_one_frame(study_id, kept, found)
+    return Study(study_id, tuple(_best_suited(study_id, kept, found)), tuple(found))
+
+
+def _of_one_patient(study_id: str, series: list[Series], issues: list[Issue]) -> list[Series]:
+    """Leave out series of another patient than the first sagittal T2 is of, or else the largest series."""
+    first = max(series, key=lambda one: (one.view == SAGITTAL_T2, bool(one.view), one.n_slices))
+    others = [one for one in series if not _same(one, first)]
+    for one in others:
+        text = "its PatientID, PatientName or PatientBirthDate is not that of the other series; left out"
+        issues.append(Issue("patients_mixed", text, study_id, one.series_id))
+    return [one for one in series if one not in others]
+
+
+def _same(one: Series, other: Series) -> bool:
+    return (
+        not one.acquisition or not other.acquisition or same_person(one.acquisition.patient, other.acquisition.patient)
+    )
+
+
+def _in_one_frame(study_id: str, series: list[Series], issues: list[Issue]) -> list[Series]:
+    """Take the view from series whose positions cannot be compared with those of the sagittal T2.
+
+    Positions compare inside one frame of reference (PS3.3 C.7.4.1): when the patient has been moved and the scanner
+    landmarked anew, the frame is another. Some anonymisers, though, give every series a frame of its own. So where
+    three or more series have as many frames, and the images lie in one place, they are used and it is said; a series
+    that alone differs from others that agree is not.
+    """
+    framed = [one for one in series if one.view and one.acquisition and one.acquisition.frame_of_reference]
+    frames = [one.acquisition.frame_of_reference for one in framed]
+    if len(set(frames)) < 2:
+        return series
+    main = min(framed, key=lambda one: ((SAGITTAL_T2, SAGITTAL_T1, *VIEWS).index(one.view), -one.n_slices))
+    invented = len(set(frames)) == len(frames) >= ENOUGH_FRAMES
+    kept = []
+    for one in series:
+        apart = one in framed and one.acquisition.frame_of_reference != main.acquisition.frame_of_reference
+        usable = invented and covers(main, one)
+        if apart:
+            text = f"its FrameOfReferenceUID is not that of series {main.series_id}"
+            text += (
+                ", nor has any series that of another; used as if it were" if usable else f"; not used as {one.view}"
+            )
+            used = "the series, as if it lay in one frame with the others" if usable else ""
+            issues.append(Issue("frames_of_reference_differ", text, study_id, one.series_id, used=used))
+        kept.append(replace(one, view="") if apart and not usable else one)
+    return kept
+
+
+def _best_suited(study_id: str, series: list[Series], issues: list[Issue]) -> list[Series]:
+    """Take the view from series where another one suits it better and shows the same."""
+    study, kept = Study(study_id, tuple(series)), []
+    for one in series:
+        others = study.by_view(one.view) if one.view else ()
+        better = next((other for other in others if _beats(other, one) and covers(other, one)), None)
+        reasons = ", ".join(one.drawbacks)
+        if better:
+            text = f"not used as {one.view} ({reasons or 'of the same files'}): series {better.series_id} is better"
+            issues.append(Issue("series_less_suited", text, study_id, one.series_id))
+            one = replace(one, view="")
+        elif sum(one.drawbacks.values()) >= LEAD:
+            text = f"used as {one.view} although it is not plain ({reasons}): no other shows the same"
+            issues.append(Issue("view_low_confidence", text, study_id, one.series_id))
+        kept.append(one)
+    return kept
+
+
+def _beats(other: Series, one: Series) -> bool:
+    """Whether a series of the same view is so much plainer, or the first of two that lay in the same files."""
+    lead = sum(one.drawbacks.values()) - sum(other.drawbacks.values())
+    return lead >= LEAD or one.series_id.startswith(f"{other.series_id}-")
+
+
+def covers(one: Series, other: Series) -> bool:
+    """Whether a series shows most of what another shows of the lumbar spine."""
+    (low, high), (other_low, other_high) = extent(one), extent(other)
+    shared = np.minimum(high, other_high) - np.maximum(low, other_low)
+    return bool((shared >= COVERED * np.minimum(other_high - other_low, LUMBAR_MM)).all())
