@@ -15,6 +15,7 @@ from functools import cached_property
 
 import numpy as np
 from scipy import ndimage
+from scipy.cluster import hierarchy
 
 from .errors import GeometryError
 
@@ -28,6 +29,8 @@ DUPLICATE_TOLERANCE_MM = 0.1
 """Two slices of a stack closer than this show the same place; real neighbours are at least 0.5 mm apart."""
 MAX_SHIFT = 0.5
 """Fraction of the field of view by which slices of one stack may be shifted in plane against the first."""
+MAX_JUMP_MM = 20.0
+"""In plane, from a slice of a stack to the nearest other one; slices along a tilted axis step by some mm."""
 SMOOTHING_PER_OCTAVE = 0.4
 """Standard deviation, in target samples, of the low-pass that precedes sampling coarser than the pixels."""
 UNIT_TOLERANCE = 1e-2
@@ -228,7 +231,7 @@ def group_into_stacks(slices: Sequence[SliceGeometry]) -> list[list[int]]:
         else:
             groups.append([index])
     stacks = []
-    for group in groups:
+    for group in (station for found in groups for station in _stations(slices, found)):
         normal = slices[group[0]].normal
         kept: list[int] = []
         for index in sorted(group, key=lambda i: (float(slices[i].position @ normal), i)):
@@ -236,6 +239,18 @@ def group_into_stacks(slices: Sequence[SliceGeometry]) -> list[list[int]]:
                 kept.append(index)
         stacks.append(kept)
     return sorted(stacks, key=len, reverse=True)
+
+
+def _stations(slices: Sequence[SliceGeometry], group: list[int]) -> list[list[int]]:
+    """Split parallel slices where two lie in one plane far apart: the stations of a composed scan, which may overlap."""
+    first = slices[group[0]]
+    own = np.stack([first.normal, first.row_cosine, first.column_cosine])
+    places = np.stack([slices[i].position for i in group]) @ own.T
+    steps = np.abs(np.diff(places[np.argsort(places[:, 0], kind="stable")], axis=0))
+    if not ((steps[:, 0] < DUPLICATE_TOLERANCE_MM) & (steps[:, 1:].max(axis=1) > MAX_JUMP_MM)).any():
+        return [group]
+    labels = hierarchy.fcluster(hierarchy.linkage(places[:, 1:]), MAX_JUMP_MM, "distance").tolist()
+    return [[i for i, label in zip(group, labels, strict=True) if label == one] for one in dict.fromkeys(labels)]
 
 
 @dataclass(frozen=True)

@@ -110,7 +110,8 @@ def _by_plane(slices: Sequence[Slice], stacks: list[list[int]]) -> tuple[list[li
     counts = Counter({plane: sum(map(len, own)) for plane, own in of_plane.items()})
     main = main_plane(list(counts.elements()))
     scans = [plane for plane, own in of_plane.items() if _is_scan(slices, own)]
-    if not main and len(scans) > 1 and min(counts.values()) < max(counts.values()):  # else a scout in three planes
+    scout = len(counts) == 3 and len(set(counts.values())) == 1
+    if not main and len(scans) > 1 and not scout:
         main = max(sorted(scans), key=counts.__getitem__)
     if not main:
         return [stacks], []

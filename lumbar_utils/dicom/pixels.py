@@ -9,6 +9,7 @@ transfer syntax).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -52,6 +53,8 @@ class StoredFrame:
     turned : float or None
         Of MONOCHROME1 lowest plus highest possible value; it is turned over inside the range of the stored bits, so
         that the same value means the same brightness in all slices of a series.
+    padding : (int, int) or None
+        Lowest and highest stored value that mark where there is no image; these become the darkest value there is.
     """
 
     words: np.ndarray
@@ -59,6 +62,7 @@ class StoredFrame:
     down: int = 0
     signed: bool = False
     turned: float | None = None
+    padding: tuple[int, int] | None = None
 
     def write(self, out: np.ndarray, slope: float = 1.0, intercept: float = 0.0) -> None:
         """Write the values, bright = large, to float32 (rows, columns); rescale: PS3.3 C.11.1."""
@@ -69,8 +73,11 @@ class StoredFrame:
             words = np.left_shift(words, self.up) if self.up else words
             words = words.view(words.dtype.str.replace("u", "i")) if self.signed and unsigned else words
             np.right_shift(words, self.down, out=out, casting="unsafe")
+        outside = None if self.padding is None else (out >= self.padding[0]) & (out <= self.padding[1])
         if self.turned is not None:
             np.subtract(np.float32(self.turned), out, out=out)
+        if outside is not None:
+            out[outside] = min(out.min(where=~outside, initial=np.inf), 0.0)
         if (slope, intercept) != (1.0, 0.0):
             out *= np.float32(slope)
             out += np.float32(intercept)
@@ -118,7 +125,22 @@ def stored_frames(dataset: Dataset, size: tuple[int, int, int], path: Path | str
     up, down = (allocated - 1 - high, allocated - stored) if placed else (0, 0)
     lowest = -(2 ** (stored - 1)) if signed else 0
     turned = float(2 * lowest + 2**stored - 1) if text(dataset, "PhotometricInterpretation") == "MONOCHROME1" else None
-    return [StoredFrame(words, up, down, bool(signed), turned) for words in values.reshape(frames, rows, columns)]
+    padding = _padding(dataset, path, stored, signed) if "PixelPaddingValue" in dataset else None
+    images = values.reshape(frames, rows, columns)
+    return [StoredFrame(words, up, down, bool(signed), turned, padding) for words in images]
+
+
+def _padding(dataset: Dataset, path: Path | str, stored: int, signed: int) -> tuple[int, int] | None:
+    """Range of stored values that mark where there is no image (PS3.3 C.7.5.1.1.2), None for an unreadable one.
+
+    They may be written with another sign than the pixels have.
+    """
+    limits: list[int] = []
+    with suppress(DicomError):
+        for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+            value = integer(dataset, keyword, path, default=limits[0] if limits else None) % 2**stored
+            limits.append(value - 2**stored if signed and value >= 2 ** (stored - 1) else value)
+    return (min(limits), max(limits)) if any(limits) else None
 
 
 def _encoding(dataset: Dataset, path: Path | str) -> tuple[bool, bool, pydicom.uid.UID]:

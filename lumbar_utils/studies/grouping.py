@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from hashlib import sha256
+from operator import and_
 
 from ..dicom.acquisitions import same_person
 from ..dicom.scan import FileHeader
@@ -72,16 +73,19 @@ def _lonely(uids: list, alike: list, headers: Sequence[FileHeader]) -> list[bool
 
 def _by_patient(headers: Sequence[FileHeader], studies: list[str], issues: dict[str, list[Issue]]) -> list[str]:
     """Names of studies in which no two patients are together: those of the second and others get a number."""
+    patients = [header.acquisition.patient for header in headers]
     people: dict[str, list[tuple]] = defaultdict(list)
-    keys = []
-    for header, study in zip(headers, studies, strict=True):
-        patient, known = header.acquisition.patient, people[study]
-        number = next((k for k, one in enumerate(known) if same_person(patient, one)), len(known))
-        if number == len(known):
-            known.append(patient)
-        keys.append(f"{study}-patient-{number + 1}" if number else study)
-    for study, known in people.items():
-        for number in range(len(known)) if len(known) > 1 else ():
-            text = f"images of {len(known)} patients have its StudyInstanceUID; each is taken as a study of its own"
-            issues[f"{study}-patient-{number + 1}" if number else study].append(Issue("patients_mixed", text))
+    keys = list(studies)
+    for i in sorted(range(len(keys)), key=lambda i: -sum(map(bool, patients[i]))):  # who is named completely first
+        known = people[studies[i]]
+        agree = [sum(map(bool, map(and_, patients[i], one))) if same_person(patients[i], one) else -1 for one in known]
+        if max(agree, default=-1) < 0:
+            agree.append(0)
+            known.append(patients[i])
+        number = agree.index(max(agree))
+        keys[i] = f"{studies[i]}-patient-{number + 1}" if number else studies[i]
+    for study, key in dict(zip(keys, studies, strict=True)).items():
+        if len(people[key]) > 1:
+            text = f"images of {len(people[key])} patients have its StudyInstanceUID; each is a study of its own"
+            issues[study].append(Issue("patients_mixed", text))
     return keys

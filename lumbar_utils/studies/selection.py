@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..dicom.acquisitions import same_person
+from ..dicom.acquisitions import NO_VIEW, same_person
 from ..dicom.series import Series
 from ..errors import Issue
-from ..labels import SAGITTAL_T1, SAGITTAL_T2, VIEWS
+from ..labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 from .data import LUMBAR_MM, Study, extent
 
 LEAD = 2
@@ -52,28 +52,29 @@ def _in_one_frame(study_id: str, series: list[Series], issues: list[Issue]) -> l
     """Take the view from series whose positions cannot be compared with those of the sagittal T2.
 
     Positions compare inside one frame of reference (PS3.3 C.7.4.1): when the patient has been moved and the scanner
-    landmarked anew, the frame is another. Some anonymisers, though, give every series a frame of its own. So where
-    three or more series have as many frames, and the images lie in one place, they are used and it is said; a series
-    that alone differs from others that agree is not.
+    landmarked anew, the frame is another. But some anonymisers give every series a frame of its own, the competition's
+    among them. So where no two series share a frame, and they are three or more or nobody is named, those that lie in
+    one place are used, and it is said. A series that differs from others that agree is never used.
     """
     framed = [one for one in series if one.view and one.acquisition and one.acquisition.frame_of_reference]
-    frames = [one.acquisition.frame_of_reference for one in framed]
-    if len(set(frames)) < 2:
+    frames = {one.series_id: one.acquisition.frame_of_reference for one in framed}
+    different = len(set(frames.values()))
+    if different < 2:
         return series
-    main = min(framed, key=lambda one: ((SAGITTAL_T2, SAGITTAL_T1, *VIEWS).index(one.view), -one.n_slices))
-    invented = len(set(frames)) == len(frames) >= ENOUGH_FRAMES
+    main = min(framed, key=lambda one: ((SAGITTAL_T2, SAGITTAL_T1, AXIAL_T2).index(one.view), -one.n_slices))
+    named = any(one.acquisition.patient[1] for one in framed)
+    invented = different == len(framed) and (different >= ENOUGH_FRAMES or not named)
+    if invented:
+        text = "each series has a FrameOfReferenceUID of its own; their positions are compared as if they shared one"
+        issues.append(Issue("frames_of_reference_differ", text, study_id, used="the positions that the headers give"))
     kept = []
     for one in series:
-        apart = one in framed and one.acquisition.frame_of_reference != main.acquisition.frame_of_reference
-        usable = invented and covers(main, one)
-        if apart:
-            text = f"its FrameOfReferenceUID is not that of series {main.series_id}"
-            text += (
-                ", nor has any series that of another; used as if it were" if usable else f"; not used as {one.view}"
-            )
-            used = "the series, as if it lay in one frame with the others" if usable else ""
-            issues.append(Issue("frames_of_reference_differ", text, study_id, one.series_id, used=used))
-        kept.append(replace(one, view="") if apart and not usable else one)
+        apart = frames.get(one.series_id, frames[main.series_id]) != frames[main.series_id]
+        if apart and not (invented and covers(main, one)):
+            text = f"not used as {one.view}: its FrameOfReferenceUID is not that of series {main.series_id}"
+            issues.append(Issue("frames_of_reference_differ", text, study_id, one.series_id))
+            one = replace(one, view="")
+        kept.append(one)
     return kept
 
 
@@ -83,12 +84,16 @@ def _best_suited(study_id: str, series: list[Series], issues: list[Issue]) -> li
     for one in series:
         others = study.by_view(one.view) if one.view else ()
         better = next((other for other in others if _beats(other, one) and covers(other, one)), None)
-        reasons = ", ".join(one.drawbacks)
+        reasons = ", ".join(name for name in one.drawbacks if not better or name not in better.drawbacks)
         if better:
             text = f"not used as {one.view} ({reasons or 'of the same files'}): series {better.series_id} is better"
             issues.append(Issue("series_less_suited", text, study_id, one.series_id))
             one = replace(one, view="")
-        elif sum(one.drawbacks.values()) >= LEAD:
+        elif one.acquisition and one.acquisition.kind in NO_VIEW:
+            issues.append(
+                Issue("series_less_suited", f"shows {one.acquisition.kind}, no view", study_id, one.series_id)
+            )
+        elif sum(one.drawbacks.values()) > LEAD:
             text = f"used as {one.view} although it is not plain ({reasons}): no other shows the same"
             issues.append(Issue("view_low_confidence", text, study_id, one.series_id))
         kept.append(one)
