@@ -230,27 +230,25 @@ def group_into_stacks(slices: Sequence[SliceGeometry]) -> list[list[int]]:
                 break
         else:
             groups.append([index])
-    stacks = []
-    for group in (station for found in groups for station in _stations(slices, found)):
-        normal = slices[group[0]].normal
-        kept: list[int] = []
-        for index in sorted(group, key=lambda i: (float(slices[i].position @ normal), i)):
-            if not kept or (slices[index].position - slices[kept[-1]].position) @ normal >= DUPLICATE_TOLERANCE_MM:
-                kept.append(index)
-        stacks.append(kept)
+    stacks = [stack for group in groups for stack in _without_duplicates(slices, group)]
     return sorted(stacks, key=len, reverse=True)
 
 
-def _stations(slices: Sequence[SliceGeometry], group: list[int]) -> list[list[int]]:
-    """Split parallel slices where two lie in one plane far apart: the stations of a composed scan, which may overlap."""
+def _without_duplicates(slices: Sequence[SliceGeometry], group: list[int]) -> list[list[int]]:
+    """Sort parallel slices; two in one plane are duplicates, or else belong to stations of a composed scan."""
     first = slices[group[0]]
-    own = np.stack([first.normal, first.row_cosine, first.column_cosine])
-    places = np.stack([slices[i].position for i in group]) @ own.T
-    steps = np.abs(np.diff(places[np.argsort(places[:, 0], kind="stable")], axis=0))
-    if not ((steps[:, 0] < DUPLICATE_TOLERANCE_MM) & (steps[:, 1:].max(axis=1) > MAX_JUMP_MM)).any():
-        return [group]
-    labels = hierarchy.fcluster(hierarchy.linkage(places[:, 1:]), MAX_JUMP_MM, "distance").tolist()
-    return [[i for i, label in zip(group, labels, strict=True) if label == one] for one in dict.fromkeys(labels)]
+    kept: list[int] = []
+    for index in sorted(group, key=lambda i: (float(slices[i].position @ first.normal), i)):
+        step = slices[index].position - slices[kept[-1]].position if kept else first.normal
+        if not kept or step @ first.normal >= DUPLICATE_TOLERANCE_MM:
+            kept.append(index)
+        elif np.abs(step).max() > MAX_JUMP_MM:
+            places = np.stack([slices[i].position for i in group]) @ np.stack([first.row_cosine, first.column_cosine]).T
+            labels = hierarchy.fcluster(hierarchy.linkage(places), MAX_JUMP_MM, "distance").tolist()
+            stations = [[i for i, label in zip(group, labels, strict=True) if label == one] for one in set(labels)]
+            if len(stations) > 1:
+                return [stack for station in sorted(stations) for stack in _without_duplicates(slices, station)]
+    return [kept]
 
 
 @dataclass(frozen=True)

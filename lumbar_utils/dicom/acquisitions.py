@@ -22,7 +22,7 @@ from pydicom.tag import BaseTag, Tag
 
 from ..labels import SAGITTAL_T1
 from .elements import text
-from .headers import NOBODY, identity_of, without_identity
+from .headers import IDENTITY, NOBODY, identity_of, without_identity
 from .recognition import contrast_by_words, recognise
 
 HEADER_NUMBERS = (
@@ -57,6 +57,10 @@ _RAW_DATA_TYPE = BaseTag(0x0043102F)  # of GE: magnitude, phase, real, imaginary
 _SIGNATURE = [
     _RAW_DATA_TYPE,
     *(Tag(name) for name in (*OTHER_KEYWORDS, *HEADER_NUMBERS[1:4], "SequenceName", "ImageType", "ProtocolName")),
+]
+_FULL_SIGNATURE = [
+    _RAW_DATA_TYPE,
+    *map(Tag, {*OTHER_KEYWORDS, *HEADER_NUMBERS, *HEADER_TEXTS, *IDENTITY, "PatientIdentityRemoved"}),
 ]
 _ENHANCED = {
     "RepetitionTime": ("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
@@ -149,12 +153,13 @@ class Acquisition:
         return {name: cost for name, cost in found.items() if cost}
 
 
-def signature(dataset: Dataset) -> tuple:
-    """What a single-frame header says about its acquisition, unparsed; equal ones need to be looked at once."""
-    items = map(dataset.get_item, _SIGNATURE)
-    return tuple(
-        [item if item is None else item.value if type(item.value) is bytes else str(item.value) for item in items]
-    )
+def signature(dataset: Dataset, *, full: bool = False) -> tuple:
+    """What a single-frame header says about its acquisition, unparsed: of equal ones one needs to be looked at.
+
+    The full one has all that `Acquisition` keeps, the other what differs within a series.
+    """
+    items = map(dataset.get_item, _FULL_SIGNATURE if full else _SIGNATURE)
+    return tuple([item and (item.value if type(item.value) is bytes else str(item.value)) for item in items])
 
 
 def acquisition_of(group: list[Dataset]) -> Acquisition:

@@ -109,10 +109,9 @@ def _by_plane(slices: Sequence[Slice], stacks: list[list[int]]) -> tuple[list[li
         of_plane.setdefault(plane_of(slices[stack[0]].geometry), []).append(stack)
     counts = Counter({plane: sum(map(len, own)) for plane, own in of_plane.items()})
     main = main_plane(list(counts.elements()))
-    scans = [plane for plane, own in of_plane.items() if _is_scan(slices, own)]
-    scout = len(counts) == 3 and len(set(counts.values())) == 1
-    if not main and len(scans) > 1 and not scout:
-        main = max(sorted(scans), key=counts.__getitem__)
+    if not main and not (len(counts) == 3 and len(set(counts.values())) == 1):  # as in a scout of three planes
+        scans = sorted(plane for plane, own in of_plane.items() if _is_scan(slices, own))
+        main = max(scans, key=counts.__getitem__) if len(scans) > 1 else ""
     if not main:
         return [stacks], []
     normals = np.stack([slices[stack[0]].geometry.normal for stack in of_plane[main]])

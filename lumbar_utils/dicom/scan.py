@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
-
 from ..errors import DicomError
 from ..notebook_html import progress_bar
-from .acquisitions import HEADER_NUMBERS, HEADER_TEXTS, OTHER_KEYWORDS, Acquisition, acquisition_of
+from .acquisitions import HEADER_NUMBERS, HEADER_TEXTS, OTHER_KEYWORDS, Acquisition, acquisition_of, signature
 from .elements import check_image, numbers, text, without_warnings
 from .headers import IDENTITY, frame_geometry, instance_number_of, walk_files
 from .parsing import read_dataset
@@ -47,11 +46,12 @@ def scan_headers(folder: Path | str, *, progress: bool = False) -> list[FileHead
     hidden files and the suffixes of `OTHER_FILES`.
     """
     paths = list(walk_files(folder))
-    return [_scan(path) for path in progress_bar(paths, desc="headers", unit="file", disable=not progress)]
+    known: dict[tuple, Acquisition] = {}
+    return [_scan(path, known) for path in progress_bar(paths, desc="headers", unit="file", disable=not progress)]
 
 
 @without_warnings()
-def _scan(path: Path) -> FileHeader:
+def _scan(path: Path, known: dict[tuple, Acquisition]) -> FileHeader:
     try:
         dataset = read_dataset(path, headers_only=True, tags=_TAGS)
     except DicomError as error:
@@ -64,6 +64,9 @@ def _scan(path: Path) -> FileHeader:
             plane = plane_of(frame_geometry([dataset], shape[1:], path))
     except DicomError as error:
         issue = error.issue
+    said = signature(dataset, full=True)
+    if said not in known:
+        known[said] = acquisition_of([dataset])
     return FileHeader(
         path,
         text(dataset, "StudyInstanceUID"),
@@ -73,5 +76,5 @@ def _scan(path: Path) -> FileHeader:
         spacing,
         plane,
         issue,
-        acquisition_of([dataset]),
+        known[said],
     )

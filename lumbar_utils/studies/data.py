@@ -64,7 +64,8 @@ class Study:
         """
         if view not in VIEWS:
             raise DataError(f"view {view!r} is not known, expected one of {VIEWS}")
-        return tuple(sorted((s for s in self.series if s.view == view), key=suitability))
+        found = [series for series in self.series if series.view == view]
+        return tuple(sorted(found, key=suitability) if len(found) > 1 else found)
 
     @property
     def missing_views(self) -> tuple[str, ...]:
