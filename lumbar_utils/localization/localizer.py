@@ -124,7 +124,7 @@ class DiscLocalizer:
         return self.networks[0].config
 
     def locate(self, study: Study) -> DiscPoints:
-        """Points of a study, from its sagittal T2 and its sagittal T1: of each the series with the largest coverage.
+        """Points of a study, from its sagittal T2 and its sagittal T1: of each the best suited series.
 
         Where both show the same chain, its points are their mean in the patient, T1 counting `T1_WEIGHT`, as far as
         they lie together. Where they put a level on another disc, or label the chain otherwise, that of the more
@@ -139,7 +139,7 @@ class DiscLocalizer:
         results: list[tuple[DiscPoints, float]] = []
         issues: list[str] = []
         for view, weight in ((SAGITTAL_T2, 1.0), (SAGITTAL_T1, T1_WEIGHT)):
-            for series in sorted(study.by_view(view), key=_coverage, reverse=True):
+            for series in study.by_view(view):
                 try:
                     found = self.locate_series(series)
                 except LocalizationError as error:
@@ -300,11 +300,3 @@ def localizer_origin(localizer: DiscLocalizer, folder: Path | str | None = None)
     data = ", then ".join(TRAINING_DATA.get(name, name or "unknown data") for name in names)
     where = f"shipped with lumbar_utils {__version__}" if folder is None else str(folder)
     return f"localizer: {where} (trained on {data})"
-
-
-def _coverage(series: Series) -> tuple[float, int]:
-    """Width in cm that the largest stack of a series covers from left to right, and its slices."""
-    if not series.stacks:
-        return 0.0, 0
-    geometry = series.stacks[0].geometry
-    return round(float(np.ptp(geometry.offsets)) / 10), len(geometry)
