@@ -26,26 +26,12 @@ from .headers import IDENTITY, NOBODY, identity_of, without_identity
 from .recognition import contrast_by_words, recognise
 
 HEADER_NUMBERS = (
-    "MagneticFieldStrength",
-    "RepetitionTime",
-    "EchoTime",
-    "InversionTime",
-    "FlipAngle",
-    "EchoTrainLength",
-    "SliceThickness",
-    "SpacingBetweenSlices",
+    *("MagneticFieldStrength", "RepetitionTime", "EchoTime", "InversionTime", "FlipAngle"),
+    *("EchoTrainLength", "SliceThickness", "SpacingBetweenSlices"),
 )
 HEADER_TEXTS = (
-    "Modality",
-    "Manufacturer",
-    "ManufacturerModelName",
-    "ProtocolName",
-    "ScanningSequence",
-    "SequenceVariant",
-    "SequenceName",
-    "ImageType",
-    "PatientPosition",
-    "BodyPartExamined",
+    *("Modality", "Manufacturer", "ManufacturerModelName", "ProtocolName", "ScanningSequence"),
+    *("SequenceVariant", "SequenceName", "ImageType", "PatientPosition", "BodyPartExamined"),
 )
 """What `Series.header` keeps, by DICOM keyword. Nothing else of a header is kept, so nobody's name or date is; where
 people have written a name into one of these texts, `without_identity` takes it out."""
@@ -89,10 +75,12 @@ NO_VIEW = frozenset({"screenshot", "subtraction", "projection", "phase", "real p
 """Kinds of images that are never read as one of the views."""
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 _DIXON = re.compile(r"\b(m?dix\w*|ideal|flex)\b")
+_DIXON_START = re.compile(r"(water|fat|in ?phase|out ?phase) ?:")
 _SUBTRACTED = re.compile(r"\b(sub|subtr\w*)\b")
 _PHASE_WORDS = re.compile(r"\b(in|opp|opposed|out)(?: of)? phase\b")
 _ENDING = re.compile(r"_(W|F|in|opp|Pha)$")
-_GADOLINIUM = re.compile(r"\b(gd|gad\w*|km|ce|post|contrast|kontrast|dotarem|gadovist)\b|\+ ?c\b|\bc ?\+")
+_GADOLINIUM = re.compile(r"\b(gd|gad\w*|km|ce|post|contrast|kontrast|dotarem)\b|\+ ?c\b|\bc ?\+")
+_WITHOUT = re.compile(r"\b(pre|wo|w o|without|non|no|ohne|sans|senza|sin|nativ\w*)\b")
 _FAT_SATURATED = re.compile(r"\b(fs|fat ?sat\w*|spir|spair|chess)\b")
 _PROTON_DENSITY = re.compile(r"\b(pd|pdw|proton)\b")
 
@@ -138,18 +126,18 @@ class Acquisition:
         """What speaks against it as that view, beside a plain scan, and how much."""
         header, words = self.header, _plain(self.description)
         found = {self.kind: {"opposed phase": 4, "water": 1}.get(self.kind, 9 if self.kind in NO_VIEW else 0)}
-        sequence = str(header["ScanningSequence"] or "").split()
+        sequence = str(header.get("ScanningSequence") or "").split()
         if view == SAGITTAL_T1:
-            found["contrast medium"] = 3 * bool(
-                "AGENT" in self.options.split() or _GADOLINIUM.search(self.description.lower())
-            )
+            said = _GADOLINIUM.search(self.description.lower().replace("_", " ")) and not _WITHOUT.search(words)
+            found["contrast medium"] = 3 * bool("AGENT" in self.options.split() or said)
             found["fat saturation"] = 2 * bool("FS" in self.options.split() or _FAT_SATURATED.search(words))
         else:
-            te, tr, ti = (header[name] for name in ("EchoTime", "RepetitionTime", "InversionTime"))
-            short = te is not None and te < SHORT_TE and (tr or 0) >= LONG_TR and not ti and "GR" not in sequence
-            found["proton density"] = 3 * bool(short or (not te and _PROTON_DENSITY.search(words)))
+            te, tr, ti = (header.get(name) for name in ("EchoTime", "RepetitionTime", "InversionTime"))
+            short = (te or 0) < SHORT_TE and not ti and "GR" not in sequence
+            named = _PROTON_DENSITY.search(words)
+            found["proton density"] = 3 * bool(short and (named or (te and (tr or 0) >= LONG_TR)))
         found["gradient echo"] = int("GR" in sequence and "SE" not in sequence)
-        found["derived"] = int("DERIVED" in str(header["ImageType"] or "").split() and not self.kind)
+        found["derived"] = int("DERIVED" in str(header.get("ImageType") or "").split() and not self.kind)
         return {name: cost for name, cost in found.items() if cost}
 
 
@@ -158,7 +146,7 @@ def signature(dataset: Dataset, *, full: bool = False) -> tuple:
 
     The full one has all that `Acquisition` keeps, the other what differs within a series.
     """
-    items = map(dataset.get_item, _FULL_SIGNATURE if full else _SIGNATURE)
+    items = [dataset.get_item(tag, keep_deferred=True) for tag in (_FULL_SIGNATURE if full else _SIGNATURE)]
     return tuple([item and (item.value if type(item.value) is bytes else str(item.value)) for item in items])
 
 
@@ -171,14 +159,14 @@ def acquisition_of(group: list[Dataset]) -> Acquisition:
     header: dict[str, float | str | None] = {keyword: _number(said[keyword]) for keyword in HEADER_NUMBERS}
     header |= {keyword: without_identity(said[keyword], identity) or None for keyword in HEADER_TEXTS}
     description = without_identity(said["SeriesDescription"], identity)
+    medium = said["ContrastBolusAgent"].lower() not in ("", "no", "none")
     return Acquisition(
         description,
         header,
-        _kind(said, description, _raw_data_type(dataset)),
+        _kind(said, description, dataset),
         said["SeriesNumber"],
         said["EchoNumbers"],
-        said["ScanOptions"].upper()
-        + " AGENT" * bool(said["ContrastBolusAgent"].strip().lower() not in ("", "no", "none")),
+        said["ScanOptions"].upper() + " AGENT" * medium,
         tuple(_hashes(said[keyword]) for keyword in ("PatientID", "PatientName", "PatientBirthDate")),
         said["FrameOfReferenceUID"],
         identity,
@@ -241,29 +229,23 @@ def _differ(one: Acquisition, other: Acquisition, name: str) -> bool:
     return len({getattr(one, name), getattr(other, name)} - {""}) == 2
 
 
-def _kind(said: dict[str, str], description: str, raw_data_type: int) -> str:
-    words = set(f"{said['ImageType']} {said['ComplexImageComponent']}".upper().split())
-    words |= {("", "PHASE", "REAL", "IMAGINARY")[raw_data_type]} if raw_data_type in (1, 2, 3) else set()
-    plain = _plain(description)
-    ending = _ENDING.search(description)
-    if _DIXON.search(plain) or re.match(r"(water|fat|in ?phase|out ?phase) ?:", description.lower()):
-        words |= {word.upper() for word in (*plain.split()[:1], *plain.split()[-1:])}
-    elif ending and not re.search(r"(t[12]|pd)_w$", description.lower()):
-        words.add(ending[1].upper())
-    words |= {f"{word.upper()}_PHASE" for word in _PHASE_WORDS.findall(plain)}
-    words |= {"SUB"} if _SUBTRACTED.search(plain) else set()
+def _kind(said: dict[str, str], description: str, dataset: Dataset) -> str:
+    """One of `_KINDS`, or "", by what is said of the image's type, of its raw data, and by the description's ends."""
     if said["SOPClassUID"].startswith(_SECONDARY_CAPTURE):
         return "screenshot"
-    return next((kind for kind, known in _KINDS.items() if words & known), "")
-
-
-def _raw_data_type(dataset: Dataset) -> int:
-    """GE's (0043,102F), 0 where missing; 1 is phase, 2 and 3 are real and imaginary part."""
-    item = dataset.get_item(_RAW_DATA_TYPE)
-    value = getattr(item, "value", None)
-    if isinstance(value, bytes):
-        return int.from_bytes(value[:2], "little") if len(value) == 2 else 0
-    return value if isinstance(value, int) else 0
+    words = f"{said['ImageType']} {said['ComplexImageComponent']}".upper().split()
+    raw = getattr(dataset.get_item(_RAW_DATA_TYPE), "value", None)
+    raw = int.from_bytes(raw, "little") if isinstance(raw, bytes) else raw
+    words += [name for number, name in ((1, "PHASE"), (2, "REAL"), (3, "IMAGINARY")) if raw == number]
+    plain = re.sub(r"\bfat ?(sat|sup)\w*", "fs", _plain(description))
+    ending = _ENDING.search(description)
+    if _DIXON.search(plain) or _DIXON_START.match(description.lower()):
+        words += [plain.split()[0].upper(), plain.split()[-1].upper()]
+    elif ending and not re.search(r"(t[12]|pd)_w$", description.lower()):
+        words.append(ending[1].upper())
+    words += [f"{word.upper()}_PHASE" for word in _PHASE_WORDS.findall(plain)]
+    words += ["SUB"] if _SUBTRACTED.search(plain) else []
+    return next((kind for kind, known in _KINDS.items() if known & set(words)), "")
 
 
 def _hashes(words: str) -> frozenset[int]:

@@ -36,7 +36,7 @@ class FileHeader:
     spacing: tuple[float, ...] = ()
     plane: str = ""
     issue: str = ""
-    acquisition: Acquisition = field(default_factory=lambda: Acquisition("", {}), repr=False)
+    acquisition: Acquisition = field(default=Acquisition("", {}), repr=False)
 
 
 def scan_headers(folder: Path | str, *, progress: bool = False) -> list[FileHeader]:

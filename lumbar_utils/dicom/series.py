@@ -91,7 +91,7 @@ class Series:
         `HEADER_TEXTS` as str, None where missing. Holds nothing that identifies the patient.
     issues : tuple of Issue
         What was left out or guessed, and why.
-    acquisition : Acquisition, optional
+    acquisition : Acquisition
         Of its images, without words that identify the patient.
     """
 
@@ -102,12 +102,12 @@ class Series:
     description: str = ""
     header: dict = field(default_factory=dict, repr=False)
     issues: tuple[Issue, ...] = ()
-    acquisition: Acquisition | None = field(default=None, repr=False)
+    acquisition: Acquisition = field(default=Acquisition("", {}), repr=False)
 
     @cached_property
     def drawbacks(self) -> dict[str, int]:
         """What speaks against it as its view, beside a plain scan, and how much; see `Acquisition.drawbacks`."""
-        return self.acquisition.drawbacks(self.view) if self.acquisition and self.view else {}
+        return self.acquisition.drawbacks(self.view) if self.view else {}
 
     @property
     def n_slices(self) -> int:
@@ -248,7 +248,8 @@ def read_parts(
     except GeometryError as error:
         raise DicomError(f"its slices make no stack: {error}", **where) from error
     issues += _taken_apart(parts, slices, names, place)
-    issues = [issue.rewritten(lambda words: without_identity(words, parts[0].acquisition.identity)) for issue in issues]
+    identity = frozenset().union(*(one.identity for one in known.values()))
+    issues = [issue.rewritten(lambda words: without_identity(words, identity)) for issue in issues]
     return [replace(series[0], issues=(*issues, *series[0].issues)), *series[1:]]
 
 
@@ -258,11 +259,9 @@ def _taken_apart(parts: list[Part], slices: list[Slice], names: list[str], place
     left: dict[str, list[int]] = defaultdict(list)
     for index in sorted(set(range(len(slices))) - used):
         left[str(slices[index].acquisition)].append(index)
-    issues = [
-        issue
-        for made, indices in left.items()
-        for issue in _left_out("contrast_left_out", f"of another acquisition ({made})", indices, names, place)
-    ]
+    issues: list[Issue] = []
+    for made, indices in left.items():
+        issues += _left_out("contrast_left_out", f"of another acquisition ({made})", indices, names, place)
     if len(parts) > 1:
         words = [f"{part.n_slices} images {part.acquisition}, {part.view or 'no view'}" for part in parts]
         issues.append(Issue("series_taken_apart", f"holds several acquisitions: {'; '.join(words)}", *place))

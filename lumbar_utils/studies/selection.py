@@ -35,17 +35,18 @@ def usable_together(study_id: str, series: Sequence[Series], issues: Sequence[Is
 def _of_one_patient(study_id: str, series: list[Series], issues: list[Issue]) -> list[Series]:
     """Leave out series of another patient than the first sagittal T2 is of, or else the largest series."""
     first = max(series, key=lambda one: (one.view == SAGITTAL_T2, bool(one.view), one.n_slices))
-    others = [one for one in series if not _same(one, first)]
-    for one in others:
-        text = "its PatientID, PatientName or PatientBirthDate is not that of the other series; left out"
-        issues.append(Issue("patients_mixed", text, study_id, one.series_id))
-    return [one for one in series if one not in others]
-
-
-def _same(one: Series, other: Series) -> bool:
-    return (
-        not one.acquisition or not other.acquisition or same_person(one.acquisition.patient, other.acquisition.patient)
-    )
+    kept = []
+    for one in series:
+        if (
+            one.acquisition
+            and first.acquisition
+            and not same_person(one.acquisition.patient, first.acquisition.patient)
+        ):
+            text = "its PatientID, PatientName or PatientBirthDate is not that of the other series; left out"
+            issues.append(Issue("patients_mixed", text, study_id, one.series_id))
+        else:
+            kept.append(one)
+    return kept
 
 
 def _in_one_frame(study_id: str, series: list[Series], issues: list[Issue]) -> list[Series]:
@@ -56,14 +57,16 @@ def _in_one_frame(study_id: str, series: list[Series], issues: list[Issue]) -> l
     among them. So where no two series share a frame, and they are three or more or nobody is named, those that lie in
     one place are used, and it is said. A series that differs from others that agree is never used.
     """
-    framed = [one for one in series if one.view and one.acquisition and one.acquisition.frame_of_reference]
+    framed = [one for one in series if one.view and one.acquisition.frame_of_reference]
     frames = {one.series_id: one.acquisition.frame_of_reference for one in framed}
     different = len(set(frames.values()))
     if different < 2:
         return series
-    main = min(framed, key=lambda one: ((SAGITTAL_T2, SAGITTAL_T1, AXIAL_T2).index(one.view), -one.n_slices))
+    study = Study(study_id, tuple(framed))
+    main = next(one for view in (SAGITTAL_T2, SAGITTAL_T1, AXIAL_T2) for one in study.by_view(view))
     named = any(one.acquisition.patient[1] for one in framed)
-    invented = different == len(framed) and (different >= ENOUGH_FRAMES or not named)
+    read = [one for one in framed if not any(_part_of(one, other) for other in framed)]
+    invented = different == len(read) and (different >= ENOUGH_FRAMES or not named)
     if invented:
         text = "each series has a FrameOfReferenceUID of its own; their positions are compared as if they shared one"
         issues.append(Issue("frames_of_reference_differ", text, study_id, used="the positions that the headers give"))
@@ -89,7 +92,7 @@ def _best_suited(study_id: str, series: list[Series], issues: list[Issue]) -> li
             text = f"not used as {one.view} ({reasons or 'of the same files'}): series {better.series_id} is better"
             issues.append(Issue("series_less_suited", text, study_id, one.series_id))
             one = replace(one, view="")
-        elif one.acquisition and one.acquisition.kind in NO_VIEW:
+        elif one.acquisition.kind in NO_VIEW:
             issues.append(
                 Issue("series_less_suited", f"shows {one.acquisition.kind}, no view", study_id, one.series_id)
             )
@@ -102,8 +105,12 @@ def _best_suited(study_id: str, series: list[Series], issues: list[Issue]) -> li
 
 def _beats(other: Series, one: Series) -> bool:
     """Whether a series of the same view is so much plainer, or the first of two that lay in the same files."""
-    lead = sum(one.drawbacks.values()) - sum(other.drawbacks.values())
-    return lead >= LEAD or one.series_id.startswith(f"{other.series_id}-")
+    return sum(one.drawbacks.values()) - sum(other.drawbacks.values()) >= LEAD or _part_of(one, other)
+
+
+def _part_of(one: Series, other: Series) -> bool:
+    """Whether a series was taken out of another one's files (`dicom.parts.part_id`)."""
+    return one.series_id.startswith(f"{other.series_id}-")
 
 
 def covers(one: Series, other: Series) -> bool:
