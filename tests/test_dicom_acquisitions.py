@@ -69,19 +69,26 @@ MIXED = {
     "T1": (T2, T1 | {"SeriesDescription": "T2 TSE"}),
     "subtraction": (T2, T2 | kind("SUBTRACT")),
     "screenshot": (T2, T2 | {"SOPClassUID": SecondaryCaptureImageStorage}),
+    "contrast medium": (T1, T1 | {"ContrastBolusAgent": "Gadovist"}),
+    "fat saturation": (T1, T1 | {"SeriesDescription": "T1 TSE FS"}),
+    "sequence": (
+        {"SeriesDescription": "T2", "SequenceName": "*tse2d1_15"},
+        {"SeriesDescription": "T2", "SequenceName": "*fl2d1", "offsets": (0, 4, 8)},
+    ),
     "another person": (T2, T2 | {"PatientName": "Doe^John", "offsets": (0, 4, 8)}),
     "another number": (T2 | {"SeriesNumber": 5}, T2 | {"SeriesNumber": 6, "offsets": (0, 4, 8)}),
 }
 
 
-@pytest.mark.parametrize("listed", ["", SAGITTAL_T2])
+@pytest.mark.parametrize("listed", [True, False])
 @pytest.mark.parametrize("name", MIXED)
 def test_of_several_contrasts_in_one_series_the_one_that_suits_is_taken_and_said(tmp_path, name, listed):
     wanted, other = MIXED[name]
     write_series(tmp_path / "other", pixels=DARK, **other)
     write_series(tmp_path / "wanted", numbers=range(11, 16), **wanted)
-    series = read_series(shuffled(tmp_path), view=listed)
-    assert series.view == SAGITTAL_T2 and series.n_slices == 5 and len(series.stacks) == 1
+    view = SAGITTAL_T1 if wanted is T1 else SAGITTAL_T2
+    series = read_series(shuffled(tmp_path), view=view if listed else "")
+    assert series.view == view and series.n_slices == 5 and len(series.stacks) == 1
     assert error_of_brightness(series.stacks[0]) <= 0.501
     assert {issue.code for issue in series.issues} & {"contrast_left_out", "series_taken_apart"}
 
@@ -261,6 +268,7 @@ def test_overlapping_stations_are_two_stacks(tmp_path):
         (-32768, 16, {"PixelPaddingValue": -32768}),
         (4095, 12, {"PixelPaddingValue": 65535}),
         (5000, 16, {"PixelPaddingValue": 4990, "PixelPaddingRangeLimit": 5010}),
+        (0, 16, {"PixelPaddingValue": 0, "PhotometricInterpretation": "MONOCHROME1"}),
     ],
 )
 def test_padding_is_as_dark_as_no_image(tmp_path, padding, stored, tags):
@@ -269,6 +277,7 @@ def test_padding_is_as_dark_as_no_image(tmp_path, padding, stored, tags):
     vr = "SS" if padding < 0 else "US"
     dataset = image(pixels=pixels, stored=stored)
     for keyword, value in tags.items():
-        dataset.add_new(pydicom.tag.Tag(keyword), vr, value)
+        dataset.add_new(pydicom.tag.Tag(keyword), "CS" if isinstance(value, str) else vr, value)
+    pixels = 65535 - pixels if "PhotometricInterpretation" in tags else pixels
     read = read_series(write(tmp_path / "1.dcm", dataset)).stacks[0].pixels[0]
     assert (read[:5] == 0).all() and (read[5:] == pixels[5:]).all()

@@ -20,7 +20,7 @@ import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
-from ..labels import SAGITTAL_T1
+from ..labels import SAGITTAL_T1, VIEWS
 from .elements import text
 from .headers import IDENTITY, NOBODY, identity_of, without_identity
 from .recognition import contrast_by_words, recognise
@@ -42,7 +42,7 @@ OTHER_KEYWORDS = (
 _RAW_DATA_TYPE = BaseTag(0x0043102F)  # of GE: magnitude, phase, real, imaginary
 _SIGNATURE = [
     _RAW_DATA_TYPE,
-    *(Tag(name) for name in (*OTHER_KEYWORDS, *HEADER_NUMBERS[1:4], "SequenceName", "ImageType", "ProtocolName")),
+    *map(Tag, (*OTHER_KEYWORDS, *HEADER_NUMBERS[1:4], *HEADER_TEXTS[3:5], *HEADER_TEXTS[6:8])),
 ]
 _FULL_SIGNATURE = [
     _RAW_DATA_TYPE,
@@ -197,11 +197,12 @@ def split_acquisitions(acquisitions: Sequence[Acquisition]) -> list[list[int]]:
     for index, one in enumerate(acquisitions):
         images[one].append(index)
     # More than two frames of reference in one series are the work of an anonymiser that makes a new one for each image.
-    in_frames = len({one.frame_of_reference for one in images} - {""}) == 2
+    two_frames = len({one.frame_of_reference for one in images} - {""}) == 2
     groups: list[tuple[Acquisition, list[int]]] = []
     for one in sorted(images, key=lambda one: (-len(images[one]), repr(one), repr(one.header))):
         for first, group in groups:
-            if _same_contrast(one, first) and not (in_frames and _differ(one, first, "frame_of_reference")):
+            apart = two_frames and _differ(one.frame_of_reference, first.frame_of_reference)
+            if not apart and _same_contrast(one, first):
                 group += images[one]
                 break
         else:
@@ -210,9 +211,10 @@ def split_acquisitions(acquisitions: Sequence[Acquisition]) -> list[list[int]]:
 
 
 def _same_contrast(one: Acquisition, other: Acquisition) -> bool:
+    """Whether two images of one series may lie in one stack; what only one of them says tells nothing."""
     if one.kind != other.kind or not same_person(one.patient, other.patient):
         return False
-    if _differ(one, other, "series_number") or _differ(one, other, "echo"):
+    if _differ(one.series_number, other.series_number) or _differ(one.echo, other.echo):
         return False
     for keyword, ratio in MAX_RATIOS.items():
         low, high = sorted((one.header[keyword] or 0.0, other.header[keyword] or 0.0))
@@ -220,13 +222,17 @@ def _same_contrast(one: Acquisition, other: Acquisition) -> bool:
             high = min(high, LONG_TR)
         if high > ratio * low and (low > 0 or keyword == "InversionTime"):
             return False
-    words = {contrast_by_words(item.description) for item in (one, other)}
-    return len(words - {""}) < 2
+    names = [(item.header["SequenceName"] or "", item.header["ProtocolName"] or "") for item in (one, other)]
+    if not one.header["EchoTime"] and _differ(names[0][0], names[1][0]):
+        return False
+    words = [contrast_by_words(item.description, *own) for item, own in zip((one, other), names, strict=True)]
+    plain = all(one.drawbacks(view).keys() == other.drawbacks(view).keys() for view in VIEWS)
+    return plain and not _differ(*words)
 
 
-def _differ(one: Acquisition, other: Acquisition, name: str) -> bool:
+def _differ(one: str, other: str) -> bool:
     """Whether both say something, and not the same."""
-    return len({getattr(one, name), getattr(other, name)} - {""}) == 2
+    return len({one, other} - {""}) == 2
 
 
 def _kind(said: dict[str, str], description: str, dataset: Dataset) -> str:

@@ -126,6 +126,8 @@ def stored_frames(dataset: Dataset, size: tuple[int, int, int], path: Path | str
     lowest = -(2 ** (stored - 1)) if signed else 0
     turned = float(2 * lowest + 2**stored - 1) if text(dataset, "PhotometricInterpretation") == "MONOCHROME1" else None
     padding = _padding(dataset, path, stored, signed) if "PixelPaddingValue" in dataset else None
+    if padding == (0, 0) and not signed and turned is None:  # the darkest value anyhow
+        padding = None
     images = values.reshape(frames, rows, columns)
     return [StoredFrame(words, up, down, bool(signed), turned, padding) for words in images]
 
@@ -140,7 +142,7 @@ def _padding(dataset: Dataset, path: Path | str, stored: int, signed: int) -> tu
         for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
             value = integer(dataset, keyword, path, default=limits[0] if limits else None) % 2**stored
             limits.append(value - 2**stored if signed and value >= 2 ** (stored - 1) else value)
-    return (min(limits), max(limits)) if any(limits) else None
+    return (min(limits), max(limits)) if limits else None
 
 
 def _encoding(dataset: Dataset, path: Path | str) -> tuple[bool, bool, pydicom.uid.UID]:

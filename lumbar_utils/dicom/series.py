@@ -27,20 +27,9 @@ from .headers import frame_geometry, frame_rescale, functional_groups, instance_
 from .parsing import library_message, read_dataset
 from .parts import Part, Slice, part_id, parts_of
 from .pixels import stored_frames
-from .recognition import plane_of, recognise
 from .scan import FileHeader, scan_headers
 
-__all__ = [
-    "FileHeader",
-    "Series",
-    "Slice",
-    "Stack",
-    "read_series",
-    "read_slices",
-    "recognise_view",
-    "scan_headers",
-    "without_identity",
-]
+__all__ = ["FileHeader", "Series", "Slice", "Stack", "read_series", "read_slices", "scan_headers", "without_identity"]
 
 MAX_SLICES, MAX_PIXELS = 2000, 2**28
 """Slices, and pixels, of one series that are read: ten times, and thirty times, what the competition's largest has.
@@ -283,12 +272,6 @@ def _series_of(part: Part, slices: list[Slice], names: list[str], study_id: str,
         tuple(issue.rewritten(lambda words: without_identity(words, identity)) for issue in issues),
         replace(part.acquisition, identity=frozenset()),
     )
-
-
-def recognise_view(series: Series) -> str:
-    """One of `labels.VIEWS` by orientation, times and description, "" when it is none; see `recognition`."""
-    planes = [plane_of(stack.geometry[0]) for stack in series.stacks for _ in range(len(stack))]
-    return recognise(planes, series.header, series.description)[0]
 
 
 def _left_out(code: str, why: str, indices: Iterable[int], names: list[str], place: tuple[str, str]) -> list[Issue]:
