@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from lumbar_utils.dicom.stacking import group_into_stacks
 from lumbar_utils.errors import GeometryError
 from lumbar_utils.geometry import (
     INFERIOR,
@@ -13,7 +14,6 @@ from lumbar_utils.geometry import (
     SliceGeometry,
     StackGeometry,
     anatomical_axes,
-    group_into_stacks,
     sample_stack,
 )
 

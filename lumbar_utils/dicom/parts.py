@@ -9,11 +9,12 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ..geometry import DUPLICATE_TOLERANCE_MM, SliceGeometry, group_into_stacks
+from ..geometry import SliceGeometry
 from ..labels import SAGITTAL_T1
 from .acquisitions import NO_VIEW, Acquisition, split_acquisitions
 from .pixels import StoredFrame
 from .recognition import AXIAL, SAGITTAL, main_plane, plane_of
+from .stacking import group_into_stacks, in_order
 
 SCOUT_ANGLE_DEGREES = 40.0
 """Slices of another plane are scouts when turned further than this against every stack of the series' main plane.
@@ -67,7 +68,7 @@ def parts_of(slices: Sequence[Slice], view: str = "") -> list[Part]:
     parts = []
     for indices in split_acquisitions([item.acquisition for item in slices]):
         geometries = [slices[i].geometry for i in indices]
-        stacks = [[indices[i] for i in _in_order(geometries, group)] for group in group_into_stacks(geometries)]
+        stacks = [[indices[i] for i in in_order(geometries, group)] for group in group_into_stacks(geometries)]
         doubles = sorted(set(indices).difference(*stacks))
         of_planes, scouts = _by_plane(slices, stacks)
         for own in of_planes:
@@ -140,21 +141,3 @@ def _is_scan(slices: Sequence[Slice], stacks: list[list[int]]) -> bool:
 def _check_view(view: str, planes: list[str]) -> str:
     wanted, found = AXIAL if view.startswith("Axial") else SAGITTAL, main_plane(planes)
     return "" if found in ("", wanted) else f"listed as {view} but its slices are {found}"
-
-
-def _in_order(geometries: list[SliceGeometry], group: list[int]) -> list[int]:
-    """A group of `group_into_stacks`, sorted along the normal of the slice that will stand for all (`_stack`).
-
-    Directions inside a group differ by up to its tolerance. When the slice that it was sorted by is itself left out
-    as a duplicate, slices that nearly touch can change places along the normal of another one.
-    """
-    reference = min(group)
-    normal = geometries[reference].normal
-    kept: list[int] = []
-    for index in sorted(group, key=lambda i: float(geometries[i].position @ normal)):
-        step = (geometries[index].position - geometries[kept[-1]].position) @ normal if kept else np.inf
-        if step >= DUPLICATE_TOLERANCE_MM / 2:
-            kept.append(index)
-        elif index == reference:
-            kept[-1] = index
-    return kept
