@@ -1,4 +1,4 @@
-"""DICOM: file (`parsing`) -> slice (`headers`, `pixels`) -> series (`parts`, `series`). Every quirk of the format ends here.
+"""DICOM: file (`parsing`) -> slice (`headers`, `pixels`) -> series (`parts`, `series`); quirks of the format end here.
 
 The reader trusts no file. What it guards against, and where:
 
