@@ -190,12 +190,12 @@ def train_classifier(args: argparse.Namespace) -> None:
 
 def _denoised(folder: CompetitionFolder, run: Path, training: set[str]) -> pd.DataFrame:
     """The labels without those of training studies that the out-of-fold predictions of a run make hardly possible."""
-    from ..labels import TARGETS
+    from ..labels import TARGETS, split_row_id
     from ..training.label_denoising import denoise_table
 
     predictions, labels = inputs.predictions(run)[0], folder.labels
     own = labels["study_id"].isin(training)
-    named = predictions["row_id"].astype(str).str.partition("_")[0]
+    named = predictions["row_id"].astype(str).map(lambda row_id: split_row_id(row_id)[0])
     if not named.isin(training).any():
         raise DataError(
             f"{run} has predictions of {named.nunique()} studies, and of no training study; train it with "
