@@ -7,6 +7,7 @@ import json
 import os
 import platform
 import re
+import stat
 import sys
 from collections.abc import Callable, Mapping
 from importlib import metadata
@@ -42,6 +43,7 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
     A full disk raises `DataError`; the old file, if any, is still there.
     """
     path = Path(path)
+    refuse_special(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
@@ -54,9 +56,17 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def refuse_special(path: Path) -> None:
+    """Raise `DataError` for a link, folder, pipe or device: only a plain file is replaced, and no link is followed."""
+    if os.path.lexists(path) and not stat.S_ISREG(mode := os.lstat(path).st_mode):
+        kinds = {stat.S_IFLNK: "link", stat.S_IFDIR: "folder", stat.S_IFIFO: "pipe"}
+        kind = kinds.get(stat.S_IFMT(mode), "device")
+        raise DataError(f"{path} is a {kind}, and only a plain file may be replaced; name another file")
+
+
 def write_text(path: Path, text: str) -> None:
-    """Write text atomically, in UTF-8."""
-    atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+    """Write text atomically, in UTF-8; bytes of a file's name that are no text become escapes."""
+    atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8", errors="backslashreplace"))
 
 
 def write_json(path: Path, values: Mapping) -> None:
@@ -79,9 +89,8 @@ def read_json(path: Path) -> dict:
 
 def write_table(path: Path, frame: pd.DataFrame, *, float_format: str | None = "%.9g") -> None:
     """Write a CSV atomically with 9 significant digits, or with all of them (`float_format=None`)."""
-    atomically(
-        path, lambda temporary: frame.to_csv(temporary, index=False, float_format=float_format, lineterminator="\n")
-    )
+    options = {"index": False, "float_format": float_format, "lineterminator": "\n", "errors": "backslashreplace"}
+    atomically(path, lambda temporary: frame.to_csv(temporary, **options))
 
 
 def versions() -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import re
@@ -227,6 +228,24 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_work(tmp_pat
     message = fails(capsys, "localize", "scans", "--weights", ".", "--out", "scans/points.csv")
     assert "nothing may be written in scans" in message
     assert [path.name for path in Path("scans").iterdir()] == []
+
+
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("target"), os.mkfifo])
+@pytest.mark.parametrize("command", ["localize", "predict"])
+def test_a_link_or_a_pipe_is_refused_before_the_work(tmp_path, capsys, command, make):
+    for part in ("localizer", "classifier"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "model.safetensors").touch()
+    make(tmp_path / "out.csv")
+    message = fails(capsys, command, tmp_path, "--weights", tmp_path, "--out", tmp_path / "out.csv")
+    assert "only a plain file may be replaced" in message
+
+
+def test_a_terminal_without_the_letters_ends_nothing(monkeypatch):
+    monkeypatch.setattr("lumbar_utils.cli.score.score", lambda args: print(args.solution))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert main(["score", "M\u00fcll", "M\udcfcll"]) == 0
+    assert sys.stdout.buffer.getvalue() == b"M\\xfcll\n"
 
 
 def test_an_unexpected_error_is_one_line_and_debug_shows_where(monkeypatch, capsys, caplog):

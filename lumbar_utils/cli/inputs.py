@@ -143,6 +143,9 @@ def check_table(path: Path) -> None:
     """Raise `DataError` at once, and not after an hour of work, when a result cannot be written to the path."""
     if path.is_dir():
         raise DataError(f"{path} is a folder; --out names the file to write, such as {path / 'result.csv'}")
+    from ..files import refuse_special
+
+    refuse_special(path)
     if path.exists() and not os.access(path, os.W_OK):
         raise DataError(f"{path} may not be written; choose another file, or ask for the right to")
     check_folder(path.parent, "--out")
