@@ -7,6 +7,7 @@ clear line instead of a traceback.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -169,3 +170,19 @@ class Issue:
 def counted(count: int, one: str = "study", many: str = "studies") -> str:
     """`"1 study"`, `"2 studies"`, for messages."""
     return f"{count} {one if count == 1 else many}"
+
+
+OUT_OF_MEMORY = "not enough memory; use fewer --jobs, end other programs, or raise the limit (see ulimit -v)"
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "failed to map segment", "bad_alloc")
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, came of too little memory; libraries say so in many ways."""
+    while error is not None:
+        said = str(error).lower()
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        if any(words in said for words in _OUT_OF_MEMORY) and "static tls" not in said:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -257,6 +258,30 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_where(monkeypatch, caps
     assert "--debug" in capsys.readouterr().err and "Traceback" not in caplog.text
     assert main(["score", "a", "b", "--debug"]) == 1
     assert "in broken" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "no memory"),
+        ImportError("libtorch_cuda.so: failed to map segment from shared object"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("unable to mmap 87748666 bytes from file <x>: Cannot allocate memory (12)"),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_too_little_memory_is_said_as_that(monkeypatch, capsys, error, wrapped):
+    def fail(args):
+        try:
+            raise error
+        except Exception as cause:
+            raise (DataError("model.safetensors: these weights cannot be used") if wrapped else error) from cause
+
+    monkeypatch.setattr("lumbar_utils.cli.score.score", fail)
+    message = fails(capsys, "score", "a", "b")
+    assert "not enough memory; use fewer --jobs" in message and "weights" not in message and "pip" not in message
 
 
 def test_interrupted(monkeypatch, capsys):

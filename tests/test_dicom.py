@@ -188,10 +188,10 @@ def test_frames_may_differ_in_orientation(tmp_path):
 def test_frames_without_positions_are_refused(tmp_path):
     dataset = enhanced(stack_positions((0, 0, 0), SAGITTAL, [0, 4]), SAGITTAL)
     del dataset.PerFrameFunctionalGroupsSequence[1]
-    with pytest.raises(DicomError, match="2 frames but functional groups for 1"):
+    with pytest.raises(DicomError, match="functional groups for 1 frames, unlike NumberOfFrames"):
         read_slices(write(tmp_path / "a.dcm", dataset))
     del dataset.PerFrameFunctionalGroupsSequence
-    with pytest.raises(DicomError, match=r"2 frames but no positions of its frames"):
+    with pytest.raises(DicomError, match="several frames but no positions of them"):
         read_slices(write(tmp_path / "b.dcm", dataset))
 
 
@@ -273,7 +273,7 @@ BROKEN = {
     cut_in_pixels: r"PixelData has 660 bytes, expected 960.*cut off",
     only_preamble: r"holds no DICOM elements",
     archive: "is not a DICOM file but a ZIP archive; unpack it first",
-    png: r"is not a DICOM file: it starts with b'\\x89PNG",
+    png: "is not a DICOM file: it has no DICM mark",
 }
 WRONG_TAGS = [
     ({"ImagePositionPatient": None}, "ImagePositionPatient is missing"),
@@ -335,7 +335,7 @@ def test_an_element_of_no_known_kind_costs_only_its_file(tmp_path):
     (tmp_path / "3.dcm").write_bytes(content.replace(b"\xe0\x7f\x10\x00OW", b"\xe0\x7f\x10\x00OZ"))
     series = read_series(tmp_path)
     assert series.n_slices == 4
-    assert len(series.issues) == 1 and str(series.issues[0]).startswith("3.dcm: cannot be read: Unknown Value Rep")
+    assert tuple(map(str, series.issues)) == ("3.dcm: cannot be read (NotImplementedError)",)
 
 
 def test_a_broken_time_of_a_multi_frame_image_costs_only_itself():

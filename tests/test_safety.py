@@ -6,10 +6,12 @@ Also what the code must never do: unpickle, or unpack an archive that it was giv
 from __future__ import annotations
 
 import ast
+import copy
 import io
 import logging
 import re
 import shutil
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -291,6 +293,22 @@ def test_crops_with_pickled_objects_are_refused(tmp_path):
     (tmp_path / "1.npz").write_bytes(content.getvalue())
     with pytest.raises(DataError, match="not a readable file of crops"):
         StudyCrops.load(tmp_path / "1.npz")
+
+
+@pytest.mark.parametrize("value", ["ZEBROWSKA", "19520229", "ZEBROWSKA\\19520229", "1.2.19520229"])
+def test_no_element_is_quoted_whatever_it_holds(tmp_path, value):
+    dataset = image(orientation=SAGITTAL, NumberOfFrames=1, SamplesPerPixel=1, RescaleSlope=1, RescaleIntercept=0)
+    write(tmp_path / "1.dcm", dataset)
+    for element in list(dataset):
+        if element.keyword not in ("PatientName", "PatientID", "PatientBirthDate", "PixelData"):
+            changed = copy.deepcopy(dataset)
+            changed.add_new(element.tag, "UI" if value[1] == "." else "LO", value)
+            with warnings.catch_warnings(action="ignore"):
+                write(tmp_path / f"{element.tag:08x}.dcm", changed)
+            (header,) = scan_headers(tmp_path / f"{element.tag:08x}.dcm")
+            said = [header.issue, *map(str, read_series(tmp_path).issues)]
+            assert not re.search("(?i)zebrowska|19520229", " ".join(said)), element.keyword
+            (tmp_path / f"{element.tag:08x}.dcm").unlink()
 
 
 def test_a_file_that_is_one_secret_line_is_not_quoted(tmp_path):

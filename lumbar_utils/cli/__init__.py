@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import LumbarError
+from ..errors import OUT_OF_MEMORY, LumbarError, out_of_memory
 from . import environment, points, predict, prepare, score, train
 from .arguments import WARNING
 
@@ -82,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, LumbarError):
+    if out_of_memory(error):
+        text = f"{OUT_OF_MEMORY}; --debug shows where"
+    elif isinstance(error, LumbarError):
         text = str(error)
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror

@@ -19,7 +19,7 @@ from pydicom.dataset import Dataset
 from ..errors import DicomError, GeometryError
 from ..geometry import SliceGeometry
 from .elements import integer, numbers, text
-from .parsing import library_message
+from .parsing import reason_of
 
 IDENTITY = (
     *("PatientName", "PatientID", "PatientBirthDate", "PatientBirthName", "OtherPatientNames", "OtherPatientIDs"),
@@ -127,11 +127,11 @@ def functional_groups(dataset: Dataset, frames: int, path: Path) -> list[list[Da
         shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
         per_frame = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
     except Exception as error:
-        raise DicomError(f"its functional groups cannot be read: {library_message(error)}", path=path) from error
+        raise DicomError(f"functional groups cannot be read ({reason_of(error)})", path=path) from error
     if per_frame and len(per_frame) != frames:
-        raise DicomError(f"has {frames} frames but functional groups for {len(per_frame)}", path=path)
+        raise DicomError(f"has functional groups for {len(per_frame)} frames, unlike NumberOfFrames", path=path)
     if frames > 1 and not per_frame:
-        raise DicomError(f"has {frames} frames but no positions of its frames (functional groups)", path=path)
+        raise DicomError("has several frames but no positions of them (functional groups)", path=path)
     return [[*per_frame[i : i + 1], *shared, dataset] for i in range(frames)]
 
 
@@ -158,13 +158,13 @@ def frame_geometry(group: list[Dataset], shape: tuple[int, int], path: Path) -> 
         hint = "; ImagerPixelSpacing is no substitute" if "ImagerPixelSpacing" in group[-1] else ""
         raise DicomError(f"PixelSpacing is missing, so the image has no size{hint}", path=path)
     if max(map(abs, position)) > MAX_MM:
-        raise DicomError(f"ImagePositionPatient is {position} mm, which lies in no scanner", path=path)
+        raise DicomError("ImagePositionPatient lies in no scanner", path=path)
     if min(spacing) > 0 and not SPACINGS_MM[0] <= min(spacing) <= max(spacing) <= SPACINGS_MM[1]:
-        raise DicomError(f"PixelSpacing is {spacing}, expected {SPACINGS_MM[0]} to {SPACINGS_MM[1]} mm", path=path)
+        raise DicomError(f"PixelSpacing is not {SPACINGS_MM[0]} to {SPACINGS_MM[1]} mm", path=path)
     try:
         return SliceGeometry(position, orientation[:3], orientation[3:], (spacing[0], spacing[1]), shape)
     except GeometryError as error:
-        raise DicomError(str(error), path=path) from error
+        raise DicomError(str(error).partition(", got")[0], path=path) from error
 
 
 def frame_rescale(group: list[Dataset], path: Path) -> tuple[float, float]:
@@ -174,10 +174,7 @@ def frame_rescale(group: list[Dataset], path: Path) -> tuple[float, float]:
     if slope[0] == 0:
         raise DicomError("RescaleSlope is 0, which makes every pixel the same", path=path)
     if not 1 / MAX_RESCALE <= abs(slope[0]) <= MAX_RESCALE or abs(intercept[0]) > MAX_RESCALE:
-        raise DicomError(
-            f"RescaleSlope {slope[0]} and RescaleIntercept {intercept[0]} leave no numbers that float32 can hold",
-            path=path,
-        )
+        raise DicomError("RescaleSlope and RescaleIntercept leave no numbers that float32 can hold", path=path)
     return slope[0], intercept[0]
 
 

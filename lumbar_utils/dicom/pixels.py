@@ -22,9 +22,9 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import RLELossless
 
 from ..errors import DicomError
-from .decoding import decode_compressed
-from .elements import integer, text, without_warnings
-from .parsing import library_message
+from .decoding import DecodingError, decode_compressed
+from .elements import integer, printable, text, without_warnings
+from .parsing import reason_of
 
 MAX_PADDING = 1024
 """Bytes after the last pixel that are ignored; some writers pad to a block. More means wrong rows or columns."""
@@ -106,20 +106,16 @@ def stored_frames(dataset: Dataset, size: tuple[int, int, int], path: Path | str
     high = integer(dataset, "HighBit", path, default=stored - 1)
     signed = integer(dataset, "PixelRepresentation", path, default=0)
     if allocated not in (8, 16, 32):
-        raise DicomError(f"BitsAllocated is {allocated}, expected 8, 16 or 32", path=path)
+        raise DicomError("BitsAllocated is none of 8, 16 and 32", path=path)
     if not (1 <= stored <= allocated and stored - 1 <= high < allocated and signed in (0, 1)):
-        raise DicomError(
-            f"BitsAllocated {allocated}, BitsStored {stored}, HighBit {high} and PixelRepresentation {signed} "
-            "contradict each other",
-            path=path,
-        )
+        raise DicomError("BitsAllocated, BitsStored, HighBit, PixelRepresentation contradict each other", path=path)
     compressed, little_endian, syntax = _encoding(dataset, path)
     if not compressed:
         values = _native_values(dataset, path, frames * rows * columns, allocated, little_endian)
     else:
         options = {"number_of_frames": frames, "rows": rows, "columns": columns, "samples_per_pixel": 1}
         options |= {"bits_allocated": allocated, "bits_stored": stored, "pixel_representation": signed}
-        options |= {"photometric_interpretation": text(dataset, "PhotometricInterpretation") or "MONOCHROME2"}
+        options |= {"photometric_interpretation": "MONOCHROME2"}
         values = _decoded_values(dataset, path, syntax, options)
     placed = not compressed or syntax == RLELossless
     up, down = (allocated - 1 - high, allocated - stored) if placed else (0, 0)
@@ -160,7 +156,7 @@ def _encoding(dataset: Dataset, path: Path | str) -> tuple[bool, bool, pydicom.u
         try:
             return syntax.is_compressed, syntax.is_little_endian, syntax
         except ValueError as error:
-            raise DicomError(f"TransferSyntaxUID {syntax} is not known", path=path) from error
+            raise DicomError("TransferSyntaxUID is not known", path=path) from error
     if dataset["PixelData"].is_undefined_length:
         raise DicomError("is compressed but does not say how: TransferSyntaxUID is missing", path=path)
     _, little_endian = dataset.original_encoding
@@ -213,9 +209,8 @@ def _decoded_values(dataset: Dataset, path, syntax: pydicom.uid.UID, options: di
         except DicomError:
             raise
         except Exception as error:
-            raise DicomError(
-                f"its pixels ({syntax.name}) cannot be decoded: {library_message(error)}", path=path
-            ) from error
+            reason = printable(str(error)) if isinstance(error, DecodingError) else reason_of(error)
+            raise DicomError(f"its pixels ({syntax.name}) cannot be decoded: {reason[:300]}", path=path) from error
     if values.size != frames * rows * columns:
         raise DicomError(
             f"its pixels ({syntax.name}) decode to shape {values.shape}, expected {(frames, rows, columns)}", path=path

@@ -24,7 +24,7 @@ from ..labels import VIEWS
 from .acquisitions import Acquisition, acquisition_of, frame_values, signature
 from .elements import check_image, without_warnings
 from .headers import frame_geometry, frame_rescale, functional_groups, instance_number_of, list_files, without_identity
-from .parsing import library_message, read_dataset
+from .parsing import read_dataset, reason_of
 from .parts import Part, Slice, part_id, parts_of
 from .pixels import stored_frames
 from .scan import FileHeader, scan_headers
@@ -151,7 +151,7 @@ def _read_slices(path: Path, known: dict[tuple, Acquisition]) -> list[Slice]:
     except DicomError:
         raise
     except Exception as error:  # pydicom converts lazily: any look at a broken element can raise anything
-        raise DicomError(f"cannot be read: {library_message(error)}", path=path) from error
+        raise DicomError(f"cannot be read ({reason_of(error)})", path=path) from error
 
 
 def read_series(

@@ -224,8 +224,8 @@ def _patient_header(header: Dataset) -> Dataset:
         if tag.group in PATIENT_GROUPS:
             try:
                 kept.add(deepcopy(header[tag]))
-            except Exception as error:  # pydicom converts lazily and raises whatever the broken value leads to
-                logger.warning("the header's element %s cannot be read and is left out: %s", tag, error)
+            except Exception:  # pydicom converts lazily and raises whatever the broken value leads to
+                logger.warning("the header's element %s cannot be read and is left out", tag)
     for keyword in MUST_BE_THERE:
         if kept.get(keyword) is None:
             setattr(kept, keyword, "")
