@@ -403,6 +403,7 @@ def test_nothing_that_identifies_the_patient_is_kept(tmp_path):
 # Views ---------------------------------------------------------------------------------------------------------
 
 SPIN_T1 = {"RepetitionTime": 550, "EchoTime": 10, "ScanningSequence": "SE"}
+TEXT = {"SeriesDescription": "lumbar", "SpecificCharacterSet": "ISO_IR 192"}
 SPIN_T2 = {"RepetitionTime": 3500, "EchoTime": 102, "ScanningSequence": "SE"}
 
 
@@ -442,10 +443,38 @@ SPIN_T2 = {"RepetitionTime": 3500, "EchoTime": 102, "ScanningSequence": "SE"}
         (SAGITTAL, {"BodyPartExamined": "LSPINE"} | SPIN_T2, SAGITTAL_T2),
         (SAGITTAL, {"BodyPartExamined": "CSPINE", "SeriesDescription": "t2 sag LWS"} | SPIN_T2, SAGITTAL_T2),
         (SAGITTAL, {"SeriesDescription": "T2 sag thoracolumbar"} | SPIN_T2, SAGITTAL_T2),
+        *(
+            (SAGITTAL, {"SeriesDescription": words} | SPIN_T2, "")
+            for words in (
+                *(
+                    "PILOT",
+                    "Sag Locator",
+                    "LOKALIZER T2",
+                    "Localizador T2 sag",
+                    "Übersicht",
+                    "repérage sag",
+                    "TriPilot",
+                ),
+                *("localizzatore", "lokalizator", "SURVEY_MST", "3-pl LOC", "T2 Überzicht Planung", "локалайзер T2"),
+            )
+        ),
+        *(
+            (SAGITTAL, {"BodyPartExamined": "LSPINE", "SeriesDescription": words} | SPIN_T2, SAGITTAL_T2)
+            for words in (
+                *("SAG T2 head first", "T2 SAG SPINE NECK COIL OFF", "t2_sag_FeetFirst", "T2 SAG head/neck array"),
+                *(
+                    "sag T2 Kopf voran",
+                    "T2 sag tête en avant",
+                    "T2 decúbito dorsal",
+                    "T2 SAG Spule Hals",
+                    "T2 sag brain",
+                ),
+            )
+        ),
     ],
 )
 def test_views_are_recognised_from_orientation_times_and_words(tmp_path, orientation, tags, view):
-    series = read_series(write_series(tmp_path, orientation=orientation, **{"SeriesDescription": "lumbar"} | tags))
+    series = read_series(write_series(tmp_path, orientation=orientation, **TEXT | tags))
     assert series.view == view
     assert series.issues == ()
 
@@ -460,7 +489,7 @@ def test_without_times_and_words_it_is_taken_as_t2_and_said(tmp_path, orientatio
 def test_times_win_over_words_and_it_is_said(tmp_path):
     series = read_series(write_series(tmp_path, SeriesDescription="SAG T2", **SPIN_T1))
     assert series.view == SAGITTAL_T1
-    assert "described as T2 ('SAG T2')" in str(series.issues[0]) and "taken as T1" in str(series.issues[0])
+    assert "described as T2 but" in str(series.issues[0]) and "taken as T1" in str(series.issues[0])
 
 
 @pytest.mark.parametrize(
@@ -470,10 +499,51 @@ def test_times_win_over_words_and_it_is_said(tmp_path):
         {"SeriesDescription": "", "BodyPartExamined": "HEAD"},
         {"SeriesDescription": "t2_tse_sag", "ProtocolName": "HWS"},
         {"SeriesDescription": "PD TSE SAG KNEE", "BodyPartExamined": "EXTREMITY"},
+        {"SeriesDescription": "T2 sag cervical", "BodyPartExamined": "LSPINE"},
+        *(
+            {"SeriesDescription": f"T2_sag_{words}"}
+            for words in (
+                *(
+                    "DORSAL",
+                    "CSP",
+                    "TSP",
+                    "C-SP",
+                    "D SPINE",
+                    "HWS",
+                    "rachis dorsal",
+                    "columna torácica",
+                    "colonna dorsale",
+                ),
+                *(
+                    "cervicale",
+                    "Halswirbelsäule",
+                    "thorakal",
+                    "thoracaal",
+                    "szyjny",
+                    "piersiowy",
+                    "servikal",
+                    "torakal",
+                ),
+                *(
+                    "Schädel",
+                    "tête",
+                    "cráneo",
+                    "encefalo",
+                    "cabeça",
+                    "hoofd",
+                    "głowa",
+                    "beyin",
+                    "cou",
+                    "cuello",
+                    "pescoço",
+                ),
+                *("шейный отдел", "грудной", "颈椎矢状", "CervSag"),
+            )
+        ),
     ],
 )
 def test_other_parts_of_the_body_are_no_view_and_it_is_said(tmp_path, tags):
-    series = read_series(write_series(tmp_path, **SPIN_T2, **tags))
+    series = read_series(write_series(tmp_path, **SPIN_T2, **TEXT | tags))
     assert series.view == "" and "no lumbar view" in str(series.issues[0])
 
 

@@ -32,6 +32,8 @@ MAX_NUMBERS = 8
 MAX_TEXT = 256
 """Characters of an element that are kept; the standard allows 64 in a description."""
 
+_LETTERS = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe"})
+"""Letters that Unicode takes for letters of their own."""
 _NUMBERS = frozenset({"DS", "IS", "US"})
 _CODES = frozenset({"CS", "UI"})
 """Value representations that are converted here, where they are written as they should be."""
@@ -94,6 +96,14 @@ def printable(words: str) -> str:
         return " ".join(words.split())
     kept = (" " if c.isspace() or unicodedata.category(c) == "Cc" else c for c in words)
     return " ".join("".join(c for c in kept if unicodedata.category(c)[0] != "C").split())
+
+
+def folded(words: str) -> str:
+    """Lower case without accents and ligatures, to compare by: "Übersicht" becomes "ubersicht"."""
+    if words.isascii():
+        return words.lower()
+    plain = "".join(c for c in unicodedata.normalize("NFKD", words.casefold()) if not unicodedata.combining(c))
+    return unicodedata.normalize("NFC", plain).translate(_LETTERS)
 
 
 def numbers(dataset: Dataset, keyword: str, path: Path | str, count: int) -> list[float] | None:
