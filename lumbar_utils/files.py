@@ -34,7 +34,12 @@ def file_name(study_id: str) -> str:
     if PLAIN_NAME.fullmatch(study_id) and not RESERVED.fullmatch(study_id):
         return study_id
     readable = re.sub(r"[^A-Za-z0-9_-]+", "_", study_id)[:60].strip("_-") or "study"
-    return f"{readable}-{hashlib.sha256(study_id.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
+    return hashed(readable, study_id)
+
+
+def hashed(kind: str, name: str) -> str:
+    """`kind` and the first 12 hexadecimal digits of the SHA-256 of a name, for names that are not to be shown."""
+    return f"{kind}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def atomically(path: Path, write: Callable[[Path], object]) -> None:

@@ -10,7 +10,7 @@ The reader trusts no file. What it guards against, and where:
 - values that are no numbers, or lie in no scanner: `elements` and `headers` raise `DicomError`, and nothing else;
 - text that forges lines, turns them round or hides in them: `elements.printable`;
 - images in one series that do not belong together: `acquisitions` tells them apart, `parts` takes them apart;
-- names, numbers and dates of patients: `headers.without_identity` takes them out of all that is kept.
+- names, numbers and dates of patients: `identity.without_identity` takes them out of all that is kept.
 
 `tools/fuzz_reader.py` tries it with any number of damaged files.
 """

@@ -22,7 +22,7 @@ from pydicom.tag import BaseTag, Tag
 
 from ..labels import SAGITTAL_T1, VIEWS
 from .elements import text
-from .headers import IDENTITY, NOBODY, identity_of, without_identity
+from .identity import IDENTITY, NOBODY, identity_of, pseudonym_of, without_identity
 from .recognition import contrast_by_words, recognise
 
 HEADER_NUMBERS = (
@@ -96,7 +96,8 @@ class Acquisition:
     """How an image was made, and whose it is; one object for all images whose headers say the same.
 
     `header` is as in `Series.header`, `kind` one of `_KINDS` or "" for an ordinary image. `patient` holds hashes of
-    the words of PatientID, PatientName and PatientBirthDate, which can be compared and not read.
+    the words of PatientID, PatientName and PatientBirthDate, which can be compared and not read; `identity` and
+    `pseudonym` are as in the module `identity`.
     """
 
     description: str
@@ -108,6 +109,7 @@ class Acquisition:
     patient: tuple[frozenset[int], ...] = field(default=(), repr=False)
     frame_of_reference: str = field(default="", repr=False)
     identity: frozenset[str] = field(default=frozenset(), repr=False)
+    pseudonym: str | None = field(default=None, repr=False)
 
     def __str__(self) -> str:
         times = [f"{name} {value:g}" for name, key in _TIMES.items() if (value := self.header.get(key))]
@@ -170,6 +172,7 @@ def acquisition_of(group: list[Dataset]) -> Acquisition:
         tuple(_hashes(said[keyword]) for keyword in ("PatientID", "PatientName", "PatientBirthDate")),
         said["FrameOfReferenceUID"],
         identity,
+        pseudonym_of(dataset),
     )
 
 

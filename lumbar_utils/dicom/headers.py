@@ -1,4 +1,4 @@
-"""What headers say: where a slice lies, whom they name, and which files of a folder may be images.
+"""What headers say: where a slice lies, and which files of a folder may be images.
 
 Attributes of enhanced multi-frame images are looked up where the standard allows them: in the functional groups
 of the frame, in those shared by all frames, in the header itself.
@@ -18,20 +18,8 @@ from pydicom.dataset import Dataset
 
 from ..errors import DicomError, GeometryError
 from ..geometry import SliceGeometry
-from .elements import integer, numbers, text
+from .elements import integer, numbers
 from .parsing import reason_of
-
-IDENTITY = (
-    *("PatientName", "PatientID", "PatientBirthDate", "PatientBirthName", "OtherPatientNames", "OtherPatientIDs"),
-    *("AccessionNumber", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName"),
-)
-NOBODY = frozenset({
-    *("anon", "anonym", "anonymous", "anonymized", "anonymised", "deidentified", "removed", "unknown", "none"),
-    *("noname", "name", "patient", "subject", "phantom", "synthetic", "test", "volunteer"),
-})  # fmt: skip
-"""Words of names that are nobody's; a file whose patient is called so has been anonymised."""
-MIN_NAME = 3
-"""Shorter parts of names also occur in ordinary words; a number of a patient is longer too."""
 
 OTHER_FILES = (
     *(".csv", ".txt", ".md", ".json", ".xml", ".html", ".htm", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".tif"),
@@ -50,30 +38,6 @@ MAX_RESCALE = 1e12
 MAX_ITEMS = 2**18
 """Items of all depths in functional groups; an image of 1,000 frames has 20,000 or so."""
 _ITEM = b"\xfe\xff\x00\xe0"
-
-
-def identity_of(dataset: Dataset) -> frozenset[str]:
-    """Words, in lower case, that name the patient or those who treat her, or number or date her.
-
-    Empty for a file that says that identity was removed, or whose patient's name is nobody's (`NOBODY`): its number is
-    then the pseudonym by which its folder is called too.
-    """
-    name = set(re.findall(r"[^\W_]+", text(dataset, "PatientName").lower()))
-    if text(dataset, "PatientIdentityRemoved").upper() == "YES" or (name and name <= NOBODY):
-        return frozenset()
-    words: set[str] = set()
-    for keyword in IDENTITY:
-        value = text(dataset, keyword).lower()
-        words |= {value} if "ID" in keyword or "Number" in keyword else set()
-        words |= set(re.findall(r"[^\W_]+", value)) if "Name" in keyword or "Date" in keyword else set()
-    return frozenset(word for word in words if len(word) >= MIN_NAME and word not in NOBODY)
-
-
-def without_identity(words: str, identity: Iterable[str]) -> str:
-    """A text in which the words of `identity_of` are starred out, whatever their case."""
-    for word in sorted(identity, key=len, reverse=True):
-        words = re.sub(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", "***", words, flags=re.IGNORECASE)
-    return words
 
 
 def list_files(source: Path | str | Iterable[Path | str]) -> list[Path]:

@@ -9,7 +9,8 @@ from ..errors import DicomError
 from ..notebook_html import progress_bar
 from .acquisitions import HEADER_NUMBERS, HEADER_TEXTS, OTHER_KEYWORDS, Acquisition, acquisition_of, signature
 from .elements import check_image, numbers, text, without_warnings
-from .headers import IDENTITY, frame_geometry, instance_number_of, walk_files
+from .headers import frame_geometry, instance_number_of, walk_files
+from .identity import IDENTITY
 from .parsing import read_dataset
 from .recognition import plane_of
 

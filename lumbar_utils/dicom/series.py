@@ -23,7 +23,8 @@ from ..geometry import StackGeometry
 from ..labels import VIEWS
 from .acquisitions import Acquisition, acquisition_of, frame_values, signature
 from .elements import check_image, without_warnings
-from .headers import frame_geometry, frame_rescale, functional_groups, instance_number_of, list_files, without_identity
+from .headers import frame_geometry, frame_rescale, functional_groups, instance_number_of, list_files
+from .identity import shown_file, without_identity
 from .parsing import read_dataset, reason_of
 from .parts import Part, Slice, part_id, parts_of
 from .pixels import stored_frames
@@ -207,7 +208,7 @@ def read_parts(
     where = {"path": source if isinstance(source, (str, Path)) else None, "study_id": study_id, "series_id": series_id}
     if not paths:
         raise DicomError("holds no files, expected the DICOM files of one series", **where)
-    found: list[tuple[Slice, str]] = []
+    found: list[tuple[Slice, int]] = []
     known: dict[tuple, Acquisition] = {}
     issues: list[Issue] = []
     place = (study_id, series_id)
@@ -220,20 +221,23 @@ def read_parts(
         try:
             read = _read_slices(path, known)
         except DicomError as error:
-            issues.append(Issue("file_unreadable", error.issue, *place, path.name))
+            issues.append(Issue("file_unreadable", error.issue, *place, shown_file(path, number + 1, len(paths))))
             continue
         if numbered_by_file_name and len(read) == 1 and path.stem.isdecimal():
             read = [read[0]._replace(instance_number=int(path.stem))]
         pixels += sum(item.stored.words.size for item in read)
-        found += [(item, path.name) for item in read[: MAX_SLICES - len(found)]]
+        found += [(item, number) for item in read[: MAX_SLICES - len(found)]]
     if not found:
         first = without_identity(str(replace(issues[0], series_id="")), scan_headers(paths[0])[0].acquisition.identity)
         raise DicomError(f"none of its {len(paths)} files can be read; {first}", **where)
     found.sort(key=lambda one: one[0].instance_number)  # of duplicates the first counts, whatever the files' names
-    slices, names = [item for item, _ in found], [name for _, name in found]
+    slices, files = [item for item, _ in found], [paths[number].name for _, number in found]
+    names = [shown_file(paths[number], number + 1, len(paths)) for _, number in found]
     try:
         parts = parts_of(slices, view)
-        series = [_series_of(part, slices, names, study_id, part_id(series_id, k)) for k, part in enumerate(parts)]
+        series = [
+            _series_of(part, slices, files, names, study_id, part_id(series_id, k)) for k, part in enumerate(parts)
+        ]
     except GeometryError as error:
         raise DicomError(f"its slices make no stack: {error}", **where) from error
     issues += _taken_apart(parts, slices, names, place)
@@ -257,7 +261,9 @@ def _taken_apart(parts: list[Part], slices: list[Slice], names: list[str], place
     return issues
 
 
-def _series_of(part: Part, slices: list[Slice], names: list[str], study_id: str, series_id: str) -> Series:
+def _series_of(
+    part: Part, slices: list[Slice], files: list[str], names: list[str], study_id: str, series_id: str
+) -> Series:
     place, identity = (study_id, series_id), part.acquisition.identity
     issues = _left_out("slice_duplicate", "lies where another slice does (duplicate)", part.doubles, names, place)
     issues += _left_out("slice_scout", "scout in another plane than the series", part.scouts, names, place)
@@ -266,7 +272,7 @@ def _series_of(part: Part, slices: list[Slice], names: list[str], study_id: str,
         study_id,
         series_id,
         part.view,
-        tuple(_stack(slices, names, group) for group in part.stacks),
+        tuple(_stack(slices, files, group) for group in part.stacks),
         part.acquisition.description,
         part.acquisition.header,
         tuple(issue.rewritten(lambda words: without_identity(words, identity)) for issue in issues),
@@ -282,7 +288,7 @@ def _left_out(code: str, why: str, indices: Iterable[int], names: list[str], pla
     return [Issue(code, f"{why}, left out", *place, named)] if affected else []
 
 
-def _stack(slices: list[Slice], names: list[str], group: list[int]) -> Stack:
+def _stack(slices: list[Slice], files: list[str], group: list[int]) -> Stack:
     one = slices[min(group)].geometry
     positions = np.stack([slices[i].geometry.position for i in group])
     pixels = np.empty((len(group), *one.shape), dtype=np.float32)
@@ -292,5 +298,5 @@ def _stack(slices: list[Slice], names: list[str], group: list[int]) -> Stack:
         pixels,
         StackGeometry(positions, one.row_cosine, one.column_cosine, one.spacing, one.shape),
         tuple(slices[i].instance_number for i in group),
-        tuple(names[i] for i in group),
+        tuple(files[i] for i in group),
     )

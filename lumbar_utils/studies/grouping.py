@@ -13,7 +13,6 @@ from operator import and_
 from ..dicom.acquisitions import same_person
 from ..dicom.scan import FileHeader
 from ..errors import Issue
-from ..files import file_name
 
 LONELY = 3
 """So many images that look alike and each have a UID of their own are held to have got it from an anonymiser."""
@@ -38,7 +37,7 @@ def group_images(headers: Sequence[FileHeader]) -> tuple[list[tuple[str, str]], 
     for study, of_series in counts.items():
         for one, count in of_series.items():
             text = f"{count} images have no SeriesInstanceUID, or each its own; taken as one series, as they look alike"
-            issues[study].append(Issue("uids_not_usable", text, series_id=file_name(one)))
+            issues[study].append(Issue("uids_not_usable", text, series_id=one))
     return list(zip(studies, series, strict=True)), issues
 
 

@@ -21,6 +21,7 @@ from pydicom.valuerep import DA, TM
 from ..dicom.acquisitions import acquisition_of
 from ..dicom.elements import check_image, text, without_warnings
 from ..dicom.headers import frame_geometry, functional_groups, list_files
+from ..dicom.identity import shown_file, shown_series
 from ..dicom.parsing import read_dataset
 from ..dicom.parts import Slice, part_id, parts_of
 from ..errors import DicomError, Issue
@@ -142,12 +143,13 @@ def read_source_images(source: StudySource) -> SourceImages:
     for series_id, view, paths in _series_of(source):
         slices: list[Slice] = []
         files: list[tuple[SourceImage, Dataset]] = []
-        for path in paths:
+        for number, path in enumerate(paths, start=1):
             try:
                 dataset = read_dataset(path, headers_only=True)
                 image, own = _source_image(dataset, path, series_id)
             except DicomError as error:
-                issues.append(Issue("file_unreadable", error.issue, source.study_id, series_id, path.name))
+                file = shown_file(path, number, len(paths))
+                issues.append(Issue("file_unreadable", error.issue, source.study_id, series_id, file))
                 continue
             slices += [one._replace(instance_number=len(files)) for one in own]
             files.append((image, dataset))
@@ -185,7 +187,8 @@ def _series_of(source: StudySource) -> Iterator[tuple[str, str, list[Path]]]:
     for series_id in folder_names(source.path):
         if source.series_ids is None or series_id in source.series_ids:
             described = listed.get(series_id, "")
-            yield series_id, described if described in VIEWS else "", list_files(source.path / series_id)
+            shown = series_id if series_id in listed else shown_series(series_id)
+            yield shown, described if described in VIEWS else "", list_files(source.path / series_id)
 
 
 def _source_image(dataset: Dataset, path: Path, series_id: str) -> tuple[SourceImage, list[Slice]]:
