@@ -241,8 +241,8 @@ def test_a_phantom_is_called_one_and_a_patient_is_not(phantom, written, tmp_path
 def test_without_a_frame_of_reference_points_lie_on_an_image(tmp_path):
     source, prediction = small_study(tmp_path)
     files, failures = write_structured_reports([prediction], [source], tmp_path / "sr")
-    assert not failures and dciodvfy(files["small"]) == []
-    points = items(pydicom.dcmread(files["small"]), "Image Region")
+    assert not failures and dciodvfy(files[source.study_id]) == []
+    points = items(pydicom.dcmread(files[source.study_id]), "Image Region")
     images = {d.SOPInstanceUID: d for d in (pydicom.dcmread(f) for f in source.series[0][1])}
     for item, point in zip(points, POINTS, strict=True):
         one = images[item.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID]
@@ -286,8 +286,8 @@ def test_points_on_a_multi_frame_image_name_the_frame(tmp_path):
     (source,) = find_studies(tmp_path / "scan")
     prediction = prediction_of(source, POINTS, source.series[0][0])
     files, failures = write_structured_reports([prediction], [source], tmp_path / "sr")
-    assert not failures and dciodvfy(files["scan"]) == []
-    report = sr.srread(files["scan"])
+    assert not failures and dciodvfy(files[source.study_id]) == []
+    report = sr.srread(files[source.study_id])
     canal = report.content.get_image_measurement_groups()[0].source_images[0]
     nearest = int(np.argmin([abs(p[0] - POINTS[0, 0]) for p in frames]))
     assert canal.referenced_frame_numbers == [nearest + 1]
@@ -301,7 +301,7 @@ def test_names_survive_whatever_alphabet_the_scanner_wrote(tmp_path, charset, na
     source, prediction = small_study(tmp_path, SpecificCharacterSet=charset, PatientName=name)
     files, failures = write_structured_reports([prediction], [source], tmp_path / "sr")
     assert not failures, failures
-    report = pydicom.dcmread(files["small"])
+    report = pydicom.dcmread(files[source.study_id])
     assert report.SpecificCharacterSet == "ISO_IR 192" and str(report.PatientName) == name
 
 
@@ -311,7 +311,7 @@ def test_a_broken_header_costs_its_own_element_only(tmp_path):
         source, prediction = small_study(tmp_path, **odd, StudyDate="20240229", AccessionNumber="A1")
     files, failures = write_structured_reports([prediction], [source], tmp_path / "sr")
     assert not failures, failures
-    report = pydicom.dcmread(files["small"])
+    report = pydicom.dcmread(files[source.study_id])
     assert (report.PatientSex, report.PatientBirthDate, report.StudyTime, report.PatientID) == ("", "", "", "")
     assert (report.StudyDate, report.AccessionNumber) == ("20240229", "A1")
 

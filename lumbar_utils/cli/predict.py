@@ -181,6 +181,7 @@ def _draw_crops(
     from .. import viz
     from ..crops import extract_crops
     from ..files import file_name
+    from ..inference.preprocessing import message_of
     from ..studies import load_study
 
     folder, drawn = args.out.with_name(f"{args.out.stem}_crops"), 0
@@ -196,7 +197,7 @@ def _draw_crops(
             viz.save(figure, folder / f"{name}_crops.png")
             drawn += 1
         except Exception as error:  # the submission is written; a failing picture must not look like its failure
-            logger.warning("study %s: no picture: %s", source.study_id, error)
+            logger.warning("study %s: no picture: %s", source.study_id, message_of(error))
         finally:
             pyplot.close("all")
     if drawn:

@@ -21,6 +21,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..crops.extraction import CropSpec, StudyCrops, extract_crops
+from ..dicom.identity import is_code
 from ..errors import OUT_OF_MEMORY, DicomError, Issue, LumbarError, out_of_memory
 from ..labels import VIEWS
 from ..localization import DiscPoints
@@ -232,13 +233,14 @@ def _lost(source: StudySource, code: str, text: str) -> PreprocessedStudy:
 
 
 def message_of(error: BaseException) -> str:
-    """An error's message, with its type where it is not the library's own, and without paths.
+    """An error's message, with its type where it is not the library's own; of paths only a file's name that is a code.
 
-    They go into logs, and a file or folder may be called by a patient's name.
+    They go into logs, and folders and files may be called by patients' names.
     """
     if out_of_memory(error):
         return OUT_OF_MEMORY
     if isinstance(error, DicomError):
-        return str(DicomError(error.issue, study_id=error.study_id, series_id=error.series_id))
+        name = error.path.name if error.path is not None and is_code(error.path.name) else None
+        return str(DicomError(error.issue, path=name, study_id=error.study_id, series_id=error.series_id))
     said = getattr(error, "strerror", None) or error
     return str(error) if isinstance(error, LumbarError) else f"{type(error).__name__}: {said}"
