@@ -47,6 +47,10 @@ class DataError(LumbarError):
     """A folder or a table that does not have the form it should have."""
 
 
+class OutputError(DataError):
+    """A result that cannot be written: a full disk is no fault of a study, and ends a run over many at once."""
+
+
 class MissingPackageError(LumbarError, ImportError):
     """A package that only an extra brings is not installed; the message names the command that installs it."""
 
