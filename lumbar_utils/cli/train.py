@@ -78,6 +78,7 @@ def train_localizer(args: argparse.Namespace) -> None:
     from .. import localization
     from ..devices import choose_compute
     from ..kaggle.workspace import FOLDS, split_studies
+    from ..training.checkpoints import only_training
 
     changes = {name: value for name, value in (("steps", args.steps), ("seed", args.seed)) if value is not None}
     held_out: list[str] = []
@@ -87,16 +88,17 @@ def train_localizer(args: argparse.Namespace) -> None:
         held_out = split_studies(folder, args.fold or 0, seed=args.seed or 0)[1]
     start = None if args.from_scratch else inputs.open_localizer(None)
     defaults = localization.LocalizerTraining if start is None else localization.LocalizerTraining.fine_tuning
-    localizer = localization.train_localizer(
-        folder,
-        [study_id for study_id in folder.study_ids("train") if study_id not in set(held_out)],
-        start=start,
-        training=replace(defaults(), **changes),
-        out=args.run / "localizer",
-        device=choose_compute(args.device or "auto").device,
-        n_jobs=args.jobs,
-        progress=args.progress,
-    )
+    with only_training(args.run):
+        localizer = localization.train_localizer(
+            folder,
+            [study_id for study_id in folder.study_ids("train") if study_id not in set(held_out)],
+            start=start,
+            training=replace(defaults(), **changes),
+            out=args.run / "localizer",
+            device=choose_compute(args.device or "auto").device,
+            n_jobs=args.jobs,
+            progress=args.progress,
+        )
     print(f"weights in {args.run / 'localizer'}")
     if held_out:
         _print_errors(folder, sorted(held_out), localizer, n_jobs=args.jobs, progress=args.progress)
@@ -147,6 +149,7 @@ def train_classifier(args: argparse.Namespace) -> None:
     folder = inputs.competition(args.path)
     from ..files import read_json
     from ..kaggle.workspace import split_studies
+    from ..training.checkpoints import only_training
     from ..training.config import TrainConfig
     from ..training.cross_validation import fit_folds
     from ..training.train import fit
@@ -167,15 +170,16 @@ def train_classifier(args: argparse.Namespace) -> None:
     if args.denoise is not None:
         options["training_labels"] = _denoised(folder, args.denoise, training)
     held_out = labelled if every else held_out
-    cache, found = _training_crops(folder, training, held_out, args)
-    if "shift_mm" not in given.get("augment", {}):
-        config = replace(config, augment=_shifted_by_localizer_errors(config.augment, folder, found, args))
-    options |= {"held_out_crops": found}
-    if every:
-        result = fit_folds(cache, folder.labels, config, args.run / "classifier", **options)
-    else:
-        options["held_out"] = [study_id for study_id in held_out if study_id in found]
-        result = fit(cache, folder.labels, config, args.run / "classifier", **options)
+    with only_training(args.run):
+        cache, found = _training_crops(folder, training, held_out, args)
+        if "shift_mm" not in given.get("augment", {}):
+            config = replace(config, augment=_shifted_by_localizer_errors(config.augment, folder, found, args))
+        options |= {"held_out_crops": found}
+        if every:
+            result = fit_folds(cache, folder.labels, config, args.run / "classifier", **options)
+        else:
+            options["held_out"] = [study_id for study_id in held_out if study_id in found]
+            result = fit(cache, folder.labels, config, args.run / "classifier", **options)
     print(f"weights and {len(result.study_ids)} out-of-fold predictions in {result.folder}")
     for name, score in result.scores.items():
         print(f"  {name.replace('_', ' '):<15} {score}")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from ..models.ensemble import ENSEMBLE
 from ..models.inputs import study_input
 from ..models.run_folder import CONFIG, HISTORY, MANIFEST, OOF, WEIGHTS, RunConfig, round_weights, save_weights
 from .augmentation import IntensityAugmentation
-from .checkpoints import Checkpoint
+from .checkpoints import Checkpoint, only_training
 from .config import TrainConfig
 from .datasets import CropDataset
 from .distributed import Processes, join_processes
@@ -112,10 +113,11 @@ def fit(
     Raises
     ------
     DataError
-        When no study has both crops and labels, or a held-out study has not.
+        When no study has both crops and labels, or a held-out study has not; when another training is under way there.
     """
     config, folder = config or TrainConfig(), Path(run_folder)
-    with join_processes(config.device) as processes:
+    with ExitStack() as stack:
+        processes = stack.enter_context(join_processes(config.device))
         validation = cache if held_out_crops is None else held_out_crops
         split = training_split(cache, validation, labels, config, held_out=held_out, training_labels=training_labels)
         content = content_digest(cache, split.train), content_digest(validation, split.held_out)
@@ -129,6 +131,7 @@ def fit(
             if on_epoch is not None and len(finished.history):
                 on_epoch(finished.history)  # the curves belong to the result, also where they were drawn elsewhere
             return finished
+        stack.enter_context(only_training(folder, processes))
         trainer = _trainer(cache, split, config, processes, progress=progress)
         if resume:
             trainer.restore(checkpoint)
