@@ -71,14 +71,15 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
 @contextmanager
 def _scratch_folder(path: Path) -> Iterator[Path]:
     """A locked folder beside the file to be written, of a name that `remove_leftovers` knows."""
+    name = f".{path.name[:LONGEST]}."
     while True:
-        with tempfile.TemporaryDirectory(
-            prefix=f".{path.name[:LONGEST]}.", suffix=SCRATCH, dir=path.parent, ignore_cleanup_errors=True
-        ) as folder:
-            with lock_folder(Path(folder), wait=True):
-                if os.path.isdir(folder):  # else it was taken for a leftover before it was locked
-                    yield Path(folder)
-                    return
+        with (
+            tempfile.TemporaryDirectory(SCRATCH, name, path.parent, ignore_cleanup_errors=True) as folder,
+            lock_folder(Path(folder), wait=True),
+        ):
+            if os.path.isdir(folder):  # else it was taken for a leftover before it was locked
+                yield Path(folder)
+                return
 
 
 def remove_leftovers(folder: Path, name: str = "") -> None:
