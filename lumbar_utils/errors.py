@@ -77,6 +77,7 @@ CODES = {
     "series_not_cropped": ("crop", "the other series"),
     "view_missing": ("crop", MISSING_VIEW_EMBEDDING),
     "levels_missing": ("crop", f"{MISSING_VIEW_EMBEDDING} at these levels"),
+    "voxels_not_finite": ("crop", "the other voxels"),
     "not_cropped": ("crop", PRIOR),
     "nothing_shown": ("crop", PRIOR),
     "network_not_finite": ("predict", "the other ensemble members"),

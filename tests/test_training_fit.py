@@ -12,6 +12,7 @@ from crops_on_disk import kill_at_first_checkpoint, training, write_training_dat
 from planted_crops import FAST, planted_cohort, study_crops, tiny_config
 
 from lumbar_utils.crops.cache import CropCache
+from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.devices import running_average
 from lumbar_utils.errors import DataError
 from lumbar_utils.inference.predictor import Predictor
@@ -250,6 +251,15 @@ def test_a_disk_that_is_full_keeps_the_last_checkpoint(cohort, tmp_path):
     result = fit(crops, labels, settings, tmp_path, on_epoch=lambda h: seen.append(len(h)), progress=False)
     assert seen == [2, 3], "it went on from the checkpoint of the first epoch"
     assert len(result.history) == 3
+
+
+def test_crops_cut_otherwise_than_the_others_are_named(cohort, tmp_path):
+    crops, labels = cohort
+    shapes = {view: (depth, 20, 20) for view, (depth, _, _) in crops["1000"].spec.shapes.items()}
+    images = {view: np.zeros((5, *shape)) for view, shape in shapes.items()}
+    other = study_crops("1007", images, spec=CropSpec(shapes=shapes))
+    with pytest.raises(DataError, match=r"study 1007: its crops are cut as .*20, 20.* those of others"):
+        fit({**crops, "1007": other}, labels, tiny_config(classifier=FAST, fold=1), tmp_path, progress=False)
 
 
 def test_two_trainings_of_one_folder_do_not_mix(cohort, tmp_path):

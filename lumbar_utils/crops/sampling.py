@@ -57,7 +57,8 @@ def sample_box(pixels: np.ndarray, geometry: StackGeometry, grid: OrientedGrid) 
     along = [coordinates[i] for i in np.argsort(order)]  # slices, rows, columns of the stack
     needed, (through, down, across) = zip(*map(_weights, along, pixels.shape, sigma), strict=True)
     block = np.asarray(pixels[needed], dtype=np.float32)
-    in_plane = _multiply(across, _multiply(down, block).swapaxes(1, 2)).swapaxes(1, 2)
+    with np.errstate(invalid="ignore"):
+        in_plane = _multiply(across, _multiply(down, block).swapaxes(1, 2)).swapaxes(1, 2)
     if not np.isfinite(in_plane).all():  # a matrix spreads one broken pixel over rows and columns
         return sample_stack(pixels, geometry, grid.points(), resolution=resolution)
     values = np.tensordot(through, in_plane, axes=1).transpose(order)

@@ -222,8 +222,7 @@ def _trainer(
         transform=IntensityAugmentation(intensity, seed=config.seed) if intensity else None,
         progress=progress and processes.first,
     )
-    spec = getattr(cache, "spec", None) or cache[split.train[0]].spec
-    return Trainer(model, dataset, config, compute, spec=spec, processes=processes)
+    return Trainer(model, dataset, config, compute, spec=dataset.spec, processes=processes)
 
 
 def _write(result: RunResult, model: LumbarClassifier, stored: RunConfig, manifest: dict) -> None:
