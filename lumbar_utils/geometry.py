@@ -22,12 +22,21 @@ LEFT = np.array([1.0, 0.0, 0.0])
 ANTERIOR, POSTERIOR = np.array([0.0, -1.0, 0.0]), np.array([0.0, 1.0, 0.0])
 INFERIOR, SUPERIOR = np.array([0.0, 0.0, -1.0]), np.array([0.0, 0.0, 1.0])
 
-PARALLEL_TOLERANCE_DEGREES = 1.0
+# No threshold is a number that scans are made with (1 degree, 0.1 mm, half a field of view, twice the spacing): there
+# the last bit would decide.
+PARALLEL_TOLERANCE_DEGREES = 0.9
 """Slices whose normals differ by less belong to one stack; angulated lumbar blocks differ by several degrees."""
-DUPLICATE_TOLERANCE_MM = 0.1
+DUPLICATE_TOLERANCE_MM = 0.15
 """Two slices of a stack closer than this show the same place; real neighbours are at least 0.5 mm apart."""
-MAX_SHIFT = 0.5
+MAX_SHIFT = 0.45
 """Fraction of the field of view by which slices of one stack may be shifted in plane against the first."""
+REACH = 0.75
+"""Slice spacings up to which a slice shows what lies beside it: more than half a spacing, which uneven spacing needs,
+and less than a whole one, at which a lost slice lies."""
+WIDEST_SPACING_MM = 7.0
+"""Slices of one lumbar scan are at most 6.6 mm apart; larger steps lead to another block, or over lost slices."""
+ON_BORDER = 1e-6
+"""Voxels by which rounding may move a point over the border of what is covered."""
 SMOOTHING_PER_OCTAVE = 0.4
 """Standard deviation, in target samples, of the low-pass that precedes sampling coarser than the pixels."""
 UNIT_TOLERANCE = 1e-2
@@ -143,8 +152,16 @@ class StackGeometry:
 
     @cached_property
     def slice_spacing(self) -> float:
-        """Median distance of neighbouring slices in mm; nan for a single slice."""
-        return float(np.median(np.diff(self.offsets))) if len(self) > 1 else float("nan")
+        """Usual distance of neighbouring slices in mm; nan for a single slice.
+
+        The median of all distances, or, of each slice, of the larger one beside it: in a series that is stored twice,
+        a little apart, every other distance is small.
+        """
+        if len(self) == 1:
+            return float("nan")
+        steps = np.diff(self.offsets)
+        larger = np.maximum(np.append(steps, 0), np.append(0, steps))
+        return float(max(np.median(steps), min(np.median(larger), WIDEST_SPACING_MM)))
 
     @property
     def _step(self) -> float:
@@ -296,12 +313,7 @@ class OrientedGrid:
 
 
 def sample_stack(
-    pixels: np.ndarray,
-    geometry: StackGeometry,
-    points: np.ndarray,
-    *,
-    resolution: float | None = None,
-    largest_gap: float | None = None,
+    pixels: np.ndarray, geometry: StackGeometry, points: np.ndarray, *, resolution: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
     """Trilinear values of a stack at points of the patient, and which of the points the scan covers.
 
@@ -316,20 +328,18 @@ def sample_stack(
     resolution : float, optional
         Distance of the points in mm. Where pixels are finer, the images are first smoothed in plane so that
         nothing aliases. Default: no smoothing.
-    largest_gap : float, optional
-        mm. A point between two slices further apart than this is not covered. Default: twice the stack's
-        median spacing. Beyond the first and last slice half a median spacing is still covered.
 
     Returns
     -------
     values : ndarray of float32, shape (...)
         0 where not covered.
     covered : ndarray of bool, shape (...)
+        Not what lies further than `REACH` from both slices beside it, or half a spacing beyond the ends.
     """
     if pixels.shape != (len(geometry), *geometry.shape):
         raise GeometryError(f"pixels must have shape {(len(geometry), *geometry.shape)}, got {pixels.shape}")
     voxels = geometry.world_to_voxel(points)
-    covered = voxels_covered(geometry, voxels, largest_gap=largest_gap)
+    covered = voxels_covered(geometry, voxels)
     values, sigma = np.zeros(covered.shape, dtype=np.float32), np.zeros(3)
     if not covered.any():
         return values, covered
@@ -348,17 +358,16 @@ def sample_stack(
     return values, covered
 
 
-def voxels_covered(geometry: StackGeometry, voxels: np.ndarray, *, largest_gap: float | None = None) -> np.ndarray:
+def voxels_covered(geometry: StackGeometry, voxels: np.ndarray) -> np.ndarray:
     """Which fractional (slice, row, column) coordinates (..., 3) the scan covers; see `sample_stack`."""
-    k = voxels[..., 0]
+    k, last = voxels[..., 0], len(geometry) - 1
     covered = np.ones(k.shape, dtype=bool)
     for axis, n in enumerate((len(geometry), *geometry.shape)):
-        covered &= (voxels[..., axis] >= -0.5) & (voxels[..., axis] <= n - 0.5)
-    if len(geometry) > 1:
-        gaps = np.diff(geometry.offsets)
-        limit = 2 * geometry.slice_spacing if largest_gap is None else largest_gap
-        between = np.clip(np.floor(k).astype(int), 0, len(gaps) - 1)
-        covered &= ~((k > 0) & (k < len(geometry) - 1) & (gaps[between] > limit))
+        covered &= np.abs(voxels[..., axis] - (n - 1) / 2) <= n / 2 + ON_BORDER
+    if last > 0:
+        gaps = np.diff(geometry.offsets)[np.clip(np.floor(k).astype(int), 0, last - 1)]
+        from_slice = np.abs(k - np.rint(k)) * gaps
+        covered &= (from_slice <= (REACH + ON_BORDER) * geometry.slice_spacing) | (k <= 0) | (k >= last)
     return covered
 
 

@@ -26,7 +26,7 @@ import torch
 from ..dicom.series import Series
 from ..errors import DataError, Issue
 from ..files import atomically
-from ..geometry import INFERIOR, LEFT, POSTERIOR, OrientedGrid, StackGeometry
+from ..geometry import INFERIOR, LEFT, ON_BORDER, POSTERIOR, OrientedGrid, StackGeometry
 from ..labels import AXIAL_T2, LEVELS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, level_title
 from ..localization import DiscPoints
 from ..notebook_html import card, data_uri, to_grey
@@ -341,7 +341,7 @@ def _crop_view(
         covered[level] &= finite
         if not covered[level].any():  # a sliver of the box that falls between the samples of a coarse grid
             continue
-        inside = np.abs(stack.geometry.offsets - grid.center @ stack.geometry.normal) <= grid.extent[0] / 2
+        inside = np.abs(stack.geometry.offsets - grid.center @ stack.geometry.normal) <= grid.extent[0] / 2 + ON_BORDER
         numbers = tuple(stack.instance_numbers[i] for i in np.flatnonzero(inside))
         sources[level] = CroppedSeries(item.series_id, index, numbers, angle)
     for series_id in {s.series_id for s in sources if s is not None}:
