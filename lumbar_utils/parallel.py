@@ -42,18 +42,10 @@ DIED, HUNG = "WorkerDied", "WorkerHung"
 
 @dataclass(frozen=True)
 class JobFailure:
-    """What `run_jobs` yields in the place of a result.
+    """What `run_jobs` yields in the place of a result."""
 
-    Attributes
-    ----------
-    reason : str
-        The message of what was raised, its type's name where it has none.
-    kind : str
-        The type's name; `DIED` or `HUNG` where the process was lost.
-    """
-
-    reason: str
-    kind: str
+    reason: str  # the message of what was raised, its type's name where it has none
+    kind: str  # the type's name; `DIED` or `HUNG` where the process was lost
 
     @classmethod
     def of(cls, error: BaseException) -> JobFailure:
@@ -84,9 +76,8 @@ def run_jobs(
     tasks : iterable of tuple
         Arguments of each call. Read one window at a time.
     n_jobs : int, optional
-        Worker processes, -1 for one per core; 1 works in this process. A user's active `joblib.parallel_config` takes
-        precedence: its number of jobs where it names one, else, on a backend that is not joblib's own, all it has.
-        None: as that configuration says, else 1.
+        Worker processes, -1 for one per core; 1 or None works in this process. A user's active `joblib.parallel_config`
+        takes precedence: its number of jobs where it names one, else, on a backend not joblib's own, all it has.
     ordered : bool
         Yield in the order of the tasks instead of as they finish.
     threads : bool

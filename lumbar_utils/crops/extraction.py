@@ -26,19 +26,13 @@ import torch
 from ..dicom.series import Series
 from ..errors import DataError, Issue
 from ..files import atomically
-from ..geometry import INFERIOR, LEFT, ON_BORDER, POSTERIOR, OrientedGrid, StackGeometry
+from ..geometry import ON_BORDER, OrientedGrid
 from ..labels import AXIAL_T2, LEVELS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, level_title
 from ..localization import DiscPoints
 from ..notebook_html import card, data_uri, to_grey
 from ..studies.study import Study
-from .sampling import coverage, sample_box
-
-VIEW_AXES = {
-    SAGITTAL_T2: (LEFT, INFERIOR, POSTERIOR),
-    AXIAL_T2: (INFERIOR, POSTERIOR, LEFT),
-    SAGITTAL_T1: (LEFT, INFERIOR, POSTERIOR),
-}
-"""Directions in which the three array axes of a crop grow, per view."""
+from .sampling import sample_box
+from .stack_choice import VIEW_AXES, best_stacks
 
 LATERAL_AXIS = {SAGITTAL_T2: 0, AXIAL_T2: 2, SAGITTAL_T1: 0}
 """The array axis of a crop (D, H, W) that runs from right to left: flip it to mirror the patient."""
@@ -47,11 +41,6 @@ INTENSITY_PERCENTILES = (1.0, 99.0)
 """Percentiles of a series' intensities inside its crop boxes that become 0 and 1; robust to vessels and hot spots
 and independent of the field of view."""
 INTENSITY_LIMITS = (-0.5, 2.0)
-ANGLE_COST_PER_DEGREE = 0.02
-"""How much coverage (as a fraction of the box) an axial stack may lack for each degree that it lies nearer to the
-disc's plane: an angulated block of four slices beats a straight block that cuts the disc at 20 degrees."""
-MIN_COVERAGE = 0.05
-"""A stack that covers less of the box than this does not show the disc."""
 FORMAT_VERSION = 4
 """Of the files and of how they are cut: raise it when the same study gives other crops, and caches are made anew."""
 
@@ -331,7 +320,7 @@ def _crop_view(
     axes = np.tile(np.stack(VIEW_AXES[view]), (N_LEVELS, 1, 1))
     sources: list[CroppedSeries | None] = [None] * N_LEVELS
     broken = 0
-    for level, (item, index, own_axes, angle) in _best_stacks(series, view, discs, spec).items():
+    for level, (item, index, own_axes, angle) in best_stacks(series, view, discs, spec.extents[view]).items():
         stack = item.stacks[index]
         axes[level] = own_axes
         grid = OrientedGrid(discs.points[level], own_axes, spec.extents[view], spec.shapes[view])
@@ -355,40 +344,6 @@ def _crop_view(
     values[~covered] = 0
     images = torch.from_numpy(values).half().numpy()  # rounds as numpy does, twenty times as quickly
     return images, covered, axes, tuple(sources), broken
-
-
-def _best_stacks(
-    series: Sequence[Series], view: str, discs: DiscPoints, spec: CropSpec
-) -> dict[int, tuple[Series, int, np.ndarray, float]]:
-    """By index of the level: the series, the index of its stack, the axes of the box and its angle to the disc."""
-    best, best_fit = {}, np.full(N_LEVELS, -np.inf)
-    tangents = discs.tangents()
-    for item in series:
-        for index, stack in enumerate(item.stacks):
-            axes = _axes_of(stack.geometry, VIEW_AXES[view])
-            angles = np.zeros(N_LEVELS)
-            if view == AXIAL_T2:
-                angles = np.degrees(np.arccos(np.clip(np.abs(tangents @ stack.geometry.normal), 0, 1)))
-            shown = coverage(stack.geometry, discs.points, axes, spec.extents[view])
-            fit = np.where(shown < MIN_COVERAGE, -np.inf, shown - ANGLE_COST_PER_DEGREE * angles)
-            for level in np.flatnonzero(fit > best_fit + 1e-9):  # of equals the first
-                best[int(level)] = item, index, axes, float(angles[level])
-                best_fit[level] = fit[level]
-    return best
-
-
-def _axes_of(geometry: StackGeometry, wanted: Sequence[np.ndarray]) -> np.ndarray:
-    """The stack's own directions (3, 3), each signed as the wanted one: through the slices, then the two within them.
-
-    The first is always the normal: axial slices along a steep L5/S1 may lie nearer to the coronal plane than to the
-    axial one, and are axial slices still.
-    """
-    column, row = geometry.column_cosine, geometry.row_cosine
-    straight = abs(column @ wanted[1]) + abs(row @ wanted[2])
-    own = (geometry.normal, column, row)
-    if straight < abs(row @ wanted[1]) + abs(column @ wanted[2]):
-        own = (geometry.normal, row, column)
-    return np.stack([v if v @ w >= 0 else -v for v, w in zip(own, wanted, strict=True)])
 
 
 def _read_array(archive: ZipFile, limit: int, name: str, dtype: type, shape: tuple[int, ...] | None) -> np.ndarray:
