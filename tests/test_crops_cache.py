@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import tempfile
 
 import numpy as np
 import pytest
@@ -85,24 +84,13 @@ def test_a_broken_study_is_noted_and_the_rest_is_cropped(cohort, points, tmp_pat
 
 
 @pytest.mark.parametrize("whole", [0, 1, 2])
-def test_a_full_disk_ends_the_run_and_spares_a_cache_of_another_size(sources, points, tmp_path, monkeypatch, whole):
+def test_a_full_disk_ends_the_run_and_spares_a_cache_of_another_size(sources, points, tmp_path, full_disk, whole):
     """At the first file, at another one, and at the manifest."""
     good = build(sources[:2], points, tmp_path)
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
     other = CropSpec(shapes={**SPEC.shapes, AXIAL_T2: (4, 24, 24)})
-    written, original = [], tempfile.TemporaryDirectory
-
-    def full(*args, **options):
-        if len(written) == whole:
-            raise OSError(28, "No space left on device")
-        written.append(args)
-        return original(*args, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("lumbar_utils.files.tempfile.TemporaryDirectory", full)
-        with pytest.raises(OutputError, match=rf"{tmp_path.name}/.*No space left"):
-            build_crop_cache(sources[:2], points, tmp_path, spec=other, n_jobs=1, progress=False)
-    assert len(written) == whole
+    with full_disk(whole), pytest.raises(OutputError, match=rf"{tmp_path.name}/.*No space left"):
+        build_crop_cache(sources[:2], points, tmp_path, spec=other, n_jobs=1, progress=False)
     kept = CropCache.open(tmp_path)
     assert (kept.spec, kept.study_ids) == (SPEC, good.study_ids) and all(crops.spec == SPEC for crops in kept)
     assert {name: (tmp_path / name).read_bytes() for name in before} == before

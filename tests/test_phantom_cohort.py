@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import tempfile
 
 import numpy as np
 import pandas as pd
@@ -402,19 +401,9 @@ def test_a_half_written_cohort_is_continued(cohort, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("whole", [0, 1, 3])
-def test_a_cohort_that_met_a_full_disk_at_any_file_goes_on(cohort, tmp_path, monkeypatch, whole):
-    written, original = [], tempfile.TemporaryDirectory
-
-    def full(*args, **options):
-        if len(written) == whole:
-            raise OSError(28, "No space left on device")
-        written.append(options)
-        return original(*args, **options)
-
-    with monkeypatch.context() as patch:
-        patch.setattr("lumbar_utils.files.tempfile.TemporaryDirectory", full)
-        with pytest.raises(DataError, match=r"new/.*No space left"):
-            make(tmp_path / "new")
+def test_a_cohort_that_met_a_full_disk_at_any_file_goes_on(cohort, tmp_path, full_disk, whole):
+    with full_disk(whole), pytest.raises(DataError, match=r"new/.*No space left"):
+        make(tmp_path / "new")
     make(tmp_path / "new")
     assert digests(tmp_path / "new") == digests(cohort[0])
 

@@ -101,23 +101,12 @@ class CropSpec:
 
 @dataclass(frozen=True)
 class CroppedSeries:
-    """The images that one crop was cut from.
-
-    Attributes
-    ----------
-    series_id : str
-    stack : int
-        Index in `Series.stacks`.
-    instance_numbers : tuple of int
-        Of the slices inside the box.
-    angle_degrees : float
-        Between the slices and the disc's plane; 0 for sagittal views.
-    """
+    """The images that one crop was cut from."""
 
     series_id: str
-    stack: int
-    instance_numbers: tuple[int, ...]
-    angle_degrees: float
+    stack: int  # index in `Series.stacks`
+    instance_numbers: tuple[int, ...]  # of the slices inside the box
+    angle_degrees: float  # between the slices and the disc's plane; 0 for sagittal views
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,8 +315,9 @@ def _crop_view(
         grid = OrientedGrid(discs.points[level], own_axes, spec.extents[view], spec.shapes[view])
         values[level], covered[level] = sample_box(stack.pixels, stack.geometry, grid)
         finite = np.isfinite(values[level])
-        broken += int((covered[level] & ~finite).sum())
-        covered[level] &= finite
+        if not finite.all():
+            broken += int((covered[level] & ~finite).sum())
+            covered[level] &= finite
         if not covered[level].any():  # a sliver of the box that falls between the samples of a coarse grid
             continue
         inside = np.abs(stack.geometry.offsets - grid.center @ stack.geometry.normal) <= grid.extent[0] / 2 + ON_BORDER

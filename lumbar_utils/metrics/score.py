@@ -89,23 +89,13 @@ def competition_score(labels: np.ndarray, probabilities: np.ndarray) -> Score:
 
 
 def score_frames(solution: pd.DataFrame, submission: pd.DataFrame, *, only_submitted: bool = False) -> Score:
-    """Score a submission table against a solution table, rows matched by `row_id` whatever their order.
+    """Score a submission table (row_id, normal_mild, moderate, severe) against a solution, whatever the order of rows.
 
-    Parameters
-    ----------
-    solution : DataFrame
-        Either in `train.csv` form (study_id and the 25 target columns) or in long form (row_id, normal_mild,
-        moderate, severe as 0 or 1, and sample_weight).
-    submission : DataFrame
-        row_id, normal_mild, moderate, severe. Rows that the solution does not score are ignored.
-    only_submitted : bool
-        Score only the studies that the submission names, for out-of-fold predictions of one fold against the whole
-        `train.csv`. The competition does not do this: there a study that is not named is an error, as by default.
-
-    Raises
-    ------
-    DataError
-        When a column or a scored row is absent, a row is there twice, or a value is not a probability.
+    The solution is in `train.csv` form (study_id and the 25 target columns) or in long form (row_id, normal_mild,
+    moderate, severe as 0 or 1, and sample_weight); rows that it does not score are ignored. `only_submitted` scores the
+    studies that the submission names alone, for out-of-fold predictions of one fold: in the competition, and by
+    default, a study that is not named is an error. Raises `DataError` when a column or a scored row is absent, a row is
+    there twice, or a value is not a probability.
     """
     study_ids, labels, weights = _read_solution(solution)
     if only_submitted and "row_id" in submission.columns:

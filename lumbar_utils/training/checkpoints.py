@@ -40,14 +40,7 @@ def only_training(folder: Path, processes: Processes | None = None) -> Iterator[
 
 
 class Checkpoint:
-    """The checkpoint of one run folder.
-
-    Parameters
-    ----------
-    folder : Path
-    run : mapping
-        JSON-ready description of the run (configuration, studies). A checkpoint of another run is not used.
-    """
+    """The checkpoint of one run, which a JSON-ready mapping describes; a checkpoint of another run is not used."""
 
     def __init__(self, folder: Path, run: Mapping):
         self.path = Path(folder) / FILE
