@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib import metadata
 from pathlib import Path
 
@@ -72,14 +72,15 @@ def atomically(path: Path, write: Callable[[Path], object]) -> None:
 def _scratch_folder(path: Path) -> Iterator[Path]:
     """A locked folder beside the file to be written, of a name that `remove_leftovers` knows."""
     name = f".{path.name[:LONGEST]}."
-    while True:
-        with (
-            tempfile.TemporaryDirectory(SCRATCH, name, path.parent, ignore_cleanup_errors=True) as folder,
-            lock_folder(Path(folder), wait=True),
-        ):
-            if os.path.isdir(folder):  # else it was taken for a leftover before it was locked
-                yield Path(folder)
-                return
+    with ExitStack() as stack:
+        while True:
+            made = tempfile.TemporaryDirectory(SCRATCH, name, path.parent, ignore_cleanup_errors=True)
+            folder = Path(stack.enter_context(made))
+            with suppress(FileNotFoundError):  # another process took it for a leftover before it was locked
+                stack.enter_context(lock_folder(folder, wait=True))
+                if folder.is_dir():
+                    break
+        yield folder
 
 
 def remove_leftovers(folder: Path, name: str = "") -> None:

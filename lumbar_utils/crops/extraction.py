@@ -256,6 +256,8 @@ class StudyCrops:
                     points=points,
                     issues=tuple(map(Issue.from_json, meta["issues"])),
                 )
+        except MemoryError:
+            raise
         except Exception as error:  # whatever readers of archives, arrays and JSON raise for broken ones
             raise DataError(f"{path}: not a readable file of crops ({error}); delete it and run again") from error
 
