@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -93,10 +94,13 @@ def test_a_lock_ends_with_its_process_and_does_not_live_on_in_its_children(tmp_p
         assert (
             in_another_process("with lock_folder(folder) as held: sys.exit(7 if held is False else 0)", tmp_path) == 7
         )
-    code = "with lock_folder(folder): os.fork() and os.kill(os.getpid(), signal.SIGKILL); time.sleep(5)"
+    code = "with lock_folder(folder): os.fork() and os.kill(os.getpid(), signal.SIGKILL); time.sleep(8)"
     assert in_another_process(code, tmp_path) == -signal.SIGKILL
-    with lock_folder(tmp_path) as held:
-        assert held
+    until, held = time.monotonic() + 3, False
+    while not held and time.monotonic() < until:  # the child may not have run yet
+        with lock_folder(tmp_path) as held:
+            time.sleep(0.05)
+    assert held
 
 
 @posix
