@@ -48,6 +48,10 @@ class DataError(LumbarError):
     """A folder or a table that does not have the form it should have."""
 
 
+class OutputError(DataError):
+    """A result that cannot be written: a full disk is no fault of a study, and ends a run over many at once."""
+
+
 class MissingPackageError(LumbarError, ImportError):
     """A package that only an extra brings is not installed; the message names the command that installs it."""
 
@@ -80,6 +84,7 @@ CODES = {
     "series_not_cropped": ("crop", "the other series"),
     "view_missing": ("crop", MISSING_VIEW_EMBEDDING),
     "levels_missing": ("crop", f"{MISSING_VIEW_EMBEDDING} at these levels"),
+    "voxels_not_finite": ("crop", "the other voxels"),
     "not_cropped": ("crop", PRIOR),
     "nothing_shown": ("crop", PRIOR),
     "network_not_finite": ("predict", "the other ensemble members"),

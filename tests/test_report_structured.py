@@ -16,7 +16,7 @@ from pydicom.sr.codedict import codes
 
 from lumbar_utils.cli import main
 from lumbar_utils.cli.predict import save_structured_reports
-from lumbar_utils.errors import DataError, DicomError, Issue, LumbarError
+from lumbar_utils.errors import DataError, DicomError, Issue, LumbarError, OutputError
 from lumbar_utils.inference.submission import FREQUENCY_NOTE, StudyPrediction
 from lumbar_utils.labels import AXIAL_T2, CONDITIONS, LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, TARGETS, level_title
 from lumbar_utils.localization import DiscPoints
@@ -343,6 +343,12 @@ def test_images_of_another_study_in_the_same_folder_are_evidence_but_lend_no_ide
         for study in (report.CurrentRequestedProcedureEvidenceSequence, report.PertinentOtherEvidenceSequence)
     ]
     assert counted == [5, 2]
+
+
+def test_a_full_disk_ends_them(phantom, tmp_path, full_disk):
+    source, prediction = phantom
+    with full_disk(0), pytest.raises(OutputError, match="No space left"):
+        write_structured_reports([prediction], [source], tmp_path)
 
 
 def test_what_is_no_prediction_is_refused(phantom, tmp_path):

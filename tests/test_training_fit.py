@@ -14,9 +14,9 @@ from crops_on_disk import kill_at_first_checkpoint, training, write_training_dat
 from planted_crops import FAST, planted_cohort, study_crops, tiny_config
 
 from lumbar_utils.crops.cache import CropCache
+from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.devices import running_average
 from lumbar_utils.errors import DataError
-from lumbar_utils.files import atomically
 from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.labels import PROBABILITY_COLUMNS, TARGETS, VIEWS, encode_severities, row_ids
 from lumbar_utils.metrics.score import competition_score, read_predictions, score_frames, weighted_prior
@@ -238,7 +238,7 @@ def test_a_disk_that_is_full_keeps_the_last_checkpoint(cohort, tmp_path):
     crops, labels = cohort
     settings = tiny_config(classifier=FAST, epochs=3, checkpoint_seconds=0.0)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    (tmp_path / ".checkpoint.safetensors.1.tmp").write_bytes(b"half a checkpoint, of a run that was killed")
+    (tmp_path / ".checkpoint.safetensors.x1y2z3a4.lumbar-partial").mkdir()  # of a run that was killed
     seen = []
 
     def fill_the_disk(history):
@@ -254,6 +254,30 @@ def test_a_disk_that_is_full_keeps_the_last_checkpoint(cohort, tmp_path):
     result = fit(crops, labels, settings, tmp_path, on_epoch=lambda h: seen.append(len(h)), progress=False)
     assert seen == [2, 3], "it went on from the checkpoint of the first epoch"
     assert len(result.history) == 3
+
+
+def test_crops_cut_otherwise_than_the_others_are_named(cohort, tmp_path):
+    crops, labels = cohort
+    shapes = {view: (depth, 20, 20) for view, (depth, _, _) in crops["1000"].spec.shapes.items()}
+    images = {view: np.zeros((5, *shape)) for view, shape in shapes.items()}
+    other = study_crops("1007", images, spec=CropSpec(shapes=shapes))
+    with pytest.raises(DataError, match=r"study 1007: its crops are cut as .*20, 20.* those of others"):
+        fit({**crops, "1007": other}, labels, tiny_config(classifier=FAST, fold=1), tmp_path, progress=False)
+
+
+def test_two_trainings_of_one_folder_do_not_mix(cohort, tmp_path):
+    crops, labels = cohort
+    settings, refused = tiny_config(classifier=FAST, epochs=1), []
+
+    def another(history):
+        with pytest.raises(DataError, match=r"run: another training is under way there") as error:
+            fit(crops, labels, tiny_config(classifier=FAST, epochs=2), tmp_path / "run", progress=False)
+        refused.append(str(error.value))
+
+    first = fit(crops, labels, settings, tmp_path / "run", on_epoch=another, progress=False)
+    assert len(refused) == 1 and "\n" not in refused[0]
+    assert np.array_equal(fit(crops, labels, settings, tmp_path / "run", progress=False).study_ids, first.study_ids)
+    fit(crops, labels, tiny_config(classifier=FAST, epochs=2), tmp_path / "run", progress=False)
 
 
 def test_a_finished_run_is_read_and_anything_new_is_trained(cohort, tmp_path, monkeypatch):
@@ -418,19 +442,6 @@ def test_a_kill_while_a_run_takes_the_place_of_another_leaves_one_of_them(cohort
     switched = seen.index(new)
     assert switched > 5 and new != old
     assert all(p == old for p in seen[:switched]) and all(p == new for p in seen[switched:])
-
-
-def test_a_full_disk_is_a_clear_error_and_keeps_what_was_there(tmp_path, monkeypatch):
-    path = tmp_path / "model.safetensors"
-    path.write_text("old")
-
-    def full(temporary):
-        temporary.write_text("half")
-        raise OSError(28, "No space left on device")
-
-    with pytest.raises(DataError, match=r"model.safetensors: cannot be written .*No space left"):
-        atomically(path, full)
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
 
 
 def test_unknown_keys_and_wrong_values_are_refused(cohort, tmp_path):

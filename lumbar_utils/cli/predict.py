@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DataError, counted
+from ..errors import DataError, OutputError, counted
 from . import inputs
 from .arguments import COUNT, DEVICE, JOBS, PATH, POINTS, add_command, number
 
@@ -196,6 +196,8 @@ def _draw_crops(
             figure = viz.show_crops(crops, probabilities=probabilities, synthetic=synthetic)
             viz.save(figure, folder / f"{name}_crops.png")
             drawn += 1
+        except OutputError:
+            raise
         except Exception as error:  # the submission is written; a failing picture must not look like its failure
             logger.warning("study %s: no picture: %s", source.study_id, message_of(error))
         finally:

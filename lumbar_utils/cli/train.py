@@ -90,6 +90,7 @@ def train_localizer(args: argparse.Namespace) -> None:
     from .. import localization
     from ..devices import choose_compute
     from ..kaggle.workspace import split_studies
+    from ..training.checkpoints import only_training
 
     config, _ = _config(args)
     changes = {"seed": config.seed} | ({} if args.steps is None else {"steps": args.steps})
@@ -100,16 +101,17 @@ def train_localizer(args: argparse.Namespace) -> None:
         held_out = split_studies(folder, config.fold, folds=config.folds, fold_seed=config.fold_seed)[1]
     start = None if args.from_scratch else inputs.open_localizer(None)
     defaults = localization.LocalizerTraining if start is None else localization.LocalizerTraining.fine_tuning
-    localizer = localization.train_localizer(
-        folder,
-        [study_id for study_id in folder.study_ids("train") if study_id not in set(held_out)],
-        start=start,
-        training=replace(defaults(), **changes),
-        out=args.run / "localizer",
-        device=choose_compute(config.device).device,
-        n_jobs=args.jobs,
-        progress=args.progress,
-    )
+    with only_training(args.run):
+        localizer = localization.train_localizer(
+            folder,
+            [study_id for study_id in folder.study_ids("train") if study_id not in set(held_out)],
+            start=start,
+            training=replace(defaults(), **changes),
+            out=args.run / "localizer",
+            device=choose_compute(config.device).device,
+            n_jobs=args.jobs,
+            progress=args.progress,
+        )
     print(f"weights in {args.run / 'localizer'}")
     if held_out:
         _print_errors(folder, sorted(held_out), localizer, n_jobs=args.jobs, progress=args.progress)
@@ -159,6 +161,7 @@ def train_classifier(args: argparse.Namespace) -> None:
     """
     folder = inputs.competition(args.path)
     from ..kaggle.workspace import split_studies
+    from ..training.checkpoints import only_training
     from ..training.cross_validation import fit_folds
     from ..training.train import fit
 
@@ -174,15 +177,16 @@ def train_classifier(args: argparse.Namespace) -> None:
     if args.denoise is not None:
         options["training_labels"] = _denoised(folder, args.denoise, training)
     held_out = labelled if every else held_out
-    cache, found = _training_crops(folder, training, held_out, args)
-    if "shift_mm" not in given.get("augment", {}):
-        config = replace(config, augment=_shifted_by_localizer_errors(config.augment, folder, found, args))
-    options |= {"held_out_crops": found}
-    if every:
-        result = fit_folds(cache, folder.labels, config, args.run / "classifier", **options)
-    else:
-        options["held_out"] = [study_id for study_id in held_out if study_id in found]
-        result = fit(cache, folder.labels, config, args.run / "classifier", **options)
+    with only_training(args.run):
+        cache, found = _training_crops(folder, training, held_out, args)
+        if "shift_mm" not in given.get("augment", {}):
+            config = replace(config, augment=_shifted_by_localizer_errors(config.augment, folder, found, args))
+        options |= {"held_out_crops": found}
+        if every:
+            result = fit_folds(cache, folder.labels, config, args.run / "classifier", **options)
+        else:
+            options["held_out"] = [study_id for study_id in held_out if study_id in found]
+            result = fit(cache, folder.labels, config, args.run / "classifier", **options)
     print(f"weights and {len(result.study_ids)} out-of-fold predictions in {result.folder}")
     for name, score in result.scores.items():
         print(f"  {name.replace('_', ' '):<15} {score}")

@@ -6,7 +6,8 @@ import hashlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
@@ -15,11 +16,28 @@ from safetensors.torch import save_file
 
 from ..devices import check_finite
 from ..errors import DataError
-from ..files import atomically
+from ..files import atomically, lock_folder, remove_leftovers
+from .distributed import Processes
 
 logger = logging.getLogger(__name__)
 
 FILE = "checkpoint.safetensors"
+
+
+@contextmanager
+def only_training(folder: Path, processes: Processes | None = None) -> Iterator[None]:
+    """Keep other trainings out of a run folder, and remove what a killed one left half written in it.
+
+    Raises `DataError`, in all processes of this training, when another one has the folder.
+    """
+    processes = processes or Processes()
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_folder(folder) if processes.first else nullcontext() as held:
+        if processes.agree(held) is False:
+            raise DataError(f"{folder}: another training is under way there; wait for its end, or name another folder")
+        if held:
+            remove_leftovers(folder)
+        yield
 
 
 class Checkpoint:
@@ -38,8 +56,6 @@ class Checkpoint:
         }
         check_finite(tensors, self.path)
         metadata = {"fingerprint": self.fingerprint, "state": json.dumps(state)}
-        for half in self.path.parent.glob(f".{self.path.name}.*"):  # of a run that was killed while it wrote this
-            half.unlink(missing_ok=True)
         atomically(self.path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
     def read(self) -> tuple[dict[str, dict[str, torch.Tensor]], dict] | None:

@@ -22,6 +22,7 @@ from ..metrics.calibration import Calibration, cross_fitted, fit_calibration
 from ..metrics.score import Score, competition_score, prediction_table, uniform
 from ..models.ensemble import Ensemble, Member
 from ..models.run_folder import ENSEMBLE, MANIFEST, NEW, OOF, publish
+from .checkpoints import only_training
 from .config import TrainConfig
 from .datasets import codes_by_study
 from .distributed import join_processes
@@ -70,7 +71,7 @@ def fit_folds(
     config, folder = config or TrainConfig(), Path(folder)
     if config.folds < 2:
         raise DataError(f"out-of-fold predictions need two folds or more, got folds = {config.folds}")
-    with join_processes(config.device) as processes:
+    with join_processes(config.device) as processes, only_training(folder, processes):
         results = []
         for fold in range(config.folds):
             logger.info("fold %d of %d", fold, config.folds)

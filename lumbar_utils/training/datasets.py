@@ -13,7 +13,7 @@ import torch
 from torch.utils.data import Dataset, Sampler
 
 from ..crops.cache import CropCache
-from ..crops.extraction import StudyCrops
+from ..crops.extraction import CropSpec, StudyCrops
 from ..errors import DataError
 from ..labels import N_SEVERITIES, N_TARGETS, VIEWS, encode_severities
 from ..models.inputs import StudyInput, study_input
@@ -155,7 +155,8 @@ class CropDataset(Dataset):
 
     Items are dicts: `images` (view -> float32 (5, D, H, W)), `present` (bool (3, 5)), `labels` (int64 (25,)).
     `in_memory` reads everything once now (about 1 MB a study at 48 x 48) instead of at every access. `transform` takes
-    and returns `dict view -> (5, D, H, W)`; it is called at every access, in the loader's worker.
+    and returns `dict view -> (5, D, H, W)`; it is called at every access, in the loader's worker. Crops that are cut
+    otherwise than the others raise `DataError`.
     """
 
     def __init__(
@@ -174,16 +175,23 @@ class CropDataset(Dataset):
         if self.labels.shape != (len(self), N_TARGETS):
             raise DataError(f"labels must have shape ({len(self)}, {N_TARGETS}), got {self.labels.shape}")
         self.transform = transform
+        self.spec: CropSpec = getattr(crops, "spec", None) or crops[self.study_ids[0]].spec
         self._kept: list[StudyInput] | None = None
         if in_memory:
             rows = progress_bar(self.study_ids, desc="crops to memory", unit="study", disable=not progress, leave=False)
-            self._kept = [study_input(crops[study_id]) for study_id in rows]
+            self._kept = [self._read(study_id) for study_id in rows]
 
     def __len__(self) -> int:
         return len(self.study_ids)
 
+    def _read(self, study_id: str) -> StudyInput:
+        crops = self.crops[study_id]
+        if crops.spec != self.spec:
+            raise DataError(f"study {study_id}: its crops are cut as {crops.spec}, those of others as {self.spec}")
+        return study_input(crops)
+
     def __getitem__(self, index: int) -> dict:
-        item = self._kept[index] if self._kept is not None else study_input(self.crops[self.study_ids[index]])
+        item = self._kept[index] if self._kept is not None else self._read(self.study_ids[index])
         images = item.images if self.transform is None else self.transform(dict(item.images))
         return {
             "images": {view: torch.from_numpy(np.asarray(images[view], dtype=np.float32)) for view in VIEWS},

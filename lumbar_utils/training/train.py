@@ -11,6 +11,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -36,7 +37,7 @@ from ..models.classifier import LumbarClassifier, predict_probabilities
 from ..models.inputs import study_input
 from ..models.run_folder import HISTORY, MANIFEST, NEW, OOF, WEIGHTS, RunConfig, publish, round_weights, save_run
 from .augmentation import IntensityAugmentation
-from .checkpoints import Checkpoint
+from .checkpoints import Checkpoint, only_training
 from .config import TrainConfig
 from .datasets import CropDataset, Split, content_digest, training_split
 from .distributed import join_processes
@@ -107,10 +108,12 @@ def fit(
     Raises
     ------
     DataError
-        When no study has both crops and labels, or a held-out study has not.
+        When no study has both crops and labels, or a held-out study has not; when another training is under way there.
     """
     config, folder = config or TrainConfig(), Path(run_folder)
-    with join_processes(config.device) as processes:
+    with ExitStack() as stack:
+        processes = stack.enter_context(join_processes(config.device))
+        stack.enter_context(only_training(folder, processes))
         validation = cache if held_out_crops is None else held_out_crops
         split = training_split(cache, validation, labels, config, held_out=held_out, training_labels=training_labels)
         content = content_digest(cache, split.train), content_digest(validation, split.held_out)
@@ -140,8 +143,7 @@ def fit(
         transform = IntensityAugmentation(intensity, seed=config.seed) if intensity else None
         options = {"in_memory": config.in_memory, "progress": progress and processes.first, "transform": transform}
         dataset = CropDataset(cache, split.train, split.train_labels, **options)
-        spec = getattr(cache, "spec", None) or cache[split.train[0]].spec
-        trainer = Trainer(model, dataset, config, compute, spec=spec, processes=processes)
+        trainer = Trainer(model, dataset, config, compute, spec=dataset.spec, processes=processes)
         if resume:
             trainer.restore(checkpoint)
         held = [study_input(validation[study_id]) for study_id in processes.share(split.held_out)]
@@ -189,7 +191,7 @@ def fit(
             }
             new = folder / NEW
             shutil.rmtree(new, ignore_errors=True)
-            stored = RunConfig(config.classifier, spec, prior, config.to_json(), synthetic_only=synthetic_only)
+            stored = RunConfig(config.classifier, dataset.spec, prior, config.to_json(), synthetic_only=synthetic_only)
             save_run(new, model, stored)
             write_table(new / HISTORY, history)
             write_table(new / OOF, prediction_table(result.study_ids, probabilities))
