@@ -72,10 +72,8 @@ def _in_mm(sample: LocalizerSample, voxels: np.ndarray) -> np.ndarray:
 
 
 def cut_off(sample: LocalizerSample, rng: np.random.Generator) -> LocalizerSample:
-    """The sample without its lower end, or one time in four without its upper end, from anywhere on.
-
-    What is left is scaled to its own brightness, as a scan that ends there is, and is at least `MIN_HEIGHT_MM` high.
-    """
+    """The sample without its lower, one time in four its upper end, from anywhere on, at least `MIN_HEIGHT_MM` high.
+    What is left is scaled to its own brightness, as a scan that ends there is."""
     rows = sample.pixels.shape[1]
     shortest = min(rows, int(np.ceil(MIN_HEIGHT_MM / sample.spacing[0])))
     kept = int(rng.integers(shortest, rows + 1))
@@ -90,12 +88,9 @@ def cut_off(sample: LocalizerSample, rng: np.random.Generator) -> LocalizerSampl
 def fit_localizer_calibration(
     localizer: DiscLocalizer, samples: Sequence[LocalizerSample], *, seed: int = 0
 ) -> LocalizerCalibration:
-    """Temperature and confidence that fit samples which the networks have not seen.
-
-    Every third one is cut off (`cut_off`) by the seed. Of the temperatures that find nearly as many discs of the other
-    ones as the best does, that is taken whose confidence fits best. Raises `DataError` when fewer than 50 discs are
-    observed on scans that show the sacrum.
-    """
+    """Temperature and confidence that fit samples which the networks have not seen, every third one cut off. Of
+    temperatures that find nearly as many discs as the best, that is taken whose confidence fits best. Raises
+    `DataError` for fewer than 50 discs observed on scans that show the sacrum."""
     rng = np.random.default_rng(seed)
     cut = np.arange(len(samples)) % CUT_EVERY == 0
     samples = [cut_off(sample, rng) if off else sample for sample, off in zip(samples, cut, strict=True)]

@@ -31,10 +31,8 @@ SCALED_SLICES = 5
 
 @dataclass(frozen=True, eq=False)
 class HeatMaps:
-    """Where each of k levels is on a series, as a distribution over its voxels.
-
-    A slice's rows run downward, its columns from front to back.
-    """
+    """Where each of k levels is on a series, a distribution over its voxels; rows run downward, columns front
+    to back."""
 
     probability: np.ndarray  # float32 (n, k, h, w), of n slices
     absent: np.ndarray  # (k,) the rest of each level's probability: not in view
@@ -63,10 +61,8 @@ class HeatMaps:
 def predict_heat_maps(
     networks: Sequence[SliceUNet], volume: SagittalVolume | LocalizerSample, device: torch.device
 ) -> HeatMaps:
-    """The mean prediction of networks of one configuration, of the levels of its `chain`.
-
-    A pixel of the maps covers two by two of the volume's; odd sizes are rounded up.
-    """
+    """The mean prediction of networks of one configuration, of the levels of its `chain`. A pixel of the maps covers
+    two by two of the volume's; odd sizes are rounded up."""
     _, height, width = volume.pixels.shape
     slices = torch.from_numpy(np.ascontiguousarray(volume.pixels, dtype=np.float32))
     slices = functional.pad(slices, (0, width % 2, 0, height % 2))

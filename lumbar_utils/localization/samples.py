@@ -71,11 +71,8 @@ def sample_from_series(series: Series, points: np.ndarray, pixel_mm: float) -> L
 def load_samples(
     folder: CompetitionFolder, study_ids: Sequence[str], pixel_mm: float, *, n_jobs: int = 2, progress: bool = True
 ) -> list[LocalizerSample]:
-    """The sagittal T2 and T1 series of many studies, with the points of the folder's cleaned coordinate table.
-
-    Studies without at least two known points, or without a readable sagittal series, are logged and left out.
-    Raises `DataError` when none is left.
-    """
+    """The sagittal T2 and T1 series of many studies, with the points of the cleaned table. Studies without two known
+    points or a readable sagittal series are logged and left out; `DataError` when none is left."""
     study_ids = [str(study_id) for study_id in study_ids]
     tasks = ((one, s, pixel_mm) for one, s in zip(single_study_folders(folder, study_ids), study_ids, strict=True))
     found, _ = each_study(_samples_of_study, tasks, study_ids, "sagittal series", n_jobs=n_jobs, progress=progress)
@@ -100,10 +97,8 @@ def each_study(
 
 
 def single_study_folders(folder: CompetitionFolder, study_ids: Sequence[str]) -> Iterator[CompetitionFolder]:
-    """The folder with one study's rows in its tables, for each study: so small that it can be sent to a worker.
-
-    Raises `DataError` when the folder has no table of points.
-    """
+    """For each study the folder with that study's rows alone, so small that it can be sent to a worker. Raises
+    `DataError` when the folder has no table of points."""
     if folder.coordinates is None:
         raise DataError(f"{folder.root} has no train_label_coordinates.csv")
     folder = replace(folder, root=Path(folder.root).absolute(), labels=None, sample_submission=None)

@@ -136,10 +136,8 @@ def train_on_samples(
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> DiscLocalizer:
-    """Train on preprocessed volumes: one network, or as many as `start` has, with seeds one after the other.
-
-    The same seed, machine and number of threads give the same weights on a CPU. The localizer's `history` has a row a
-    logged step; its loss is in nats above the target's own entropy, averaged over levels.
+    """Train on preprocessed volumes: one network, or as many as `start` has, with seeds one after the other; the same
+    on a CPU for the same seed and threads. `history` has the loss in nats above the target's own entropy, over levels.
     """
     training = training or (LocalizerTraining() if start is None else LocalizerTraining.fine_tuning())
     device = torch.device(device)
@@ -228,10 +226,8 @@ def _train_network(
 def localizer_loss(
     logits: torch.Tensor, target: torch.Tensor, absent: torch.Tensor, known: torch.Tensor
 ) -> torch.Tensor:
-    """Kullback-Leibler divergence of the target from the predicted distribution, mean over the known levels.
-
-    `logits` and `target` are (B, n, levels, h, w), `absent` and `known` (B, levels).
-    """
+    """Kullback-Leibler divergence of the target from the predicted distribution, mean over the known levels: of
+    `logits` and `target` (B, n, levels, h, w), `absent` and `known` (B, levels)."""
     voxels, none = log_probability(logits)
     cross = -(target * voxels).sum(dim=(1, 3, 4)) - absent * none
     entropy = -torch.xlogy(target, target).sum(dim=(1, 3, 4)) - torch.xlogy(absent, absent)

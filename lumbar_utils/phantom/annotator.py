@@ -62,9 +62,7 @@ def annotate(
     series: Sequence[StoredSeries], places: np.ndarray, labelled: np.ndarray, rng: np.random.Generator
 ) -> tuple[list[ClickedPoint], np.ndarray]:
     """The points of one study, and which targets (25,) can be seen: where no series covers a place there is no label.
-
-    `places` (5, 5, 3) are the true ones of conditions x levels, LPS mm; `labelled` (25,) says which have a label.
-    """
+    `places` (5, 5, 3) are the true ones of conditions x levels, LPS mm; `labelled` (25,) says which have a label."""
     meant = _with_wrong_levels(places, rng)
     shown_on = {view: _pick(_sagittal_for(series, view), rng) for view in (SAGITTAL_T2, SAGITTAL_T1)}
     shown_on[AXIAL_T2] = [s for s in series if s.view == AXIAL_T2]

@@ -95,10 +95,8 @@ def _correlation_factor() -> np.ndarray:
 
 
 def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
-    """Person `index` of the cohort `seed`; the same whatever else is drawn.
-
-    `randomise` keeps the stenosis degrees and samples build, degeneration and pathology far beyond a population.
-    """
+    """Person `index` of the cohort `seed`, the same whatever else is drawn. `randomise` keeps the degrees of stenosis
+    and samples build, degeneration and pathology far beyond a population."""
     z = _correlation_factor() @ np.random.default_rng([seed, index, _STREAM_DEGREES]).standard_normal(N_TARGETS)
     offset, scale = _marginals()
     rng = np.random.default_rng([seed, index, _STREAM_BUILD])

@@ -22,11 +22,8 @@ _MAX = 16383
 
 
 def acquire(body: Body, protocol: Protocol, rng: np.random.Generator) -> list[tuple[StackGeometry, np.ndarray]]:
-    """Scan a body.
-
-    A pair for each block: geometry, and uint16 pixels (n, rows, columns), slices ascending along its normal.
-    `rng` is for the noise only.
-    """
+    """Scan a body: for each block its geometry, and uint16 pixels (n, rows, columns), slices ascending along the
+    normal. `rng` is for the noise only."""
     return [_acquire_block(body, protocol, block, rng) for block in protocol.blocks]
 
 

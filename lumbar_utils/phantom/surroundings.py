@@ -23,12 +23,9 @@ _BELLY = np.array([104, 114, 118, 116, 112, 108, 100, 95.0])
 
 
 def smooth_fields(body, xyz: np.ndarray) -> dict[str, np.ndarray]:
-    """Smooth fields at points of the body's own frame, shape (..., 3), each field (...).
-
-    Holds the straightened coordinates `s`, `u`, `v`, the points themselves, slow noise (`low`, `low2`, `gut` and
-    `content`, grains of about 80, 30, 20 and 30 mm) and the signed distance in mm, negative inside, of each
-    structure that is named here.
-    """
+    """Smooth fields at points (..., 3) of the body's own frame, each (...): the straightened coordinates `s`, `u`, `v`,
+    the points, slow noise (`low`, `low2`, `gut`, `content`: grains of about 80, 30, 20, 30 mm) and the signed distance
+    in mm, negative inside, of each structure that is named here."""
     x, y, z = xyz[..., 0], xyz[..., 1], xyz[..., 2]
     curve = body.spine.curve
     s, u, v = curve.project(xyz)
@@ -145,10 +142,8 @@ def _iliac_field(body, f: dict[str, np.ndarray], beside: np.ndarray, behind: np.
 
 
 def paint_surroundings(body, f: dict[str, np.ndarray], grain: np.ndarray, marbling: np.ndarray, canvas) -> None:
-    """From the skin inward to muscles and vessels, at every point; the spine goes on top.
-
-    `grain` is noise of a pixel's size, `marbling` noise of the size of the fat streaks in muscle.
-    """
+    """From the skin inward to muscles and vessels; the spine goes on top. `grain` is noise of a pixel's size,
+    `marbling` of the size of the fat streaks in muscle."""
     soft = canvas.softness
     fine = grain * 0.05 + f["low2"] * 0.035
     canvas.paint(edge(f["skin"], 1.2), Tissue.SKIN)
