@@ -27,12 +27,9 @@ from .samples import LocalizerSample
 
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
 MIN_POINTS = 50
-FOUND_TOLERANCE = 0.003
-"""Shares of discs found that differ by less are taken for equal."""
-CUT_EVERY = 3
-"""Of the scans to fit on, one in so many is cut off."""
-MIN_HEIGHT_MM = 100.0
-"""No scan is cut to less: there would hardly be a chain to see."""
+FOUND_TOLERANCE = 0.003  # shares of discs found that differ by less are taken for equal
+CUT_EVERY = 3  # of the scans to fit on, one in so many is cut off
+MIN_HEIGHT_MM = 100.0  # no scan is cut to less: there would hardly be a chain to see
 
 
 @dataclass(frozen=True, eq=False)

@@ -46,16 +46,12 @@ class ChainPrior:
 PEAK_RADIUS_MM = 9.0
 """Mass within this distance belongs to a peak; a third of the shortest usual distance between discs."""
 MIN_PEAK_DISTANCE_MM = 1.2 * PEAK_RADIUS_MM
-MIN_PEAK = 0.01
-"""Peaks of less mass than this, for every level, are noise."""
+MIN_PEAK = 0.01  # peaks of less mass than this, for every level, are noise
 MAX_PEAKS = 20
-STRONG_PEAK = 0.1
-"""Only peaks of at least this mass suggest places for missing neighbours."""
-OBSERVED = 0.05
-"""A level with less of its mass than this at its place counts as imputed from its neighbours."""
+STRONG_PEAK = 0.1  # only peaks of at least this mass suggest places for missing neighbours
+OBSERVED = 0.05  # a level with less of its mass than this at its place counts as imputed from its neighbours
 MIDDLE_LEVEL = "l3_l4"
-ANCHORS = ("l5_s1", "s1_s2")
-"""Discs at the sacrum: without either of them in view nothing tells lumbar levels apart."""
+ANCHORS = ("l5_s1", "s1_s2")  # discs at the sacrum: without either of them in view nothing tells lumbar levels apart
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,14 +25,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-FOUND_MM = 5.0
-"""A point this near counts as found; a level's confidence is the probability of that."""
-FOUND_PIXELS = 5.0
-"""The same in pixels of the labelled image, as public solutions of the competition report it."""
-CONFIDENCE_BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-"""Finer towards 1, where most levels are."""
-NOT_FOUND = "not found"
-"""The flag of levels of a study on which the localizer found no chain."""
+FOUND_MM = 5.0  # a point this near counts as found; a level's confidence is the probability of that
+FOUND_PIXELS = 5.0  # the same in pixels of the labelled image, as public solutions of the competition report it
+CONFIDENCE_BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)  # finer towards 1, where most levels are
+NOT_FOUND = "not found"  # the flag of levels of a study on which the localizer found no chain
 ERROR_COLUMNS = (
     *("study_id", "level", "error_mm", "along_mm", "backward_mm"),
     *("confidence", "flag", "shift", "low_confidence"),

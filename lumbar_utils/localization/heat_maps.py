@@ -22,11 +22,9 @@ if TYPE_CHECKING:
     from .preprocessing import SagittalVolume
     from .samples import LocalizerSample
 
-SLICES_AT_ONCE = 24
-"""Bounds the memory that one series takes; real series have up to 38 slices."""
+SLICES_AT_ONCE = 24  # bounds the memory that one series takes; real series have up to 38 slices
 SCALES = (0.87, 1.15)
-SCALED_SLICES = 5
-"""So many slices are predicted again at each of `SCALES`."""
+SCALED_SLICES = 5  # so many slices are predicted again at each of `SCALES`
 
 
 @dataclass(frozen=True, eq=False)

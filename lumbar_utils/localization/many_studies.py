@@ -21,8 +21,7 @@ from .samples import each_study, single_study_folders
 
 logger = logging.getLogger(__name__)
 
-MAX_LISTED = 5
-"""Studies that a message lists by their ids."""
+MAX_LISTED = 5  # studies that a message lists by their ids
 
 
 def low_confidence_message(found: Mapping[str, DiscPoints]) -> str:

@@ -22,14 +22,12 @@ from ..geometry import INFERIOR, LEFT, POSTERIOR, StackGeometry, anatomical_axes
 if TYPE_CHECKING:
     from ..dicom.series import Series, Stack
 
-MAX_OBLIQUITY_DEGREES = 45.0
-"""A stack whose normal is further from left-right than this is not sagittal."""
+MAX_OBLIQUITY_DEGREES = 45.0  # a stack whose normal is further from left-right than this is not sagittal
 MIN_SIDE_MM = 60.0
 """No more than one disc fits into less; such images are strips of scouts, or their headers are damaged."""
 DARK_PERCENTILE, BRIGHT_PERCENTILE = 1.0, 99.5
 """Become 0 and 1. The bright end leaves out flow and fat next to the coil."""
-MIN_PIXELS = 100
-"""With fewer pixels that differ from the background there is no image."""
+MIN_PIXELS = 100  # with fewer pixels that differ from the background there is no image
 
 
 class LocalizationError(LumbarError):

@@ -25,8 +25,7 @@ from .samples import LocalizerSample
 
 logger = logging.getLogger(__name__)
 
-RENDERED_SHARE = 0.75
-"""Pixels are rendered at this share of the network's and averaged, as real ones are."""
+RENDERED_SHARE = 0.75  # pixels are rendered at this share of the network's and averaged, as real ones are
 PLAIN_EVERY = 2
 """Every second body is an ordinary person in an ordinary scan: what is far from reality must not be all there is."""
 _STREAM_LOCALIZER = 41

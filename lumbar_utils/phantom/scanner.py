@@ -16,8 +16,7 @@ from .protocol import Block, Protocol
 from .surroundings import smooth_fields
 from .tissue import Canvas
 
-LATTICE_MM = 5.0
-"""Distance of the points at which smooth fields are worked out; they bend over tens of mm."""
+LATTICE_MM = 5.0  # distance of the points at which smooth fields are worked out; they bend over tens of mm
 _MAX = 16383
 
 

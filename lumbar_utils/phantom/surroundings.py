@@ -166,7 +166,8 @@ def paint_surroundings(body, f: dict[str, np.ndarray], grain: np.ndarray, marbli
     for name in ("psoas", "quadratus"):
         canvas.paint_mixture(edge(f[name], soft), streaks * 0.5, Tissue.MUSCLE, Tissue.FAT, texture)
     if f["ilium"].min(initial=1) < 2:
-        _paint_ilium(f, grain, canvas)
+        canvas.paint(edge(f["ilium"], soft), Tissue.CORTEX)
+        canvas.paint(edge(f["ilium"] + 1.3, soft), Tissue.MARROW, 0.1 * grain + 0.08 * f["low2"])
     for name in ("aorta", "cava"):
         canvas.paint(edge(f[name] - 1.2, soft), Tissue.FASCIA)
         canvas.paint(edge(f[name], soft), Tissue.BLOOD, 0.3 * f["low2"])
@@ -200,9 +201,3 @@ def _paint_belly(f, grain, marbling, cavity, fine, canvas, *, ascites: float) ->
     canvas.paint(edge(f["rectum"] + 3, 1.5), Tissue.BOWEL, 0.3 * f["gut"] - 0.2)
     gas = np.maximum(f["rectum"] + 3, f["v"] + 38 + 6 * f["low"])
     canvas.paint(edge(gas, 2.0), Tissue.GAS)
-
-
-def _paint_ilium(f: dict[str, np.ndarray], grain: np.ndarray, canvas) -> None:
-    """The iliac wings, from their field."""
-    canvas.paint(edge(f["ilium"], canvas.softness), Tissue.CORTEX)
-    canvas.paint(edge(f["ilium"] + 1.3, canvas.softness), Tissue.MARROW, 0.1 * grain + 0.08 * f["low2"])
