@@ -146,7 +146,7 @@ def train_toy(folder):
         samples.append(sample_from_series(series, chain, SMALL.pixel_mm))
     settings = Augmentation(window=3, canvas=(128, 96), invert=0, curve=0)
     training = LocalizerTraining(steps=150, batch=3, learning_rate=4e-3, average=0.95, augmentation=settings)
-    train_on_samples(samples, config=SMALL, training=training, out=folder, progress=False)
+    train_on_samples(samples, config=SMALL, training=training, progress=False).save(folder)
 
 
 # --- points -----------------------------------------------------------------------------------------------------

@@ -10,18 +10,16 @@ import logging
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..errors import DataError
 from ..labels import CONDITIONS, LEVELS, N_LEVELS
+from ..studies.study import CompetitionFolder
 from .points import LOW_CONFIDENCE, DiscPoints, chain_tangents, complete_chain, forward_directions
 from .samples import each_study, single_study_folders
-
-if TYPE_CHECKING:
-    from ..studies.study import CompetitionFolder
 
 logger = logging.getLogger(__name__)
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,10 +16,8 @@ from torch.nn import functional
 
 from ..devices import cpu_has_bfloat16
 from .network import SliceUNet, log_probability, with_neighbours
-
-if TYPE_CHECKING:
-    from .preprocessing import SagittalVolume
-    from .samples import LocalizerSample
+from .preprocessing import SagittalVolume
+from .samples import LocalizerSample
 
 SLICES_AT_ONCE = 24  # bounds the memory that one series takes; real series have up to 38 slices
 SCALES = (0.87, 1.15)

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -24,19 +23,17 @@ from torch import nn
 
 from .. import __version__
 from ..devices import check_finite
+from ..dicom.series import Series
 from ..errors import DataError
 from ..files import atomically, write_table
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
+from ..studies.study import Study
 from .decoding import OBSERVED, Chain, ChainPrior, decode_chain
 from .heat_maps import HeatMaps, predict_heat_maps
 from .network import LocalizerConfig, SliceUNet
 from .points import FIRST_LEAD, DiscPoints, fuse_series, with_low_confidence
 from .preprocessing import LocalizationError, SagittalVolume, series_volumes
-
-if TYPE_CHECKING:
-    from ..dicom.series import Series
-    from ..studies.study import Study
-    from .samples import LocalizerSample
+from .samples import LocalizerSample
 
 logger = logging.getLogger(__name__)
 

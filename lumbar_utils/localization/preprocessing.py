@@ -10,17 +10,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from ..dicom.series import Series, Stack
 from ..errors import LumbarError
 from ..geometry import INFERIOR, LEFT, POSTERIOR, StackGeometry, anatomical_axes
-
-if TYPE_CHECKING:
-    from ..dicom.series import Series, Stack
 
 MAX_OBLIQUITY_DEGREES = 45.0  # a stack whose normal is further from left-right than this is not sagittal
 MIN_SIDE_MM = 60.0

@@ -7,20 +7,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ..dicom.series import Series
 from ..errors import DataError, LumbarError
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
 from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs
+from ..studies.study import CompetitionFolder
 from .network import CHAIN
 from .preprocessing import SagittalVolume, series_volumes
-
-if TYPE_CHECKING:
-    from ..dicom.series import Series
-    from ..studies.study import CompetitionFolder
 
 logger = logging.getLogger(__name__)
 

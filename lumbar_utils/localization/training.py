@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +19,12 @@ from ..devices import choose_compute, running_average, warmup_cosine
 from ..errors import DataError
 from ..labels import LEVELS, SAGITTAL_T1
 from ..notebook_html import progress_bar
+from ..studies.study import CompetitionFolder
 from .augmentation import Augmentation, Window, draw_window
 from .calibration import MIN_POINTS, fit_localizer_calibration
 from .localizer import DiscLocalizer
 from .network import LocalizerConfig, SliceUNet, log_probability
 from .samples import LocalizerSample, load_samples
-
-if TYPE_CHECKING:
-    from ..studies.study import CompetitionFolder
 
 logger = logging.getLogger(__name__)
 
@@ -132,7 +130,6 @@ def train_on_samples(
     config: LocalizerConfig,
     training: LocalizerTraining | None = None,
     start: DiscLocalizer | None = None,
-    out: str | Path | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> DiscLocalizer:
@@ -162,8 +159,6 @@ def train_on_samples(
     localizer = DiscLocalizer(networks, device=device, calibration=calibration, made=made)
     localizer.history = history
     logger.info("localizer: %d steps on %d series", history[-1]["step"], len(samples))
-    if out is not None:
-        localizer.save(out)
     return localizer
 
 
