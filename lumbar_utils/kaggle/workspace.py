@@ -83,10 +83,8 @@ class Workspace:
 def split_studies(
     folder: CompetitionFolder, fold: int = 0, *, folds: int = FOLDS, fold_seed: int = 0
 ) -> tuple[list[str], list[str]]:
-    """Labelled studies of the train part as (training, held out), fold number `fold` of `folds` held out.
-
-    Folds as in `training.fit`. Raises `DataError` without such a fold, and with fewer labelled studies than folds.
-    """
+    """Labelled studies of the train part as (training, held out), fold number `fold` of `folds` held out, folds as in
+    `training.fit`. Raises `DataError` without such a fold, and with fewer labelled studies than folds."""
     from ..training.datasets import folds_by_study
 
     if not 0 <= fold < folds:
@@ -212,10 +210,8 @@ def find_data(data: str | Path = "", run: str | Path = "") -> Path | None:
 
 
 def restore_weights(run: Path) -> list[Path]:
-    """On Kaggle: restore what earlier notebooks, attached as their output, left in a run folder of that name.
-
-    Weights are copied, crops linked; nothing that is there already is replaced. Returns the folders restored from.
-    """
+    """On Kaggle: copy weights, link crops that earlier notebooks, attached as their output, left in a run folder of
+    that name. Nothing that is there already is replaced. Returns the folders restored from."""
     earlier = Path("runs", run.resolve().name)
     restored = []
     for folder in mounted_folders(KAGGLE_INPUT, WEIGHTS_DEPTH):

@@ -277,10 +277,8 @@ def _opened(folder: Path | None, device: str, changed: tuple = ()) -> DiscLocali
 
 
 def open_localizer(folder: Path | str | None = None, *, device: str = "cpu") -> DiscLocalizer:
-    """The localizer in a folder; None for the one that ships with the library.
-
-    Raises `DataError` when the folder holds none, or the library was installed without its weights.
-    """
+    """The localizer in a folder; None for the one that ships with the library. Raises `DataError` where there
+    is none."""
     return DiscLocalizer.shipped(device=device) if folder is None else DiscLocalizer.load(folder, device=device)
 
 

@@ -184,14 +184,9 @@ def forward_directions(tangents: np.ndarray) -> np.ndarray:
 
 
 def complete_chain(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Fill missing levels of a chain from their neighbours.
-
-    Between known levels a point is interpolated along the line (by the cubic where four are known); beyond the ends
-    the last known step is continued, scaled by how long that step usually is.
-
-    Takes points (5, 3) in LPS mm, rows of nan where missing, and gives all of them with 5 flags: "" where the point was
-    known, else "interpolated" or "extrapolated". Raises `DataError` when fewer than two levels are known.
-    """
+    """Fill missing levels (rows of nan) of a chain (5, 3) in LPS mm; 5 flags tell which were "interpolated" along the
+    line (by the cubic where four are known) or "extrapolated" by the last known step, scaled by how long that step
+    usually is. Raises `DataError` when fewer than two levels are known."""
     points = np.array(points, dtype=np.float64)
     if points.shape != (N_LEVELS, 3):
         raise DataError(f"expected {N_LEVELS} x 3 points, got shape {points.shape}")
@@ -214,13 +209,10 @@ def complete_chain(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
 
 
 def fuse_series(study_id: str, results: Sequence[tuple[DiscPoints, float]]) -> DiscPoints:
-    """The points of a study from those on each of its series.
-
-    The most confident series decides, the first one with a lead of `FIRST_LEAD`. Points of series with the same chain
-    are averaged as far as they lie together; a level that the deciding series had to impute is taken from one on which
-    its disc is seen. Other places, and chains that lie on other discs, lower the confidence. `results` are the points
-    with their weights in the mean; the `series_id` that comes back is the deciding one's.
-    """
+    """The points of a study from those on each of its series, with their weights in the mean. The most confident
+    series, the first with a lead of `FIRST_LEAD`, decides. Points of the same chain are averaged as far as they lie
+    together; a level that was imputed is taken from a series on which its disc is seen. Other places, and chains that
+    lie on other discs, lower the confidence."""
     chains = [chain for chain, _ in results]
     weights = np.array([weight for _, weight in results])[:, None]
     positions = np.array([chain.points for chain in chains])  # (series, level, 3)

@@ -25,20 +25,17 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class LocalizerSample:
-    """One sagittal volume and where the discs are in it.
-
-    `pixels` is float16 (n, H, W) as in `SagittalVolume`; `voxels` are the canal points as fractional (slice, row,
-    column), nan where not known: (5, 3) in the order of `labels.LEVELS`, or (8, 3) in that of `network.CHAIN`;
-    `offsets` (n,) are the slices' mm from right to left; `spacing` the mm between rows and columns.
-    """
+    """One sagittal volume and where the discs are in it."""
 
     study_id: str
     series_id: str
     view: str
-    pixels: np.ndarray
+    pixels: np.ndarray  # float16 (n, H, W) as in `SagittalVolume`
+    # Canal points as fractional (slice, row, column), nan where not known: (5, 3) in the order of `labels.LEVELS`, or
+    # (8, 3) in that of `network.CHAIN`.
     voxels: np.ndarray
-    offsets: np.ndarray
-    spacing: tuple[float, float]
+    offsets: np.ndarray  # (n,) mm of the slices from right to left
+    spacing: tuple[float, float]  # mm between rows and between columns
 
     @classmethod
     def of(
