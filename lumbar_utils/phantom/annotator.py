@@ -143,7 +143,5 @@ def _with_wrong_points(points: dict[int, ClickedPoint], rng: np.random.Generator
         for left_condition, rate in ((1, FORAMEN_SWAP_RATE), (3, RECESS_SWAP_RATE)):
             left, right = left_condition * N_LEVELS + level, (left_condition + 1) * N_LEVELS + level
             if swap[left_condition // 2, level] < rate and left in result and right in result:
-                result[left], result[right] = (
-                    result[right]._replace(target=left), result[left]._replace(target=right),
-                )  # fmt: skip
+                result[left], result[right] = result[right]._replace(target=left), result[left]._replace(target=right)
     return result

@@ -56,15 +56,13 @@ class _Lattice:
 
     def __init__(self, protocol: Protocol, block: Block):
         self.steps = [f / n for f, n in zip(protocol.fov_mm, protocol.acquisition_matrix, strict=True)]
-        spread = []
-        coarse = []
+        spread, coarse = [], []
         for n, step in zip(protocol.acquisition_matrix, self.steps, strict=True):
             cells = max(2, int(np.ceil((n - 1) * step / LATTICE_MM)))
-            knots = np.linspace(0, n - 1, cells + 1)
             position = np.arange(n) / (n - 1) * cells
             distance = np.abs(position[:, None] - np.arange(cells + 1))
             spread.append(np.maximum(1 - distance, 0).astype(np.float32))
-            coarse.append(knots * step)
+            coarse.append(np.linspace(0, n - 1, cells + 1) * step)
         self.down, self.across = spread[0], np.ascontiguousarray(spread[1].T)
         self.points = coarse[0][:, None, None] * block.column_cosine + coarse[1][None, :, None] * block.row_cosine
         self.softness = max(0.7, float(np.mean(self.steps)))
