@@ -215,7 +215,7 @@ def test_localize_uses_it_by_default(unseen, tmp_path, monkeypatch, capsys):
 @pytest.fixture
 def predictor_of(monkeypatch):
     """Predictors whose network predicts nothing: only what comes before it is looked at."""
-    config = SimpleNamespace(crops=CropSpec(), prior=np.full((N_TARGETS, 3), 1 / 3), synthetic_only=True)
+    config = SimpleNamespace(crops=CropSpec(), prior=np.full((N_TARGETS, 3), 1 / 3), synthetic_only=True, training={})
     monkeypatch.setattr(predictor_module, "load_model", lambda folder: (torch.nn.Identity(), config))
     return lambda **options: Predictor("run", "cpu", precision="float32", **options)
 

@@ -152,7 +152,7 @@ def evaluate_on_images(
 ) -> pd.DataFrame:
     """Compare found points with the cleaned table's canal points on the very images that were marked, onto which they
     are projected along the normal. One row a labelled level whose image can be read, with `IMAGE_COLUMNS`: the distance
-    in the image's own pixels, and how many slices the point lies from the marked one; nan where a study was not found.
+    in the image's own pixels, and how many slices, signed, the point lies from the marked one; nan where not found.
     """
     study_ids = [str(study_id) for study_id in study_ids]
     folders = single_study_folders(folder, study_ids)
