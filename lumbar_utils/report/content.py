@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import __version__
+from ..crops.extraction import StudyCrops
 from ..files import versions
 from ..inference.submission import PHANTOM_NOTE, SYNTHETIC_WARNING, StudyPrediction
 from ..labels import (
@@ -29,13 +29,10 @@ from ..labels import (
     level_title,
     target_index,
 )
+from ..localization import DiscPoints
 from ..localization.evaluation import level_labelling_uncertain
 from ..metrics.score import SEVERE
-
-if TYPE_CHECKING:
-    from ..crops.extraction import StudyCrops
-    from ..localization import DiscPoints
-    from ..studies.study import Study
+from ..studies.study import Study
 
 SCHEMA, SCHEMA_VERSION = "lumbar_utils/report", 2
 NOTICE = "Research use only. Not a medical device, not for diagnosis."

@@ -77,7 +77,7 @@ def show_subgroups(
 ) -> Figure:
     """Loss of subgroups, by trait, with its interval and, beside it, how far it lies above a reference.
 
-    table: from `evaluation.loss_by_traits` or `loss_by_subgroup`. The open ring is the reference, named by `reference`:
+    table: from `evaluation.loss_by_traits`. The open ring is the reference, named by `reference`:
     it shows how hard a subgroup's labels are.
     """
     _require(table, ("trait", "subgroup", "studies", "labels", "loss", "low", "high"))

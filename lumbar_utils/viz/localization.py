@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,12 +11,10 @@ from matplotlib.figure import Figure
 
 from ..errors import DataError
 from ..labels import LEVELS, N_LEVELS, level_title
+from ..localization import DiscPoints
+from ..studies.study import Study
 from .images import draw_localized, localized_plane
 from .style import FAMILY_COLORS, LEVEL_COLORS, add_panel, color, finish, new_figure, notice, pictured, themed
-
-if TYPE_CHECKING:
-    from ..localization import DiscPoints
-    from ..studies.study import Study
 
 COLUMNS = 3
 CELL_INCHES, CHART_INCHES, GAP_INCHES, HEADER_INCHES = 2.2, 3.6, 0.06, 0.36

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,11 +12,8 @@ from matplotlib.figure import Figure
 from ..errors import DataError
 from ..evaluation.tables import by_level, calibration_error, reliability
 from ..labels import MISSING, N_SEVERITIES, SEVERITIES
-from ..metrics.score import FAMILY_TARGETS, checked_predictions, plain_frequencies
+from ..metrics.score import FAMILY_TARGETS, Score, checked_predictions, plain_frequencies
 from . import style
-
-if TYPE_CHECKING:
-    from ..metrics.score import Score
 
 SCORE_TERMS = ("total", "spinal", "foraminal", "subarticular", "any_severe_spinal")
 
