@@ -11,7 +11,7 @@ from hashlib import sha256
 from operator import and_
 
 from ..dicom.acquisitions import same_person
-from ..dicom.scan import FileHeader
+from ..dicom.headers import FileHeader
 from ..errors import Issue
 
 LONELY = 3
@@ -22,7 +22,10 @@ def group_images(headers: Sequence[FileHeader]) -> tuple[list[tuple[str, str]], 
     """Study and series of each image, names that hold nothing of the patient, and issues by study."""
     issues: dict[str, list[Issue]] = defaultdict(list)
     studies = _by_patient(headers, _study_keys(headers), issues)
-    looks = [(study, *_look(header)) for study, header in zip(studies, headers, strict=True)]
+    looks = []
+    for study, header in zip(studies, headers, strict=True):
+        made, spacing = header.acquisition, tuple(round(mm, 3) for mm in header.spacing)
+        looks.append((study, made.description, made.series_number, header.shape[1:], spacing))
     lonely = _lonely([(study, one.series_uid) for study, one in zip(studies, headers, strict=True)], looks, headers)
     named: dict[tuple, str] = {}
     counts: dict[str, Counter] = defaultdict(Counter)
@@ -55,11 +58,6 @@ def _study_keys(headers: Sequence[FileHeader]) -> list[str]:
         known = known or f"study-{sha256(str(header.path.parent).encode()).hexdigest()[:12]}"
         keys.append(named.setdefault(tie, known) if alone or not header.study_uid else header.study_uid)
     return keys
-
-
-def _look(header: FileHeader) -> tuple:
-    made = header.acquisition
-    return made.description, made.series_number, header.shape[1:], tuple(round(mm, 3) for mm in header.spacing)
 
 
 def _lonely(uids: list, alike: list, headers: Sequence[FileHeader]) -> list[bool]:
