@@ -143,10 +143,7 @@ class Acquisition:
 
 
 def signature(dataset: Dataset, *, full: bool = False) -> tuple:
-    """What a single-frame header says about its acquisition, unparsed: of equal ones one needs to be looked at.
-
-    The full one has all that `Acquisition` keeps, the other what differs within a series.
-    """
+    """What a header says about its acquisition, unparsed: all that `Acquisition` keeps, or what differs within a series."""
     items = [dataset.get_item(tag, keep_deferred=True) for tag in (_FULL_SIGNATURE if full else _SIGNATURE)]
     return tuple([item and (item.value if type(item.value) is bytes else str(item.value)) for item in items])
 

@@ -48,10 +48,7 @@ class Slice(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Images of one series that make a series of their own.
-
-    `stacks` are indices of slices, `planes` the plane of each of them, `doubles` and `scouts` what is left out of it.
-    """
+    """Images of one series that make a series of their own: indices of slices by stack, and of those that are left out."""
 
     view: str
     acquisition: Acquisition
@@ -192,10 +189,9 @@ def _without_duplicates(slices: Sequence[SliceGeometry], group: list[int]) -> li
 
 
 def in_order(geometries: list[SliceGeometry], group: list[int]) -> list[int]:
-    """A group of `group_into_stacks`, sorted along the normal of the slice that will stand for all (`_stack`).
+    """A group of `group_into_stacks`, sorted along the normal of the slice that will stand for all.
 
-    Directions inside a group differ by up to its tolerance. When the slice that it was sorted by is itself left out
-    as a duplicate, slices that nearly touch can change places along the normal of another one.
+    Directions differ within the tolerance, so along another slice's normal slices that nearly touch can change places.
     """
     reference = min(group)
     normal = geometries[reference].normal
