@@ -143,7 +143,7 @@ class Acquisition:
 
 
 def signature(dataset: Dataset, *, full: bool = False) -> tuple:
-    """What a header says about its acquisition, unparsed: all that `Acquisition` keeps, or what differs within a series."""
+    """What a header says about its acquisition, unparsed: all that is kept of it, or what differs in a series."""
     items = [dataset.get_item(tag, keep_deferred=True) for tag in (_FULL_SIGNATURE if full else _SIGNATURE)]
     return tuple([item and (item.value if type(item.value) is bytes else str(item.value)) for item in items])
 

@@ -48,7 +48,7 @@ class Slice(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Images of one series that make a series of their own: indices of slices by stack, and of those that are left out."""
+    """Images of one series that make a series of their own; indices of slices by stack, and of those left out."""
 
     view: str
     acquisition: Acquisition
