@@ -9,7 +9,6 @@ References: DICOM PS3.3 C.7.6.1.1.2 (Image Type), C.8.13.3.1 (frame types of MR)
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -21,7 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.tag import BaseTag, Tag
 
 from ..labels import SAGITTAL_T1, VIEWS
-from .elements import text
+from .elements import folded, text
 from .identity import IDENTITY, NOBODY, identity_of, pseudonym_of, without_identity
 from .recognition import contrast_by_words, recognise
 
@@ -144,10 +143,7 @@ class Acquisition:
 
 
 def signature(dataset: Dataset, *, full: bool = False) -> tuple:
-    """What a single-frame header says about its acquisition, unparsed: of equal ones one needs to be looked at.
-
-    The full one has all that `Acquisition` keeps, the other what differs within a series.
-    """
+    """What a header says about its acquisition, unparsed: all that is kept of it, or what differs in a series."""
     items = [dataset.get_item(tag, keep_deferred=True) for tag in (_FULL_SIGNATURE if full else _SIGNATURE)]
     return tuple([item and (item.value if type(item.value) is bytes else str(item.value)) for item in items])
 
@@ -259,8 +255,7 @@ def _kind(said: dict[str, str], description: str, dataset: Dataset) -> str:
 
 def _hashes(words: str) -> frozenset[int]:
     """Of the words of a name, whatever their case, accents and order, so that spellings compare as equal."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", words.casefold()) if not unicodedata.combining(c))
-    return frozenset(crc32(word.encode()) for word in re.findall(r"[^\W_]+", plain) if word not in NOBODY)
+    return frozenset(crc32(word.encode()) for word in re.findall(r"[^\W_]+", folded(words)) if word not in NOBODY)
 
 
 def _number(words: str) -> float | None:

@@ -157,11 +157,6 @@ def integer(dataset: Dataset, keyword: str, path: Path | str, *, default: int | 
 
 
 def _class_name(dataset: Dataset) -> str:
-    modality = text(dataset, "Modality")
-    return uid_name(text(dataset, "SOPClassUID")) or (modality if modality in MODALITIES else "")
-
-
-def uid_name(uid: str) -> str:
-    """What the standard calls a UID, "" for one that it does not know."""
-    name = pydicom.uid.UID(uid).name
-    return "" if name == uid else name
+    """What the standard calls its SOP class, else its modality's code, "" where neither is known."""
+    uid, modality = pydicom.uid.UID(text(dataset, "SOPClassUID")), text(dataset, "Modality")
+    return uid.name if uid.name != uid else modality if modality in MODALITIES else ""

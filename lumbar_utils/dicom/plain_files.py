@@ -76,12 +76,8 @@ def _elements(data: bytes, at: int, end: int, implicit: bool) -> dict[BaseTag, R
                 length = int.from_bytes(data[at + 4 : at + 8], "little")
         at += 8
         tag = group << 16 | element
-        if (
-            len(found) >= MAX_ELEMENTS
-            or tag <= last
-            or at + length > end
-            or (tag >= _FUNCTIONAL_GROUPS and tag != _PIXEL_DATA)
-        ):
+        misplaced = tag <= last or (tag >= _FUNCTIONAL_GROUPS and tag != _PIXEL_DATA)
+        if misplaced or len(found) >= MAX_ELEMENTS or at + length > end:
             return None
         last, key = tag, BaseTag(tag)  # its own comparisons are slow
         value = memoryview(data)[at : at + length] if tag == _PIXEL_DATA else data[at : at + length]
