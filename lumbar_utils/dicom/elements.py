@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
 from ..errors import DicomError
+from .plain_files import tag_of
 
 MAX_IMAGE = 2**28
 """Rows x columns x frames that are accepted: 1 GiB as float32, 30 times the largest series of the competition."""
@@ -126,8 +127,7 @@ def numbers(dataset: Dataset, keyword: str, path: Path | str, count: int) -> lis
 
 def _raw(dataset: Dataset, keyword: str) -> RawDataElement | None:
     """An element that pydicom has not converted yet, None where it has, or where there is none."""
-    tag = tag_for_keyword(keyword)
-    element = dataset.get_item(tag) if tag in dataset else None
+    element = dataset.get_item(tag_of(tag_for_keyword(keyword)))
     return element if isinstance(element, RawDataElement) else None
 
 
