@@ -243,7 +243,7 @@ def test_a_link_or_a_pipe_is_refused_before_the_work(tmp_path, capsys, command, 
 
 
 def test_a_terminal_without_the_letters_ends_nothing(monkeypatch):
-    monkeypatch.setattr("lumbar_utils.cli.score.score", lambda args: print(args.solution))
+    monkeypatch.setattr("lumbar_utils.cli.predict.score", lambda args: print(args.solution))
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
     assert main(["score", "M\u00fcll", "M\udcfcll"]) == 0
     assert sys.stdout.buffer.getvalue() == b"M\\xfcll\n"
@@ -253,7 +253,7 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_where(monkeypatch, caps
     def broken(args):
         raise KeyError("broken")
 
-    monkeypatch.setattr("lumbar_utils.cli.score.score", broken)
+    monkeypatch.setattr("lumbar_utils.cli.predict.score", broken)
     assert main(["score", "a", "b"]) == 1
     assert "--debug" in capsys.readouterr().err and "Traceback" not in caplog.text
     assert main(["score", "a", "b", "--debug"]) == 1
@@ -279,7 +279,7 @@ def test_too_little_memory_is_said_as_that(monkeypatch, capsys, error, wrapped):
         except Exception as cause:
             raise (DataError("model.safetensors: these weights cannot be used") if wrapped else error) from cause
 
-    monkeypatch.setattr("lumbar_utils.cli.score.score", fail)
+    monkeypatch.setattr("lumbar_utils.cli.predict.score", fail)
     message = fails(capsys, "score", "a", "b")
     assert "not enough memory; use fewer --jobs" in message and "weights" not in message and "pip" not in message
 

@@ -27,7 +27,7 @@ from lumbar_utils.explain.attribution import StudyAttribution
 from lumbar_utils.labels import AXIAL_T2, N_TARGETS, SAGITTAL_T2, VIEWS
 from lumbar_utils.localization import DiscPoints
 from lumbar_utils.studies.study import Study
-from lumbar_utils.viz.grade_strip import DARK_INK
+from lumbar_utils.viz.crops import DARK_INK
 from lumbar_utils.viz.style import SEVERITY_COLORS, Picture
 
 READABLE = 4.5

@@ -27,8 +27,7 @@ from lumbar_utils.studies.study import Study
 from lumbar_utils.viz import browser
 from lumbar_utils.viz.browser import StudyViewer
 from lumbar_utils.viz.planes import ImagePlane
-from lumbar_utils.viz.raster import Raster
-from lumbar_utils.viz.scene import AXIAL, LINE_COLOR, SAGITTAL, Scene
+from lumbar_utils.viz.scene import AXIAL, LINE_COLOR, SAGITTAL, Raster, Scene
 from lumbar_utils.viz.style import LEVEL_COLORS
 
 STEP_MS = 50

@@ -17,7 +17,7 @@ from collections.abc import Sequence
 
 from .. import __version__
 from ..errors import OUT_OF_MEMORY, LumbarError, out_of_memory
-from . import environment, points, predict, prepare, score, train
+from . import environment, predict, prepare, train
 from .arguments import WARNING
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lumbar_utils {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
-    for module in (prepare, points, train, predict, score, environment):
+    for module in (prepare, train, predict, environment):
         module.add(commands)
     return parser
 

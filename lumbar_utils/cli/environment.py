@@ -66,7 +66,7 @@ def build(args: argparse.Namespace) -> None:
       lumbar kaggle build dist/kaggle --owner NAME                    to train there
     """
     from ..kaggle import build_dataset, build_kernels
-    from ..kaggle.session import library_folder
+    from ..kaggle.wheels import library_folder
 
     places = [args.notebooks] if args.notebooks else [library_folder() / "notebooks", Path("notebooks")]
     notebooks = next((place for place in places if any(place.glob("01_*.ipynb"))), None)

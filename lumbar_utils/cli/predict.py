@@ -1,4 +1,4 @@
-"""`lumbar predict`: DICOM to submission, with logs, pictures of the crops, and reports on request."""
+"""`lumbar predict`, DICOM to submission with logs, pictures and reports, and `lumbar score`, the metric of one."""
 
 from __future__ import annotations
 
@@ -20,9 +20,17 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+TITLES = {
+    "spinal": "spinal canal",
+    "foraminal": "foraminal",
+    "subarticular": "subarticular",
+    "any_severe_spinal": "any severe spinal",
+    "total": "score",
+}
+
 
 def add(commands) -> None:
-    """Add the command to the parser's."""
+    """Add both commands to the parser's."""
     parser = add_command(commands, "predict", predict, resumes=True, help="predict the severities of studies")
     parser.add_argument("path", **PATH)
     about = (
@@ -49,6 +57,13 @@ def add(commands) -> None:
     parser.add_argument("--report", type=Path, metavar="DIR", help=about)
     parser.add_argument("--device", **DEVICE)
     parser.add_argument("--jobs", **JOBS)
+
+    parser = add_command(commands, "score", score, help="the competition's score of a submission")
+    parser.add_argument("solution", type=Path, metavar="SOLUTION.csv")
+    about = "a CSV file, or the folder of a trained classifier"
+    parser.add_argument("submission", type=Path, metavar="SUBMISSION", help=about)
+    about = "score the studies that SUBMISSION names and leave out the rest"
+    parser.add_argument("--predicted-only", action="store_true", help=about)
 
 
 def predict(args: argparse.Namespace) -> None:
@@ -205,3 +220,30 @@ def _draw_crops(
             pyplot.close("all")
     if drawn:
         print(f"  pictures of {counted(drawn)} in {folder}")
+
+
+def score(args: argparse.Namespace) -> None:
+    """Compute the competition's metric: the mean of three weighted log losses (spinal, foraminal, subarticular) and the
+    any-severe-spinal term. Lower is better; equal probabilities everywhere give about 1.0. For a run, the references
+    that its manifest holds stand beside its own.
+
+    SOLUTION is train.csv (study_id and 25 columns of Normal/Mild, Moderate, Severe or empty) or the long form (row_id,
+    normal_mild, moderate, severe, sample_weight). Rows without a label are not scored.
+
+    examples:
+      lumbar score solution.csv submission.csv
+      lumbar score train.csv runs/first/classifier              its out-of-fold predictions, one fold or all
+      lumbar score train.csv part.csv --predicted-only          the studies that part.csv names
+    """
+    solution = inputs.read_csv(args.solution)
+    submission, references = inputs.predictions(args.submission)
+    from ..metrics import score_frames
+
+    only_submitted = args.predicted_only or args.submission.is_dir()
+    own = score_frames(solution, submission, only_submitted=only_submitted).to_json()
+    columns = {"out-of-fold": own, **references}
+    width = 16 if references else 0
+    if references:
+        print(" " * 18, *(f"{name.replace('_', ' '):>{width}}" for name in columns))
+    for term, title in TITLES.items():
+        print(f"{title:<18}", *(f"{column[term]:>{width}.6f}" for column in columns.values()))

@@ -1,4 +1,4 @@
-"""`lumbar phantom`, `lumbar localize` and `lumbar crops`: what training and prediction start from."""
+"""`lumbar phantom`, `localize`, `points` and `crops`: what training and prediction start from."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from pathlib import Path
 
 from ..errors import DataError, counted
 from . import inputs
-from .arguments import COUNT, JOBS, LOCALIZER, PATH, POINTS, POSITIVE, SIZE, add_command, number
+from .arguments import COUNT, JOBS, LOCALIZER, PATH, POINTS, POSITIVE, SIZE, add_command, add_group, number
 
 
 def add(commands) -> None:
-    """Add the three commands to the parser's."""
+    """Add the four commands to the parser's."""
     parser = add_command(commands, "phantom", phantom, resumes=True, help="make a synthetic cohort")
     parser.add_argument("out", type=Path, metavar="OUT", help="new folder of the cohort")
     parser.add_argument("--studies", type=POSITIVE, default=120, metavar="N", help="how many (default: %(default)s)")
@@ -29,6 +29,23 @@ def add(commands) -> None:
     parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="the table to write")
     parser.add_argument("--weights", **LOCALIZER)
     parser.add_argument("--jobs", **JOBS)
+
+    parts = add_group(
+        commands, "points", "shift|export|import", help="correct disc points, exchange them with 3D Slicer"
+    )
+    parser = add_command(parts, "shift", shift_points, help="rename the points of studies by whole levels")
+    parser.add_argument("points", **POINTS)
+    parser.add_argument("--study", action="append", required=True, metavar="ID", help="may be given several times")
+    parser.add_argument(
+        "--by", type=int, required=True, metavar="N", help="1: the point of L1/L2 becomes that of L2/L3"
+    )
+    parser.add_argument("--out", type=Path, metavar="CSV", help="the table to write (default: POINTS itself)")
+    parser = add_command(parts, "export", export_points, help="one point list of 3D Slicer a study")
+    parser.add_argument("points", **POINTS)
+    parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the .mrk.json files")
+    parser = add_command(parts, "import", import_points, help="a table of point lists of 3D Slicer")
+    parser.add_argument("points", **POINTS)
+    parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="the table to write")
 
     parser = add_command(commands, "crops", crops, resumes=True, help="cut the region around each disc")
     parser.add_argument("path", **PATH)
@@ -91,6 +108,61 @@ def localize(args: argparse.Namespace) -> None:
     flagged = sum(discs.flagged for discs in found.values())
     print(f"{counted(len(found))} in {args.out}, {flagged} of them with a flag; {len(failed)} failed")
     inputs.print_low_confidence(found)
+
+
+def shift_points(args: argparse.Namespace) -> None:
+    """Rename the points of studies by whole levels, where the localizer took S1/S2 for L5/S1 or missed L5/S1. A level
+    that gets no point is extrapolated and flagged; look at it before it is used.
+
+    examples:
+      lumbar points shift points.csv --study 1002894806 --by 1      all points were one disc too low
+      lumbar points shift points.csv --study 1002894806 --by -1     all points were one disc too high
+    """
+    from .. import localization
+
+    out = args.out or args.points
+    if out.suffix.lower() != ".csv":
+        raise DataError(f"{out} is no table; name the one to write with --out")
+    inputs.check_table(out)
+    found = dict(localization.read_any_points(args.points))
+    unknown = [study for study in args.study if study not in found]
+    if unknown:
+        raise DataError(f"{args.points} holds no study {unknown[0]!r}, but {counted(len(found))}")
+    found |= {study: localization.shift_levels(found[study], args.by) for study in args.study}
+    localization.write_points(out, found.values())
+    print(f"{counted(len(args.study))} renamed by {args.by:+d} in {out}")
+
+
+def export_points(args: argparse.Namespace) -> None:
+    """Write a point list of 3D Slicer (.mrk.json, LPS mm) for each study: open it beside the study's images, drag the
+    points, save it, and give the folder to `lumbar predict --points`.
+
+    example:
+      lumbar points export points.csv --out markups
+    """
+    from ..files import file_name
+    from ..localization import read_any_points, write_markups
+
+    inputs.check_folder(args.out, "--out")
+    found = read_any_points(args.points)
+    for study_id, discs in found.items():
+        write_markups(args.out / f"{file_name(study_id)}.mrk.json", discs)
+    print(f"{counted(len(found), 'point list', 'point lists')} in {args.out}")
+
+
+def import_points(args: argparse.Namespace) -> None:
+    """Write the table of a folder of point lists of 3D Slicer, or of one. A list's name is its study's id; its points
+    are labelled L1/L2 to L5/S1.
+
+    example:
+      lumbar points import markups --out points.csv
+    """
+    from ..localization import read_any_points, write_points
+
+    inputs.check_table(args.out)
+    found = read_any_points(args.points)
+    write_points(args.out, found.values())
+    print(f"{counted(len(found))} in {args.out}")
 
 
 def crops(args: argparse.Namespace) -> None:

@@ -1,13 +1,13 @@
 """Kaggle: where it mounts things, what its machines can do, and what is uploaded to it.
 
-For notebooks: `session` completes the attached library, `environment` reports what a run will have, `workspace` finds
+For notebooks: `wheels` completes the attached library, `environment` reports what a run will have, `workspace` finds
 data, run folder and weights among the mounts, and copies the submission there. For uploading: `upload` and `wheels`
 build what `lumbar kaggle build` writes.
 """
 
 from .environment import EnvironmentReport, Machine, describe_machine, environment_report, session_seconds_left
-from .session import prepare_session
 from .upload import build_dataset, build_kernels
+from .wheels import prepare_session
 from .workspace import (
     COMPETITION_SLUG,
     Workspace,

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from .. import __version__
 from ..errors import LumbarError
 from . import workspace
-from .session import distribution, library_folder
+from .wheels import distribution, library_folder
 from .workspace import KAGGLE_INPUT, WEIGHTS_FILE, find_data, find_localizer, find_weights, run_folder, short_path
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..files import write_json
-from .session import WHEELS, library_folder
-from .wheels import KAGGLE_PYTHON, collect_wheels
+from .wheels import KAGGLE_PYTHON, WHEELS, collect_wheels, library_folder
 from .workspace import COMPETITION_SLUG, WEIGHTS_FILE
 
 METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"

@@ -16,8 +16,7 @@ from ..errors import DataError
 from ..evaluation.agreement import AREAS, KAPPAS, MEASURES
 from ..labels import CONDITIONS, LEVELS, PROBABILITY_COLUMNS, SEVERITIES, condition_title, level_title
 from . import style
-from .crops import CONDITION_PANELS, draw_crop, nearest_index
-from .grade_strip import draw_bar
+from .crops import CONDITION_PANELS, draw_bar, draw_crop, nearest_index
 
 if TYPE_CHECKING:
     from ..crops.extraction import StudyCrops
