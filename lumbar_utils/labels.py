@@ -99,22 +99,10 @@ def split_row_id(row_id: str) -> tuple[str, int]:
 
 
 def encode_severities(frame: pd.DataFrame, columns: Sequence[str] = TARGETS) -> np.ndarray:
-    """Turn a table in `train.csv` form into integers.
+    """A table in `train.csv` form, one row a study, to int8 (n_studies, len(columns)).
 
-    Parameters
-    ----------
-    frame : DataFrame
-        One row a study, with the 25 target columns holding `Normal/Mild`, `Moderate`, `Severe` or empty.
-
-    Returns
-    -------
-    ndarray of int8, shape (n_studies, len(columns))
-        0, 1, 2, or `MISSING` (-1) where the cell is empty.
-
-    Raises
-    ------
-    DataError
-        When a column is absent or a cell holds anything else.
+    The columns hold `Normal/Mild`, `Moderate`, `Severe` or nothing: 0, 1, 2 or `MISSING` (-1). Raises `DataError` when
+    a column is absent or a cell holds anything else.
     """
     absent = [c for c in columns if c not in frame.columns]
     if absent:
@@ -122,12 +110,10 @@ def encode_severities(frame: pd.DataFrame, columns: Sequence[str] = TARGETS) -> 
     codes = np.full((len(frame), len(columns)), MISSING, dtype=np.int8)
     for j, column in enumerate(columns):
         values = frame[column]
-        known = values.isin(SEVERITIES)
-        strange = values[~known & values.notna() & (values.astype(str).str.strip() != "")]
+        codes[:, j] = pd.Index(SEVERITIES).get_indexer(values)  # -1 where it is none of them
+        strange = values[(codes[:, j] == MISSING) & values.notna() & (values.astype(str).str.strip() != "")]
         if len(strange):
             raise DataError(f"column {column!r} holds {strange.iloc[0]!r}, expected one of {SEVERITIES} or empty")
-        for code, severity in enumerate(SEVERITIES):
-            codes[(values == severity).to_numpy(), j] = code
     return codes
 
 

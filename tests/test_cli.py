@@ -288,7 +288,7 @@ def test_interrupted(monkeypatch, capsys):
     def interrupted(args):
         raise KeyboardInterrupt
 
-    for function in ("score.score", "train.train_localizer", "train.train_classifier"):
+    for function in ("predict.score", "train.train_localizer", "train.train_classifier"):
         monkeypatch.setattr(f"lumbar_utils.cli.{function}", interrupted)
     # A localizer's training starts again, so nothing is promised.
     for command in (["score", "a", "b"], ["train", "localizer", "a", "--run", "b"]):

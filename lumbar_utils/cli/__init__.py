@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from .. import __version__
 from ..errors import OUT_OF_MEMORY, LumbarError, out_of_memory
 from . import environment, predict, prepare, train
-from .arguments import WARNING
+from .arguments import AS_WRITTEN, WARNING
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,7 @@ all steps on synthetic data:
 
 def build_parser() -> argparse.ArgumentParser:
     """The complete parser; each command sets `run_command`, the function to call, and `resumes`."""
-    parser = argparse.ArgumentParser(
-        prog="lumbar", description=DESCRIPTION, epilog=EPILOG, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = argparse.ArgumentParser("lumbar", description=DESCRIPTION, epilog=EPILOG, formatter_class=AS_WRITTEN)
     parser.add_argument("--version", action="version", version=f"lumbar_utils {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", required=True)
     for module in (prepare, train, predict, environment):

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from math import inf
 from pathlib import Path
 
+AS_WRITTEN = argparse.RawDescriptionHelpFormatter
 WARNING = "Research software. Not a medical device, not for diagnosis."
 
 
@@ -59,7 +60,7 @@ def add_command(
     commands, name: str, run: Callable[[argparse.Namespace], None], *, help: str, resumes: bool = False
 ) -> argparse.ArgumentParser:
     """Add a command that calls `run`, described by its docstring; if it `resumes`, the same goes on after a stop."""
-    parser = _add_parser(commands, name, help=help, description=inspect.getdoc(run))
+    parser = commands.add_parser(name, formatter_class=AS_WRITTEN, help=help, description=inspect.getdoc(run))
     parser.set_defaults(run_command=run, resumes=resumes)
     messages = parser.add_argument_group("messages")
     messages.add_argument("--verbose", action="store_true", help="log each step")
@@ -70,8 +71,5 @@ def add_command(
 
 def add_group(commands, name: str, parts: str, **texts: str):
     """Add a command that has commands of its own, `parts` in its help; returns what to add those to."""
-    return _add_parser(commands, name, **texts).add_subparsers(dest="part", metavar=parts, required=True)
-
-
-def _add_parser(commands, name: str, **texts: str) -> argparse.ArgumentParser:
-    return commands.add_parser(name, formatter_class=argparse.RawDescriptionHelpFormatter, **texts)
+    parser = commands.add_parser(name, formatter_class=AS_WRITTEN, **texts)
+    return parser.add_subparsers(dest="part", metavar=parts, required=True)

@@ -55,17 +55,8 @@ MAX_FILES_SEARCHED = 200
 
 @dataclass(frozen=True)
 class Machine:
-    """What there is to compute with.
-
-    Attributes
-    ----------
-    compute : Compute
-        Device and precision, with the reason.
-    cores : int
-        CPU cores that this process may use; fewer than the machine's in a container.
-    memory_gb, free_disk_gb : float
-        Main memory, and the space left at the folder given; memory is nan when unknown.
-    """
+    """What there is to compute with: device and precision, CPU cores that this process may use (fewer than the
+    machine's in a container), main memory (nan when unknown), and the space left at the folder given."""
 
     compute: Compute
     cores: int
@@ -87,15 +78,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class EnvironmentReport:
-    """What `environment_report` found; `str()` is the report.
-
-    Attributes
-    ----------
-    machine : Machine
-    versions : dict of str to str
-        Of the packages in `TESTED`, "not installed" where absent.
-    findings : tuple of Finding
-    """
+    """What `environment_report` found; `str()` is the report, `versions` are those of `TESTED`."""
 
     machine: Machine
     versions: dict[str, str]
@@ -141,12 +124,8 @@ def environment_report(
 ) -> EnvironmentReport:
     """Look at everything that a run needs; changes nothing, and never raises for what is absent.
 
-    Parameters
-    ----------
-    data, run, weights : path-like
-        As a notebook's parameters; empty for what would be found by itself.
-    notes : sequence of str
-        Lines of `kaggle.prepare_session`, shown as they are.
+    data, run, weights: as a notebook's parameters, empty for what would be found by itself; notes: lines of
+    `kaggle.prepare_session`, shown as they are.
     """
     machine = describe_machine(run_folder(run))
     installed = {name: distribution(name) for name in TESTED}

@@ -42,23 +42,12 @@ def build_dataset(
 ) -> tuple[Path, dict[str, str]]:
     """Make the folder to upload as a Kaggle data set: library, wheels of what Kaggle's image lacks, weights.
 
-    The shipped localizer is part of the library; the one in the run, if there is one, is packed beside the classifier
-    that goes with it, and is used instead. Of a classifier with several networks all members are packed.
     Upload it with `kaggle datasets create -p OUT --dir-mode zip`. The notebooks find library and weights in it.
 
-    Parameters
-    ----------
-    out : path-like
-        Folder to make; what an earlier call left there is replaced.
-    run : path-like or None
-        Run folder with `classifier/`, and `localizer/` where the run has a localizer of its own. None: the library
-        alone, to train on Kaggle.
-    owner, slug : str
-        Of the data set, for `dataset-metadata.json`.
-    python : str
-        Version of the Python that is to install the wheels, such as "3.12".
-    offline : bool
-        Ask no registry; take wheels of what is installed here.
+    out: what an earlier call left there is replaced; run: folder with `classifier/`, all members of which are packed,
+    and with `localizer/` where it has one of its own, which is used instead of the library's; None: the library alone,
+    to train on Kaggle; owner, slug: of the data set; python: version of the Python that is to install the wheels;
+    offline: ask no registry, take wheels of what is installed here.
 
     Returns the folder, and the packages without a wheel with the reasons. Raises `DataError` when the run lacks a
     classifier or one of its members, its localizer cannot be read, there is no localizer at all, there is no wheel of
@@ -117,16 +106,9 @@ def build_kernels(
 ) -> list[Path]:
     """Make one folder for each of the notebooks, to be pushed with `kaggle kernels push -p FOLDER`.
 
-    Parameters
-    ----------
-    out : path-like
-        Folder of the folders; what an earlier call left there is replaced.
-    notebooks : path-like
-        Where `01_eda.ipynb` and so on lie. They are copied as they are, without outputs.
-    owner, slug : str
-        Of the library's data set; the owner is the kernels' as well.
-    weights_packed : bool
-        Whether the data set holds a classifier: 05 then needs no output of others. 06 needs a training's, always.
+    out: what an earlier call left there is replaced; notebooks: where `01_eda.ipynb` and so on lie, copied without
+    outputs; owner, slug: of the library's data set, the owner is the kernels' as well; weights_packed: whether the data
+    set holds a classifier: 05 then needs no output of others. 06 needs a training's, always.
 
     Returns the folders, in order. Raises `DataError` when there are no notebooks, or `out` holds something else.
     """

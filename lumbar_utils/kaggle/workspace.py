@@ -42,14 +42,7 @@ LINKED = ("crops", "crops_found")
 
 @dataclass(frozen=True)
 class Workspace:
-    """A data folder and a run folder.
-
-    Attributes
-    ----------
-    data : CompetitionFolder
-    run : Path
-        Relative to the current folder where that is shorter, so that messages show no machine's paths.
-    """
+    """A data folder and a run folder, relative to the current one where that is shorter, to show no machine's paths."""
 
     data: CompetitionFolder
     run: Path
@@ -170,14 +163,8 @@ def open_workspace(
 ) -> Workspace:
     """Find the data and the run folder; a synthetic cohort is made when there are no data anywhere.
 
-    Parameters
-    ----------
-    data, run : path-like
-        Empty for the defaults in the module's docstring.
-    n_studies, seed : int
-        Of the synthetic cohort. One that is there already is used as it is.
-    n_jobs : int
-        Processes to make it with, -1 for one per core.
+    data, run: empty for the defaults in the module's docstring; n_studies, seed: of the synthetic cohort, one that is
+    there already is used as it is; n_jobs: processes to make it with, -1 for one per core.
     """
     from ..studies.competition import CompetitionFolder
 

@@ -37,19 +37,11 @@ MIN_HEAT = 0.15
 
 @dataclass(frozen=True)
 class ImagePlane:
-    """One image in display orientation.
+    """One image (rows, columns) in display orientation.
 
-    Parameters
-    ----------
-    image : ndarray, shape (rows, columns)
-    origin : ndarray, shape (3,)
-        LPS mm of the middle of the top left pixel as displayed.
-    down, right : ndarray, shape (3,)
-        Unit directions of the page in the patient.
-    spacing : (float, float)
-        mm between rows and between columns.
-    covered : ndarray of bool, shape (rows, columns), optional
-        Where the scan holds something; the rest is hatched.
+    origin: LPS mm (3,) of the middle of the top left pixel as displayed; down, right: unit directions (3,) of the page
+    in the patient; spacing: mm between rows and between columns; covered: bool (rows, columns), where the scan holds
+    something, the rest is hatched.
     """
 
     image: np.ndarray
@@ -89,10 +81,8 @@ class ImagePlane:
     @property
     def middle(self) -> np.ndarray:
         """LPS mm of the middle, shape (3,)."""
-        rows, columns = self.image.shape
-        return (
-            self.origin + ((rows - 1) * self.spacing[0] * self.down + (columns - 1) * self.spacing[1] * self.right) / 2
-        )
+        down, right = (np.array(self.size) - self.spacing) / 2
+        return self.origin + down * self.down + right * self.right
 
     @property
     def aspect(self) -> float:
