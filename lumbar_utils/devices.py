@@ -78,12 +78,10 @@ def _automatic_device() -> tuple[torch.device, str]:
 
 
 def lack_of_code(capability: tuple[int, int], built_for: list[str]) -> str:
-    """Why this torch, with `torch.cuda.get_arch_list()`, holds no code for a GPU, such as a P100, which is a (6, 0).
+    """Why torch, built for `torch.cuda.get_arch_list()`, holds no code for a GPU, a P100 is a (6, 0); "" if it may.
 
-    "" when it does or does not say what it was built for. Code for `sm_75` runs on GPUs of the same major number from
-    7.5 on; `compute_90` is compiled by the driver for any GPU from 9.0 on (CUDA C++ Programming Guide, binary and PTX
-    compatibility).
-    """
+    Code for `sm_75` runs on GPUs of the same major number from 7.5 on; `compute_90` is compiled by the driver for any
+    GPU from 9.0 on (CUDA C++ Programming Guide, binary and PTX compatibility)."""
     found = (re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in built_for)
     targets = [(match[1], (int(match[2]), int(match[3]))) for match in found if match]
     if not targets or any(
@@ -141,10 +139,8 @@ def peak_memory(device: torch.device) -> int:
 
 
 def warmup_cosine(progress: float, warmup: float, start: float, end: float) -> float:
-    """The learning rate at a progress of 0 to 1, as a fraction of the highest: a linear rise, then half a cosine.
-
-    `warmup` is the fraction of the training that the rise takes; `start` and `end` are the first and the last value.
-    """
+    """The learning rate at a progress of 0 to 1, as a fraction of the highest: a linear rise from `start`, which takes
+    the fraction `warmup` of the training, then half a cosine down to `end`."""
     if progress < warmup:
         return start + (1 - start) * progress / warmup
     fall = min((progress - warmup) / max(1 - warmup, 1e-9), 1.0)

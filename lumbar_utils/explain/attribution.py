@@ -159,10 +159,8 @@ def attributions(
 ) -> dict[int, np.ndarray]:
     """Each target's map (D, H, W) over one crop, neither smoothed nor cut off at 0; the other crops stay as they are.
 
-    `image` (D, H, W) is the crop as `models.inputs.study_input` makes it, of that view and level; `known` are the
-    features (1, 5, sides, F) of all views of the study; the model is in evaluation mode. Without shifts the sum of a
-    map is about the score of the study less that of one with a neutral crop.
-    """
+    `image` (D, H, W) is a crop of `models.inputs.study_input`, `known` the features (1, 5, sides, F) of all views of
+    the study; the model evaluates. Without shifts a map sums to about the score less that with a neutral crop."""
     rng = np.random.default_rng(0)
     moves = [tuple(int(rng.integers(-most, most + 1)) for most in shifts) for _ in range(steps)]
     for first in range(0, steps - 1, 2):  # in pairs, mirror images of each other: so are a mirrored study's maps then

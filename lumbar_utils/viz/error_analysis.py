@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -51,7 +50,7 @@ def show_agreement(table: pd.DataFrame, *, synthetic: bool = False, theme: str |
         for line in table[table["measure"] == measure].itertuples():
             middle = predictions.index(line.prediction) - (len(predictions) - 1) / 2
             at = groups.index(line.group) + middle * 0.62 / len(predictions)
-            _draw_interval(panel, at, line.value, line.low, line.high, looks[line.prediction])
+            style.draw_interval(panel, at, line.value, line.low, line.high, looks[line.prediction])
         panel.set_title(measure.replace(" moderate or worse", "\nmoderate or worse").replace(" severe", "\nsevere"))
         panel.set_yticks(range(len(groups)), [SHORT_NAMES.get(g, g) if i == 0 else "" for g in groups])
         panel.set_xlim(*(0.45, 1.02) if measure in AREAS else (min(-0.05, table["low"].min()), 1.02))
@@ -92,11 +91,11 @@ def show_subgroups(
     right = figure.add_axes((0.72, 0.55 / height, 0.265, tall / height)) if compared else None
     small = {"transform": left.get_yaxis_transform(), "va": "center", "fontsize": 7.5, "color": style.color("muted")}
     for row, first, line in zip(rows, begins, table.itertuples(), strict=True):
-        _draw_interval(left, row, line.loss, line.low, line.high, style.FAMILY_COLORS[0])
+        style.draw_interval(left, row, line.loss, line.low, line.high, style.FAMILY_COLORS[0])
         left.text(-0.012, row, f"{line.studies} studies", ha="right", **small)
         if right is not None:
             left.plot(line.reference, row, "o", mfc="none", mec=style.color("ink"), ms=5.5, mew=1.1, zorder=4)
-            _draw_interval(right, row, line.above, line.above_low, line.above_high, style.FAMILY_COLORS[2])
+            style.draw_interval(right, row, line.above, line.above_low, line.above_high, style.FAMILY_COLORS[2])
         if first and line.trait:
             y = 1 - (0.55 + (row + 0.5) * ROW_INCHES) / height
             figure.text(0.012, y, line.trait, va="center", fontsize=9, fontweight="bold")
@@ -171,12 +170,6 @@ def _draw_case(figure: Figure, crops: StudyCrops, case, x: float, y: float) -> N
     bar.set_axis_off()
     bar.set_xlim(0, 1)
     draw_bar(bar, 0, [getattr(case, name) for name in PROBABILITY_COLUMNS], unit=" %", least=0.08)
-
-
-def _draw_interval(panel: Axes, at: float, value: float, low: float, high: float, shade: str) -> None:
-    """A dot and its interval; nothing where it is not defined."""
-    panel.plot([low, high], [at, at], color=shade, lw=2, alpha=0.75, solid_capstyle="round")
-    panel.plot(value, at, "o", ms=4.5, color=shade, zorder=3)
 
 
 def _require(table: pd.DataFrame, columns: tuple[str, ...]) -> None:

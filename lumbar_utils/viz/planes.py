@@ -143,10 +143,8 @@ def direction_letters(direction: np.ndarray) -> str:
 
 
 def grey_window(images: np.ndarray) -> tuple[float, float]:
-    """Display range: `WINDOW_PERCENTILES` over the middle of images (..., rows, columns), background left out.
-
-    The middle holds the spine; fat under the skin next to the coil is several times brighter and would leave it dark.
-    """
+    """Display range: `WINDOW_PERCENTILES` over the middle of images (..., rows, columns), background left out. Fat
+    under the skin next to the coil is several times brighter than the spine in the middle and would leave it dark."""
     rows, columns = images.shape[-2:]
     middle = images[..., rows // 5 : rows - rows // 5, columns // 5 : columns - columns // 5]
     values = middle[np.isfinite(middle)]

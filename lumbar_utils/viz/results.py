@@ -188,8 +188,7 @@ def show_ablation(
     right.axvline(0, color=style.color("muted"), lw=1)
     for row, (mean, low, high, minutes) in enumerate(table[["difference", "low", "high", "minutes"]].to_numpy(float)):
         shade = style.FAMILY_COLORS[1] if high < 0 else style.FAMILY_COLORS[2] if low > 0 else style.color("muted")
-        right.plot([low, high], [row, row], color=shade, lw=2.2, solid_capstyle="round")
-        right.plot(mean, row, "o", ms=6, color=shade)
+        style.draw_interval(right, row, mean, low, high, shade)
         text = f"{minutes:.1f}" if np.isfinite(minutes) else ""
         right.text(1.14, row, text, transform=right.get_yaxis_transform(), ha="right", va="center")
     right.text(1.14, 1.02, "minutes", transform=right.transAxes, ha="right", **small)

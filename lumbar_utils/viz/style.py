@@ -153,6 +153,12 @@ def write_on(panel: Axes, x: float, y: float, text: str, **look) -> None:
     panel.text(x, y, text, **look)
 
 
+def draw_interval(panel: Axes, at: float, value: float, low: float, high: float, shade: str) -> None:
+    """A dot and its interval; nothing where it is not defined."""
+    panel.plot([low, high], [at, at], color=shade, lw=2, alpha=0.75, solid_capstyle="round")
+    panel.plot(value, at, "o", ms=4.5, color=shade, zorder=3)
+
+
 def draw_rows(panel: Axes, n: float) -> None:
     """Make a panel of a table: `n` rows from the top down, no ticks or frame at their left, with a vertical grid."""
     panel.set_ylim(n - 0.5, -0.5)
