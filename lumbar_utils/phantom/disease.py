@@ -140,7 +140,7 @@ def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
         transition=float(rng.uniform(0.15, 0.5) * rng.choice([-1, 1], p=[0.6, 0.4])) if rng.random() < 0.1 else 0.0,
         sacral_kyphosis_degrees=float(np.clip(58 + 14 * rng.standard_normal(), 30, 92)),
     )
-    person = replace(person, fracture=_fractures(rng, age, male), schmorl_mm=_schmorl(rng))
+    person = replace(person, fracture=_fractures(rng, age, male), schmorl_mm=_schmorl(rng), **_shape(rng))
     return randomised(person, np.random.default_rng([seed, index, _STREAM_RANDOMISATION])) if randomise else person
 
 
@@ -152,6 +152,15 @@ def _fractures(rng: np.random.Generator, age: float, male: bool) -> np.ndarray:
         vertebra = rng.choice(7, p=[0.15, 0.27, 0.28, 0.12, 0.08, 0.06, 0.04])
         lost[vertebra, rng.integers(2)] = rng.uniform(0.12, 0.4)
     return lost
+
+
+def _shape(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """How one person's vertebrae differ from another's of equal height and lordosis, mostly at the sacrum."""
+    return {
+        "sacral_heights": np.clip(np.array([0.93, 0.96]) + 0.085 * rng.standard_normal(2), 0.7, 1.2),
+        "body_wedge_degrees": np.array([1.5, 1.5, 1.5, 2.0, 3.5]) * rng.standard_normal(N_LEVELS),
+        "disc_wedge_degrees": np.array([1.2, 1.2, 1.5, 2.0, 3.5]) * rng.standard_normal(N_LEVELS),
+    }
 
 
 def _schmorl(rng: np.random.Generator) -> np.ndarray:
