@@ -54,6 +54,8 @@ class Section:
         Of the sac, in the midline.
     broad : ndarray
         Half the width of the sac's front on the point's side.
+    closing : ndarray
+        How far the wall of a narrowed recess comes forward.
     roof : ndarray
         v of the outer face of the flavum, or of the lamina, at the point's |u|.
     tilt : ndarray
@@ -75,7 +77,7 @@ class Section:
         self.broad = np.maximum(half * (1 + 0.32 * triangle) * (1 - 0.42 * recess * (0.4 + 0.6 * self.near)), 0.3)
         rounded = np.sqrt(p.u * p.u + 2.5) - np.float32(1.2) + 0.6 * p.slow + 0.25 * p.clouds
         corner = (p.abs_u - 0.85 * self.broad) / (0.4 * self.broad + 1.0)
-        closing = (6.5 * size) * recess * self.near * np.exp(-corner * corner)
+        self.closing = closing = (6.5 * size) * recess * self.near * np.exp(-corner * corner)
 
         steep = np.clip((inner - self.front) / (self.broad + 0.5 * size), 0.5, 2.4)
         slope = 0.5 + self.near * (steep - 0.5)
@@ -124,7 +126,8 @@ def _paint_fat_and_flavum(body, p, section, canvas) -> None:
     thick = p.at(spine.flavum)
     # The two flava leave a gap in the midline, where fat shows until stenosis closes it.
     midline = np.exp(-((p.abs_u / (2.0 * size)) ** 2)) * (1 - fill)
-    band = np.maximum(-inside - thick * (1 - 0.8 * midline), inside - 0.5)
+    # Where a recess is closed, the capsule of the overgrown joint fills what lies between flavum and bone.
+    band = np.maximum(-inside - thick * (1 - 0.8 * midline), inside - 0.5 - section.closing)
     band = np.maximum(np.maximum(band, p.abs_u - half - 3), 1 - thick)
     canvas.paint(edge(band, soft), Tissue.LIGAMENT, 0.1 * p.grain)
 
