@@ -40,7 +40,7 @@ from lumbar_utils.crops.extraction import LATERAL_AXIS, StudyCrops, extract_crop
 from lumbar_utils.explain import attribution_maps
 from lumbar_utils.files import read_json
 from lumbar_utils.inference.predictor import Predictor
-from lumbar_utils.labels import AXIAL_T2, CONDITIONS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, target_index
+from lumbar_utils.labels import AXIAL_T2, CONDITIONS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, split_row_id, target_index
 from lumbar_utils.models.classifier import SPLIT_VIEWS, LumbarClassifier
 from lumbar_utils.models.run_folder import load_model
 from lumbar_utils.phantom.anatomy import Body
@@ -87,7 +87,7 @@ def main() -> int:
 def held_out_ids(run: Path) -> list[str]:
     """The studies of the training part that the classifier was not trained on."""
     held_out = pd.read_csv(run / "classifier" / "oof.csv", usecols=["row_id"], dtype=str)["row_id"]
-    return sorted({row_id.split("_")[0] for row_id in held_out})
+    return sorted({split_row_id(row_id)[0] for row_id in held_out})
 
 
 def test_crops(run: Path, study_ids: list[str]) -> list[StudyCrops]:

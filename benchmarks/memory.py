@@ -38,7 +38,7 @@ from lumbar_utils.labels import N_SEVERITIES, N_TARGETS
 from lumbar_utils.localization import DiscPoints, locate_studies, open_localizer
 from lumbar_utils.localization.evaluation import read_reference
 from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier
-from lumbar_utils.models.run_folder import WEIGHTS, RunConfig, save_weights
+from lumbar_utils.models.run_folder import RunConfig, save_run
 from lumbar_utils.phantom.cohort import generate_cohort
 from lumbar_utils.studies.study import StudySource, find_studies
 
@@ -90,8 +90,8 @@ def untrained_run(folder: Path) -> Path:
     """A run folder with a small classifier that has learnt nothing."""
     config = ClassifierConfig(encoder="test_resnet", family="2.5d", width=64)
     prior = np.full((N_TARGETS, N_SEVERITIES), 1 / N_SEVERITIES)
-    save_weights(LumbarClassifier(config, prior), folder / WEIGHTS)
-    RunConfig(config, CropSpec(), prior, training={}, synthetic_only=True).save(folder)
+    stored = RunConfig(config, CropSpec(), prior, training={}, synthetic_only=True)
+    save_run(folder, LumbarClassifier(config, prior), stored)
     return folder
 
 

@@ -10,8 +10,9 @@ import contextlib
 import math
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -22,20 +23,11 @@ PRECISIONS = ("auto", "float32", "bfloat16", "float16")
 
 @dataclass(frozen=True)
 class Compute:
-    """A device and the precision to use on it.
-
-    Attributes
-    ----------
-    device : torch.device
-    dtype : torch.dtype
-        float32 means no autocast.
-    reason : str
-        Why this device and this precision, for the log.
-    """
+    """A device and the precision to use on it."""
 
     device: torch.device
-    dtype: torch.dtype
-    reason: str
+    dtype: torch.dtype  # float32 means no autocast
+    reason: str  # why this device and this precision, for the log
 
     @property
     def scales_gradients(self) -> bool:
@@ -53,18 +45,9 @@ class Compute:
 
 
 def choose_compute(device: str = "auto", precision: str = "auto") -> Compute:
-    """Pick device and precision; say why.
+    """Pick device (`auto`: the first usable GPU, else the CPU) and precision (of `PRECISIONS`); say why.
 
-    Parameters
-    ----------
-    device : str
-        `auto` (the first usable GPU, else the CPU) or a torch device such as `cpu` or `cuda:1`.
-    precision : {"auto", "float32", "bfloat16", "float16"}
-
-    Raises
-    ------
-    DataError
-        When the wanted device is unknown or cannot compute, or the precision is unknown.
+    Raises `DataError` when the wanted device is unknown or cannot compute, or the precision is unknown.
     """
     if precision not in PRECISIONS:
         raise DataError(f"precision must be one of {PRECISIONS}, got {precision!r}")
@@ -95,28 +78,19 @@ def _automatic_device() -> tuple[torch.device, str]:
 
 
 def lack_of_code(capability: tuple[int, int], built_for: list[str]) -> str:
-    """Why this torch holds no code for a GPU, "" when it does or does not say what it was built for.
+    """Why this torch, with `torch.cuda.get_arch_list()`, holds no code for a GPU, such as a P100, which is a (6, 0).
 
-    Code for `sm_75` runs on GPUs of the same major number from 7.5 on; `compute_90` is compiled by the driver for any
-    GPU from 9.0 on (CUDA C++ Programming Guide, binary and PTX compatibility).
-
-    Parameters
-    ----------
-    capability : (int, int)
-        Compute capability of the GPU, (6, 0) for a P100.
-    built_for : list of str
-        `torch.cuda.get_arch_list()`.
+    "" when it does or does not say what it was built for. Code for `sm_75` runs on GPUs of the same major number from
+    7.5 on; `compute_90` is compiled by the driver for any GPU from 9.0 on (CUDA C++ Programming Guide, binary and PTX
+    compatibility).
     """
     found = (re.fullmatch(r"(sm|compute)_(\d+)(\d)[a-z]?", name) for name in built_for)
-    targets = [(match[1], int(match[2]), int(match[3])) for match in found if match]
-    for kind, major, minor in targets:
-        if kind == "sm" and major == capability[0] and minor <= capability[1]:
-            return ""
-        if kind == "compute" and (major, minor) <= capability:
-            return ""
-    if not targets:
+    targets = [(match[1], (int(match[2]), int(match[3]))) for match in found if match]
+    if not targets or any(
+        target <= capability and (kind == "compute" or target[0] == capability[0]) for kind, target in targets
+    ):
         return ""
-    oldest = min((major, minor) for _, major, minor in targets)
+    oldest = min(target for _, target in targets)
     return (
         f"its compute capability is {capability[0]}.{capability[1]}, and torch {torch.__version__} is built for "
         f"{oldest[0]}.{oldest[1]} and newer; on Kaggle choose the accelerator GPU T4 x2"
@@ -194,3 +168,10 @@ def running_average(decay: float) -> Callable:
                 old.copy_(new)
 
     return update
+
+
+def check_finite(tensors: Mapping[str, torch.Tensor], path: Path) -> None:
+    """Raise `DataError` naming file and tensor when a number is not finite: such a network answers nothing."""
+    for name, tensor in tensors.items():
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            raise DataError(f"{path}: {name} holds numbers that are not finite; neither saved nor loaded")

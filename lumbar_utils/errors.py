@@ -7,6 +7,7 @@ clear line instead of a traceback.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -47,6 +48,10 @@ class DataError(LumbarError):
     """A folder or a table that does not have the form it should have."""
 
 
+class OutputError(DataError):
+    """A result that cannot be written: a full disk is no fault of a study, and ends a run over many at once."""
+
+
 class MissingPackageError(LumbarError, ImportError):
     """A package that only an extra brings is not installed; the message names the command that installs it."""
 
@@ -58,6 +63,12 @@ CODES = {
     # code: (stage, what is used instead)
     "file_unreadable": ("read", "the other slices of the series"),
     "slice_duplicate": ("read", "the other slice at the same place"),
+    "contrast_left_out": ("read", "the images of the contrast that suits the view"),
+    "series_taken_apart": ("read", "each of them as a series of its own"),
+    "series_less_suited": ("read", "the series that suits the view better"),
+    "patients_mixed": ("read", "the images of one patient"),
+    "frames_of_reference_differ": ("read", "the series in the frame of the sagittal T2"),
+    "uids_not_usable": ("read", "series that are told apart by how they were acquired"),
     "slice_scout": ("read", "the slices in the series' own plane"),
     "series_unreadable": ("read", "the other series"),
     "series_not_on_disk": ("read", "the other series"),
@@ -73,6 +84,7 @@ CODES = {
     "series_not_cropped": ("crop", "the other series"),
     "view_missing": ("crop", MISSING_VIEW_EMBEDDING),
     "levels_missing": ("crop", f"{MISSING_VIEW_EMBEDDING} at these levels"),
+    "voxels_not_finite": ("crop", "the other voxels"),
     "not_cropped": ("crop", PRIOR),
     "nothing_shown": ("crop", PRIOR),
     "network_not_finite": ("predict", "the other ensemble members"),
@@ -163,3 +175,19 @@ class Issue:
 def counted(count: int, one: str = "study", many: str = "studies") -> str:
     """`"1 study"`, `"2 studies"`, for messages."""
     return f"{count} {one if count == 1 else many}"
+
+
+OUT_OF_MEMORY = "not enough memory; use fewer --jobs, end other programs, or raise the limit (see ulimit -v)"
+_OUT_OF_MEMORY = ("out of memory", "allocate memory", "not enough memory", "failed to map segment", "bad_alloc")
+
+
+def out_of_memory(error: BaseException | None) -> bool:
+    """Whether an error, or one that led to it, came of too little memory; libraries say so in many ways."""
+    while error is not None:
+        said = str(error).lower()
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM:
+            return True
+        if any(words in said for words in _OUT_OF_MEMORY) and "static tls" not in said:
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
-from scipy import ndimage
+from scipy import ndimage, optimize
 
 from .errors import GeometryError
 
@@ -22,12 +22,21 @@ LEFT = np.array([1.0, 0.0, 0.0])
 ANTERIOR, POSTERIOR = np.array([0.0, -1.0, 0.0]), np.array([0.0, 1.0, 0.0])
 INFERIOR, SUPERIOR = np.array([0.0, 0.0, -1.0]), np.array([0.0, 0.0, 1.0])
 
-PARALLEL_TOLERANCE_DEGREES = 1.0
+# No threshold is a number that scans are made with (1 degree, 0.1 mm, half a field of view, twice the spacing): there
+# the last bit would decide.
+PARALLEL_TOLERANCE_DEGREES = 0.95
 """Slices whose normals differ by less belong to one stack; angulated lumbar blocks differ by several degrees."""
-DUPLICATE_TOLERANCE_MM = 0.1
+DUPLICATE_TOLERANCE_MM = 0.15
 """Two slices of a stack closer than this show the same place; real neighbours are at least 0.5 mm apart."""
-MAX_SHIFT = 0.5
+MAX_SHIFT = 0.45
 """Fraction of the field of view by which slices of one stack may be shifted in plane against the first."""
+REACH = 0.75
+"""Slice spacings up to which a slice shows what lies beside it: more than half a spacing, which uneven spacing needs,
+and less than a whole one, at which a lost slice lies."""
+WIDEST_SPACING_MM = 7.0
+"""Slices of one lumbar scan are at most 6.6 mm apart; larger steps lead to another block, or over lost slices."""
+ON_BORDER = 1e-6
+"""Voxels by which rounding may move a point over the border of what is covered."""
 SMOOTHING_PER_OCTAVE = 0.4
 """Standard deviation, in target samples, of the low-pass that precedes sampling coarser than the pixels."""
 UNIT_TOLERANCE = 1e-2
@@ -36,31 +45,13 @@ UNIT_TOLERANCE = 1e-2
 
 @dataclass(frozen=True)
 class SliceGeometry:
-    """Where one image lies in the patient.
+    """Where one image lies in the patient; raises `GeometryError` for numbers that do not describe one."""
 
-    Parameters
-    ----------
-    position : array_like, shape (3,)
-        LPS mm of the centre of the first pixel (ImagePositionPatient).
-    row_cosine, column_cosine : array_like, shape (3,)
-        Directions in which the column index and the row index grow (ImageOrientationPatient, first and last
-        three numbers).
-    spacing : (float, float)
-        mm between rows and between columns (PixelSpacing).
-    shape : (int, int)
-        Rows and columns.
-
-    Raises
-    ------
-    GeometryError
-        When numbers are not finite, spacings not positive or the directions not perpendicular unit vectors.
-    """
-
-    position: np.ndarray
-    row_cosine: np.ndarray
-    column_cosine: np.ndarray
-    spacing: tuple[float, float]
-    shape: tuple[int, int]
+    position: np.ndarray  # LPS mm of the centre of the first pixel (ImagePositionPatient)
+    row_cosine: np.ndarray  # along which the column index grows (ImageOrientationPatient, first three numbers)
+    column_cosine: np.ndarray  # along which the row index grows
+    spacing: tuple[float, float]  # mm between rows and between columns (PixelSpacing)
+    shape: tuple[int, int]  # rows and columns
 
     def __post_init__(self):
         names = ("position", "row_cosine", "column_cosine")
@@ -99,17 +90,9 @@ class SliceGeometry:
 
 @dataclass(frozen=True)
 class StackGeometry:
-    """Parallel slices of one matrix, sorted along their common normal; the spacing may be uneven.
+    """Parallel slices of one matrix, sorted along their common normal; the spacing may be uneven."""
 
-    Parameters
-    ----------
-    positions : array_like, shape (n, 3)
-        LPS mm of every slice's first pixel, ascending along the normal.
-    row_cosine, column_cosine, spacing, shape
-        As in `SliceGeometry`, the same for all slices.
-    """
-
-    positions: np.ndarray
+    positions: np.ndarray  # (n, 3), LPS mm of every slice's first pixel; the rest as in `SliceGeometry`
     row_cosine: np.ndarray
     column_cosine: np.ndarray
     spacing: tuple[float, float]
@@ -143,8 +126,16 @@ class StackGeometry:
 
     @cached_property
     def slice_spacing(self) -> float:
-        """Median distance of neighbouring slices in mm; nan for a single slice."""
-        return float(np.median(np.diff(self.offsets))) if len(self) > 1 else float("nan")
+        """Usual distance of neighbouring slices in mm; nan for a single slice.
+
+        The median of all distances, or, of each slice, of the larger one beside it: in a series that is stored twice,
+        a little apart, every other distance is small.
+        """
+        if len(self) == 1:
+            return float("nan")
+        steps = np.diff(self.offsets)
+        larger = np.maximum(np.append(steps, 0), np.append(0, steps))
+        return float(max(np.median(steps), min(np.median(larger), WIDEST_SPACING_MM)))
 
     @property
     def _step(self) -> float:
@@ -168,11 +159,13 @@ class StackGeometry:
     def world_to_voxel(self, points: np.ndarray) -> np.ndarray:
         """LPS mm (..., 3) to fractional (slice, row, column) (..., 3).
 
-        The slice coordinate is linear between neighbouring slices, however far apart they are, and goes on
-        beyond the ends with the median spacing. In-plane shifts between slices are followed.
+        The slice coordinate is linear between neighbouring slices, however far apart they are, and goes on beyond the
+        ends with `slice_spacing`. In-plane shifts between slices are followed.
         """
         points = _points(points, 3, "points")
-        k = self._slice_coordinate(points @ self.normal)
+        along, offsets = points @ self.normal, self.offsets
+        beyond = np.minimum(along - offsets[0], 0) + np.maximum(along - offsets[-1], 0)
+        k = np.interp(along, offsets, np.arange(len(self))) + beyond / self._step
         origin = self._origin_at(k)
         row = ((points @ self.column_cosine) - origin[..., 1]) / self.spacing[0]
         column = ((points @ self.row_cosine) - origin[..., 0]) / self.spacing[1]
@@ -188,77 +181,20 @@ class StackGeometry:
         own = np.stack([self.row_cosine, self.column_cosine, self.normal])
         return np.concatenate([in_plane, along[..., None]], axis=-1) @ own
 
-    def _slice_coordinate(self, along: np.ndarray) -> np.ndarray:
-        offsets = self.offsets
-        beyond = np.minimum(along - offsets[0], 0) + np.maximum(along - offsets[-1], 0)
-        return np.interp(along, offsets, np.arange(len(self))) + beyond / self._step
-
     def _origin_at(self, k: np.ndarray) -> np.ndarray:
         """In-plane coordinates (across, down) in mm of the first pixel at fractional slice `k`."""
         index, directions = np.arange(len(self)), (self.row_cosine, self.column_cosine)
         return np.stack([np.interp(k, index, self.positions @ d) for d in directions], axis=-1)
 
 
-def group_into_stacks(slices: Sequence[SliceGeometry]) -> list[list[int]]:
-    """Group slices into stacks of parallel planes with one matrix and one pixel spacing.
-
-    Works on any order. Directions may differ by `PARALLEL_TOLERANCE_DEGREES`, in the normal and in the plane; the
-    stations of a composed scan stay apart (`MAX_SHIFT`). A slice at the place of an earlier one
-    (`DUPLICATE_TOLERANCE_MM`) is left out.
-
-    Returns
-    -------
-    list of lists of int
-        Per stack the indices of its slices, sorted along the first slice's normal; the largest stack first.
-    """
-    limit = np.cos(np.radians(PARALLEL_TOLERANCE_DEGREES))
-    groups: list[list[int]] = []
-    for index, item in enumerate(slices):
-        for group in groups:
-            first = slices[group[0]]
-            if (
-                item.shape == first.shape
-                and item.row_cosine @ first.row_cosine >= limit
-                and item.column_cosine @ first.column_cosine >= limit
-                and (item.spacing == first.spacing or np.allclose(item.spacing, first.spacing, rtol=1e-3))
-                and np.abs(first.world_to_pixel(item.position)[0] / first.shape[::-1]).max() <= MAX_SHIFT
-            ):
-                group.append(index)
-                break
-        else:
-            groups.append([index])
-    stacks = []
-    for group in groups:
-        normal = slices[group[0]].normal
-        kept: list[int] = []
-        for index in sorted(group, key=lambda i: (float(slices[i].position @ normal), i)):
-            if not kept or (slices[index].position - slices[kept[-1]].position) @ normal >= DUPLICATE_TOLERANCE_MM:
-                kept.append(index)
-        stacks.append(kept)
-    return sorted(stacks, key=len, reverse=True)
-
-
 @dataclass(frozen=True)
 class OrientedGrid:
-    """A box of sample points with its own axes.
+    """A box of sample points with its own axes; the samples sit in the middle of `shape` equal cells."""
 
-    Parameters
-    ----------
-    center : array_like, shape (3,)
-        LPS mm of the middle of the box.
-    axes : array_like, shape (3, 3)
-        Row `i` is the unit direction in which array axis `i` grows. The axes are perpendicular, of either hand.
-    extent : (float, float, float)
-        Full side lengths of the box in mm, along each array axis.
-    shape : (int, int, int)
-        Number of samples along each array axis. Samples sit in the middle of their cells, so the box is cut
-        into `shape` equal cells of `extent / shape` mm.
-    """
-
-    center: np.ndarray
-    axes: np.ndarray
-    extent: tuple[float, float, float]
-    shape: tuple[int, int, int]
+    center: np.ndarray  # LPS mm of the middle of the box
+    axes: np.ndarray  # (3, 3): row i is the unit direction of array axis i; perpendicular, of either hand
+    extent: tuple[float, float, float]  # mm of the whole box along each array axis
+    shape: tuple[int, int, int]  # samples along each array axis
 
     def __post_init__(self):
         center = _vector(self.center, "center")
@@ -296,40 +232,19 @@ class OrientedGrid:
 
 
 def sample_stack(
-    pixels: np.ndarray,
-    geometry: StackGeometry,
-    points: np.ndarray,
-    *,
-    resolution: float | None = None,
-    largest_gap: float | None = None,
+    pixels: np.ndarray, geometry: StackGeometry, points: np.ndarray, *, resolution: float | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Trilinear values of a stack at points of the patient, and which of the points the scan covers.
+    """Trilinear values of a stack (n, rows, columns) at points (..., 3) of the patient, LPS mm, and which it covers.
 
-    Only the part of the stack round the points is touched, so that small boxes from large stacks are cheap.
-
-    Parameters
-    ----------
-    pixels : ndarray, shape (n, rows, columns)
-        The stack's images, in the order of `geometry.positions`.
-    points : ndarray, shape (..., 3)
-        LPS mm.
-    resolution : float, optional
-        Distance of the points in mm. Where pixels are finer, the images are first smoothed in plane so that
-        nothing aliases. Default: no smoothing.
-    largest_gap : float, optional
-        mm. A point between two slices further apart than this is not covered. Default: twice the stack's
-        median spacing. Beyond the first and last slice half a median spacing is still covered.
-
-    Returns
-    -------
-    values : ndarray of float32, shape (...)
-        0 where not covered.
-    covered : ndarray of bool, shape (...)
+    Where pixels are finer than `resolution`, the distance of the points in mm, the images are first smoothed in plane
+    so that nothing aliases; default: no smoothing. Only the part of the stack round the points is touched, so that
+    small boxes from large stacks are cheap. Returns float32 (...), 0 where not covered, and bool (...): a point is not
+    covered further than `REACH` from both slices beside it, or further than half a spacing beyond the ends.
     """
     if pixels.shape != (len(geometry), *geometry.shape):
         raise GeometryError(f"pixels must have shape {(len(geometry), *geometry.shape)}, got {pixels.shape}")
     voxels = geometry.world_to_voxel(points)
-    covered = voxels_covered(geometry, voxels, largest_gap=largest_gap)
+    covered = voxels_covered(geometry, voxels)
     values, sigma = np.zeros(covered.shape, dtype=np.float32), np.zeros(3)
     if not covered.any():
         return values, covered
@@ -348,41 +263,29 @@ def sample_stack(
     return values, covered
 
 
-def voxels_covered(geometry: StackGeometry, voxels: np.ndarray, *, largest_gap: float | None = None) -> np.ndarray:
+def voxels_covered(geometry: StackGeometry, voxels: np.ndarray) -> np.ndarray:
     """Which fractional (slice, row, column) coordinates (..., 3) the scan covers; see `sample_stack`."""
-    k = voxels[..., 0]
+    k, last = voxels[..., 0], len(geometry) - 1
     covered = np.ones(k.shape, dtype=bool)
     for axis, n in enumerate((len(geometry), *geometry.shape)):
-        covered &= (voxels[..., axis] >= -0.5) & (voxels[..., axis] <= n - 0.5)
-    if len(geometry) > 1:
-        gaps = np.diff(geometry.offsets)
-        limit = 2 * geometry.slice_spacing if largest_gap is None else largest_gap
-        between = np.clip(np.floor(k).astype(int), 0, len(gaps) - 1)
-        covered &= ~((k > 0) & (k < len(geometry) - 1) & (gaps[between] > limit))
+        covered &= np.abs(voxels[..., axis] - (n - 1) / 2) <= n / 2 + ON_BORDER
+    if last > 0:
+        gaps = np.diff(geometry.offsets)[np.clip(np.floor(k).astype(int), 0, last - 1)]
+        from_slice = np.abs(k - np.rint(k)) * gaps
+        covered &= (from_slice <= (REACH + ON_BORDER) * geometry.slice_spacing) | (k <= 0) | (k >= last)
     return covered
 
 
 def anatomical_axes(geometry: StackGeometry, axes: Sequence[np.ndarray]) -> np.ndarray:
-    """The stack's own directions, permuted and signed to lie nearest to the wanted anatomical directions.
+    """The stack's own directions (3, 3), permuted and signed to lie nearest to the three wanted ones.
 
-    Parameters
-    ----------
-    axes : three vectors of shape (3,)
-        Wanted directions of the array axes, for example `(LEFT, INFERIOR, POSTERIOR)`.
-
-    Returns
-    -------
-    ndarray, shape (3, 3)
-        Row `i` is the stack's direction (normal, column or row cosine, with either sign) for array axis `i`.
+    Row `i` is the stack's normal, column or row cosine, with either sign, for the array axis that is to run along
+    `axes[i]`, as in `(LEFT, INFERIOR, POSTERIOR)`.
     """
     own = np.stack([geometry.normal, geometry.column_cosine, geometry.row_cosine])
-    cosines = np.stack([np.asarray(a, dtype=np.float64) for a in axes]) @ own.T
-    free, result = cosines.copy(), np.zeros((3, 3))
-    for _ in range(3):
-        i, j = np.unravel_index(np.nanargmax(np.abs(free)), free.shape)
-        result[i] = own[j] * (1.0 if cosines[i, j] >= 0 else -1.0)
-        free[i, :] = free[:, j] = np.nan
-    return result
+    cosines = np.stack(list(axes)) @ own.T
+    order = optimize.linear_sum_assignment(-np.abs(cosines))[1]
+    return own[order] * np.where(cosines[range(3), order] >= 0, 1.0, -1.0)[:, None]
 
 
 def _vector(value, name: str) -> np.ndarray:

@@ -4,7 +4,8 @@ By default joblib starts processes on this machine; inside `with joblib.parallel
 any other backend) the same jobs run there instead.
 
 A job is a function of a module and a few small arguments: paths and numbers, not images. A job that fails costs only
-itself, also when its process dies with it. Processes end when the process that started them is killed.
+itself, also when its process dies with it; only a result that cannot be written (`OutputError`) ends them all.
+Processes end when the process that started them is killed.
 """
 
 from __future__ import annotations
@@ -22,7 +23,10 @@ from itertools import islice
 from typing import Any
 
 import joblib
+from joblib._parallel_backends import LokyBackend
 from joblib.parallel import ParallelBackendBase, get_active_backend
+
+from .errors import OutputError
 
 logger = logging.getLogger(__name__)
 
@@ -31,25 +35,17 @@ WINDOW = 16
 TIMEOUT_S = 900.0
 """Seconds that the next result is waited for. A study takes a second; joblib is never told of a job that dask has given
 up because it killed several workers."""
-WATCH_S = 2.0
+WATCH_S = 0.5
 """How often a worker process checks that the process which started it is alive."""
 DIED, HUNG = "WorkerDied", "WorkerHung"
 
 
 @dataclass(frozen=True)
 class JobFailure:
-    """What `run_jobs` yields in the place of a result.
+    """What `run_jobs` yields in the place of a result."""
 
-    Attributes
-    ----------
-    reason : str
-        The message of what was raised, its type's name where it has none.
-    kind : str
-        The type's name; `DIED` or `HUNG` where the process was lost.
-    """
-
-    reason: str
-    kind: str
+    reason: str  # the message of what was raised, its type's name where it has none
+    kind: str  # the type's name; `DIED` or `HUNG` where the process was lost
 
     @classmethod
     def of(cls, error: BaseException) -> JobFailure:
@@ -80,9 +76,8 @@ def run_jobs(
     tasks : iterable of tuple
         Arguments of each call. Read one window at a time.
     n_jobs : int, optional
-        Worker processes, -1 for one per core; 1 works in this process. A user's active `joblib.parallel_config` takes
-        precedence: its number of jobs where it names one, else, on a backend that is not joblib's own, all it has.
-        None: as that configuration says, else 1.
+        Worker processes, -1 for one per core; 1 or None works in this process. A user's active `joblib.parallel_config`
+        takes precedence: its number of jobs where it names one, else, on a backend not joblib's own, all it has.
     ordered : bool
         Yield in the order of the tasks instead of as they finish.
     threads : bool
@@ -100,6 +95,11 @@ def run_jobs(
         Which task, counted from 0.
     result
         What the function returned, or a `JobFailure` when it raised or its process died.
+
+    Raises
+    ------
+    OutputError
+        When a job does: on a full disk the next one fares no better.
     """
     # loky replaces a worker that has grown by 300 MB, which it does when torch is imported: nothing is lost.
     warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)
@@ -141,14 +141,16 @@ class _Pool:
     def start(self, batch: list[tuple[int, tuple]], timeout: float) -> Iterator[tuple[int, Any]]:
         """Hand a batch to joblib; it is then under way, unless the backend gives all results at once."""
         if self.here:
-            return (_attempt(os.getpid(), self.function, index, task) for index, task in batch)
+            return (_attempt(self.function, index, task) for index, task in batch)
         options: dict[str, Any] = {
             "n_jobs": self.n_jobs,
             "batch_size": 1,
             "prefer": "threads" if self.threads else None,
         }
         options["timeout"] = max(timeout, 1.0) if self.workers > 1 else None
-        jobs = [joblib.delayed(_attempt)(os.getpid(), self.function, index, task) for index, task in batch]
+        if isinstance(self.backend, LokyBackend) and "initializer" not in self.backend.backend_kwargs:
+            options |= {"initializer": _end_with, "initargs": (os.getpid(),)}
+        jobs = [joblib.delayed(_attempt)(self.function, index, task) for index, task in batch]
         if not self.backend.supports_return_generator:  # ray's gives all results of a window at once
             return _at_once(jobs, options)
         kind = "generator" if self.ordered else "generator_unordered"
@@ -158,6 +160,14 @@ class _Pool:
         self, batch: list[tuple[int, tuple]], results: Iterator, timeout: Callable[[], float]
     ) -> Iterator[tuple[int, Any]]:
         """All results of a batch, whatever happens to the processes."""
+        for index, result in self._results(batch, results, timeout):
+            if isinstance(result, JobFailure) and result.kind == OutputError.__name__:
+                raise OutputError(result.reason)
+            yield index, result
+
+    def _results(
+        self, batch: list[tuple[int, tuple]], results: Iterator, timeout: Callable[[], float]
+    ) -> Iterator[tuple[int, Any]]:
         waiting = dict(batch)
         try:
             for index, result in results:
@@ -213,8 +223,7 @@ def _close(results: Iterator) -> None:
             results.close()
 
 
-def _attempt(owner: int, function: Callable, index: int, task: tuple) -> tuple[int, Any]:
-    _end_with(owner)
+def _attempt(function: Callable, index: int, task: tuple) -> tuple[int, Any]:
     try:
         return index, function(*task)
     except (Exception, SystemExit) as error:  # whatever is wrong with one study must not cost the others
@@ -223,17 +232,13 @@ def _attempt(owner: int, function: Callable, index: int, task: tuple) -> tuple[i
 
 def _end_with(owner: int) -> None:
     """End this worker process soon after the process that started it: joblib's own workers outlive a killed parent."""
-    name = f"ends with process {owner}"
-    own = multiprocessing.current_process().name.startswith("LokyProcess")
-    if not own or owner == os.getpid() or any(thread.name == name for thread in threading.enumerate()):
-        return
 
     def watch() -> None:
         while os.getppid() == owner:
             time.sleep(WATCH_S)
         os._exit(1)
 
-    threading.Thread(target=watch, name=name, daemon=True).start()
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _is_timeout(error: BaseException) -> bool:

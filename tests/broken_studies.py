@@ -18,7 +18,7 @@ from lumbar_utils.localization import DiscPoints
 from lumbar_utils.localization.preprocessing import LocalizationError
 from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier
 from lumbar_utils.models.ensemble import Ensemble, Member
-from lumbar_utils.models.run_folder import RunConfig, save_weights
+from lumbar_utils.models.run_folder import RunConfig, save_run
 
 SPEC = CropSpec(shapes={SAGITTAL_T2: (8, 16, 16), AXIAL_T2: (8, 16, 16), SAGITTAL_T1: (16, 16, 16)})
 LISTED = "test_series_descriptions.csv"
@@ -34,8 +34,7 @@ def write_run(folder: Path, seeds: tuple[int, ...] = (0,), weights: tuple[float,
             if "head" in name:
                 torch.nn.init.normal_(parameter, std=0.3)
         own = folder / f"fold_{seed}" if len(seeds) > 1 else folder
-        RunConfig(config, SPEC, np.tile((0.7, 0.2, 0.1), (N_TARGETS, 1)), {}, True).save(own)
-        save_weights(model, own / "model.safetensors")
+        save_run(own, model, RunConfig(config, SPEC, np.tile((0.7, 0.2, 0.1), (N_TARGETS, 1)), {}, True))
     if len(seeds) > 1:
         weights = weights or (1.0,) * len(seeds)
         Ensemble(tuple(Member(f"fold_{s}", w) for s, w in zip(seeds, weights, strict=True))).save(folder)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -31,6 +33,27 @@ def cohort(shared_folder) -> Path:
             generate_cohort(folder, n_studies=8, seed=20, profile="demo", test_fraction=0.25, n_jobs=2, progress=False)
             done.touch()
     return folder
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """`with full_disk(3):` only three more files of the library fit on the disk."""
+    original = tempfile.TemporaryDirectory
+
+    @contextmanager
+    def filled(room: int):
+        left = iter(range(room))
+
+        def folder(*args, **options):
+            if next(left, None) is None:
+                raise OSError(28, "No space left on device")
+            return original(*args, **options)
+
+        with monkeypatch.context() as patch:
+            patch.setattr("lumbar_utils.files.tempfile.TemporaryDirectory", folder)
+            yield
+
+    return filled
 
 
 @pytest.fixture(scope="session")

@@ -14,7 +14,7 @@ from pathlib import Path
 import pandas as pd
 from planted_crops import SPEC
 
-from lumbar_utils.crops.cache import MANIFEST
+from lumbar_utils.crops.cache import MANIFEST, crop_file
 from lumbar_utils.crops.extraction import FORMAT_VERSION, StudyCrops
 from lumbar_utils.models.run_folder import MANIFEST as RUN_MANIFEST
 from lumbar_utils.training.checkpoints import FILE as CHECKPOINT
@@ -29,7 +29,7 @@ def write_training_data(
 ) -> Path:
     """Write `crops/`, `train.csv` and `config.json` into a folder."""
     for study_id, item in crops.items():
-        item.save(folder / "crops" / f"{study_id}.npz")
+        item.save(crop_file(folder / "crops", study_id, SPEC))
     manifest = {"version": FORMAT_VERSION, "spec": SPEC.to_json(), "study_ids": list(crops), "failures": {}}
     (folder / "crops" / MANIFEST).write_text(json.dumps(manifest))
     labels.to_csv(folder / "train.csv", index=False)

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 
+from lumbar_utils.errors import OutputError
 from lumbar_utils.parallel import run_jobs
 
 
@@ -21,6 +22,12 @@ def odd(number: int) -> int:
     if number == 6:
         os.kill(os.getpid(), signal.SIGKILL)
     return number
+
+
+def full_disk(number: int) -> None:
+    """Fails to write at 7."""
+    if number == 7:
+        raise OutputError("7.npz: no space left")
 
 
 def sleep(seconds: float) -> float:

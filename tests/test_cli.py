@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import re
 import subprocess
 import sys
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 
+from lumbar_utils import localization
 from lumbar_utils.cli import inputs, main
 from lumbar_utils.errors import DataError
+from lumbar_utils.kaggle.workspace import split_studies
 from lumbar_utils.labels import PROBABILITY_COLUMNS, SEVERITIES, TARGETS, decode_severities, row_ids
 from lumbar_utils.localization import DiscLocalizer
 from lumbar_utils.metrics.score import competition_score, plain_frequencies
+from lumbar_utils.studies.study import CompetitionFolder, find_studies
 from lumbar_utils.training import label_denoising as denoising
 from lumbar_utils.training import train as train_module
 
@@ -225,6 +231,24 @@ def test_a_place_where_nothing_can_be_written_is_refused_before_the_work(tmp_pat
     assert [path.name for path in Path("scans").iterdir()] == []
 
 
+@pytest.mark.parametrize("make", [lambda path: path.symlink_to("target"), os.mkfifo])
+@pytest.mark.parametrize("command", ["localize", "predict"])
+def test_a_link_or_a_pipe_is_refused_before_the_work(tmp_path, capsys, command, make):
+    for part in ("localizer", "classifier"):
+        (tmp_path / part).mkdir()
+        (tmp_path / part / "model.safetensors").touch()
+    make(tmp_path / "out.csv")
+    message = fails(capsys, command, tmp_path, "--weights", tmp_path, "--out", tmp_path / "out.csv")
+    assert "only a plain file may be replaced" in message
+
+
+def test_a_terminal_without_the_letters_ends_nothing(monkeypatch):
+    monkeypatch.setattr("lumbar_utils.cli.score.score", lambda args: print(args.solution))
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(io.BytesIO(), "ascii"))
+    assert main(["score", "M\u00fcll", "M\udcfcll"]) == 0
+    assert sys.stdout.buffer.getvalue() == b"M\\xfcll\n"
+
+
 def test_an_unexpected_error_is_one_line_and_debug_shows_where(monkeypatch, capsys, caplog):
     def broken(args):
         raise KeyError("broken")
@@ -234,6 +258,30 @@ def test_an_unexpected_error_is_one_line_and_debug_shows_where(monkeypatch, caps
     assert "--debug" in capsys.readouterr().err and "Traceback" not in caplog.text
     assert main(["score", "a", "b", "--debug"]) == 1
     assert "in broken" in caplog.text
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "no memory"),
+        ImportError("libtorch_cuda.so: failed to map segment from shared object"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 7 bytes"),
+        RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+        RuntimeError("unable to mmap 87748666 bytes from file <x>: Cannot allocate memory (12)"),
+    ],
+)
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_too_little_memory_is_said_as_that(monkeypatch, capsys, error, wrapped):
+    def fail(args):
+        try:
+            raise error
+        except Exception as cause:
+            raise (DataError("model.safetensors: these weights cannot be used") if wrapped else error) from cause
+
+    monkeypatch.setattr("lumbar_utils.cli.score.score", fail)
+    message = fails(capsys, "score", "a", "b")
+    assert "not enough memory; use fewer --jobs" in message and "weights" not in message and "pip" not in message
 
 
 def test_interrupted(monkeypatch, capsys):
@@ -345,9 +393,7 @@ def test_localize_and_crops_write_what_the_next_step_reads(cohort, trained_run, 
 @pytest.mark.slow
 def test_folds_learn_from_marked_points_and_are_graded_on_found_ones(cohort, tmp_path, capsys, monkeypatch):
     from lumbar_utils.crops.cache import CropCache
-    from lumbar_utils.kaggle.workspace import split_studies
     from lumbar_utils.localization import points_from_table, read_points
-    from lumbar_utils.studies.study import CompetitionFolder
 
     folder, run = CompetitionFolder.open(cohort), tmp_path / "run"
     ids = list(folder.labels["study_id"])
@@ -451,11 +497,41 @@ def test_real_patients_with_views_missing_get_all_rows_and_a_warning(real_mri, t
     assert "mean nothing" in done.stdout
 
 
-def test_a_localizer_that_has_seen_the_held_out_studies_is_used_with_a_warning(tmp_path, caplog):
-    shipped = DiscLocalizer.shipped()
-    shipped.made["studies"] = ["1", "2"]
-    folder = shipped.save(tmp_path / "localizer")
-    assert inputs.discs_of([], points=None, localizer=folder, held_out=["3"], progress=False) == {}
-    assert "held-out" not in caplog.text
-    inputs.discs_of([], points=None, localizer=folder, held_out=["2", "3"], progress=False)
-    assert "trained on 1 of the 2 held-out studies" in caplog.text
+def test_out_of_fold_points_are_never_of_a_localizer_that_was_trained_on_the_study(cohort, tmp_path, monkeypatch):
+    own, sources, asked = DiscLocalizer.shipped(), find_studies(cohort, part="train")[:3], []
+    own.made["studies"] = [source.study_id for source in sources[:2]]
+    folder = own.save(tmp_path / "localizer")
+
+    def located(some, localizer, **options):
+        asked.append(([source.study_id for source in some], bool(localizer.made.get("studies"))))
+        return {}, {}
+
+    monkeypatch.setattr("lumbar_utils.localization.many_studies.locate_studies", located)
+    ids = [source.study_id for source in sources]
+    inputs.discs_of(sources, points=None, localizer=folder, out_of_fold=True, progress=False)
+    assert asked == [(ids[2:], True), (ids[:2], False)]
+
+
+def test_localizer_and_classifier_hold_out_the_same_studies_whatever_the_seed(cohort, tmp_path, monkeypatch):
+    class Asked(BaseException):
+        pass
+
+    def noted(folder, study_ids, **options):
+        trained.append(set(study_ids))
+        raise Asked
+
+    def cropped(folder, training, held_out, args):
+        trained.append(training)
+        raise Asked
+
+    trained = []
+    monkeypatch.setattr(localization, "train_localizer", noted)
+    monkeypatch.setattr("lumbar_utils.cli.train._training_crops", cropped)
+    config = tmp_path / "three.json"
+    config.write_text('{"folds": 3, "fold_seed": 5}')
+    given = ["--run", str(tmp_path / "run"), "--config", str(config), "--fold", "1", "--seed"]
+    for part, seed in product(("localizer", "classifier"), "01"):
+        with pytest.raises(Asked):
+            main(["train", part, str(cohort), *given, seed])
+    wanted = set(split_studies(CompetitionFolder.open(cohort), 1, folds=3, fold_seed=5)[0])
+    assert trained == [wanted] * 4

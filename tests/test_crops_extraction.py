@@ -2,6 +2,8 @@
 
 import json
 import re
+import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -200,6 +202,73 @@ def test_bad_crop_files_and_bad_points_are_refused(tmp_path):
     points[1, 1] = np.nan
     with pytest.raises((DataError, ValueError), match="finite"):
         extract_crops(Study("7", (), ()), discs(points), SPEC)
+
+
+def first_voxel(value):
+    def change(arrays):
+        arrays["image_1"][0, 0, 0, 0] = value
+
+    return change
+
+
+def terabytes(arrays):
+    shape = (5, 10**6, 10**3, 10**3)
+    meta = json.loads(arrays["meta"].tobytes())
+    meta["spec"]["shapes"] = {view: shape[1:] for view in VIEWS}
+    arrays["meta"] = np.frombuffer(json.dumps(meta).encode(), np.uint8)
+    arrays["image_0"] = np.lib.stride_tricks.as_strided(np.zeros(1, np.float16), shape, (0, 0, 0, 0))
+
+
+BROKEN = {
+    "infinite": (first_voxel(np.inf), "finite.* got inf"),
+    "no number": (first_voxel(np.nan), "finite.* got nan"),
+    "far too large": (first_voxel(-60000), "intensities of Axial.* lie in .* got 60000"),
+    "of another type": (lambda a: a.update(image_0=a["image_0"].astype(np.float32)), "image_0 is float32"),
+    "of another shape": (lambda a: a.update(image_2=a["image_2"][:, 1:]), r"image_2 .* shape \(5, 23, 56, 56\)"),
+    "of columns first": (lambda a: a.update(axes_0=np.asfortranarray(a["axes_0"])), "axes_0"),
+    "without a view": (lambda a: a.pop("covered_1"), "covered_1"),
+    "of terabytes": (terabytes, "image_0 .* does not fit a file of"),
+    "with objects": (lambda a: a.update(meta=np.array([{}], dtype=object)), "meta is object"),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN)
+def test_a_broken_file_of_crops_is_named_before_memory_is_taken_for_it(tmp_path, kind):
+    change, words = BROKEN[kind]
+    study = Study("7", (series(SAGITTAL_T2, stack(SAGITTAL_T2, asymmetric)),), ())
+    path = extract_crops(study, discs(), SPEC).save(tmp_path / "7.npz")
+    with np.load(path) as data:
+        arrays = dict(data)
+    change(arrays)
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, array in arrays.items():
+            with archive.open(f"{name}.npy", "w") as file:
+                header = np.lib.format.header_data_from_array_1_0(array)
+                np.lib.format.write_array_header_1_0(file, header)
+                file.write(array.tobytes() if array.nbytes < 2**30 else b"x" * 1000)
+    with pytest.raises(DataError, match=rf"7\.npz: not a readable file of crops .*{words}"):
+        StudyCrops.load(path)
+
+
+def test_voxels_that_are_no_numbers_are_not_covered_and_said():
+    scan = stack(SAGITTAL_T2, asymmetric)
+    scan.pixels[:, ::40] = np.nan
+    scan.pixels[12] = np.inf
+    crops = extract_crops(Study("7", (series(SAGITTAL_T2, scan),), ()), discs(), SPEC)
+    assert 0.5 < crops.covered[SAGITTAL_T2].mean() < 0.99 and np.ptp(crops.images[SAGITTAL_T2]) > 0.9
+    assert any("voxels of the crops are not finite" in str(issue) for issue in crops.issues)
+
+
+def test_crops_of_other_shapes_or_beyond_the_range_cannot_be_made():
+    crops = extract_crops(Study("7", (), ()), discs(), SPEC)
+    for name, value, words in (
+        ("images", crops.images[AXIAL_T2][:, :, 1:], r"study 7: images of Axial T2 must be float16 of shape \(5, 10"),
+        ("images", crops.images[AXIAL_T2].astype(np.float32), "got float32"),
+        ("images", np.full_like(crops.images[AXIAL_T2], np.inf), "must be finite"),
+        ("covered", crops.covered[AXIAL_T2].astype(np.uint8), "covered of Axial T2 must be bool"),
+    ):
+        with pytest.raises(DataError, match=words):
+            replace(crops, **{name: {**getattr(crops, name), AXIAL_T2: value}})
 
 
 def test_spec_json_round_trip_refuses_unknown_keys():

@@ -26,8 +26,9 @@ from dicom_files import (
 from pydicom.data import get_testdata_file
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, JPEG2000Lossless, RLELossless
 
-from lumbar_utils.dicom.headers import acquisition
-from lumbar_utils.dicom.series import read_series, read_slices, recognise_view, scan_headers
+from lumbar_utils.dicom.acquisitions import acquisition_of
+from lumbar_utils.dicom.headers import functional_groups
+from lumbar_utils.dicom.series import read_series, read_slices, scan_headers
 from lumbar_utils.errors import DataError, DicomError
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 
@@ -102,12 +103,13 @@ def test_duplicates_are_left_out_and_noted(tmp_path):
     assert tuple(map(str, series.issues)) == ("99.dcm: lies where another slice does (duplicate), left out",)
 
 
-def test_many_duplicates_are_one_note_and_the_first_echo_is_kept(tmp_path):
-    write_series(tmp_path, offsets=range(0, 40, 4), EchoTime=20)
-    write_series(tmp_path, offsets=range(0, 40, 4), numbers=range(11, 21), EchoTime=90)
+def test_many_duplicates_are_one_note_whatever_the_names_of_their_files(tmp_path):
+    write_series(tmp_path, offsets=range(0, 40, 4))
+    for file in list(write_series(tmp_path / "again", offsets=range(0, 40, 4), numbers=range(11, 21)).iterdir()):
+        file.rename(tmp_path / f"0{file.name}")
     series = read_series(tmp_path)
     assert numbers_in_order(series) == list(range(1, 11))
-    names = "11.dcm, 12.dcm, 13.dcm, 14.dcm, 15.dcm and 5 more"
+    names = "011.dcm, 012.dcm, 013.dcm, 014.dcm, 015.dcm and 5 more"
     assert f"{names}: lies where another slice does (duplicate), left out" in list(map(str, series.issues))
 
 
@@ -186,10 +188,10 @@ def test_frames_may_differ_in_orientation(tmp_path):
 def test_frames_without_positions_are_refused(tmp_path):
     dataset = enhanced(stack_positions((0, 0, 0), SAGITTAL, [0, 4]), SAGITTAL)
     del dataset.PerFrameFunctionalGroupsSequence[1]
-    with pytest.raises(DicomError, match="2 frames but functional groups for 1"):
+    with pytest.raises(DicomError, match="functional groups for 1 frames, unlike NumberOfFrames"):
         read_slices(write(tmp_path / "a.dcm", dataset))
     del dataset.PerFrameFunctionalGroupsSequence
-    with pytest.raises(DicomError, match=r"2 frames but no positions of its frames"):
+    with pytest.raises(DicomError, match="several frames but no positions of them"):
         read_slices(write(tmp_path / "b.dcm", dataset))
 
 
@@ -271,7 +273,7 @@ BROKEN = {
     cut_in_pixels: r"PixelData has 660 bytes, expected 960.*cut off",
     only_preamble: r"holds no DICOM elements",
     archive: "is not a DICOM file but a ZIP archive; unpack it first",
-    png: r"is not a DICOM file: it starts with b'\\x89PNG",
+    png: "is not a DICOM file: it has no DICM mark",
 }
 WRONG_TAGS = [
     ({"ImagePositionPatient": None}, "ImagePositionPatient is missing"),
@@ -333,7 +335,7 @@ def test_an_element_of_no_known_kind_costs_only_its_file(tmp_path):
     (tmp_path / "3.dcm").write_bytes(content.replace(b"\xe0\x7f\x10\x00OW", b"\xe0\x7f\x10\x00OZ"))
     series = read_series(tmp_path)
     assert series.n_slices == 4
-    assert len(series.issues) == 1 and str(series.issues[0]).startswith("3.dcm: cannot be read: Unknown Value Rep")
+    assert tuple(map(str, series.issues)) == ("3.dcm: cannot be read (NotImplementedError)",)
 
 
 def test_a_broken_time_of_a_multi_frame_image_costs_only_itself():
@@ -341,7 +343,7 @@ def test_a_broken_time_of_a_multi_frame_image_costs_only_itself():
     tag = pydicom.tag.Tag("MREchoSequence")
     broken = pydicom.dataelem.RawDataElement(tag, "OZ", 4, b"1234", 0, False, True)
     dataset.SharedFunctionalGroupsSequence[0][tag] = broken
-    header = acquisition(dataset)
+    header = acquisition_of(functional_groups(dataset, 2, Path("a.dcm"))[0]).header
     assert (header["RepetitionTime"], header["EchoTime"], header["FlipAngle"]) == (3500.0, None, 150.0)
 
 
@@ -401,6 +403,7 @@ def test_nothing_that_identifies_the_patient_is_kept(tmp_path):
 # Views ---------------------------------------------------------------------------------------------------------
 
 SPIN_T1 = {"RepetitionTime": 550, "EchoTime": 10, "ScanningSequence": "SE"}
+TEXT = {"SeriesDescription": "lumbar", "SpecificCharacterSet": "ISO_IR 192"}
 SPIN_T2 = {"RepetitionTime": 3500, "EchoTime": 102, "ScanningSequence": "SE"}
 
 
@@ -440,11 +443,39 @@ SPIN_T2 = {"RepetitionTime": 3500, "EchoTime": 102, "ScanningSequence": "SE"}
         (SAGITTAL, {"BodyPartExamined": "LSPINE"} | SPIN_T2, SAGITTAL_T2),
         (SAGITTAL, {"BodyPartExamined": "CSPINE", "SeriesDescription": "t2 sag LWS"} | SPIN_T2, SAGITTAL_T2),
         (SAGITTAL, {"SeriesDescription": "T2 sag thoracolumbar"} | SPIN_T2, SAGITTAL_T2),
+        *(
+            (SAGITTAL, {"SeriesDescription": words} | SPIN_T2, "")
+            for words in (
+                *(
+                    "PILOT",
+                    "Sag Locator",
+                    "LOKALIZER T2",
+                    "Localizador T2 sag",
+                    "Übersicht",
+                    "repérage sag",
+                    "TriPilot",
+                ),
+                *("localizzatore", "lokalizator", "SURVEY_MST", "3-pl LOC", "T2 Überzicht Planung", "локалайзер T2"),
+            )
+        ),
+        *(
+            (SAGITTAL, {"BodyPartExamined": "LSPINE", "SeriesDescription": words} | SPIN_T2, SAGITTAL_T2)
+            for words in (
+                *("SAG T2 head first", "T2 SAG SPINE NECK COIL OFF", "t2_sag_FeetFirst", "T2 SAG head/neck array"),
+                *(
+                    "sag T2 Kopf voran",
+                    "T2 sag tête en avant",
+                    "T2 decúbito dorsal",
+                    "T2 SAG Spule Hals",
+                    "T2 sag brain",
+                ),
+            )
+        ),
     ],
 )
 def test_views_are_recognised_from_orientation_times_and_words(tmp_path, orientation, tags, view):
-    series = read_series(write_series(tmp_path, orientation=orientation, **{"SeriesDescription": "lumbar"} | tags))
-    assert series.view == view == recognise_view(series)
+    series = read_series(write_series(tmp_path, orientation=orientation, **TEXT | tags))
+    assert series.view == view
     assert series.issues == ()
 
 
@@ -458,7 +489,7 @@ def test_without_times_and_words_it_is_taken_as_t2_and_said(tmp_path, orientatio
 def test_times_win_over_words_and_it_is_said(tmp_path):
     series = read_series(write_series(tmp_path, SeriesDescription="SAG T2", **SPIN_T1))
     assert series.view == SAGITTAL_T1
-    assert "described as T2 ('SAG T2')" in str(series.issues[0]) and "taken as T1" in str(series.issues[0])
+    assert "described as T2 but" in str(series.issues[0]) and "taken as T1" in str(series.issues[0])
 
 
 @pytest.mark.parametrize(
@@ -468,10 +499,51 @@ def test_times_win_over_words_and_it_is_said(tmp_path):
         {"SeriesDescription": "", "BodyPartExamined": "HEAD"},
         {"SeriesDescription": "t2_tse_sag", "ProtocolName": "HWS"},
         {"SeriesDescription": "PD TSE SAG KNEE", "BodyPartExamined": "EXTREMITY"},
+        {"SeriesDescription": "T2 sag cervical", "BodyPartExamined": "LSPINE"},
+        *(
+            {"SeriesDescription": f"T2_sag_{words}"}
+            for words in (
+                *(
+                    "DORSAL",
+                    "CSP",
+                    "TSP",
+                    "C-SP",
+                    "D SPINE",
+                    "HWS",
+                    "rachis dorsal",
+                    "columna torácica",
+                    "colonna dorsale",
+                ),
+                *(
+                    "cervicale",
+                    "Halswirbelsäule",
+                    "thorakal",
+                    "thoracaal",
+                    "szyjny",
+                    "piersiowy",
+                    "servikal",
+                    "torakal",
+                ),
+                *(
+                    "Schädel",
+                    "tête",
+                    "cráneo",
+                    "encefalo",
+                    "cabeça",
+                    "hoofd",
+                    "głowa",
+                    "beyin",
+                    "cou",
+                    "cuello",
+                    "pescoço",
+                ),
+                *("шейный отдел", "грудной", "颈椎矢状", "CervSag"),
+            )
+        ),
     ],
 )
 def test_other_parts_of_the_body_are_no_view_and_it_is_said(tmp_path, tags):
-    series = read_series(write_series(tmp_path, **SPIN_T2, **tags))
+    series = read_series(write_series(tmp_path, **SPIN_T2, **TEXT | tags))
     assert series.view == "" and "no lumbar view" in str(series.issues[0])
 
 
@@ -527,7 +599,7 @@ def test_headers_of_a_tree_are_scanned_without_pixels(tmp_path):
     assert [h.path.name for h in headers] == [f"{n}.dcm" for n in (1, 2, 3, 4, 5)] * 2 + ["9.dcm"]
     first, last = headers[0], headers[-1]
     assert (first.series_uid, first.shape, first.spacing, first.plane) == ("1.8", (1, 30, 40), (0.5, 0.6), "axial")
-    assert headers[5].header["EchoTime"] == 102.0 and headers[5].description == "SAG T2"
+    assert str(headers[5].acquisition) == "'SAG T2', TR 3500 TE 102"
     assert last.issue.startswith("is not a DICOM file") and first.issue == ""
 
 

@@ -72,6 +72,7 @@ def test_one_image_reads_the_same_in_every_encoding(name):
 def test_odd_streams_decode_as_pydicom_decodes_them(name):
     expected = pydicom.dcmread(bundled(name)).pixel_array
     dataset, read = read_dataset(bundled(name)), np.empty(expected.shape, np.float32)
+    dataset.pop("PixelPaddingValue", None)  # pydicom gives it as it is stored
     stored_frames(dataset, check_image(dataset, name), name)[0].write(read)
     np.testing.assert_array_equal(read, expected)
 
@@ -165,12 +166,12 @@ def test_truncated_pixels_are_refused_by_name():
     [
         ({"Rows": 48, "Columns": 40}, "PixelData has 960 bytes, expected 3840.*cut off"),
         ({"BitsAllocated": 32, "BitsStored": 32, "HighBit": 31}, "expected 1920 .*and 32 bits"),
-        ({"Rows": 65535, "Columns": 65535}, "claims 65535 x 65535 pixels"),
-        ({"NumberOfFrames": 2000000}, "in 2000000 frames, more than"),
-        ({"Rows": 0}, "claims 0 rows"),
+        ({"Rows": 65535, "Columns": 65535}, "more than the .* pixels accepted"),
+        ({"NumberOfFrames": 2000000}, "more than the .* pixels accepted"),
+        ({"Rows": 0}, "Rows, Columns or NumberOfFrames is below 1"),
         ({"Rows": None}, "without rows and columns: the file is cut off"),
         ({"Columns": None}, "Columns is missing"),
-        ({"BitsAllocated": 12}, "BitsAllocated is 12, expected 8, 16 or 32"),
+        ({"BitsAllocated": 12}, "BitsAllocated is none of 8, 16 and 32"),
         ({"BitsStored": 20}, "contradict each other"),
         ({"HighBit": 3}, "contradict each other"),
         ({"SamplesPerPixel": 3, "PhotometricInterpretation": "RGB"}, "is a colour image"),
@@ -231,10 +232,10 @@ def test_a_compression_that_nothing_decodes_is_named(tmp_path):
         read_slices(path)
 
 
-def test_an_unknown_transfer_syntax_is_named(tmp_path):
+def test_an_unknown_transfer_syntax_is_refused(tmp_path):
     path = write(tmp_path / "a.dcm", image())
     dataset = pydicom.dcmread(path)
     dataset.file_meta.TransferSyntaxUID = "1.2.840.113619.5.2"
     dataset.save_as(path, implicit_vr=False, little_endian=True)
-    with pytest.raises(DicomError, match=r"TransferSyntaxUID 1\.2\.840\.113619\.5\.2 is not known"):
+    with pytest.raises(DicomError, match="TransferSyntaxUID is not known"):
         read_slices(path)

@@ -221,8 +221,8 @@ def test_a_series_of_too_many_slices_is_read_in_part_and_says_so(tmp_path, monke
     [
         ({"ImagePositionPatient": ["1e300", "0", "0"]}, "lies in no scanner"),
         ({"ImagePositionPatient": [0, 0, 2e5]}, "lies in no scanner"),
-        ({"PixelSpacing": ["1e-30", "1"]}, "expected 0.01 to 100.0 mm"),
-        ({"PixelSpacing": ["1e30", "1"]}, "expected 0.01 to 100.0 mm"),
+        ({"PixelSpacing": ["1e-30", "1"]}, "PixelSpacing is not 0.01 to 100.0 mm"),
+        ({"PixelSpacing": ["1e30", "1"]}, "PixelSpacing is not 0.01 to 100.0 mm"),
     ],
 )
 def test_places_and_sizes_beyond_any_scanner_are_refused(tmp_path, tags, message):

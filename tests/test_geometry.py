@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
+from lumbar_utils.dicom.stacking import group_into_stacks
 from lumbar_utils.errors import GeometryError
 from lumbar_utils.geometry import (
     INFERIOR,
@@ -13,7 +14,6 @@ from lumbar_utils.geometry import (
     SliceGeometry,
     StackGeometry,
     anatomical_axes,
-    group_into_stacks,
     sample_stack,
 )
 
@@ -96,7 +96,7 @@ def test_sampling_returns_a_planted_linear_field(reverse):
     rows, columns = np.mgrid[: stack.shape[0], : stack.shape[1]]
     pixels = np.stack([s.pixel_to_world(np.stack([columns, rows], -1)) @ gradient for s in slices]).astype(np.float32)
     grid = OrientedGrid(stack.center, np.eye(3), (15, 12, 12), (5, 9, 9))
-    values, covered = sample_stack(pixels, stack, grid.points(), largest_gap=100)
+    values, covered = sample_stack(pixels, stack, grid.points())
     assert covered.mean() > 0.5
     np.testing.assert_allclose(values[covered], (grid.points() @ gradient)[covered], atol=0.02)
 
@@ -108,6 +108,43 @@ def test_what_lies_outside_is_not_covered():
     values, covered = sample_stack(pixels, stack, points)
     assert covered.tolist() == [True, False, False, True, False]
     assert values.tolist() == [1, 0, 0, 1, 0]
+
+
+def coverage_of(offsets, noise=0.0):
+    """Share of a dense box inside of the slices at `offsets` mm that they cover, with rounding errors of a sign."""
+    positions = [[0, 0, z + noise * (-1) ** i] for i, z in enumerate(sorted(offsets))]
+    stack = StackGeometry(positions, [1, 0, 0], [0, 1, 0], (1, 1), (20, 20))
+    low, high = min(offsets), max(offsets)
+    grid = OrientedGrid([9.5, 9.5, (low + high) / 2], np.eye(3)[::-1], (high - low, 5, 5), (2000, 1, 1))
+    return sample_stack(np.ones((len(stack), 20, 20), np.float32), stack, grid.points())[1].mean()
+
+
+@pytest.mark.parametrize("step", [3.0, 3.3, 4.4, 6.6])
+@pytest.mark.parametrize("lost", [1, 2])
+def test_a_lost_slice_costs_its_own_place_whatever_the_last_bit_says(step, lost):
+    offsets = np.delete(np.arange(16) * step, range(6, 6 + lost))
+    shares = [coverage_of(offsets, noise) for noise in (0.0, 4e-15, -4e-15, 1e-9, -1e-9)]
+    assert max(shares) - min(shares) < 0.002
+    assert shares[0] == pytest.approx(1 - (lost - 0.5) / 15, abs=0.002)
+    assert coverage_of(np.arange(16) * step) == 1
+
+
+@pytest.mark.parametrize("apart", [0.2, 0.4, 1.0, 1.6, 2.2])
+@pytest.mark.parametrize(("copies", "step"), [(2, 4.4), (2, 5.5), (3, 5.0)])
+def test_a_series_stored_twice_a_little_apart_covers_what_it_covers(copies, step, apart):
+    offsets = (np.arange(15)[:, None] * step + np.arange(copies) * apart).ravel()
+    assert coverage_of(offsets) == pytest.approx(1, abs=0.01)
+
+
+def test_slices_at_exactly_a_tolerance_of_a_round_number_are_grouped_alike():
+    for angle, alike in ((0.5, 1), (1.0, 2)):
+        turned = [Rotation.from_euler("x", a, degrees=True).as_matrix().T for a in (30, 30 + angle)]
+        slices = [SliceGeometry(4 * k * r[2], r[0], r[1], (1, 1), (8, 8)) for r in turned for k in range(4)]
+        assert len(group_into_stacks(slices)) == alike
+    stations = [
+        SliceGeometry([10 * k, 0, 4 * i], [1, 0, 0], [0, 1, 0], (1, 1), (20, 20)) for k in (0, 1) for i in (0, 1)
+    ]
+    assert len(group_into_stacks(stations)) == 2
 
 
 def test_sampling_coarser_than_the_pixels_does_not_alias():

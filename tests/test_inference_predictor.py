@@ -119,7 +119,7 @@ def test_other_crops_than_trained_on_are_refused(predictor, cohort):
 def test_a_folder_that_is_no_run(tmp_path):
     with pytest.raises(DataError, match="no such run folder"):
         Predictor(tmp_path / "absent")
-    with pytest.raises(DataError, match=r"config\.json"):
+    with pytest.raises(DataError, match=r"model\.safetensors: the run has no weights"):
         Predictor(tmp_path)
 
 

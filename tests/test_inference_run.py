@@ -21,12 +21,13 @@ import lumbar_utils.inference.preprocessing as preprocessing_module
 import lumbar_utils.inference.run as inference_module
 from lumbar_utils.cli import main
 from lumbar_utils.devices import Compute
-from lumbar_utils.errors import CODES, DataError
+from lumbar_utils.errors import CODES, DataError, Issue
 from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.inference.preprocessing import PreprocessedStudy, preprocess
 from lumbar_utils.inference.resume_log import ResumeLog
 from lumbar_utils.inference.run import run_inference
-from lumbar_utils.labels import PROBABILITY_COLUMNS, VIEWS, row_ids
+from lumbar_utils.inference.submission import StudyPrediction, write_submission
+from lumbar_utils.labels import N_TARGETS, PROBABILITY_COLUMNS, VIEWS, row_ids
 from lumbar_utils.localization import shift_levels
 from lumbar_utils.studies.study import CompetitionFolder, StudySource, find_studies
 
@@ -321,11 +322,23 @@ def test_a_study_that_has_changed_is_graded_again(interrupted, cohort, run, tmp_
         os.utime(series, ns=(before.st_atime_ns, before.st_mtime_ns))
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs a device that is always full")
-def test_a_full_disk_under_the_resume_log_does_not_end_the_run(cohort, run, tmp_path):
-    (tmp_path / "s_resume.jsonl").symlink_to("/dev/full")
-    with pytest.raises(DataError, match="disk full"):  # it is full before the work
-        run_inference(predictor(run), find_studies(cohort, part="test"), tmp_path / "s.csv", progress=False)
+@pytest.mark.parametrize("name", ["s.csv", "s_log.csv", "s_log.jsonl", "s_resume.jsonl"])
+def test_links_pipes_and_folders_are_no_place_for_a_result(run, tmp_path, name):
+    (tmp_path / "target").write_text("before")
+    for make in (lambda path: path.symlink_to("target"), os.mkfifo, Path.mkdir):
+        make(tmp_path / name)
+        with pytest.raises(DataError, match=rf"{name} is a (link|pipe|folder), and only a plain file"):
+            run_inference(predictor(run), [], tmp_path / "s.csv", progress=False)
+        (tmp_path / name).rmdir() if (tmp_path / name).is_dir() else (tmp_path / name).unlink()
+    assert (tmp_path / "target").read_text() == "before"
+
+
+def test_bytes_of_a_name_that_are_no_text_are_escaped_in_the_logs(tmp_path):
+    issue = Issue("file_unreadable", "is empty", "7", file=os.fsdecode(b"M\xfcll.dcm"))
+    even = StudyPrediction("7", np.full((N_TARGETS, 3), 1 / 3), issues=(issue,))
+    write_submission([even], tmp_path / "s.csv")
+    for log in ("s_log.csv", "s_log.jsonl"):
+        assert r"M\udcfcll.dcm" in (tmp_path / log).read_text("utf-8")
 
 
 def test_a_disk_that_fills_up(cohort, run, tmp_path, monkeypatch):

@@ -28,7 +28,7 @@ def records(tmp_path):
     write(study / "t2" / "12.dcm", image(orientation=AXIAL, number=12))
     write_series(study / "wrong", orientation=SAGITTAL)
     write_series(study / "odd")
-    write_series(study / "unlisted")
+    write_series(study / "99")
     (study / "text").mkdir()
     (study / "text" / "1.dcm").write_text("no image")
     listed = {"t2": SAGITTAL_T2, "wrong": AXIAL_T2, "odd": "T2 space", "text": SAGITTAL_T1, "gone": SAGITTAL_T1}
@@ -43,7 +43,7 @@ def test_every_kind_has_its_code_and_its_place(records):
         ("slice_scout", "t2", "12.dcm"),
         ("view_low_confidence", "wrong", ""),
         ("series_description_unknown", "odd", ""),
-        ("series_not_listed", "unlisted", ""),
+        ("series_not_listed", "99", ""),
         ("series_unreadable", "text", ""),
         ("series_not_on_disk", "gone", ""),
     }

@@ -25,8 +25,8 @@ def work(cohort, tmp_path_factory):
 
 
 def test_data_given_are_opened_and_split_the_same_way_everywhere(work):
-    learn, held_out = work.split(seed=3)
-    assert work.split(seed=3) == (learn, held_out)
+    learn, held_out = work.split(fold_seed=3)
+    assert work.split(fold_seed=3) == (learn, held_out)
     assert set(learn) | set(held_out) == set(work.data.study_ids("train"))
     assert held_out and not set(learn) & set(held_out)
     with pytest.raises(DataError, match="fold must lie between 0 and 4, got 5"):

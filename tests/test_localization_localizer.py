@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -445,6 +447,26 @@ def test_weights_survive_a_folder(localizer, tmp_path):
     assert again.config == localizer.config
     assert np.allclose(again.locate_series(series).points, localizer.locate_series(series).points)
     assert sorted(p.name for p in (tmp_path / "weights").iterdir()) == ["config.json", "model.safetensors"]
+
+
+def test_a_full_disk_and_weights_that_are_not_finite_keep_what_was_there(localizer, tmp_path, monkeypatch):
+    folder = localizer.save(tmp_path / "weights")
+    before = {path: path.read_bytes() for path in folder.iterdir()}
+    other = DiscLocalizer(copy.deepcopy(localizer.networks), made={"other": True})
+    with torch.no_grad():
+        next(other.networks[0].parameters()).mul_(2)
+
+    def full(self, text, encoding=None):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(DataError, match="No space left"):
+        patch.setattr(Path, "write_text", full)
+        other.save(folder)
+    with torch.no_grad():
+        next(other.networks[0].parameters()).fill_(float("nan"))
+    with pytest.raises(DataError, match=r"model.safetensors: 0\..* holds numbers that are not finite"):
+        other.save(folder)
+    assert {path: path.read_bytes() for path in folder.iterdir()} == before
 
 
 def test_wrong_weights_are_refused(localizer, tmp_path):

@@ -12,10 +12,8 @@ from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, MISSING, SAGITTAL_T1, SAGITTAL_T2, VIEWS
 from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier, predict_probabilities, split_sides
 from lumbar_utils.models.encoders import build_encoder
-from lumbar_utils.models.inputs import CENTER, SCALE, batch_of, study_input
-from lumbar_utils.models.mirroring import mirror_images, mirror_probabilities
-from lumbar_utils.training.datasets import CropDataset
-from lumbar_utils.training.folds import assign_folds
+from lumbar_utils.models.inputs import CENTER, SCALE, batch_of, mirror_images, mirror_probabilities, study_input
+from lumbar_utils.training.datasets import CropDataset, assign_folds
 
 SMALL = "resnet10t"
 CPU = choose_compute("cpu", "float32")
@@ -231,9 +229,11 @@ def test_input_of_a_study_marks_what_is_not_covered():
     covered[SAGITTAL_T1][:, :3] = False
     covered[AXIAL_T2][0] = False
     covered[SAGITTAL_T2][:] = False
+    images[AXIAL_T2][1, 0, 0, :3] = np.inf, np.nan, 60_000  # the last of them overflows when it is scaled
     result = study_input(study_crops("7", images, covered))
     assert (result.images[SAGITTAL_T1][:, :3] == 0).all()
     assert np.allclose(result.images[SAGITTAL_T1][:, 3:], 1, atol=1e-2)
+    assert (result.images[AXIAL_T2][1, 0, 0, :3] == 0).all()
     assert result.present.tolist() == [[False] * 5, [False, True, True, True, True], [True] * 5]
 
 
@@ -244,6 +244,26 @@ def test_batched_equals_one_by_one(network):
     single = np.concatenate([predict_probabilities(network, [i], CPU) for i in inputs])
     assert np.allclose(together, single, atol=1e-5) and np.allclose(together.sum(-1), 1)
     assert predict_probabilities(network, [], CPU).shape == (0, 25, 3)
+
+
+class OnApple(torch.Tensor):
+    """A tensor of a device without float64."""
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        result = super().__torch_function__(func, types, args, kwargs or {})
+        if isinstance(result, torch.Tensor) and func is not torch.Tensor.cpu and result.dtype == torch.float64:
+            raise TypeError("the MPS framework doesn't support float64")
+        return result.as_subclass(torch.Tensor) if func is torch.Tensor.cpu else result
+
+
+def test_predictions_need_no_float64_on_the_device(network, monkeypatch):
+    forward = network.forward
+    monkeypatch.setattr(network, "forward", lambda *a: {"logits": forward(*a)["logits"].as_subclass(OnApple)})
+    inputs = [study_input(c) for c in planted_cohort(1)[0].values()]
+    for mirror in (False, True):
+        p = predict_probabilities(network, inputs, CPU, mirror=mirror)
+        assert type(p) is np.ndarray and p.dtype == np.float64 and np.allclose(p.sum(-1), 1, atol=1e-12)
 
 
 def test_mirror_averaging_is_symmetric(network):

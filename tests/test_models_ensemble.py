@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from planted_crops import SPEC, disc_points, planted_study, study_crops
+from safetensors.torch import load_file, save_file
 
 import lumbar_utils.inference.networks as networks_module
 import lumbar_utils.inference.preprocessing as preprocessing_module
@@ -24,7 +25,7 @@ from lumbar_utils.metrics.calibration import Calibration
 from lumbar_utils.metrics.score import FAMILY_TARGETS
 from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier
 from lumbar_utils.models.ensemble import Ensemble, Member, member_folders, name_of, run_of
-from lumbar_utils.models.run_folder import RunConfig, save_weights
+from lumbar_utils.models.run_folder import RunConfig, load_model, save_run
 from lumbar_utils.studies.study import Study
 
 SMALL = CropSpec(shapes={SAGITTAL_T2: (8, 12, 12), AXIAL_T2: (8, 12, 12), SAGITTAL_T1: (8, 12, 12)})
@@ -32,16 +33,13 @@ PRIORS = {"fold_0": (0.6, 0.3, 0.1), "fold_1": (0.2, 0.3, 0.5), "other/fold_0": 
 CALIBRATION = Calibration(bias={**dict.fromkeys(FAMILY_TARGETS, (0, 0, 0)), "spinal": (0, 0, 1.0)})
 
 
-def write_run(folder, prior, *, spec=SPEC, broken=False, synthetic_only=False):
+def write_run(folder, prior, *, spec=SPEC, synthetic_only=False, training=None):
     """A run folder with an untrained network, which predicts the prior."""
     torch.manual_seed(0)
     config = ClassifierConfig(encoder="resnet10t", head="unified", auxiliary=False)
     prior = np.tile(prior, (N_TARGETS, 1))
     model = LumbarClassifier(config, prior)
-    if broken:
-        torch.nn.init.constant_(model.bias, float("inf"))
-    RunConfig(config, spec, prior, {}, synthetic_only).save(folder)
-    save_weights(model, folder / "model.safetensors")
+    save_run(folder, model, RunConfig(config, spec, prior, training or {}, synthetic_only))
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +49,7 @@ def runs(tmp_path_factory):
     write_run(folder / "fold_0", PRIORS["fold_0"])
     write_run(folder / "fold_1", PRIORS["fold_1"], synthetic_only=True)
     write_run(folder / "other/fold_0", PRIORS["other/fold_0"], spec=SMALL)
-    write_run(folder / "broken", (0.1, 0.1, 0.8), broken=True)
+    write_run(folder / "broken", (0.1, 0.1, 0.8))
     return folder
 
 
@@ -128,6 +126,7 @@ def test_a_network_without_a_finite_answer_does_not_poison_the_mean(runs, crops,
     monkeypatch.setattr(preprocessing_module, "extract_crops", lambda study, discs, spec: big[int(study.study_id)])
     path = listed(runs, ("fold_0", 1), ("broken", 5), ("fold_1", 3), name="one broken.json")
     given = predictor(path)
+    torch.nn.init.constant_(given.models[1].bias, float("inf"))
     p0, p1 = alone["fold_0"], alone["fold_1"]
     assert np.allclose(given.predict_crops(big), 0.25 * p0 + 0.75 * p1, atol=1e-9)
     result = given.predict_study(Study("2", (), ()), disc_points("2"))
@@ -135,9 +134,34 @@ def test_a_network_without_a_finite_answer_does_not_poison_the_mean(runs, crops,
     assert "1 of 3 networks gave no finite number" in str(result.issues[-1])
 
     none = predictor(listed(runs, "broken", name="all broken.json", calibration=CALIBRATION))
+    torch.nn.init.constant_(none.models[0].bias, float("inf"))
     result = none.predict_study(Study("2", (), ()), disc_points("2"))
     assert result.fallback and np.allclose(result.weighted, none.prior)
     assert "no finite number" in str(result.issues[-1])
+
+
+def test_weights_that_are_not_finite_are_neither_saved_nor_loaded(tmp_path):
+    write_run(tmp_path, PRIORS["fold_0"])
+    path = tmp_path / "model.safetensors"
+    (model, config), tensors = load_model(tmp_path), load_file(path)
+    name = next(name for name in tensors if name.endswith("running_var"))
+    model.get_buffer(name)[0] = tensors[name][0] = float("inf")
+    with pytest.raises(DataError, match=rf"model.safetensors: {name} holds numbers that are not finite"):
+        save_run(tmp_path, model, config)
+    load_model(tmp_path)
+    save_file(tensors, path)
+    with pytest.raises(DataError, match=rf"model.safetensors: {name} holds numbers that are not finite"):
+        predictor(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("other", "warned"), [({"fold": 1}, False), ({"seed": 4}, False), ({"fold_seed": 1}, True), ({"folds": 4}, True)]
+)
+def test_networks_of_different_folds_are_named(tmp_path, caplog, other, warned):
+    for name, values in (("a", {}), ("b", other)):
+        write_run(tmp_path / name, PRIORS["fold_0"], training={"folds": 5, "fold_seed": 0, "seed": 3, **values})
+    predictor(listed(tmp_path, "a", "b"))
+    assert ("different folds" in caplog.text) is warned
 
 
 def test_an_overflow_in_one_study_costs_that_study_one_voice(runs, crops, alone, monkeypatch):
@@ -193,14 +217,14 @@ def test_members_must_lie_below_the_list(run):
         Member(run)
 
 
-def test_leftovers_and_missing_members_are_named(tmp_path):
+def test_missing_members_are_named_and_a_list_goes_before_a_single_run(tmp_path, caplog):
     Ensemble((Member("fold_0"), Member("fold_1"))).save(tmp_path)
     write_run(tmp_path / "fold_0", PRIORS["fold_0"])
     with pytest.raises(DataError, match="fold_1: no such run folder"):
         predictor(tmp_path)
-    (tmp_path / "model.safetensors").touch()
-    with pytest.raises(DataError, match="holds both"):
-        predictor(tmp_path)
+    write_run(tmp_path / "fold_1", PRIORS["fold_1"])
+    write_run(tmp_path, PRIORS["fold_1"])
+    assert len(predictor(tmp_path).models) == 2 and "holds both" in caplog.text
 
 
 def test_the_run_of_a_fold_is_that_of_its_ensemble(tmp_path):

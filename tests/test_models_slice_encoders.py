@@ -9,9 +9,8 @@ from lumbar_utils.devices import choose_compute
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import VIEWS, encode_severities
 from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier
-from lumbar_utils.models.encoders import build_encoder
+from lumbar_utils.models.encoders import SLICE_POOLINGS, build_encoder, build_pooling, with_neighbours
 from lumbar_utils.models.inputs import batch_of, study_input
-from lumbar_utils.models.slice_encoders import SLICE_POOLINGS, build_pooling, with_neighbours
 
 SMALL = "resnet10t"
 

@@ -55,27 +55,14 @@ def test_a_convolution_of_few_pixels_is_a_matrix_product(shape, kernel, stride, 
     assert half.dtype == torch.bfloat16 and torch.allclose(half.double(), wanted, atol=0.05)
 
 
-@pytest.mark.parametrize(
-    ("shape", "kernel", "channels", "product"),
-    [((2, 2), 3, 4, True), ((3, 3), 3, 4, True), ((3, 3), 1, 4, False), ((4, 3), 3, 4, False), ((3, 3), 3, 400, False)],
-)
-def test_only_full_and_small_matrices_are_made(shape, kernel, channels, product, monkeypatch):
+@pytest.mark.parametrize(("shape", "kernel", "product"), [((2, 2), 3, True), ((3, 3), 1, True), ((4, 3), 3, False)])
+def test_only_few_pixels_are_multiplied(shape, kernel, product, monkeypatch):
     convolved, own = [], nn.functional.conv2d
     monkeypatch.setattr(nn.functional, "conv2d", lambda *given: convolved.append(1) or own(*given))
-    layer = SmallConv2d(channels, channels, kernel, padding=kernel // 2)
-    assert layer(torch.randn(2, channels, *shape)).shape == (2, channels, *shape)
+    layer = SmallConv2d(4, 4, kernel, padding=kernel // 2)
+    assert layer(torch.randn(2, 4, *shape)).shape == (2, 4, *shape)
     assert bool(convolved) != product
-    assert layer(torch.randn(0, channels, *shape)).shape == (0, channels, *shape)
-
-
-def test_a_training_can_follow_an_inference():
-    torch.manual_seed(0)
-    small, stack = SmallConv2d(2, 3, (2, 3), padding=1), torch.randn(1, 2, 3, 2)  # a geometry that no other test has
-    with torch.inference_mode():
-        predicted = small(stack)
-    trained = small(stack)
-    trained.square().sum().backward()
-    assert torch.equal(predicted, trained) and small.weight.grad.abs().max() > 0
+    assert layer(torch.randn(0, 4, *shape)).shape == (0, 4, *shape)
 
 
 def test_grouped_convolutions_keep_their_groups():

@@ -5,6 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +16,11 @@ import joblib
 import numpy as np
 import pytest
 from joblib.parallel import BACKENDS, register_parallel_backend
-from parallel_functions import jobs_within, odd, process_of, sleep
+from parallel_functions import full_disk, jobs_within, odd, process_of, sleep
 
 from lumbar_utils.crops.cache import build_crop_cache
 from lumbar_utils.crops.extraction import CropSpec
-from lumbar_utils.errors import DataError
+from lumbar_utils.errors import DataError, OutputError
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
 from lumbar_utils.localization import DiscLocalizer, DiscPoints, locate_studies, points_from_table
 from lumbar_utils.localization.evaluation import read_reference
@@ -93,6 +97,50 @@ def test_jobs_that_all_kill_their_processes_do_not_run_in_this_one():
 def test_a_job_may_run_jobs_of_its_own():
     results = dict(run_jobs(jobs_within, [(2,), (3,)], n_jobs=2))
     assert results == {i: [(k, 0.1) for k in range(n)] for i, n in enumerate((2, 3))}
+
+
+def test_a_result_that_cannot_be_written_ends_them_all():
+    for n_jobs in (1, 2):
+        with pytest.raises(OutputError, match=r"7\.npz: no space left"):
+            list(run_jobs(full_disk, [(i,) for i in range(12)], n_jobs=n_jobs))
+
+
+KILLED = """
+import os, threading, time
+from joblib.externals.loky.process_executor import ProcessPoolExecutor as Pool
+from lumbar_utils.parallel import run_jobs
+start, end = Pool._adjust_process_count, lambda: os.kill(os.getpid(), 9)
+
+def started(pool):
+    start(pool)
+    print(*pool._processes, flush=True)
+    if {idle}:
+        time.sleep({seconds})
+        end()
+    threading.Timer({seconds}, end).start()
+
+Pool._adjust_process_count = started
+list(run_jobs(time.sleep, [(60,)] * 4, n_jobs=2))
+"""
+
+
+@pytest.mark.parametrize(("idle", "seconds"), [(True, 0), (True, 3), (False, 3)])
+def test_workers_end_with_a_process_that_is_killed(idle, seconds):
+    """When they have just been started, when they wait for their first job, and when they work."""
+    code = KILLED.format(idle=idle, seconds=seconds)
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as process:
+        workers = [int(word) for word in process.stdout.readline().split()]
+        assert process.wait(60) == -signal.SIGKILL and len(workers) == 2
+    until = time.monotonic() + 15
+    while alive := [pid for pid in workers if is_alive(pid)]:
+        assert time.monotonic() < until, alive
+        time.sleep(0.1)
+
+
+def is_alive(pid: int) -> bool:
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().split(")")[-1].split()[0] != "Z"
 
 
 def test_a_job_that_never_answers_is_given_up():

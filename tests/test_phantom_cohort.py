@@ -12,6 +12,7 @@ import pydicom
 import pytest
 
 from lumbar_utils.errors import DataError
+from lumbar_utils.files import lock_folder
 from lumbar_utils.geometry import StackGeometry
 from lumbar_utils.labels import (
     AXIAL_T2,
@@ -397,6 +398,19 @@ def test_a_half_written_cohort_is_continued(cohort, tmp_path, monkeypatch):
     make(copy)
     assert sorted(made) == list(range(N_STUDIES))
     assert digests(copy) == digests(root)
+
+
+@pytest.mark.parametrize("whole", [0, 1, 3])
+def test_a_cohort_that_met_a_full_disk_at_any_file_goes_on(cohort, tmp_path, full_disk, whole):
+    with full_disk(whole), pytest.raises(DataError, match=r"new/.*No space left"):
+        make(tmp_path / "new")
+    make(tmp_path / "new")
+    assert digests(tmp_path / "new") == digests(cohort[0])
+
+
+def test_two_processes_do_not_make_one_cohort(tmp_path):
+    with lock_folder(tmp_path), pytest.raises(DataError, match="another process is making a cohort there"):
+        make(tmp_path)
 
 
 def test_somebody_elses_folder_is_left_alone(tmp_path):

@@ -15,7 +15,7 @@ from planted_crops import disc_points, planted_cohort
 
 import lumbar_utils.report.folder as folder_module
 from lumbar_utils.crops.extraction import extract_crops
-from lumbar_utils.errors import DataError, DicomError, Issue
+from lumbar_utils.errors import DataError, DicomError, Issue, OutputError
 from lumbar_utils.files import file_name
 from lumbar_utils.inference.preprocessing import message_of
 from lumbar_utils.inference.submission import FREQUENCY_NOTE, SYNTHETIC_WARNING, StudyPrediction
@@ -287,6 +287,15 @@ def test_a_failure_costs_only_its_own_report(located, tmp_path, monkeypatch):
     index = Elements(reports.finish().read_text("utf-8"))
     assert "cannot be drawn" in index.text and len([a for a in index.all("tr") if "data-id" in a]) == 2
     assert sorted(reports.failures) == ["bad"] and reports.written == 2
+
+
+def test_a_full_disk_is_no_failure_of_a_study_and_ends_the_reports(located, tmp_path, full_disk):
+    source, _, _, prediction = located
+    reports = ReportFolder(tmp_path)
+    for room in (0, 1):
+        with full_disk(room), pytest.raises(OutputError, match=rf"{source.study_id}\..*No space left"):
+            reports.add(source, prediction)
+    assert not reports.failures
 
 
 @pytest.mark.parametrize("n_jobs", [1, pytest.param(2, marks=pytest.mark.slow)])

@@ -16,7 +16,7 @@ from pydicom.sr.codedict import codes
 
 from lumbar_utils.cli import main
 from lumbar_utils.cli.predict import save_structured_reports
-from lumbar_utils.errors import DataError, DicomError, Issue, LumbarError
+from lumbar_utils.errors import DataError, DicomError, Issue, LumbarError, OutputError
 from lumbar_utils.inference.submission import FREQUENCY_NOTE, StudyPrediction
 from lumbar_utils.labels import AXIAL_T2, CONDITIONS, LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, TARGETS, level_title
 from lumbar_utils.localization import DiscPoints
@@ -241,8 +241,8 @@ def test_a_phantom_is_called_one_and_a_patient_is_not(phantom, written, tmp_path
 def test_without_a_frame_of_reference_points_lie_on_an_image(tmp_path):
     source, prediction = small_study(tmp_path)
     files, failures = write_structured_reports([prediction], [source], tmp_path / "sr")
-    assert not failures and dciodvfy(files["small"]) == []
-    points = items(pydicom.dcmread(files["small"]), "Image Region")
+    assert not failures and dciodvfy(files[source.study_id]) == []
+    points = items(pydicom.dcmread(files[source.study_id]), "Image Region")
     images = {d.SOPInstanceUID: d for d in (pydicom.dcmread(f) for f in source.series[0][1])}
     for item, point in zip(points, POINTS, strict=True):
         one = images[item.ContentSequence[0].ReferencedSOPSequence[0].ReferencedSOPInstanceUID]
@@ -286,8 +286,8 @@ def test_points_on_a_multi_frame_image_name_the_frame(tmp_path):
     (source,) = find_studies(tmp_path / "scan")
     prediction = prediction_of(source, POINTS, source.series[0][0])
     files, failures = write_structured_reports([prediction], [source], tmp_path / "sr")
-    assert not failures and dciodvfy(files["scan"]) == []
-    report = sr.srread(files["scan"])
+    assert not failures and dciodvfy(files[source.study_id]) == []
+    report = sr.srread(files[source.study_id])
     canal = report.content.get_image_measurement_groups()[0].source_images[0]
     nearest = int(np.argmin([abs(p[0] - POINTS[0, 0]) for p in frames]))
     assert canal.referenced_frame_numbers == [nearest + 1]
@@ -301,7 +301,7 @@ def test_names_survive_whatever_alphabet_the_scanner_wrote(tmp_path, charset, na
     source, prediction = small_study(tmp_path, SpecificCharacterSet=charset, PatientName=name)
     files, failures = write_structured_reports([prediction], [source], tmp_path / "sr")
     assert not failures, failures
-    report = pydicom.dcmread(files["small"])
+    report = pydicom.dcmread(files[source.study_id])
     assert report.SpecificCharacterSet == "ISO_IR 192" and str(report.PatientName) == name
 
 
@@ -311,7 +311,7 @@ def test_a_broken_header_costs_its_own_element_only(tmp_path):
         source, prediction = small_study(tmp_path, **odd, StudyDate="20240229", AccessionNumber="A1")
     files, failures = write_structured_reports([prediction], [source], tmp_path / "sr")
     assert not failures, failures
-    report = pydicom.dcmread(files["small"])
+    report = pydicom.dcmread(files[source.study_id])
     assert (report.PatientSex, report.PatientBirthDate, report.StudyTime, report.PatientID) == ("", "", "", "")
     assert (report.StudyDate, report.AccessionNumber) == ("20240229", "A1")
 
@@ -343,6 +343,12 @@ def test_images_of_another_study_in_the_same_folder_are_evidence_but_lend_no_ide
         for study in (report.CurrentRequestedProcedureEvidenceSequence, report.PertinentOtherEvidenceSequence)
     ]
     assert counted == [5, 2]
+
+
+def test_a_full_disk_ends_them(phantom, tmp_path, full_disk):
+    source, prediction = phantom
+    with full_disk(0), pytest.raises(OutputError, match="No space left"):
+        write_structured_reports([prediction], [source], tmp_path)
 
 
 def test_what_is_no_prediction_is_refused(phantom, tmp_path):

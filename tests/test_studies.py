@@ -26,6 +26,7 @@ from dicom_files import (
 from pydicom.data import get_testdata_file
 
 from lumbar_utils.errors import DataError, DicomError
+from lumbar_utils.files import hashed
 from lumbar_utils.labels import (
     AXIAL_T2,
     CONDITIONS,
@@ -51,8 +52,11 @@ def write_study(folder: Path, views: dict[str, str]) -> None:
     for series_id, view in views.items():
         orientation = AXIAL if view == AXIAL_T2 else SAGITTAL
         description = "SAG T1" if view == SAGITTAL_T1 else "T2"
-        uids = {"study_uid": study_uid(folder.name), "series_uid": f"{study_uid(folder.name)}.{series_id}"}
-        write_series(folder / series_id, orientation=orientation, SeriesDescription=description, shape=(80, 60), **uids)
+        tags = {"study_uid": study_uid(folder.name), "series_uid": f"{study_uid(folder.name)}.{series_id}"}
+        tags |= {"SeriesDescription": description}
+        if not folder.parent.name.endswith("_images"):
+            tags |= {"PatientName": "Anonymous", "PatientID": folder.name}
+        write_series(folder / series_id, orientation=orientation, shape=(80, 60), **tags)
 
 
 def points_of_study(study_id: str) -> list[tuple]:
@@ -145,7 +149,7 @@ def test_a_missing_view_is_just_missing(competition):
 def test_one_to_four_axial_and_two_t1_series_load_the_longest_first(competition, n_axial):
     views = {"11": SAGITTAL_T2, "12": SAGITTAL_T1, "14": SAGITTAL_T1} | {f"2{k}": AXIAL_T2 for k in range(n_axial)}
     write_study(competition / "test_images" / "202", views)
-    write_series(competition / "test_images" / "202" / "14", offsets=range(0, 32, 4), series_uid="1.2.202.14")
+    write_series(competition / "test_images" / "202" / "14", offsets=range(0, 32, 4), shape=(80, 60))
     series_rows("202", views).to_csv(competition / "test_series_descriptions.csv", index=False)
     study = CompetitionFolder.open(competition).load_study("202")
     assert len(study.by_view(AXIAL_T2)) == n_axial
@@ -321,7 +325,7 @@ def test_mixed_files_are_told_apart_by_their_uids(tmp_path):
     for study, series, first in (("1.1", "1.1.1", 1), ("1.1", "1.1.2", 11), ("2.2", "2.2.1", 21)):
         write_series(tmp_path, numbers=range(first, first + 5), study_uid=study, series_uid=series)
     sources = find_studies(tmp_path)
-    assert [s.study_id for s in sources] == ["1.1", "2.2"]
+    assert [s.study_id for s in sources] == [hashed("study", "1.1"), hashed("study", "2.2")]
     assert [len(load_study(s).series) for s in sources] == [2, 1]
 
 
@@ -329,7 +333,7 @@ def test_mixed_files_are_told_apart_by_their_uids(tmp_path):
 def test_a_uid_that_is_a_path_does_not_become_one(tmp_path):
     for first, uid in ((1, "../../evil"), (11, "/etc/evil")):
         write_series(tmp_path, numbers=range(first, first + 5), study_uid=uid, series_uid=uid + "1")
-    assert [s.study_id.rsplit("-", 1)[0] for s in find_studies(tmp_path)] == ["evil", "etc_evil"]
+    assert [s.study_id.rsplit("-", 1)[0] for s in find_studies(tmp_path)] == ["study", "study"]
 
 
 def test_the_folder_above_has_a_name_too(tmp_path, competition, monkeypatch):
@@ -350,14 +354,18 @@ def test_a_study_shows_itself_and_what_is_wrong_with_it(competition):
     assert "9.dcm: is not a DICOM file" in shown and "&lt;b&gt;99" in shown and "<b>99" not in shown
 
 
-def test_equal_folder_names_fall_back_to_the_uid(tmp_path):
+def test_equal_folder_names_fall_back_to_the_hash(tmp_path):
     for uid in ("1.1", "2.2"):
-        write_series(tmp_path / uid / "mri" / "a", study_uid=uid, series_uid=uid + ".1")
-        write_series(tmp_path / uid / "mri" / "b", study_uid=uid, series_uid=uid + ".2")
+        for series in ("1", "2"):
+            options = {"study_uid": uid, "series_uid": f"{uid}.{series}", "PatientIdentityRemoved": "YES"}
+            write_series(tmp_path / uid / "mri" / series, **options)
     assert [s.study_id for s in find_studies(tmp_path)] == ["1.1", "2.2"]
-    for parent in ("3", "4"):
-        write_series(tmp_path / "more" / parent / "spine", study_uid=parent, series_uid=parent + ".1")
-    assert len({s.study_id for s in find_studies(tmp_path)}) == 4
+    for folder, uid in (("more/3", "3"), ("more/4", "4"), ("again/3", "5"), ("again/6", "6")):
+        options = {"study_uid": uid, "series_uid": uid + ".1", "PatientIdentityRemoved": "YES"}
+        write_series(tmp_path / folder / "spine", **options)
+    assert [s.study_id for s in find_studies(tmp_path / "more")] == ["3", "4"]
+    names = {"1.1", "2.2", "4", "6", hashed("study", "3"), hashed("study", "5")}
+    assert {s.study_id for s in find_studies(tmp_path)} == names
 
 
 def test_a_study_a_series_and_a_file_can_be_given(tmp_path):
@@ -451,24 +459,25 @@ def test_anybodys_disc_two_patients_in_one_folder_with_everything_a_scanner_send
         copied = tree / f"{study}.0" / "1.dcm"
         (tree / f"{study} copy").write_bytes(copied.read_bytes())
         disc = flattened(tree, tmp_path / "disc", seed=number)
-    write(disc / "screen", image(study_uid="1.2.10", series_uid="1.2.10.99", ImagePositionPatient=None))
+    write(disc / "screen", image(study_uid="1.2.10", series_uid="1.2.10.99", ImagePositionPatient=None, PatientID="P0"))
     write_series(tmp_path / "other", study_uid="1.2.30", series_uid="1.2.30.1", Modality="CT")
     flattened(tmp_path / "other", disc, seed=7)
     for name in ("DICOMDIR", "reportsi.dcm", "rtplan.dcm"):
         (disc / name.split(".")[0]).write_bytes(Path(get_testdata_file(name, download=False)).read_bytes())
     (disc / "AUTORUN").write_bytes(b"MZ" + bytes(300))
     sources = find_studies(disc)
-    assert sorted(source.study_id for source in sources) == ["1.2.10", "1.2.20"], "the CT study is left out"
+    uids = {hashed("study", uid): uid for uid in ("1.2.10", "1.2.20")}
+    assert {source.study_id for source in sources} == uids.keys(), "the CT study is left out"
     for source in sources:
         study = load_study(source)
-        views = {series.series_id.removeprefix(f"{study.study_id}."): series.view for series in study.series}
+        views = {series.series_id.removeprefix(f"{uids[study.study_id]}."): series.view for series in study.series}
         expected = {"0": SAGITTAL_T1, "1": SAGITTAL_T2, "2": AXIAL_T2, "5": SAGITTAL_T2, "6": "", "7": "", "8": ""}
         assert views == expected
-        first = study.series_by_id(f"{study.study_id}.0")
+        first = study.series_by_id(f"{uids[study.study_id]}.0")
         assert first.n_slices == 5 and "lies where another slice does (duplicate)" in str(first.issues[0])
         assert any("5 images of modality CT, expected MR" in issue for issue in map(str, study.issues))
-        assert "knee" in str(study.series_by_id(f"{study.study_id}.8").issues[0])
-    issues = next(source for source in sources if source.study_id == "1.2.10")
+        assert "knee" in str(study.series_by_id(f"{uids[study.study_id]}.8").issues[0])
+    issues = next(source for source in sources if uids[source.study_id] == "1.2.10")
     assert any("1.2.10.99" in issue and "no place" in issue for issue in map(str, load_study(issues).issues))
 
 

@@ -12,7 +12,7 @@ from planted_crops import SPEC
 from lumbar_utils.crops.extraction import VIEW_AXES
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2, VIEWS, target_index
-from lumbar_utils.models.mirroring import mirror_images, mirror_labels, mirror_probabilities
+from lumbar_utils.models.inputs import mirror_images, mirror_labels, mirror_probabilities
 from lumbar_utils.models.run_folder import strict
 from lumbar_utils.training.augmentation import MIN_SHIFT_MM, AugmentConfig, IntensityAugmentation, augment_batch
 

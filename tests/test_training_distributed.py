@@ -15,10 +15,9 @@ from lumbar_utils.crops.cache import CropCache
 from lumbar_utils.errors import DataError
 from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.metrics.score import read_predictions
-from lumbar_utils.training import launching
+from lumbar_utils.training import distributed
 from lumbar_utils.training.datasets import SharedBatches
-from lumbar_utils.training.distributed import Processes
-from lumbar_utils.training.launching import launch_training
+from lumbar_utils.training.distributed import Processes, launch_training
 from lumbar_utils.training.train import fit
 
 # `--multi_gpu` is what makes accelerate start the processes where it counts fewer GPUs; the training is on the CPU.
@@ -117,7 +116,7 @@ def test_a_training_started_from_a_notebook_is_read_by_the_cell_after_it(data, t
 )
 def test_a_training_that_fails_says_why(code, words, capsys):
     with pytest.raises(DataError, match=words):
-        launching._run([sys.executable, "-c", f"import sys; {code}"])
+        distributed._run([sys.executable, "-c", f"import sys; {code}"])
     assert "going" in capsys.readouterr().out
 
 
@@ -127,10 +126,10 @@ def test_a_training_that_is_interrupted_does_not_go_on(monkeypatch):
     def interrupted(*words, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(launching, "print", interrupted, raising=False)
+    monkeypatch.setattr(distributed, "print", interrupted, raising=False)
     started = time.monotonic()
     with pytest.raises(KeyboardInterrupt):
-        launching._run([sys.executable, "-c", "import time; print('going', flush=True); time.sleep(60)"])
+        distributed._run([sys.executable, "-c", "import time; print('going', flush=True); time.sleep(60)"])
     assert time.monotonic() - started < 50
 
 

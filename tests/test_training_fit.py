@@ -2,6 +2,8 @@
 
 import json
 import math
+import os
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,20 +14,19 @@ from crops_on_disk import kill_at_first_checkpoint, training, write_training_dat
 from planted_crops import FAST, planted_cohort, study_crops, tiny_config
 
 from lumbar_utils.crops.cache import CropCache
+from lumbar_utils.crops.extraction import CropSpec
 from lumbar_utils.devices import running_average
 from lumbar_utils.errors import DataError
-from lumbar_utils.files import atomically
 from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.labels import PROBABILITY_COLUMNS, TARGETS, VIEWS, encode_severities, row_ids
 from lumbar_utils.metrics.score import competition_score, read_predictions, score_frames, weighted_prior
-from lumbar_utils.models.classifier import ClassifierConfig
 from lumbar_utils.models.run_folder import load_model
 from lumbar_utils.studies.competition import SYNTHETIC_MARK
 from lumbar_utils.training import __main__ as command_line
 from lumbar_utils.training import cross_validation
 from lumbar_utils.training.augmentation import AugmentConfig
 from lumbar_utils.training.config import TrainConfig
-from lumbar_utils.training.folds import folds_by_study, training_split
+from lumbar_utils.training.datasets import folds_by_study, training_split
 from lumbar_utils.training.loop import Trainer
 from lumbar_utils.training.train import fit
 
@@ -86,7 +87,7 @@ def test_the_training_command_knows_a_synthetic_cohort_by_its_mark(cohort, tmp_p
 def test_a_study_stays_in_its_fold_whatever_crops_of_others_are_lost(cohort, caplog):
     crops, labels = cohort
     settings = tiny_config()
-    of = folds_by_study(labels, settings.folds, seed=settings.seed)
+    of = folds_by_study(labels, settings.folds, seed=settings.fold_seed)
     out = [s for s in crops if of[s] == 0]
     whole = training_split(crops, crops, labels, settings)
     assert whole.held_out == out and len(out) > 4 and not set(whole.train) & set(out)
@@ -170,7 +171,9 @@ def test_same_seed_same_result(cohort, tmp_path):
     again = fit(crops, labels, tiny_config(classifier=FAST, epochs=1), tmp_path / "b", progress=False)
     other = fit(crops, labels, tiny_config(classifier=FAST, epochs=1, seed=1), tmp_path / "c", progress=False)
     assert np.array_equal(first.probabilities, again.probabilities)
-    assert first.study_ids != other.study_ids or not np.allclose(first.probabilities, other.probabilities)
+    assert first.study_ids == other.study_ids and not np.allclose(first.probabilities, other.probabilities)
+    again = training_split(crops, crops, labels, tiny_config(fold_seed=1))
+    assert again.held_out != list(first.study_ids), "folds have a seed of their own"
 
 
 class Killed(BaseException):
@@ -235,7 +238,7 @@ def test_a_disk_that_is_full_keeps_the_last_checkpoint(cohort, tmp_path):
     crops, labels = cohort
     settings = tiny_config(classifier=FAST, epochs=3, checkpoint_seconds=0.0)
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    (tmp_path / ".checkpoint.safetensors.1.tmp").write_bytes(b"half a checkpoint, of a run that was killed")
+    (tmp_path / ".checkpoint.safetensors.x1y2z3a4.lumbar-partial").mkdir()  # of a run that was killed
     seen = []
 
     def fill_the_disk(history):
@@ -251,6 +254,30 @@ def test_a_disk_that_is_full_keeps_the_last_checkpoint(cohort, tmp_path):
     result = fit(crops, labels, settings, tmp_path, on_epoch=lambda h: seen.append(len(h)), progress=False)
     assert seen == [2, 3], "it went on from the checkpoint of the first epoch"
     assert len(result.history) == 3
+
+
+def test_crops_cut_otherwise_than_the_others_are_named(cohort, tmp_path):
+    crops, labels = cohort
+    shapes = {view: (depth, 20, 20) for view, (depth, _, _) in crops["1000"].spec.shapes.items()}
+    images = {view: np.zeros((5, *shape)) for view, shape in shapes.items()}
+    other = study_crops("1007", images, spec=CropSpec(shapes=shapes))
+    with pytest.raises(DataError, match=r"study 1007: its crops are cut as .*20, 20.* those of others"):
+        fit({**crops, "1007": other}, labels, tiny_config(classifier=FAST, fold=1), tmp_path, progress=False)
+
+
+def test_two_trainings_of_one_folder_do_not_mix(cohort, tmp_path):
+    crops, labels = cohort
+    settings, refused = tiny_config(classifier=FAST, epochs=1), []
+
+    def another(history):
+        with pytest.raises(DataError, match=r"run: another training is under way there") as error:
+            fit(crops, labels, tiny_config(classifier=FAST, epochs=2), tmp_path / "run", progress=False)
+        refused.append(str(error.value))
+
+    first = fit(crops, labels, settings, tmp_path / "run", on_epoch=another, progress=False)
+    assert len(refused) == 1 and "\n" not in refused[0]
+    assert np.array_equal(fit(crops, labels, settings, tmp_path / "run", progress=False).study_ids, first.study_ids)
+    fit(crops, labels, tiny_config(classifier=FAST, epochs=2), tmp_path / "run", progress=False)
 
 
 def test_a_finished_run_is_read_and_anything_new_is_trained(cohort, tmp_path, monkeypatch):
@@ -333,6 +360,31 @@ def test_mixed_studies_train(cohort, tmp_path):
     assert math.isfinite(result.history["loss"].iloc[0]) and np.isfinite(result.probabilities).all()
 
 
+def test_a_step_that_overflows_leaves_nothing_in_the_buffers(cohort, tmp_path, monkeypatch, caplog):
+    step, spoilt = Trainer._train_step, []
+
+    def inf_voxel(self, batch, rate):
+        if self.step % 6 == 2:
+            batch["images"][VIEWS[0]][0, 2, 3, 4, 5] = math.inf
+            spoilt.append(self.step + 1)
+        return step(self, batch, rate)
+
+    monkeypatch.setattr(Trainer, "_train_step", inf_voxel)
+    settings = tiny_config(classifier=FAST, precision="float16", checkpoint_seconds=0.0, evaluate_every=1)
+    result = fit(*cohort, settings, tmp_path, progress=False)
+    assert len(spoilt) == 2 and all(f"step {number}: the loss is nan" in caplog.text for number in spoilt)
+    assert all(bool(t.isfinite().all()) for t in load_model(tmp_path)[0].state_dict().values())
+    assert result.history["held_out_score"].notna().all() and "held-out studies got no finite" not in caplog.text
+
+
+def test_a_validation_without_a_finite_number_is_an_error(cohort, tmp_path, monkeypatch):
+    nothing = lambda model, inputs, *_, **__: np.full((len(inputs), 25, 3), np.nan)  # noqa: E731
+    monkeypatch.setattr("lumbar_utils.training.train.predict_probabilities", nothing)
+    with pytest.raises(DataError, match="no finite number for any held-out study"):
+        fit(*cohort, tiny_config(classifier=FAST, epochs=1), tmp_path, progress=False)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_checkpoint_of_another_run_or_a_broken_one_is_not_used(cohort, tmp_path, monkeypatch, caplog):
     crops, labels = cohort
     folder = tmp_path / "run"
@@ -345,33 +397,51 @@ def test_a_checkpoint_of_another_run_or_a_broken_one_is_not_used(cohort, tmp_pat
     assert "cannot be read" in caplog.text
 
 
-def test_an_older_runs_weights_never_stand_beside_a_newer_configuration(cohort, tmp_path, monkeypatch):
+def answer(folder, crops):
+    return Predictor(folder, "cpu", precision="float32").predict_crops([crops["1000"]]).tolist()
+
+
+def test_a_finished_run_stays_while_another_is_trained_and_when_the_disk_is_full_at_its_end(cohort, tmp_path):
+    resource = pytest.importorskip("resource", reason="this system cannot limit the size of files")
     crops, labels = cohort
     fit(crops, labels, tiny_config(classifier=FAST, epochs=1), tmp_path, progress=False)
-    before = Predictor(tmp_path, "cpu", precision="float32").predict_crops([crops["1000"]])
+    before = {path: path.read_bytes() for path in tmp_path.iterdir()}
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
 
-    def killed(self, batch, rate):
-        raise Killed
+    def fill_the_disk(history):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, limit[1]))
 
-    monkeypatch.setattr("lumbar_utils.training.loop.Trainer._train_step", killed)
-    other = tiny_config(classifier=ClassifierConfig(encoder="resnet10t", head="unified"))
-    with pytest.raises(Killed):
-        fit(crops, labels, other, tmp_path, progress=False)
-    after = Predictor(tmp_path, "cpu", precision="float32").predict_crops([crops["1000"]])
-    assert np.array_equal(after, before)
+    other = tiny_config(classifier=replace(FAST, head="unified"), epochs=1)
+    try:
+        with pytest.raises(DataError, match=r"model.safetensors: cannot be written .*disk full"):
+            fit(crops, labels, other, tmp_path, on_epoch=fill_the_disk, progress=False)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+    assert {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()} == before
 
 
-def test_a_full_disk_is_a_clear_error_and_keeps_what_was_there(tmp_path, monkeypatch):
-    path = tmp_path / "model.safetensors"
-    path.write_text("old")
+@pytest.mark.parametrize(("first", "second"), [("single", "other"), ("single", "folds"), ("folds", "single")])
+def test_a_kill_while_a_run_takes_the_place_of_another_leaves_one_of_them(cohort, tmp_path, monkeypatch, first, second):
+    config, seen = tiny_config(classifier=FAST, epochs=1, folds=2), []
+    other = replace(config, classifier=replace(FAST, head="unified"))
+    trainings = {"single": (fit, config), "other": (fit, other), "folds": (cross_validation.fit_folds, other)}
 
-    def full(temporary):
-        temporary.write_text("half")
-        raise OSError(28, "No space left on device")
+    def train(name):
+        function, settings = trainings[name]
+        function(*cohort, settings, tmp_path, progress=False)
+        return answer(tmp_path, cohort[0])
 
-    with pytest.raises(DataError, match=r"model.safetensors: cannot be written .*No space left"):
-        atomically(path, full)
-    assert path.read_text() == "old" and list(tmp_path.iterdir()) == [path]
+    def looking(move):
+        return lambda *paths, **options: (seen.append(answer(tmp_path, cohort[0])), move(*paths, **options))[1]
+
+    old = train(first)
+    with monkeypatch.context() as patch:
+        for name in ("replace", "unlink", "rmdir"):
+            patch.setattr(os, name, looking(getattr(os, name)))
+        new = train(second)
+    switched = seen.index(new)
+    assert switched > 5 and new != old
+    assert all(p == old for p in seen[:switched]) and all(p == new for p in seen[switched:])
 
 
 def test_unknown_keys_and_wrong_values_are_refused(cohort, tmp_path):

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
+from lumbar_utils.cli.train import _denoised
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import MISSING, N_TARGETS, TARGETS, decode_severities, encode_severities
 from lumbar_utils.metrics.score import FAMILY_TARGETS, prediction_table
@@ -91,3 +94,12 @@ def test_shapes_are_checked(planted):
     labels, p, _ = planted
     with pytest.raises(DataError, match=r"shapes \(n, 25\)"):
         denoised_labels(labels[:5], p)
+
+
+def test_studies_may_have_an_underscore_in_their_ids(planted, tmp_path, capsys):
+    labels, p, _ = planted
+    ids = [f"case_{i}_l1_l2" for i in range(len(labels))]
+    table = decode_severities(labels, ids)
+    prediction_table(ids, p).to_csv(tmp_path / "oof.csv", index=False)
+    _denoised(SimpleNamespace(labels=table), tmp_path / "oof.csv", set(ids))
+    assert f"of {(labels != MISSING).sum()} labels are left out" in capsys.readouterr().out

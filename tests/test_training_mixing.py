@@ -5,8 +5,7 @@ import torch
 from planted_crops import SPEC
 
 from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2, VIEWS
-from lumbar_utils.training.augmentation import AugmentConfig
-from lumbar_utils.training.mixing import mix_batch
+from lumbar_utils.training.augmentation import AugmentConfig, mix_batch
 
 SEEN = torch.ones(8, 3, 5, dtype=torch.bool)
 EVERY = {"mixup": AugmentConfig(mixup=1.0, mixup_alpha=1.0), "cutmix": AugmentConfig(cutmix=1.0)}

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 
 from .. import __version__
-from ..errors import LumbarError
+from ..errors import OUT_OF_MEMORY, LumbarError, out_of_memory
 from . import environment, points, predict, prepare, score, train
 from .arguments import WARNING
 
@@ -52,6 +52,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line and return the exit code; `argv` without the program's name."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal without the letters of a path ends no run
     args = build_parser().parse_args(argv)
     level = logging.DEBUG if args.debug else logging.INFO if args.verbose else logging.WARNING
     logging.basicConfig(format="%(levelname)s %(name)s: %(message)s")
@@ -80,7 +82,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _one_line(error: Exception) -> str:
-    if isinstance(error, LumbarError):
+    if out_of_memory(error):
+        text = f"{OUT_OF_MEMORY}; --debug shows where"
+    elif isinstance(error, LumbarError):
         text = str(error)
     elif isinstance(error, OSError) and error.strerror:
         text = f"{error.strerror}: {error.filename}" if error.filename else error.strerror

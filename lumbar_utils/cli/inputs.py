@@ -75,21 +75,21 @@ def discs_of(
     *,
     points: Path | None,
     localizer: Path | None,
-    held_out: Sequence[str] = (),
+    out_of_fold: bool = False,
     n_jobs: int = 1,
     progress: bool,
 ) -> Mapping[str, DiscPoints]:
     """The discs of studies, from points (see `read_any_points`), or found now by the localizer in that folder.
 
-    A localizer that was trained on studies of `held_out` is used, with a warning.
+    `out_of_fold`: studies that this localizer was trained on are located by the shipped one.
     """
     from .. import localization
 
     if points is not None:
         return localization.read_any_points(points)
     network = open_localizer(localizer)
-    localization.warn_of_studies_learnt_from(network, held_out)
-    found = localization.locate_studies(sources, network, n_jobs=n_jobs, progress=progress)[0]
+    locate = localization.locate_out_of_fold if out_of_fold else localization.locate_studies
+    found = locate(sources, network, n_jobs=n_jobs, progress=progress)[0]
     print_low_confidence(found)
     return found
 
@@ -143,6 +143,9 @@ def check_table(path: Path) -> None:
     """Raise `DataError` at once, and not after an hour of work, when a result cannot be written to the path."""
     if path.is_dir():
         raise DataError(f"{path} is a folder; --out names the file to write, such as {path / 'result.csv'}")
+    from ..files import refuse_special
+
+    refuse_special(path)
     if path.exists() and not os.access(path, os.W_OK):
         raise DataError(f"{path} may not be written; choose another file, or ask for the right to")
     check_folder(path.parent, "--out")

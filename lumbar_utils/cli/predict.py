@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import DataError, counted
+from ..errors import DataError, OutputError, counted
 from . import inputs
 from .arguments import COUNT, DEVICE, JOBS, PATH, POINTS, add_command, number
 
@@ -181,6 +181,7 @@ def _draw_crops(
     from .. import viz
     from ..crops import extract_crops
     from ..files import file_name
+    from ..inference.preprocessing import message_of
     from ..studies import load_study
 
     folder, drawn = args.out.with_name(f"{args.out.stem}_crops"), 0
@@ -195,8 +196,10 @@ def _draw_crops(
             figure = viz.show_crops(crops, probabilities=probabilities, synthetic=synthetic)
             viz.save(figure, folder / f"{name}_crops.png")
             drawn += 1
+        except OutputError:
+            raise
         except Exception as error:  # the submission is written; a failing picture must not look like its failure
-            logger.warning("study %s: no picture: %s", source.study_id, error)
+            logger.warning("study %s: no picture: %s", source.study_id, message_of(error))
         finally:
             pyplot.close("all")
     if drawn:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from ..crops import CropCache
     from ..localization import DiscLocalizer
     from ..studies import CompetitionFolder
-    from ..training import AugmentConfig
+    from ..training import AugmentConfig, TrainConfig
 
 MAX_MEASURED = 200
 """Studies on which the localizer's error is measured: enough for a spread, and their images have to be read again."""
@@ -41,20 +41,20 @@ def add(commands) -> None:
     for parser in (localizer, classifier):
         parser.add_argument("path", **PATH | {"metavar": "DATA", "help": "a competition folder, real or synthetic"})
         parser.add_argument("--run", type=Path, required=True, metavar="RUN", help="the run folder, such as runs/first")
-        parser.add_argument("--seed", type=COUNT, metavar="S", help="instead of the configuration's; the same for both")
+        parser.add_argument("--seed", type=COUNT, metavar="S", help="instead of the configuration's; the folds stay")
+        parser.add_argument(
+            "--config", type=Path, metavar="JSON", help="fields of training.TrainConfig; the rest default"
+        )
         parser.add_argument("--device", **DEVICE)
         parser.add_argument("--jobs", **JOBS)
-    localizer.add_argument("--fold", type=COUNT, metavar="N", help="the fold to hold out, 0 to 4 (default: 0)")
+    localizer.add_argument("--fold", type=COUNT, metavar="N", help="the fold to hold out (default: 0)")
     localizer.add_argument("--steps", type=POSITIVE, metavar="N", help="optimiser steps")
     localizer.add_argument("--from-scratch", action="store_true", help="do not start from the shipped localizer")
     classifier.add_argument(
-        "--fold", type=_fold, metavar="N", help="the fold to hold out, 0 to 4 (default: 0), or all: one network a fold"
+        "--fold", type=_fold, metavar="N", help="the fold to hold out (default: 0), or all: one network a fold"
     )
     classifier.add_argument("--points", **POINTS)
     classifier.add_argument("--size", **SIZE)
-    classifier.add_argument(
-        "--config", type=Path, metavar="JSON", help="fields of training.TrainConfig; the rest default"
-    )
     classifier.add_argument(
         "--denoise", type=Path, metavar="RUN", help="leave out labels hardly possible by RUN, trained with --fold all"
     )
@@ -65,10 +65,22 @@ def _fold(text: str) -> int | str:
     return text if text == "all" else number(int, 0, float("inf"), "a fold's number or all")(text)
 
 
+def _config(args: argparse.Namespace) -> tuple[TrainConfig, dict]:
+    """The configuration with what the options say, and the JSON in the file that --config names."""
+    from ..files import read_json
+    from ..training.config import TrainConfig
+
+    given = read_json(args.config) if args.config else {}
+    changes = {name: getattr(args, name, None) for name in ("epochs", "seed", "fold", "device")}
+    changes = {name: value for name, value in changes.items() if value not in (None, "all")}
+    return replace(TrainConfig.from_json(given, args.config or ""), **changes), given
+
+
 def train_localizer(args: argparse.Namespace) -> None:
     """Fine-tune the localizer that ships with the library on the canal points of train_label_coordinates.csv, without
-    its annotation errors, and measure its error on one study in five, held out as by `train classifier`. The result in
-    RUN/localizer is used from then on wherever RUN is.
+    its annotation errors, and measure its error on the fold that `train classifier` with the same --config and --fold
+    holds out. The result in RUN/localizer is used from then on wherever RUN is; of what it was trained on, points out
+    of fold come from the shipped localizer.
 
     examples:
       lumbar train localizer data --run runs/first
@@ -77,26 +89,29 @@ def train_localizer(args: argparse.Namespace) -> None:
     folder = inputs.competition(args.path)
     from .. import localization
     from ..devices import choose_compute
-    from ..kaggle.workspace import FOLDS, split_studies
+    from ..kaggle.workspace import split_studies
+    from ..training.checkpoints import only_training
 
-    changes = {name: value for name, value in (("steps", args.steps), ("seed", args.seed)) if value is not None}
+    config, _ = _config(args)
+    changes = {"seed": config.seed} | ({} if args.steps is None else {"steps": args.steps})
     held_out: list[str] = []
-    if folder.labels is not None and len(folder.labels) >= FOLDS:
+    if folder.labels is not None and 1 < config.folds <= len(folder.labels):
         # The fold that `lumbar train classifier` holds out: crops of studies that the localizer was trained on would
         # be centred too well.
-        held_out = split_studies(folder, args.fold or 0, seed=args.seed or 0)[1]
+        held_out = split_studies(folder, config.fold, folds=config.folds, fold_seed=config.fold_seed)[1]
     start = None if args.from_scratch else inputs.open_localizer(None)
     defaults = localization.LocalizerTraining if start is None else localization.LocalizerTraining.fine_tuning
-    localizer = localization.train_localizer(
-        folder,
-        [study_id for study_id in folder.study_ids("train") if study_id not in set(held_out)],
-        start=start,
-        training=replace(defaults(), **changes),
-        out=args.run / "localizer",
-        device=choose_compute(args.device or "auto").device,
-        n_jobs=args.jobs,
-        progress=args.progress,
-    )
+    with only_training(args.run):
+        localizer = localization.train_localizer(
+            folder,
+            [study_id for study_id in folder.study_ids("train") if study_id not in set(held_out)],
+            start=start,
+            training=replace(defaults(), **changes),
+            out=args.run / "localizer",
+            device=choose_compute(config.device).device,
+            n_jobs=args.jobs,
+            progress=args.progress,
+        )
     print(f"weights in {args.run / 'localizer'}")
     if held_out:
         _print_errors(folder, sorted(held_out), localizer, n_jobs=args.jobs, progress=args.progress)
@@ -124,9 +139,9 @@ def _print_errors(folder: CompetitionFolder, study_ids: list[str], localizer: Di
 
 def train_classifier(args: argparse.Namespace) -> None:
     """Cut training crops around the table's points (RUN/crops), find the discs of the held-out studies as those of new
-    patients (with RUN/localizer where there is one, else the shipped localizer), cut theirs (RUN/crops_found), and
-    train the classifier. With --fold all, one network a fold, their ensemble, and out-of-fold predictions for all
-    studies.
+    patients (with RUN/localizer where it was not trained on them, else with the shipped one), cut theirs
+    (RUN/crops_found), and train the classifier. With --fold all, one network a fold, their ensemble, and out-of-fold
+    predictions for all studies.
 
     examples:
       lumbar train classifier data --run runs/first
@@ -145,37 +160,33 @@ def train_classifier(args: argparse.Namespace) -> None:
           runs/first/crops data/train.csv runs/first/classifier --found runs/first/crops_found
     """
     folder = inputs.competition(args.path)
-    from ..files import read_json
     from ..kaggle.workspace import split_studies
-    from ..training.config import TrainConfig
+    from ..training.checkpoints import only_training
     from ..training.cross_validation import fit_folds
     from ..training.train import fit
 
-    given = read_json(args.config) if args.config else {}
-    config = TrainConfig.from_json(given, args.config or "")
-    every = args.fold == "all"
-    changes = {"epochs": args.epochs, "seed": args.seed, "fold": None if every else args.fold, "device": args.device}
-    config = replace(config, **{name: value for name, value in changes.items() if value is not None})
+    (config, given), every = _config(args), args.fold == "all"
     if folder.labels is None:
         raise DataError(f"{folder.root} has no train.csv, so there is nothing to train on")
     labelled = list(folder.labels["study_id"])
     held_out = []
     if every or config.folds > 1:  # folds that cannot be are refused here, before the work
-        held_out = split_studies(folder, config.fold, folds=config.folds, seed=config.seed)[1]
+        held_out = split_studies(folder, config.fold, folds=config.folds, fold_seed=config.fold_seed)[1]
     training = set(labelled) if every else set(labelled) - set(held_out)
     options = {"synthetic_only": folder.is_synthetic, "progress": args.progress}
     if args.denoise is not None:
         options["training_labels"] = _denoised(folder, args.denoise, training)
     held_out = labelled if every else held_out
-    cache, found = _training_crops(folder, training, held_out, args)
-    if "shift_mm" not in given.get("augment", {}):
-        config = replace(config, augment=_shifted_by_localizer_errors(config.augment, folder, found, args))
-    options |= {"held_out_crops": found}
-    if every:
-        result = fit_folds(cache, folder.labels, config, args.run / "classifier", **options)
-    else:
-        options["held_out"] = [study_id for study_id in held_out if study_id in found]
-        result = fit(cache, folder.labels, config, args.run / "classifier", **options)
+    with only_training(args.run):
+        cache, found = _training_crops(folder, training, held_out, args)
+        if "shift_mm" not in given.get("augment", {}):
+            config = replace(config, augment=_shifted_by_localizer_errors(config.augment, folder, found, args))
+        options |= {"held_out_crops": found}
+        if every:
+            result = fit_folds(cache, folder.labels, config, args.run / "classifier", **options)
+        else:
+            options["held_out"] = [study_id for study_id in held_out if study_id in found]
+            result = fit(cache, folder.labels, config, args.run / "classifier", **options)
     print(f"weights and {len(result.study_ids)} out-of-fold predictions in {result.folder}")
     for name, score in result.scores.items():
         print(f"  {name.replace('_', ' '):<15} {score}")
@@ -183,12 +194,12 @@ def train_classifier(args: argparse.Namespace) -> None:
 
 def _denoised(folder: CompetitionFolder, run: Path, training: set[str]) -> pd.DataFrame:
     """The labels without those of training studies that the out-of-fold predictions of a run make hardly possible."""
-    from ..labels import TARGETS
+    from ..labels import TARGETS, split_row_id
     from ..training.label_denoising import denoise_table
 
     predictions, labels = inputs.predictions(run)[0], folder.labels
     own = labels["study_id"].isin(training)
-    named = predictions["row_id"].astype(str).str.partition("_")[0]
+    named = predictions["row_id"].astype(str).map(lambda row_id: split_row_id(row_id)[0])
     if not named.isin(training).any():
         raise DataError(
             f"{run} has predictions of {named.nunique()} studies, and of no training study; train it with "
@@ -219,7 +230,7 @@ def _training_crops(
         known = localization.points_from_table(folder, [source.study_id for source in to_train], **options)[0]
     to_locate = [source for source in sources if source.study_id not in known or source.study_id in validation]
     localizer = inputs.localizer_folder(None, run=args.run)
-    discs = inputs.discs_of(to_locate, points=args.points, localizer=localizer, held_out=held_out, **options)
+    discs = inputs.discs_of(to_locate, points=args.points, localizer=localizer, out_of_fold=True, **options)
     if args.points is None:
         localization.write_points(args.run / "crops_found" / "points.csv", discs.values())
     build = partial(build_crop_cache, spec=inputs.crop_spec(args.size), **options)

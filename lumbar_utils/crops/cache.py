@@ -1,8 +1,13 @@
-"""Crops of many studies on disk: built in parallel, resumable, one file a study and a manifest."""
+"""Crops of many studies on disk: built in parallel, resumable, one file a study and a manifest.
+
+A file is named by the study and by how it was cut, so that crops of one size never take the place of another's, and
+what a folder holds is what its manifest says, whenever a run that makes others is cut off.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import DataError
-from ..files import file_name, read_json, write_json
+from ..files import file_name, read_json, remove_leftovers, write_json
 from ..localization import DiscPoints
 from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs
@@ -63,7 +68,14 @@ class CropCache:
         return study_id in self.study_ids
 
     def __getitem__(self, study_id: str) -> StudyCrops:
-        return StudyCrops.load(_crop_file(self.folder, study_id))
+        path = crop_file(self.folder, study_id, self.spec)
+        try:
+            crops = StudyCrops.load(path)
+        except DataError as error:
+            raise DataError(f"study {study_id}: {error}") from error
+        if (crops.study_id, crops.spec) != (study_id, self.spec):
+            raise DataError(f"study {study_id}: {path} holds crops of study {crops.study_id}, or of another size")
+        return crops
 
     def __iter__(self) -> Iterator[StudyCrops]:
         return (self[study_id] for study_id in self.study_ids)
@@ -72,8 +84,14 @@ class CropCache:
         """Changes with the content of any of these studies' files; reads their checksums only."""
         content = hashlib.sha256()
         for study_id in study_ids:
-            with zipfile.ZipFile(_crop_file(self.folder, study_id)) as archive:
-                content.update(repr([(part.filename, part.CRC) for part in archive.infolist()]).encode())
+            path = crop_file(self.folder, study_id, self.spec)
+            try:
+                with zipfile.ZipFile(path) as archive:
+                    content.update(repr([(part.filename, part.CRC) for part in archive.infolist()]).encode())
+            except (OSError, zipfile.BadZipFile) as error:
+                raise DataError(
+                    f"study {study_id}: {path} cannot be read ({error}); make it with `lumbar crops`"
+                ) from error
         return content.hexdigest()
 
 
@@ -89,7 +107,8 @@ def build_crop_cache(
     """Crop many studies in parallel and keep the result on disk; a second run does only what is missing.
 
     A study whose file exists, with the same specification and the same points (to 0.01 mm), is not cropped again. A
-    study that cannot be read or cropped is listed in the manifest with the reason, and the run goes on.
+    study that cannot be read or cropped is listed in the manifest with the reason, and the run goes on. Crops of
+    another specification in the folder stay, and are found again when they are asked for.
 
     Parameters
     ----------
@@ -105,11 +124,17 @@ def build_crop_cache(
     Returns
     -------
     CropCache
+
+    Raises
+    ------
+    OutputError
+        When a file cannot be written, as on a full disk. The manifest stays as it was.
     """
     folder, spec = Path(folder), spec or CropSpec()
     folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
     target = folder.absolute()
-    tasks = ((s.absolute(), points.get(s.study_id), spec, _crop_file(target, s.study_id)) for s in sources)
+    tasks = ((s.absolute(), points.get(s.study_id), spec, crop_file(target, s.study_id, spec)) for s in sources)
     results: dict[str, bool | JobFailure] = {}
     with progress_bar(total=len(sources), desc="crops", unit="study", disable=not progress) as bar:
         for index, result in run_jobs(_crop_to_file, tasks, n_jobs=n_jobs):
@@ -127,8 +152,10 @@ def build_crop_cache(
     return CropCache(folder, spec, study_ids, failures)
 
 
-def _crop_file(folder: Path, study_id: str) -> Path:
-    return folder / f"{file_name(study_id)}.npz"  # whatever the id, the file lies in the folder
+def crop_file(folder: Path, study_id: str, spec: CropSpec) -> Path:
+    """Where a study's crops lie; whatever the id, in the folder."""
+    how = json.dumps([FORMAT_VERSION, spec.to_json()], sort_keys=True)
+    return folder / f"{file_name(study_id)}-{hashlib.sha256(how.encode()).hexdigest()[:8]}.npz"
 
 
 def _crop_to_file(source: StudySource, discs: DiscPoints | None, spec: CropSpec, path: Path) -> bool:

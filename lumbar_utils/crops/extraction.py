@@ -12,10 +12,13 @@ a flip of axis 0 (sagittal) or the last axis (axial) plus the swap of left and r
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import math
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from zipfile import BadZipFile
+from zipfile import ZipFile
 
 import numpy as np
 import torch
@@ -23,19 +26,13 @@ import torch
 from ..dicom.series import Series
 from ..errors import DataError, Issue
 from ..files import atomically
-from ..geometry import INFERIOR, LEFT, POSTERIOR, OrientedGrid, StackGeometry
+from ..geometry import ON_BORDER, OrientedGrid
 from ..labels import AXIAL_T2, LEVELS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, level_title
 from ..localization import DiscPoints
 from ..notebook_html import card, data_uri, to_grey
 from ..studies.study import Study
-from .sampling import coverage, sample_box
-
-VIEW_AXES = {
-    SAGITTAL_T2: (LEFT, INFERIOR, POSTERIOR),
-    AXIAL_T2: (INFERIOR, POSTERIOR, LEFT),
-    SAGITTAL_T1: (LEFT, INFERIOR, POSTERIOR),
-}
-"""Directions in which the three array axes of a crop grow, per view."""
+from .sampling import sample_box
+from .stack_choice import VIEW_AXES, best_stacks
 
 LATERAL_AXIS = {SAGITTAL_T2: 0, AXIAL_T2: 2, SAGITTAL_T1: 0}
 """The array axis of a crop (D, H, W) that runs from right to left: flip it to mirror the patient."""
@@ -44,12 +41,7 @@ INTENSITY_PERCENTILES = (1.0, 99.0)
 """Percentiles of a series' intensities inside its crop boxes that become 0 and 1; robust to vessels and hot spots
 and independent of the field of view."""
 INTENSITY_LIMITS = (-0.5, 2.0)
-ANGLE_COST_PER_DEGREE = 0.02
-"""How much coverage (as a fraction of the box) an axial stack may lack for each degree that it lies nearer to the
-disc's plane: an angulated block of four slices beats a straight block that cuts the disc at 20 degrees."""
-MIN_COVERAGE = 0.05
-"""A stack that covers less of the box than this does not show the disc."""
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Of the files and of how they are cut: raise it when the same study gives other crops, and caches are made anew."""
 
 
@@ -83,11 +75,11 @@ class CropSpec:
     )
 
     def __post_init__(self):
-        for name in ("extents", "shapes"):
+        for name, number in (("extents", float), ("shapes", int)):
             value = getattr(self, name)
             if set(value) != set(VIEWS) or any(len(v) != 3 or min(v) <= 0 for v in value.values()):
                 raise DataError(f"{name} must give three positive numbers for each of {VIEWS}, got {dict(value)}")
-            object.__setattr__(self, name, {view: tuple(value[view]) for view in VIEWS})
+            object.__setattr__(self, name, {view: tuple(map(number, value[view])) for view in VIEWS})
 
     def to_json(self) -> dict:
         """A JSON-ready dictionary."""
@@ -109,23 +101,12 @@ class CropSpec:
 
 @dataclass(frozen=True)
 class CroppedSeries:
-    """The images that one crop was cut from.
-
-    Attributes
-    ----------
-    series_id : str
-    stack : int
-        Index in `Series.stacks`.
-    instance_numbers : tuple of int
-        Of the slices inside the box.
-    angle_degrees : float
-        Between the slices and the disc's plane; 0 for sagittal views.
-    """
+    """The images that one crop was cut from."""
 
     series_id: str
-    stack: int
-    instance_numbers: tuple[int, ...]
-    angle_degrees: float
+    stack: int  # index in `Series.stacks`
+    instance_numbers: tuple[int, ...]  # of the slices inside the box
+    angle_degrees: float  # between the slices and the disc's plane; 0 for sagittal views
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,6 +126,11 @@ class StudyCrops:
         The centres of the boxes.
     issues : tuple of Issue
         What was missing or left out.
+
+    Raises
+    ------
+    DataError
+        When an array has another shape or type, or an intensity is not finite or beyond `INTENSITY_LIMITS`.
     """
 
     study_id: str
@@ -155,6 +141,26 @@ class StudyCrops:
     sources: Mapping[str, tuple[CroppedSeries | None, ...]] = field(repr=False)
     points: DiscPoints
     issues: tuple[Issue, ...] = ()
+
+    def __post_init__(self):
+        for view in VIEWS:
+            shape = (N_LEVELS, *self.spec.shapes[view])
+            expected = {"images": (np.float16, shape), "covered": (bool, shape), "axes": (np.float64, (N_LEVELS, 3, 3))}
+            for name, (kind, wanted) in expected.items():
+                array = getattr(self, name)[view]
+                if (array.dtype, array.shape) != (kind, wanted):
+                    raise DataError(
+                        f"study {self.study_id}: {name} of {view} must be {np.dtype(kind)} of shape {wanted}, "
+                        f"got {array.dtype} of shape {array.shape}"
+                    )
+            # Bits without the sign are ordered as the numbers are, and numpy compares whole numbers far more quickly.
+            bits = np.ascontiguousarray(self.images[view]).view(np.uint16) & 0x7FFF
+            largest = bits.max().view(np.float16)
+            if not largest <= max(INTENSITY_LIMITS):
+                raise DataError(
+                    f"study {self.study_id}: intensities of {view} must be finite and lie in {INTENSITY_LIMITS}, "
+                    f"got {largest}"
+                )
 
     @property
     def centers(self) -> np.ndarray:
@@ -216,7 +222,7 @@ class StudyCrops:
 
         def write(temporary: Path) -> None:
             with open(temporary, "wb") as file:  # a path would get the suffix .npz
-                np.savez(file, **arrays)
+                np.savez(file, **{name: np.ascontiguousarray(array) for name, array in arrays.items()})
 
         atomically(path, write)
         return path
@@ -225,34 +231,34 @@ class StudyCrops:
     def load(cls, path: Path | str) -> StudyCrops:
         """Read what `save` wrote. Raises `DataError` naming the file when it is not such a file."""
         try:
-            with np.load(path, allow_pickle=False) as data:
-                meta = json.loads(data["meta"].tobytes())
+            with ZipFile(path) as data:
+                read = partial(_read_array, data, os.path.getsize(path))
+                meta = json.loads(read("meta", np.uint8, None).tobytes())
                 if meta["version"] != FORMAT_VERSION:
-                    raise DataError(f"{path}: crops of format {meta['version']}, expected {FORMAT_VERSION}; rebuild")
+                    raise DataError(f"format {meta['version']}, expected {FORMAT_VERSION}")
                 spec = CropSpec.from_json(meta["spec"])
                 shapes = {view: (N_LEVELS, *spec.shapes[view]) for view in VIEWS}
                 points = DiscPoints(
                     study_id=meta["study_id"],
                     series_id=meta["series_id"],
-                    points=data["points"],
-                    confidence=data["confidence"],
+                    points=read("points", np.float64, (N_LEVELS, 3)),
+                    confidence=read("confidence", np.float64, (N_LEVELS,)),
                     flags=tuple(meta["flags"]),
                     source=meta["source"],
                 )
                 return cls(
                     study_id=meta["study_id"],
                     spec=spec,
-                    images={view: data[f"image_{i}"] for i, view in enumerate(VIEWS)},
-                    covered={
-                        view: np.unpackbits(data[f"covered_{i}"], count=int(np.prod(shape))).view(bool).reshape(shape)
-                        for i, (view, shape) in enumerate(shapes.items())
-                    },
-                    axes={view: data[f"axes_{i}"] for i, view in enumerate(VIEWS)},
+                    images={v: read(f"image_{i}", np.float16, shape) for i, (v, shape) in enumerate(shapes.items())},
+                    covered={v: _unpacked(read, f"covered_{i}", shape) for i, (v, shape) in enumerate(shapes.items())},
+                    axes={v: read(f"axes_{i}", np.float64, (N_LEVELS, 3, 3)) for i, v in enumerate(VIEWS)},
                     sources={view: tuple(_source(s) for s in meta["sources"][view]) for view in VIEWS},
                     points=points,
                     issues=tuple(map(Issue.from_json, meta["issues"])),
                 )
-        except (OSError, KeyError, ValueError, TypeError, AttributeError, EOFError, BadZipFile) as error:
+        except MemoryError:
+            raise
+        except Exception as error:  # whatever readers of archives, arrays and JSON raise for broken ones
             raise DataError(f"{path}: not a readable file of crops ({error}); delete it and run again") from error
 
 
@@ -281,9 +287,12 @@ def extract_crops(study: Study, discs: DiscPoints, spec: CropSpec | None = None)
     images, covered, axes, sources = {}, {}, {}, {}
     issues: list[Issue] = []
     for view in VIEWS:
-        result = _crop_view(study.by_view(view), view, discs, spec)
+        *result, broken = _crop_view(study.by_view(view), view, discs, spec)
         images[view], covered[view], axes[view], sources[view] = result
-        lacking = [LEVELS[i] for i, source in enumerate(result[3]) if source is None]
+        lacking = [LEVELS[i] for i, source in enumerate(sources[view]) if source is None]
+        if broken:
+            text = f"{broken} voxels of the crops are not finite"
+            issues.append(Issue("voxels_not_finite", text, study.study_id, view=view))
         if len(lacking) == N_LEVELS:
             text = "no crops, " + ("no level lies in a scan" if study.by_view(view) else "no series")
             issues.append(Issue("view_missing", text, study.study_id, view=view))
@@ -295,19 +304,25 @@ def extract_crops(study: Study, discs: DiscPoints, spec: CropSpec | None = None)
 
 def _crop_view(
     series: Sequence[Series], view: str, discs: DiscPoints, spec: CropSpec
-) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[CroppedSeries | None, ...]]:
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, tuple[CroppedSeries | None, ...], int]:
+    """Images, covered, axes and sources of one view as in `StudyCrops`, and how many voxels are not finite."""
     shape = (N_LEVELS, *spec.shapes[view])
     values, covered = np.zeros(shape, dtype=np.float32), np.zeros(shape, dtype=bool)
     axes = np.tile(np.stack(VIEW_AXES[view]), (N_LEVELS, 1, 1))
     sources: list[CroppedSeries | None] = [None] * N_LEVELS
-    for level, (item, index, own_axes, angle) in _best_stacks(series, view, discs, spec).items():
+    broken = 0
+    for level, (item, index, own_axes, angle) in best_stacks(series, view, discs, spec.extents[view]).items():
         stack = item.stacks[index]
         axes[level] = own_axes
         grid = OrientedGrid(discs.points[level], own_axes, spec.extents[view], spec.shapes[view])
         values[level], covered[level] = sample_box(stack.pixels, stack.geometry, grid)
+        finite = np.isfinite(values[level])
+        if not finite.all():
+            broken += int((covered[level] & ~finite).sum())
+            covered[level] &= finite
         if not covered[level].any():  # a sliver of the box that falls between the samples of a coarse grid
             continue
-        inside = np.abs(stack.geometry.offsets - grid.center @ stack.geometry.normal) <= grid.extent[0] / 2
+        inside = np.abs(stack.geometry.offsets - grid.center @ stack.geometry.normal) <= grid.extent[0] / 2 + ON_BORDER
         numbers = tuple(stack.instance_numbers[i] for i in np.flatnonzero(inside))
         sources[level] = CroppedSeries(item.series_id, index, numbers, angle)
     for series_id in {s.series_id for s in sources if s is not None}:
@@ -320,41 +335,29 @@ def _crop_view(
     np.clip(values, *INTENSITY_LIMITS, out=values)
     values[~covered] = 0
     images = torch.from_numpy(values).half().numpy()  # rounds as numpy does, twenty times as quickly
-    return images, covered, axes, tuple(sources)
+    return images, covered, axes, tuple(sources), broken
 
 
-def _best_stacks(
-    series: Sequence[Series], view: str, discs: DiscPoints, spec: CropSpec
-) -> dict[int, tuple[Series, int, np.ndarray, float]]:
-    """By index of the level: the series, the index of its stack, the axes of the box and its angle to the disc."""
-    best, best_fit = {}, np.full(N_LEVELS, -np.inf)
-    tangents = discs.tangents()
-    for item in series:
-        for index, stack in enumerate(item.stacks):
-            axes = _axes_of(stack.geometry, VIEW_AXES[view])
-            angles = np.zeros(N_LEVELS)
-            if view == AXIAL_T2:
-                angles = np.degrees(np.arccos(np.clip(np.abs(tangents @ stack.geometry.normal), 0, 1)))
-            shown = coverage(stack.geometry, discs.points, axes, spec.extents[view])
-            fit = np.where(shown < MIN_COVERAGE, -np.inf, shown - ANGLE_COST_PER_DEGREE * angles)
-            for level in np.flatnonzero(fit > best_fit + 1e-9):  # of equals the first
-                best[int(level)] = item, index, axes, float(angles[level])
-                best_fit[level] = fit[level]
-    return best
+def _read_array(archive: ZipFile, limit: int, name: str, dtype: type, shape: tuple[int, ...] | None) -> np.ndarray:
+    """An array of a file of `limit` bytes, its shape (None: any) and size checked before memory is taken for it."""
+    info = archive.getinfo(f"{name}.npy")
+    with archive.open(info) as file:
+        np.lib.format.read_magic(file)
+        found, columns_first, kind = np.lib.format.read_array_header_1_0(file)
+        if columns_first or kind != dtype or found != (found if shape is None else shape):
+            raise DataError(f"{name} is {kind} of shape {found}, expected {np.dtype(dtype)} of shape {shape}")
+        size = math.prod(found) * kind.itemsize
+        if size > limit or file.tell() + size != info.file_size:
+            raise DataError(f"{name} of shape {found} does not fit a file of {limit} bytes")
+        array = np.empty(found, dtype)
+        if file.readinto(array.reshape(-1).view(np.uint8)) != size:
+            raise DataError(f"{name} is cut off")
+    return array
 
 
-def _axes_of(geometry: StackGeometry, wanted: Sequence[np.ndarray]) -> np.ndarray:
-    """The stack's own directions (3, 3), each signed as the wanted one: through the slices, then the two within them.
-
-    The first is always the normal: axial slices along a steep L5/S1 may lie nearer to the coronal plane than to the
-    axial one, and are axial slices still.
-    """
-    column, row = geometry.column_cosine, geometry.row_cosine
-    straight = abs(column @ wanted[1]) + abs(row @ wanted[2])
-    own = (geometry.normal, column, row)
-    if straight < abs(row @ wanted[1]) + abs(column @ wanted[2]):
-        own = (geometry.normal, row, column)
-    return np.stack([v if v @ w >= 0 else -v for v, w in zip(own, wanted, strict=True)])
+def _unpacked(read: Callable[..., np.ndarray], name: str, shape: tuple[int, ...]) -> np.ndarray:
+    n = math.prod(shape)
+    return np.unpackbits(read(name, np.uint8, (-(-n // 8),)), count=n).view(bool).reshape(shape)
 
 
 def _source(values: dict | None) -> CroppedSeries | None:

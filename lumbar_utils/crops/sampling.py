@@ -26,23 +26,10 @@ COARSE = (8, 6, 6)
 
 
 def sample_box(pixels: np.ndarray, geometry: StackGeometry, grid: OrientedGrid) -> tuple[np.ndarray, np.ndarray]:
-    """Trilinear values of a stack in a box, and which samples the scan covers.
+    """Values (float32, 0 where not covered) of a stack in a box, and which samples it covers (bool), as `sample_stack`.
 
-    Where pixels are finer than the box's samples are in plane, the images are first smoothed so that nothing aliases.
-
-    Parameters
-    ----------
-    pixels : ndarray, shape (n, rows, columns)
-        The stack's images, in the order of `geometry.positions`.
-    geometry : StackGeometry
-    grid : OrientedGrid
-        Its first axis is through-plane. Of any orientation; one that follows the stack is quick.
-
-    Returns
-    -------
-    values : ndarray of float32, shape `grid.shape`
-        0 where not covered.
-    covered : ndarray of bool, shape `grid.shape`
+    The first axis of the box is through-plane. It may have any orientation; one that follows the stack is quick. Where
+    pixels are finer than the samples are in plane, the images are first smoothed so that nothing aliases.
     """
     resolution = float(min(grid.spacing[1:]))
     lines = _lines(geometry, grid.center, grid.axes, grid.extent, grid.shape)
@@ -57,7 +44,8 @@ def sample_box(pixels: np.ndarray, geometry: StackGeometry, grid: OrientedGrid) 
     along = [coordinates[i] for i in np.argsort(order)]  # slices, rows, columns of the stack
     needed, (through, down, across) = zip(*map(_weights, along, pixels.shape, sigma), strict=True)
     block = np.asarray(pixels[needed], dtype=np.float32)
-    in_plane = _multiply(across, _multiply(down, block).swapaxes(1, 2)).swapaxes(1, 2)
+    with np.errstate(invalid="ignore"):
+        in_plane = _multiply(across, _multiply(down, block).swapaxes(1, 2)).swapaxes(1, 2)
     if not np.isfinite(in_plane).all():  # a matrix spreads one broken pixel over rows and columns
         return sample_stack(pixels, geometry, grid.points(), resolution=resolution)
     values = np.tensordot(through, in_plane, axes=1).transpose(order)
@@ -68,22 +56,7 @@ def sample_box(pixels: np.ndarray, geometry: StackGeometry, grid: OrientedGrid) 
 def coverage(
     geometry: StackGeometry, centers: np.ndarray, axes: np.ndarray, extent: tuple[float, float, float]
 ) -> np.ndarray:
-    """Fraction of each of several boxes of one size and orientation that a scan covers, of `COARSE` samples a box.
-
-    Parameters
-    ----------
-    geometry : StackGeometry
-    centers : ndarray, shape (n, 3)
-        LPS mm.
-    axes : ndarray, shape (3, 3)
-        As in `OrientedGrid`.
-    extent : (float, float, float)
-        mm along each axis.
-
-    Returns
-    -------
-    ndarray, shape (n,)
-    """
+    """Fraction (n,) of boxes of one size and orientation at centers (n, 3) that a scan covers, of `COARSE` samples."""
     lines = _lines(geometry, centers, axes, extent, COARSE)
     if lines is not None:
         return np.prod([along.mean(axis=-1) for along in lines[2]], axis=0)
@@ -96,16 +69,9 @@ def _lines(
 ) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]] | None:
     """Where the samples of boxes at `centers` (..., 3) lie along their three axes, each an axis of the stack.
 
-    Returns
-    -------
-    order : ndarray of int, shape (3,)
-        Which axis of the stack (slice, row, column) each axis of the boxes runs along.
-    coordinates : list of 3 ndarrays, shapes (..., samples)
-        Fractional indices on that axis of the stack.
-    covered : list of 3 ndarrays of bool, shapes (..., samples)
-        Which of them the scan covers.
-
-    None when the boxes do not follow the stack, or when row and column depend on the slice.
+    Returns which axis of the stack (slice, row, column) each axis of the boxes runs along, and, of each, the samples'
+    fractional indices on it (..., samples) and which of them the scan covers. None when the boxes do not follow the
+    stack, or when row and column depend on the slice.
     """
     own = np.stack([geometry.normal, geometry.column_cosine, geometry.row_cosine])
     order = np.abs(own @ axes.T).argmax(axis=0)
@@ -136,14 +102,9 @@ def _multiply(matrix: np.ndarray, images: np.ndarray) -> np.ndarray:
 
 
 def _weights(coordinates: np.ndarray, n: int, sigma: float) -> tuple[slice, np.ndarray]:
-    """Low-pass and linear interpolation along one axis of n pixels: the pixels needed, and a weight for each of them.
+    """Low-pass and linear interpolation along one axis of n pixels: the pixels needed, and each one's weights.
 
-    Returns
-    -------
-    needed : slice
-        Of the pixels.
-    matrix : ndarray of float32, shape (len(coordinates), pixels needed)
-        Beyond the ends the last pixel goes on.
+    The weights are float32 (len(coordinates), pixels needed). Beyond the ends the last pixel goes on.
     """
     radius = int(TRUNCATE * sigma + 0.5)
     kernel = np.exp(-0.5 * (np.arange(-radius, radius + 1) / max(sigma, 1e-12)) ** 2)

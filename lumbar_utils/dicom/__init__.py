@@ -1,4 +1,4 @@
-"""DICOM: file (`parsing`) -> slice (`headers`, `pixels`) -> series (`series`). Every quirk of the format ends here.
+"""DICOM: file (`parsing`) -> slice (`headers`, `pixels`) -> series (`parts`, `series`); quirks of the format end here.
 
 The reader trusts no file. What it guards against, and where:
 
@@ -9,7 +9,8 @@ The reader trusts no file. What it guards against, and where:
 - decoders in native code that crash or hang on damaged streams: `decoding` keeps them in a process of their own;
 - values that are no numbers, or lie in no scanner: `elements` and `headers` raise `DicomError`, and nothing else;
 - text that forges lines, turns them round or hides in them: `elements.printable`;
-- names, numbers and dates of patients: `headers.without_identity` takes them out of all that is kept.
+- images in one series that do not belong together: `acquisitions` tells them apart, `parts` takes them apart;
+- names, numbers and dates of patients: `identity.without_identity` takes them out of all that is kept.
 
 `tools/fuzz_reader.py` tries it with any number of damaged files.
 """

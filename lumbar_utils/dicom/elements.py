@@ -1,4 +1,7 @@
-"""Single elements of a header as text and numbers, and the size of the image that it describes."""
+"""Single elements of a header as text and numbers, and the size of the image that it describes.
+
+Errors name the element and never what it holds, which may be about somebody, in whatever element.
+"""
 
 from __future__ import annotations
 
@@ -22,11 +25,15 @@ MAX_IMAGE = 2**28
 """Rows x columns x frames that are accepted: 1 GiB as float32, 30 times the largest series of the competition."""
 NOT_IMAGES = frozenset({"SEG", "RTDOSE", "RTSTRUCT", "RTPLAN", "PR", "SR", "KO", "REG", "RWV", "FID", "DOC"})
 """Modalities whose pixels, where they have any, are not an image of the patient."""
+MODALITIES = NOT_IMAGES | {"MR", "CT", "CR", "DX", "ES", "MG", "NM", "OT", "PT", "RF", "SC", "US", "XA", "XC"}
+"""Those that are called by their code; others are not, because an element may hold anything."""
 MAX_NUMBERS = 8
 """Values of an element that are looked at; no attribute of a place or a size has more than six."""
 MAX_TEXT = 256
 """Characters of an element that are kept; the standard allows 64 in a description."""
 
+_LETTERS = str.maketrans({"ł": "l", "ø": "o", "đ": "d", "ı": "i", "æ": "ae", "œ": "oe"})
+"""Letters that Unicode takes for letters of their own."""
 _NUMBERS = frozenset({"DS", "IS", "US"})
 _CODES = frozenset({"CS", "UI"})
 """Value representations that are converted here, where they are written as they should be."""
@@ -53,17 +60,13 @@ def check_image(dataset: Dataset, path: Path | str) -> tuple[int, int, int]:
     rows, columns = integer(dataset, "Rows", path), integer(dataset, "Columns", path)
     frames = integer(dataset, "NumberOfFrames", path, default=1) or 1  # some writers put 0 for "not multi-frame"
     if min(rows, columns, frames) < 1:
-        raise DicomError(f"claims {rows} rows, {columns} columns and {frames} frames, expected 1 or more", path=path)
+        raise DicomError("Rows, Columns or NumberOfFrames is below 1", path=path)
     if rows * columns * frames > MAX_IMAGE:
-        raise DicomError(
-            f"claims {rows} x {columns} pixels in {frames} frames, more than the {MAX_IMAGE} pixels accepted", path=path
-        )
+        raise DicomError(f"Rows, Columns and NumberOfFrames make more than the {MAX_IMAGE} pixels accepted", path=path)
     samples = integer(dataset, "SamplesPerPixel", path, default=1)
     interpretation = text(dataset, "PhotometricInterpretation") or "MONOCHROME2"
     if samples != 1 or not interpretation.startswith("MONOCHROME"):
-        raise DicomError(
-            f"is a colour image ({interpretation}, {samples} samples a pixel), expected a greyscale one", path=path
-        )
+        raise DicomError("is a colour image, expected a greyscale one", path=path)
     return frames, rows, columns
 
 
@@ -95,6 +98,14 @@ def printable(words: str) -> str:
     return " ".join("".join(c for c in kept if unicodedata.category(c)[0] != "C").split())
 
 
+def folded(words: str) -> str:
+    """Lower case without accents and ligatures, to compare by: "Übersicht" becomes "ubersicht"."""
+    if words.isascii():
+        return words.lower()
+    plain = "".join(c for c in unicodedata.normalize("NFKD", words.casefold()) if not unicodedata.combining(c))
+    return unicodedata.normalize("NFC", plain).translate(_LETTERS)
+
+
 def numbers(dataset: Dataset, keyword: str, path: Path | str, count: int) -> list[float] | None:
     """An element as `count` finite numbers, None where it is missing or empty; raises `DicomError` when broken."""
     try:
@@ -107,10 +118,9 @@ def numbers(dataset: Dataset, keyword: str, path: Path | str, count: int) -> lis
         several = hasattr(value, "__iter__") and not isinstance(value, (str, bytes))
         values = [float(v) for v in islice(value, MAX_NUMBERS)] if several else [float(value)]
     except Exception as error:
-        reason = printable(str(error))[:MAX_TEXT]
-        raise DicomError(f"{keyword} cannot be read as numbers: {reason}", path=path) from error
+        raise DicomError(f"{keyword} cannot be read as numbers", path=path) from error
     if len(values) != count or not all(map(math.isfinite, values)):
-        raise DicomError(f"{keyword} is {values}, expected {count} finite number{'s' * (count > 1)}", path=path)
+        raise DicomError(f"{keyword} is not {count} finite number{'s' * (count > 1)}", path=path)
     return values
 
 
@@ -142,10 +152,16 @@ def integer(dataset: Dataset, keyword: str, path: Path | str, *, default: int | 
             raise DicomError(f"{keyword} is missing", path=path)
         return default
     if values[0] != int(values[0]):
-        raise DicomError(f"{keyword} is {values[0]}, expected a whole number", path=path)
+        raise DicomError(f"{keyword} is no whole number", path=path)
     return int(values[0])
 
 
 def _class_name(dataset: Dataset) -> str:
-    uid = text(dataset, "SOPClassUID")
-    return pydicom.uid.UID(uid).name if uid else text(dataset, "Modality")
+    modality = text(dataset, "Modality")
+    return uid_name(text(dataset, "SOPClassUID")) or (modality if modality in MODALITIES else "")
+
+
+def uid_name(uid: str) -> str:
+    """What the standard calls a UID, "" for one that it does not know."""
+    name = pydicom.uid.UID(uid).name
+    return "" if name == uid else name

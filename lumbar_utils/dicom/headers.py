@@ -1,4 +1,4 @@
-"""What headers say: where a slice lies, how it was acquired, and which files of a folder belong together.
+"""What headers say: where a slice lies, and which files of a folder may be images.
 
 Attributes of enhanced multi-frame images are looked up where the standard allows them: in the functional groups
 of the frame, in those shared by all frames, in the header itself.
@@ -11,56 +11,15 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
-import numpy as np
 from pydicom.dataelem import RawDataElement
 from pydicom.dataset import Dataset
 
 from ..errors import DicomError, GeometryError
 from ..geometry import SliceGeometry
-from ..notebook_html import progress_bar
-from .elements import check_image, integer, numbers, text, without_warnings
-from .parsing import library_message, read_dataset
-from .recognition import plane_of
-
-HEADER_NUMBERS = (
-    "MagneticFieldStrength",
-    "RepetitionTime",
-    "EchoTime",
-    "InversionTime",
-    "FlipAngle",
-    "EchoTrainLength",
-    "SliceThickness",
-    "SpacingBetweenSlices",
-)
-HEADER_TEXTS = (
-    "Modality",
-    "Manufacturer",
-    "ManufacturerModelName",
-    "ProtocolName",
-    "ScanningSequence",
-    "SequenceVariant",
-    "SequenceName",
-    "ImageType",
-    "PatientPosition",
-    "BodyPartExamined",
-)
-"""What `Series.header` keeps, by DICOM keyword. Nothing else of a header is kept, so nobody's name or date is; where
-people have written a name into one of these texts, `without_identity` takes it out."""
-IDENTITY = (
-    *("PatientName", "PatientID", "PatientBirthDate", "PatientBirthName", "OtherPatientNames", "OtherPatientIDs"),
-    *("AccessionNumber", "ReferringPhysicianName", "PerformingPhysicianName", "OperatorsName"),
-)
-NOBODY = frozenset({
-    *("anon", "anonym", "anonymous", "anonymized", "anonymised", "deidentified", "removed", "unknown", "none"),
-    *("noname", "name", "patient", "subject", "phantom", "synthetic", "test", "volunteer"),
-})  # fmt: skip
-"""Words of names that are nobody's; a file whose patient is called so has been anonymised."""
-MIN_NAME = 3
-"""Shorter parts of names also occur in ordinary words; a number of a patient is longer too."""
+from .elements import integer, numbers
+from .parsing import reason_of
 
 OTHER_FILES = (
     *(".csv", ".txt", ".md", ".json", ".xml", ".html", ".htm", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".tif"),
@@ -79,75 +38,6 @@ MAX_RESCALE = 1e12
 MAX_ITEMS = 2**18
 """Items of all depths in functional groups; an image of 1,000 frames has 20,000 or so."""
 _ITEM = b"\xfe\xff\x00\xe0"
-
-_ENHANCED = {
-    "RepetitionTime": ("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
-    "EchoTime": ("MREchoSequence", "EffectiveEchoTime"),
-    "InversionTime": ("MRModifierSequence", "InversionTimes"),
-    "FlipAngle": ("MRTimingAndRelatedParametersSequence", "FlipAngle"),
-    "SliceThickness": ("PixelMeasuresSequence", "SliceThickness"),
-}
-_SCAN_TAGS = [
-    "SOPClassUID", "StudyInstanceUID", "SeriesInstanceUID", "SeriesDescription", "InstanceNumber", "Rows", "Columns",
-    "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation", "PixelSpacing", "ImagePositionPatient",
-    "ImageOrientationPatient", "DirectoryRecordSequence", "PatientIdentityRemoved",
-    *HEADER_NUMBERS, *HEADER_TEXTS, *IDENTITY,
-]  # fmt: skip
-
-
-@dataclass(frozen=True)
-class FileHeader:
-    """What one file says about itself, without its pixels; `issue` is "" for an image that seems readable.
-
-    `shape` is (frames, rows, columns), `plane` the anatomical plane or "" (also for multi-frame files), `header`
-    as in `Series.header`. `identity` holds words that name the patient, to keep them out of everything else.
-    """
-
-    path: Path
-    study_uid: str = ""
-    series_uid: str = ""
-    instance_number: int = -1
-    shape: tuple[int, int, int] = (0, 0, 0)
-    spacing: tuple[float, ...] = ()
-    plane: str = ""
-    description: str = ""
-    header: dict = field(default_factory=dict, repr=False)
-    issue: str = ""
-    identity: frozenset[str] = field(default=frozenset(), repr=False)
-
-
-def identity_of(dataset: Dataset) -> frozenset[str]:
-    """Words, in lower case, that name the patient or those who treat her, or number or date her.
-
-    Empty for a file that says that identity was removed, or whose patient's name is nobody's (`NOBODY`): its number is
-    then the pseudonym by which its folder is called too.
-    """
-    name = set(re.findall(r"[^\W_]+", text(dataset, "PatientName").lower()))
-    if text(dataset, "PatientIdentityRemoved").upper() == "YES" or (name and name <= NOBODY):
-        return frozenset()
-    words: set[str] = set()
-    for keyword in IDENTITY:
-        value = text(dataset, keyword).lower()
-        words |= {value} if "ID" in keyword or "Number" in keyword else set()
-        words |= set(re.findall(r"[^\W_]+", value)) if "Name" in keyword or "Date" in keyword else set()
-    return frozenset(word for word in words if len(word) >= MIN_NAME and word not in NOBODY)
-
-
-def without_identity(words: str, identity: Iterable[str]) -> str:
-    """A text in which the words of `identity_of` are starred out, whatever their case."""
-    for word in sorted(identity, key=len, reverse=True):
-        words = re.sub(rf"(?<![^\W_]){re.escape(word)}(?![^\W_])", "***", words, flags=re.IGNORECASE)
-    return words
-
-
-def scan_headers(folder: Path | str, *, progress: bool = False) -> list[FileHeader]:
-    """Headers of all files below a folder (or of one file), without pixels, in natural order of their paths.
-
-    A file that is no readable image comes with its `issue`, so that nothing is passed over in silence, except
-    hidden files and the suffixes of `OTHER_FILES`.
-    """
-    paths = list(walk_files(folder))
-    return [_scan(path) for path in progress_bar(paths, desc="headers", unit="file", disable=not progress)]
 
 
 def list_files(source: Path | str | Iterable[Path | str]) -> list[Path]:
@@ -201,11 +91,11 @@ def functional_groups(dataset: Dataset, frames: int, path: Path) -> list[list[Da
         shared = list(dataset.get("SharedFunctionalGroupsSequence") or [])[:1]
         per_frame = list(dataset.get("PerFrameFunctionalGroupsSequence") or [])
     except Exception as error:
-        raise DicomError(f"its functional groups cannot be read: {library_message(error)}", path=path) from error
+        raise DicomError(f"functional groups cannot be read ({reason_of(error)})", path=path) from error
     if per_frame and len(per_frame) != frames:
-        raise DicomError(f"has {frames} frames but functional groups for {len(per_frame)}", path=path)
+        raise DicomError(f"has functional groups for {len(per_frame)} frames, unlike NumberOfFrames", path=path)
     if frames > 1 and not per_frame:
-        raise DicomError(f"has {frames} frames but no positions of its frames (functional groups)", path=path)
+        raise DicomError("has several frames but no positions of them (functional groups)", path=path)
     return [[*per_frame[i : i + 1], *shared, dataset] for i in range(frames)]
 
 
@@ -232,13 +122,13 @@ def frame_geometry(group: list[Dataset], shape: tuple[int, int], path: Path) -> 
         hint = "; ImagerPixelSpacing is no substitute" if "ImagerPixelSpacing" in group[-1] else ""
         raise DicomError(f"PixelSpacing is missing, so the image has no size{hint}", path=path)
     if max(map(abs, position)) > MAX_MM:
-        raise DicomError(f"ImagePositionPatient is {position} mm, which lies in no scanner", path=path)
+        raise DicomError("ImagePositionPatient lies in no scanner", path=path)
     if min(spacing) > 0 and not SPACINGS_MM[0] <= min(spacing) <= max(spacing) <= SPACINGS_MM[1]:
-        raise DicomError(f"PixelSpacing is {spacing}, expected {SPACINGS_MM[0]} to {SPACINGS_MM[1]} mm", path=path)
+        raise DicomError(f"PixelSpacing is not {SPACINGS_MM[0]} to {SPACINGS_MM[1]} mm", path=path)
     try:
         return SliceGeometry(position, orientation[:3], orientation[3:], (spacing[0], spacing[1]), shape)
     except GeometryError as error:
-        raise DicomError(str(error), path=path) from error
+        raise DicomError(str(error).partition(", got")[0], path=path) from error
 
 
 def frame_rescale(group: list[Dataset], path: Path) -> tuple[float, float]:
@@ -248,10 +138,7 @@ def frame_rescale(group: list[Dataset], path: Path) -> tuple[float, float]:
     if slope[0] == 0:
         raise DicomError("RescaleSlope is 0, which makes every pixel the same", path=path)
     if not 1 / MAX_RESCALE <= abs(slope[0]) <= MAX_RESCALE or abs(intercept[0]) > MAX_RESCALE:
-        raise DicomError(
-            f"RescaleSlope {slope[0]} and RescaleIntercept {intercept[0]} leave no numbers that float32 can hold",
-            path=path,
-        )
+        raise DicomError("RescaleSlope and RescaleIntercept leave no numbers that float32 can hold", path=path)
     return slope[0], intercept[0]
 
 
@@ -262,63 +149,3 @@ def instance_number_of(dataset: Dataset, path: Path) -> int:
     except DicomError:
         digits = re.findall(r"\d+", path.stem)
         return int(digits[-1]) if digits else -1
-
-
-def acquisition(dataset: Dataset, identity: frozenset[str] | None = None) -> dict:
-    """`HEADER_NUMBERS` as float and `HEADER_TEXTS` as str by keyword, None where missing; see `Series.header`.
-
-    `identity` is the dataset's own, where `identity_of` has been asked already.
-    """
-    header: dict[str, float | str | None] = {}
-    identity = identity_of(dataset) if identity is None else identity
-    for keyword in HEADER_NUMBERS:
-        header[keyword] = _header_number(dataset, keyword)
-    for keyword in HEADER_TEXTS:
-        header[keyword] = without_identity(text(dataset, keyword), identity) or None
-    if "SharedFunctionalGroupsSequence" in dataset:
-        names = ("PerFrameFunctionalGroupsSequence", "SharedFunctionalGroupsSequence")
-        groups = [group for name in names for group in (dataset.get(name) or [])[:1]]  # None where they are empty
-        for keyword, (sequence, inner) in _ENHANCED.items():
-            with suppress(Exception):  # pydicom raises anything for a broken element; it costs only its own value
-                for item in (group[sequence][0] for group in groups if group.get(sequence)):
-                    if header[keyword] is None:
-                        header[keyword] = _header_number(item, inner)
-    return header
-
-
-def _header_number(dataset: Dataset, keyword: str) -> float | None:
-    try:
-        values = text(dataset, keyword).split()
-        return float(values[0]) if values and np.isfinite(float(values[0])) else None
-    except ValueError:
-        return None
-
-
-@without_warnings()
-def _scan(path: Path) -> FileHeader:
-    try:
-        dataset = read_dataset(path, headers_only=True, tags=_SCAN_TAGS)
-    except DicomError as error:
-        return FileHeader(path, issue=error.issue)
-    issue, shape, spacing, plane = "", (0, 0, 0), (), ""
-    try:
-        shape = check_image(dataset, path)
-        spacing = tuple(numbers(dataset, "PixelSpacing", path, 2) or ())
-        if shape[0] == 1 and "ImageOrientationPatient" in dataset:
-            plane = plane_of(frame_geometry([dataset], shape[1:], path))
-    except DicomError as error:
-        issue = error.issue
-    identity = identity_of(dataset)
-    return FileHeader(
-        path,
-        text(dataset, "StudyInstanceUID"),
-        text(dataset, "SeriesInstanceUID"),
-        instance_number_of(dataset, path),
-        shape,
-        spacing,
-        plane,
-        without_identity(text(dataset, "SeriesDescription"), identity),
-        acquisition(dataset, identity),
-        issue,
-        identity,
-    )

@@ -16,7 +16,7 @@ import pydicom
 from pydicom.dataset import Dataset
 
 from ..errors import DicomError
-from .elements import printable, without_warnings
+from .elements import without_warnings
 from .plain_files import VRS, parse_plain
 
 MAX_FILE = 4 * 2**30
@@ -28,8 +28,6 @@ MAX_READS = 300_000
 """Short reads while one file is parsed, two or three an element. An enhanced image takes about 300 a frame; an item of
 eight bytes takes one, and a thousand bytes of memory."""
 TOO_MANY = "has more elements than any image"
-MAX_REASON = 300
-"""Characters of another library's message that are passed on; some of them repeat half of the file."""
 
 _PREAMBLE = 128
 _MAGIC = b"DICM"
@@ -124,10 +122,9 @@ class _GuardedFile:
                 )
 
 
-def library_message(error: Exception) -> str:
-    """What another library's error says, on one short printable line; its type where it says nothing."""
-    said = printable(str(error)) or type(error).__name__
-    return said if len(said) <= MAX_REASON else said[:MAX_REASON] + " ..."
+def reason_of(error: Exception) -> str:
+    """The type of another library's error: what it says may repeat anything of the file."""
+    return "not enough memory" if isinstance(error, MemoryError) else type(error).__name__
 
 
 def _find_start(head: bytes, path: Path) -> tuple[int, bool]:
@@ -146,7 +143,7 @@ def _find_start(head: bytes, path: Path) -> tuple[int, bool]:
         raise DicomError("is not a DICOM file but plain text", path=path)
     if head.startswith(_ZIP):
         raise DicomError("is not a DICOM file but a ZIP archive; unpack it first", path=path)
-    raise DicomError(f"is not a DICOM file: it starts with {first!r} and has no DICM mark", path=path)
+    raise DicomError("is not a DICOM file: it has no DICM mark", path=path)
 
 
 def _parse(file: _GuardedFile, path: Path, *, force: bool, stop_before_pixels: bool, tags: list[str] | None) -> Dataset:
@@ -156,7 +153,7 @@ def _parse(file: _GuardedFile, path: Path, *, force: bool, stop_before_pixels: b
         except DicomError:
             raise
         except Exception as error:  # a broken file can raise anything from struct.error to RecursionError
-            reason = TOO_MANY if file.exhausted else f"cannot be parsed as DICOM: {library_message(error)}"
+            reason = TOO_MANY if file.exhausted else f"cannot be parsed as DICOM ({reason_of(error)})"
             raise DicomError(reason, path=path) from error
     if len(dataset) == 0:
         raise DicomError("holds no DICOM elements: cut off, or not a DICOM file", path=path)

@@ -9,6 +9,7 @@ transfer syntax).
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -21,9 +22,9 @@ from pydicom.pixels import get_decoder
 from pydicom.uid import RLELossless
 
 from ..errors import DicomError
-from .decoding import decode_compressed
-from .elements import integer, text, without_warnings
-from .parsing import library_message
+from .decoding import DecodingError, decode_compressed
+from .elements import integer, printable, text, without_warnings
+from .parsing import reason_of
 
 MAX_PADDING = 1024
 """Bytes after the last pixel that are ignored; some writers pad to a block. More means wrong rows or columns."""
@@ -52,6 +53,8 @@ class StoredFrame:
     turned : float or None
         Of MONOCHROME1 lowest plus highest possible value; it is turned over inside the range of the stored bits, so
         that the same value means the same brightness in all slices of a series.
+    padding : (int, int) or None
+        Lowest and highest stored value that mark where there is no image; these become the darkest value there is.
     """
 
     words: np.ndarray
@@ -59,6 +62,7 @@ class StoredFrame:
     down: int = 0
     signed: bool = False
     turned: float | None = None
+    padding: tuple[int, int] | None = None
 
     def write(self, out: np.ndarray, slope: float = 1.0, intercept: float = 0.0) -> None:
         """Write the values, bright = large, to float32 (rows, columns); rescale: PS3.3 C.11.1."""
@@ -69,8 +73,11 @@ class StoredFrame:
             words = np.left_shift(words, self.up) if self.up else words
             words = words.view(words.dtype.str.replace("u", "i")) if self.signed and unsigned else words
             np.right_shift(words, self.down, out=out, casting="unsafe")
+        outside = None if self.padding is None else (out >= self.padding[0]) & (out <= self.padding[1])
         if self.turned is not None:
             np.subtract(np.float32(self.turned), out, out=out)
+        if outside is not None:
+            out[outside] = min(out.min(where=~outside, initial=np.inf), 0.0)
         if (slope, intercept) != (1.0, 0.0):
             out *= np.float32(slope)
             out += np.float32(intercept)
@@ -99,26 +106,39 @@ def stored_frames(dataset: Dataset, size: tuple[int, int, int], path: Path | str
     high = integer(dataset, "HighBit", path, default=stored - 1)
     signed = integer(dataset, "PixelRepresentation", path, default=0)
     if allocated not in (8, 16, 32):
-        raise DicomError(f"BitsAllocated is {allocated}, expected 8, 16 or 32", path=path)
+        raise DicomError("BitsAllocated is none of 8, 16 and 32", path=path)
     if not (1 <= stored <= allocated and stored - 1 <= high < allocated and signed in (0, 1)):
-        raise DicomError(
-            f"BitsAllocated {allocated}, BitsStored {stored}, HighBit {high} and PixelRepresentation {signed} "
-            "contradict each other",
-            path=path,
-        )
+        raise DicomError("BitsAllocated, BitsStored, HighBit, PixelRepresentation contradict each other", path=path)
     compressed, little_endian, syntax = _encoding(dataset, path)
     if not compressed:
         values = _native_values(dataset, path, frames * rows * columns, allocated, little_endian)
     else:
         options = {"number_of_frames": frames, "rows": rows, "columns": columns, "samples_per_pixel": 1}
         options |= {"bits_allocated": allocated, "bits_stored": stored, "pixel_representation": signed}
-        options |= {"photometric_interpretation": text(dataset, "PhotometricInterpretation") or "MONOCHROME2"}
+        options |= {"photometric_interpretation": "MONOCHROME2"}
         values = _decoded_values(dataset, path, syntax, options)
     placed = not compressed or syntax == RLELossless
     up, down = (allocated - 1 - high, allocated - stored) if placed else (0, 0)
     lowest = -(2 ** (stored - 1)) if signed else 0
     turned = float(2 * lowest + 2**stored - 1) if text(dataset, "PhotometricInterpretation") == "MONOCHROME1" else None
-    return [StoredFrame(words, up, down, bool(signed), turned) for words in values.reshape(frames, rows, columns)]
+    padding = _padding(dataset, path, stored, signed) if "PixelPaddingValue" in dataset else None
+    if padding == (0, 0) and not signed and turned is None:  # the darkest value anyhow
+        padding = None
+    images = values.reshape(frames, rows, columns)
+    return [StoredFrame(words, up, down, bool(signed), turned, padding) for words in images]
+
+
+def _padding(dataset: Dataset, path: Path | str, stored: int, signed: int) -> tuple[int, int] | None:
+    """Range of stored values that mark where there is no image (PS3.3 C.7.5.1.1.2), None for an unreadable one.
+
+    They may be written with another sign than the pixels have.
+    """
+    limits: list[int] = []
+    with suppress(DicomError):
+        for keyword in ("PixelPaddingValue", "PixelPaddingRangeLimit"):
+            value = integer(dataset, keyword, path, default=limits[0] if limits else None) % 2**stored
+            limits.append(value - 2**stored if signed and value >= 2 ** (stored - 1) else value)
+    return (min(limits), max(limits)) if limits else None
 
 
 def _encoding(dataset: Dataset, path: Path | str) -> tuple[bool, bool, pydicom.uid.UID]:
@@ -136,7 +156,7 @@ def _encoding(dataset: Dataset, path: Path | str) -> tuple[bool, bool, pydicom.u
         try:
             return syntax.is_compressed, syntax.is_little_endian, syntax
         except ValueError as error:
-            raise DicomError(f"TransferSyntaxUID {syntax} is not known", path=path) from error
+            raise DicomError("TransferSyntaxUID is not known", path=path) from error
     if dataset["PixelData"].is_undefined_length:
         raise DicomError("is compressed but does not say how: TransferSyntaxUID is missing", path=path)
     _, little_endian = dataset.original_encoding
@@ -189,9 +209,8 @@ def _decoded_values(dataset: Dataset, path, syntax: pydicom.uid.UID, options: di
         except DicomError:
             raise
         except Exception as error:
-            raise DicomError(
-                f"its pixels ({syntax.name}) cannot be decoded: {library_message(error)}", path=path
-            ) from error
+            reason = printable(str(error)) if isinstance(error, DecodingError) else reason_of(error)
+            raise DicomError(f"its pixels ({syntax.name}) cannot be decoded: {reason[:300]}", path=path) from error
     if values.size != frames * rows * columns:
         raise DicomError(
             f"its pixels ({syntax.name}) decode to shape {values.shape}, expected {(frames, rows, columns)}", path=path

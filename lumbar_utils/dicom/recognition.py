@@ -18,6 +18,7 @@ import numpy as np
 
 from ..geometry import SliceGeometry
 from ..labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2
+from .elements import folded
 
 SAGITTAL, AXIAL, CORONAL = "sagittal", "axial", "coronal"
 
@@ -33,13 +34,40 @@ STIR_MAX_TI = 400.0
 T1_MAX_TE, T1_MAX_TR, T2_MIN_TE, T2_MIN_TR = 35.0, 1300.0, 60.0, 1500.0
 """ms; what lies between is left to the words."""
 
-_SCOUT = re.compile(r"\b(localizer|localiser|loc|scout|survey|3[ -]?plane|three[ -]?plane|scanogram|smartbrain)\b")
-_OTHER = re.compile(r"\b(dwi|adc|diff\w*|mra|angio\w*|myelo\w*|swi|spectro\w*|calib\w*|perf\w*|mip)\b")
-_LUMBAR = re.compile(r"lumb|\b(l ?spine|ls ?spine|lsp|lws|lwk|l ?s|l5|s1|sacr\w*)\b")
-_ELSEWHERE = re.compile(
-    r"\b(c ?spine|cspine|cerv\w*|hws|neck|t ?spine|thora\w*|bws|brain|head|skull|orbit\w*|iac|pituit\w*|knee|shoulder|"
-    r"hip|ankle|foot|wrist|hand|elbow|prostat\w*|breast|mamm\w*|heart|cardi\w*|liver|mrcp)\b"
+_SCOUT, _MAP, _LUMBAR, _CERVICAL, _THORACIC = "scout", "map", "lumbar spine", "cervical spine", "thoracic spine"
+_WORDS = {
+    _SCOUT: "loc locali[sz]~ localis~ lokali[sz]~ locator~ lokator~ scout~ survey~ surview~ overview (tri_)?pilot~ "
+    "ubersicht~ uebersicht~ overzicht~ reper~ explorador~ centratura centrage topogra~ scano~ planung kilavuz "
+    "([3t]|three|tri)_(plane?|pl|ebenen) smartbrain локал~ ~定位~",
+    _MAP: "dwi adc diff~ mra angio~ myelo~ swi spectro~ calib~ perf~ mip",
+    _LUMBAR: "~lumb~ ~lomb~ ledzw~ t?l_spine ls_spine l_sp lsp lws lwk l_s l5 s1 s_spine sa[ck]r~ пояснич~ ~(腰|요추)~",
+    _CERVICAL: "ct?_sp(ine)? cerv~ [sz]ervi[ck]~ halswirbel~ hws hwk szyjn~ шеин~ ~([颈頚頸]椎|경추)~",
+    _THORACIC: "[td]_sp(ine)? thora[ck]~ tora[ck]~ dors[ao]~ brustwirbel~ bws bwk piersiow~ грудн~ ~(胸椎|흉추)~",
+    "head": "head~ brain~ skull~ kopf schadel~ schaedel~ hirn~ gehirn~ tete cran~ cerveau cerebr~ encephal~ "
+    "encefal~ cabe[zc]a testa cervello hoofd hersen~ schedel~ glow[aye] mozg~ czaszk~ kafa~ beyin~ orbit~ iac pituit~ "
+    "голов~ мозг~ ~[头頭脑脳]~",
+    "neck": "neck hals cou cuello collo pescoco nek szyj[aie] szyi boyun шея шеи ~颈部~",
+    "knee": "knee~ knie genou~ rodilla~ ginocchi~ joelho~ kolan~ diz ~膝~",
+    "shoulder": "shoulder~ schulter~ epaule~ hombro~ spalla ombro schouder~ bark omuz ~肩~",
+    "hip": "hips? hufte~ huefte~ hanche~ cadera~ anca quadril heup~ biodr~ kalca",
+    "limb": "ankle~ foot feet wrist~ hand elbow~ fuss sprunggelenk handgelenk ellbogen cheville poignet coude tobillo "
+    "muneca codo caviglia polso gomito tornozelo enkel pols elleboog kostk[ai] nadgarst~",
+    "chest or abdomen": "prostat~ breast~ mamm~ brust heart cardi~ herz thorax chest liver leber foie mrcp abdom~",
+}
+"""What descriptions say in English, German, French, Spanish, Italian, Portuguese, Dutch, Polish, Turkish, Russian and
+Chinese, as `_plain` writes it: whole words, "_" for a blank or nothing, "~" for any letters. The first line counts."""
+_PATTERNS = {
+    about: re.compile(rf"\b(?:{'|'.join(words.split())})\b".replace("_", " ?").replace("~", r"\w*"))
+    for about, words in _WORDS.items()
+}
+_ASIDE = re.compile(
+    r"\b(head|feet|foot|kopf|fusse?|tete|pieds?|cabe[zc]a|pies|pes|testa|piedi|hoofd|voeten) "
+    r"(first|in|voran|zuerst|d abord|en avant|premiere?|primeir[ao]|primero|avanti|eerst)\b|"
+    r"\bdecubit\w* dors\w*|\bdors\w* decubit\w*|\bcranio ?caud\w*|"
+    r"\b((head|neck|hns?|body|and|spine|kopf|hals|tete|cou|cabeza|cuello|knee) )+(coil|array|spule|antenne|bobina)\b|"
+    r"\b(coil|array|spule|antenne|bobina)( (head|neck|and|body|kopf|hals|tete|cou|cabeza|cuello))+\b"
 )
+"""How the patient lies, and coils: they do not tell what is shown."""
 _OTHER_TYPES = frozenset({
     *("LOCALIZER", "ADC", "DIFFUSION", "TRACEW", "FA", "EXP", "PERFUSION", "MIP", "MINIP", "PROJECTION"),
     *("PHASE", "SUBTRACTION", "VELOCITY", "ANGIO"),
@@ -89,8 +117,8 @@ def contrast_by_times(header: Mapping) -> str:
 def contrast_by_words(*texts: str | None) -> str:
     """`"T1"`, `"T2"`, `"other"` (no anatomical T1 or T2 image) or "", from the first text that says one of them."""
     for words in texts:
-        words = re.sub(r"[_\W]+", " ", str(words or "").lower())
-        if _SCOUT.search(words) or _OTHER.search(words):
+        words = _plain(words)
+        if _PATTERNS[_SCOUT].search(words) or _PATTERNS[_MAP].search(words):
             return "other"
         t1, t2 = bool(_T1.search(words)), bool(_T2.search(words))
         if t1 != t2:
@@ -101,17 +129,25 @@ def contrast_by_words(*texts: str | None) -> str:
 def elsewhere(header: Mapping, *texts: str | None) -> str:
     """The body part that a series says it shows, "" when it is the lumbar spine or nothing is said.
 
-    What people wrote about the series counts more than BodyPartExamined, which is often that of the protocol before;
-    and the lumbar spine counts where both are named.
+    The lumbar spine counts where BodyPartExamined or the texts name it, with one exception: where the texts name
+    another part of the spine, BodyPartExamined is that of the whole examination, or of the protocol before.
     """
-    for words in (*texts, header.get("BodyPartExamined")):
-        words = re.sub(r"[_\W]+", " ", str(words or "").lower())
-        if _LUMBAR.search(words):
-            return ""
-        found = _ELSEWHERE.search(words)
-        if found:
-            return found[0]
-    return ""
+    said = next(filter(None, map(_part, texts)), "")
+    listed = _part(header.get("BodyPartExamined"))
+    if _LUMBAR in (said, listed) and said not in (_CERVICAL, _THORACIC):
+        return ""
+    return said or listed
+
+
+def _part(words: str | None) -> str:
+    words = _plain(words)
+    return next((part for part in list(_WORDS)[2:] if _PATTERNS[part].search(words)), "")
+
+
+def _plain(words: str | None) -> str:
+    """Lower case without accents, one blank between words, without what is `_ASIDE`."""
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", str(words or ""))
+    return _ASIDE.sub(" ", re.sub(r"[_\W]+", " ", folded(words)))
 
 
 def recognise(planes: Sequence[str], header: Mapping, description: str) -> tuple[str, str]:
@@ -143,18 +179,17 @@ def recognise(planes: Sequence[str], header: Mapping, description: str) -> tuple
         return "", ""
     part = elsewhere(header, description, header.get("ProtocolName"))
     if part:
-        return "", f"shows {part!r} by its description ({description!r}) or BodyPartExamined, so it is no lumbar view"
+        return "", f"shows the {part} by its description or BodyPartExamined, so it is no lumbar view"
     times = contrast_by_times(header)
     note = ""
     if times and words and times != words:
         note = (
-            f"described as {words} ({description!r}) but TR {header.get('RepetitionTime')} TE {header.get('EchoTime')} "
-            f"TI {header.get('InversionTime')} ms are those of {times}; taken as {times}"
+            f"described as {words} but its echo, repetition and inversion times are those of {times}; taken as {times}"
         )
     contrast = times or words
     if not contrast:
         contrast = "T2"
-        note = f"neither times nor description ({description!r}) tell T1 from T2; taken as T2"
+        note = "neither times nor description tell T1 from T2; taken as T2"
     if plane == SAGITTAL:
         return (SAGITTAL_T2 if contrast == "T2" else SAGITTAL_T1), note
     return (AXIAL_T2 if contrast == "T2" else ""), note

@@ -25,7 +25,7 @@ from ..errors import PRIOR, DataError, Issue
 from ..labels import VIEWS
 from ..localization import DiscPoints, localizer_origin, open_localizer
 from ..metrics.score import metric_frequencies, plain_frequencies
-from ..models.ensemble import ENSEMBLE, Ensemble, member_folders, run_of
+from ..models.ensemble import ENSEMBLE, Ensemble, check_folds, member_folders, run_of
 from ..models.inputs import study_input
 from ..models.run_folder import CONFIG, WEIGHTS, load_model
 from ..notebook_html import progress_bar
@@ -91,6 +91,7 @@ class Predictor:
         self._folders = member_folders(run)
         loaded = [load_model(folder) for folder in self._folders]
         configs = [config for _, config in loaded]
+        check_folds(configs)
         self.networks = Networks([model for model, _ in loaded], choose_devices(device, precision))
         self.weights, self.calibration = ensemble.weights, ensemble.calibration
         self.specs: tuple[CropSpec, ...] = ()
@@ -139,11 +140,8 @@ class Predictor:
         """Changes with the weights of any network or of the localizer, their configurations, the options, and the
         ensemble's weights: what a prediction depends on beside the study and the code."""
         digest = hashlib.sha256()
-        for path in [self._run, self._run / ENSEMBLE]:
+        for path in [self._run, self._run / ENSEMBLE, *(f / name for f in self._folders for name in (CONFIG, WEIGHTS))]:
             digest.update(path.read_bytes() if path.is_file() else b"-")
-        for folder in self._folders:
-            for name in (CONFIG, WEIGHTS):
-                digest.update((folder / name).read_bytes())
         localizer = self.localizer
         digest.update(repr((type(localizer).__name__, getattr(localizer, "config", ""))).encode())
         digest.update(repr(getattr(localizer, "calibration", "")).encode())

@@ -18,11 +18,11 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from multiprocessing.reduction import ForkingPickler
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..crops.extraction import CropSpec, StudyCrops, extract_crops
-from ..errors import Issue, LumbarError
+from ..dicom.identity import is_code
+from ..errors import OUT_OF_MEMORY, DicomError, Issue, LumbarError, out_of_memory
 from ..labels import VIEWS
 from ..localization import DiscPoints
 from ..localization.evaluation import level_labelling_uncertain
@@ -233,8 +233,14 @@ def _lost(source: StudySource, code: str, text: str) -> PreprocessedStudy:
 
 
 def message_of(error: BaseException) -> str:
-    """An error's message, files without their folders; with its type where it is not the library's own."""
-    text = str(error) if isinstance(error, LumbarError) else f"{type(error).__name__}: {error}"
-    # A folder's name may be a patient's, and this is kept in logs.
-    path = getattr(error, "path", None) or getattr(error, "filename", None)
-    return text.replace(str(path), Path(path).name) if isinstance(path, (str, Path)) else text
+    """An error's message, with its type where it is not the library's own; of paths only a file's name that is a code.
+
+    They go into logs, and folders and files may be called by patients' names.
+    """
+    if out_of_memory(error):
+        return OUT_OF_MEMORY
+    if isinstance(error, DicomError):
+        name = error.path.name if error.path is not None and is_code(error.path.name) else None
+        return str(DicomError(error.issue, path=name, study_id=error.study_id, series_id=error.series_id))
+    said = getattr(error, "strerror", None) or error
+    return str(error) if isinstance(error, LumbarError) else f"{type(error).__name__}: {said}"

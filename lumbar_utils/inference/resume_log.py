@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, BinaryIO
 import numpy as np
 
 from ..errors import DataError, Issue
+from ..files import refuse_special
 from ..localization import DiscPoints
 from .submission import StudyPrediction
 
@@ -32,13 +33,14 @@ class ResumeLog:
     """The resume log of one run; a file with another fingerprint of what makes the predictions is overwritten.
 
     `found` are place and prediction of an earlier, unfinished run's studies, `broken` says why nothing can be written
-    ("" while all is well): a full disk does not end the run. Raises `DataError` when the file cannot be created, or
-    another run has it open: better now than after hours of work.
+    ("" while all is well): a full disk does not end the run. Raises `DataError` when the file cannot be created, is no
+    plain file, or another run has it open: better now than after hours of work.
     """
 
     def __init__(self, path: Path | str, fingerprint: str):
         self.path, self.broken = Path(path), ""
         self.found: dict[str, tuple[str, StudyPrediction]] = {}
+        refuse_special(self.path)
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._file = open(self.path, "a+b")  # noqa: SIM115, open as long as the run
@@ -91,7 +93,7 @@ class ResumeLog:
     def _read(self, header: bytes) -> int:
         """Read an earlier run's lines; how many bytes of them are good, 0 when there is nothing to continue from."""
         self._file.seek(0)
-        content = self._file.read() if self.path.is_file() else b""  # a device could go on for ever
+        content = self._file.read()
         if not content.startswith(header):
             if content:
                 logger.info("%s was written with other weights, options or code and is not used", self.path)

@@ -21,13 +21,14 @@ from pathlib import Path
 import pandas as pd
 
 from ..errors import DataError, Issue, counted
+from ..files import refuse_special
 from ..localization import DiscPoints
 from ..studies.study import StudySource
 from .deadline import HOURS, Deadline, Step
 from .predictor import Predictor
 from .preprocessing import STUDY_SECONDS
 from .resume_log import ResumeLog, code_digest
-from .submission import StudyPrediction, check_sample, write_submission
+from .submission import StudyPrediction, check_sample, log_path, write_submission
 
 logger = logging.getLogger(__name__)
 
@@ -50,12 +51,12 @@ class InferenceRun:
     @property
     def log(self) -> Path:
         """One row a study, for people."""
-        return self.path.with_name(f"{self.path.stem}_log.csv")
+        return log_path(self.path, "csv")
 
     @property
     def records(self) -> Path:
         """One JSON record a line, for programs."""
-        return self.path.with_name(f"{self.path.stem}_log.jsonl")
+        return log_path(self.path, "jsonl")
 
     def __str__(self) -> str:
         return "\n".join(event.message for event in self.events)
@@ -107,6 +108,8 @@ def run_inference(
     if twice is not None:
         raise DataError(f"study {twice!r} is listed twice among the studies to predict")
     check_sample(sample)
+    for written in (path, log_path(path, "csv"), log_path(path, "jsonl")):
+        refuse_special(written)
     called = time.monotonic()
     began = called if started is None else started
     discs = {study_id: discs[study_id] for study_id in ids if study_id in discs} if discs else {}

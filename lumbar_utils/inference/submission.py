@@ -170,19 +170,20 @@ def write_submission(
             "synthetic_only": [*(p.synthetic_only for p in predictions), *(False for _ in filled)],
         }
     )
-    write_table(path.with_name(f"{path.stem}_log.csv"), log)
+    write_table(log_path(path, "csv"), log)
     records = [*events, *(issue for p in predictions for issue in p.issues)]
     records += [Issue("study_absent", "listed in the sample, but not among the studies", s) for s in filled]
-    write_records(path.with_name(f"{path.stem}_log.jsonl"), records)
+    write_text(
+        log_path(path, "jsonl"), "".join(json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in records)
+    )
     if any(p.synthetic_only for p in predictions):
         logger.warning("%s: %s", path, SYNTHETIC_WARNING)
     return path
 
 
-def write_records(path: Path, records: Iterable[Issue]) -> None:
-    """Write records as JSON lines, atomically."""
-    text = "".join(json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in records)
-    write_text(path, text)
+def log_path(path: Path, kind: str) -> Path:
+    """The log beside a submission: "csv" for people, "jsonl" for programs."""
+    return path.with_name(f"{path.stem}_log.{kind}")
 
 
 def check_sample(sample: pd.DataFrame | None) -> None:

@@ -248,10 +248,11 @@ def _data(data: str | Path, run: str | Path) -> Finding:
 
 def _holds_mr(path: Path) -> bool:
     """Whether there are MR images among the first files below a path."""
-    from ..dicom.headers import scan_headers, walk_files
+    from ..dicom.headers import walk_files
+    from ..dicom.scan import scan_headers
 
     found = (scan_headers(file)[0] for file in islice(walk_files(path), MAX_FILES_SEARCHED))
-    return any(one.shape[0] and str(one.header.get("Modality") or "MR").upper() == "MR" for one in found)
+    return any(one.shape[0] and one.acquisition.is_mr for one in found)
 
 
 def _weights(run: Path, given: str | Path) -> Finding:

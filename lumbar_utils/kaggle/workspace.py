@@ -64,20 +64,20 @@ class Workspace:
         images = self.data.root / f"{part}_images"
         return [study_id for study_id in self.data.study_ids(part) if (images / study_id).is_dir()]
 
-    def split(self, fold: int = 0, *, seed: int = 0) -> tuple[list[str], list[str]]:
+    def split(self, fold: int = 0, *, fold_seed: int = 0) -> tuple[list[str], list[str]]:
         """Labelled studies of the train part as (training, held out), one fifth held out, labels spread evenly; the
         same in all notebooks, so that a held-out study is held out from the localizer and the classifier alike."""
-        return split_studies(self.data, fold, seed=seed)
+        return split_studies(self.data, fold, fold_seed=fold_seed)
 
 
 def split_studies(
-    folder: CompetitionFolder, fold: int = 0, *, folds: int = FOLDS, seed: int = 0
+    folder: CompetitionFolder, fold: int = 0, *, folds: int = FOLDS, fold_seed: int = 0
 ) -> tuple[list[str], list[str]]:
     """Labelled studies of the train part as (training, held out), fold number `fold` of `folds` held out.
 
     Folds as in `training.fit`. Raises `DataError` without such a fold, and with fewer labelled studies than folds.
     """
-    from ..training.folds import folds_by_study
+    from ..training.datasets import folds_by_study
 
     if not 0 <= fold < folds:
         raise DataError(f"fold must lie between 0 and {folds - 1}, got {fold}")
@@ -85,7 +85,7 @@ def split_studies(
     ids = [s for s in folder.study_ids("train") if s in labelled]
     if len(ids) < folds:
         raise DataError(f"{folder.root}: {len(ids)} labelled studies, expected at least {folds} to train on")
-    number = folds_by_study(folder.labels, folds, seed=seed)
+    number = folds_by_study(folder.labels, folds, seed=fold_seed)
     return [s for s in ids if number[s] != fold], [s for s in ids if number[s] == fold]
 
 

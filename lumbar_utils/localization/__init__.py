@@ -29,9 +29,10 @@ if TYPE_CHECKING:
         summary,
     )
     from .exchange import read_any_points, read_markups, shift_levels, write_markups
-    from .localizer import DiscLocalizer, localizer_origin, open_localizer, warn_of_studies_learnt_from
+    from .localizer import DiscLocalizer, localizer_origin, open_localizer
     from .many_studies import (
         locate_folders,
+        locate_out_of_fold,
         locate_studies,
         low_confidence_message,
         points_from_table,
@@ -46,8 +47,9 @@ _NAMES = {
     "evaluation": "calibration_error evaluate_on_images evaluate_points image_summary point_errors read_reference "
     "reliability summary",
     "exchange": "read_any_points read_markups shift_levels write_markups",
-    "localizer": "DiscLocalizer localizer_origin open_localizer warn_of_studies_learnt_from",
-    "many_studies": "locate_folders locate_studies low_confidence_message points_from_table reference_points",
+    "localizer": "DiscLocalizer localizer_origin open_localizer",
+    "many_studies": "locate_folders locate_out_of_fold locate_studies low_confidence_message points_from_table "
+    "reference_points",
     "network": "LocalizerConfig",
     "preprocessing": "LocalizationError",
     "training": "LocalizerTraining train_localizer train_on_samples",

@@ -23,8 +23,9 @@ from scipy import special
 from torch import nn
 
 from .. import __version__
+from ..devices import check_finite
 from ..errors import DataError
-from ..files import atomically, write_json, write_table
+from ..files import atomically, write_table
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
 from .decoding import OBSERVED, Chain, ChainPrior, decode_chain
 from .heat_maps import HeatMaps, predict_heat_maps
@@ -123,7 +124,7 @@ class DiscLocalizer:
         return self.networks[0].config
 
     def locate(self, study: Study) -> DiscPoints:
-        """Points of a study, from its sagittal T2 and its sagittal T1: of each the series with the largest coverage.
+        """Points of a study, from its sagittal T2 and its sagittal T1: of each the best suited series.
 
         Where both show the same chain, its points are their mean in the patient, T1 counting `T1_WEIGHT`, as far as
         they lie together. Where they put a level on another disc, or label the chain otherwise, that of the more
@@ -138,7 +139,7 @@ class DiscLocalizer:
         results: list[tuple[DiscPoints, float]] = []
         issues: list[str] = []
         for view, weight in ((SAGITTAL_T2, 1.0), (SAGITTAL_T1, T1_WEIGHT)):
-            for series in sorted(study.by_view(view), key=_coverage, reverse=True):
+            for series in study.by_view(view):
                 try:
                     found = self.locate_series(series)
                 except LocalizationError as error:
@@ -203,16 +204,21 @@ class DiscLocalizer:
         )
 
     def save(self, folder: str | Path) -> Path:
-        """Write `model.safetensors`, `config.json` and, when just trained, `history.csv` into a folder, atomically.
+        """Write `model.safetensors`, `config.json` and, when just trained, `history.csv` into a folder; returns it.
 
-        Returns the folder.
+        On a full disk all files stay as they were.
         """
         folder = Path(folder)
         # Names begin with the number of the network, as a ModuleList's do.
         state = {n: value.detach().cpu().contiguous() for n, value in nn.ModuleList(self.networks).state_dict().items()}
-        atomically(folder / WEIGHTS_FILE, lambda file: save_file(state, file))
+        check_finite(state, folder / WEIGHTS_FILE)
         about = {"config": asdict(self.config), "calibration": asdict(self.calibration), "made": self.made}
-        write_json(folder / CONFIG_FILE, about)
+
+        def both(file: Path) -> None:
+            file.write_text(json.dumps(about, indent=1), encoding="utf-8")
+            atomically(folder / WEIGHTS_FILE, lambda tensors: save_file(state, tensors))
+
+        atomically(folder / CONFIG_FILE, both)
         if self.history:
             write_table(folder / HISTORY_FILE, pd.DataFrame(self.history))
         logger.info("localizer: saved to %s", folder)
@@ -234,6 +240,7 @@ class DiscLocalizer:
                 )
             config = LocalizerConfig(**read["config"])
             state = load_file(folder / WEIGHTS_FILE)
+            check_finite(state, folder / WEIGHTS_FILE)
             networks = [SliceUNet(config) for _ in {name.partition(".")[0] for name in state}]
             nn.ModuleList(networks).load_state_dict(state)
             calibration = LocalizerCalibration(**read["calibration"])
@@ -293,24 +300,3 @@ def localizer_origin(localizer: DiscLocalizer, folder: Path | str | None = None)
     data = ", then ".join(TRAINING_DATA.get(name, name or "unknown data") for name in names)
     where = f"shipped with lumbar_utils {__version__}" if folder is None else str(folder)
     return f"localizer: {where} (trained on {data})"
-
-
-def warn_of_studies_learnt_from(localizer: DiscLocalizer, held_out: Sequence[str]) -> None:
-    """Log a warning when a localizer was trained on studies that are now held out for validation."""
-    seen = set(localizer.made.get("studies", ())) & set(held_out)
-    if seen:
-        logger.warning(
-            "the localizer was trained on %d of the %d held-out studies, so their crops, and the score on them, are "
-            "better than they would be on new studies: train it with the same fold and seed, or use the one that "
-            "ships with the library",
-            len(seen),
-            len(held_out),
-        )
-
-
-def _coverage(series: Series) -> tuple[float, int]:
-    """Width in cm that the largest stack of a series covers from left to right, and its slices."""
-    if not series.stacks:
-        return 0.0, 0
-    geometry = series.stacks[0].geometry
-    return round(float(np.ptp(geometry.offsets)) / 10), len(geometry)

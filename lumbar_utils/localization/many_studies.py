@@ -5,6 +5,7 @@ A study that fails costs only itself: the reason comes back beside the results.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +18,8 @@ from .evaluation import level_labelling_uncertain, read_reference
 from .localizer import DiscLocalizer
 from .points import DiscPoints
 from .samples import each_study, single_study_folders
+
+logger = logging.getLogger(__name__)
 
 MAX_LISTED = 5
 """Studies that a message lists by their ids."""
@@ -40,6 +43,26 @@ def locate_studies(
     `parallel.run_jobs`. They are threads of this process where the localizer works on a GPU.
     """
     return _locate({source.study_id: source for source in sources}, localizer, n_jobs, progress)
+
+
+def locate_out_of_fold(
+    sources: Sequence[StudySource], localizer: DiscLocalizer, *, n_jobs: int = 1, progress: bool = True
+) -> tuple[dict[str, DiscPoints], dict[str, str]]:
+    """`locate_studies`, each study by a localizer that has not been trained on it.
+
+    A localizer finds the discs of what it was trained on better than those of new patients. Such studies are located by
+    the one that ships with the library, which has learnt from phantoms of its own alone.
+    """
+    learnt_from = set(localizer.made.get("studies", ()))
+    seen = [source for source in sources if source.study_id in learnt_from]
+    new = [source for source in sources if source.study_id not in learnt_from]
+    found, failures = locate_studies(new, localizer, n_jobs=n_jobs, progress=progress)
+    if seen:
+        logger.warning("%s located by the shipped localizer, as this one was trained on them", counted(len(seen)))
+        shipped = DiscLocalizer.shipped(device=localizer.device)
+        found_too, failed_too = locate_studies(seen, shipped, n_jobs=n_jobs, progress=progress)
+        found, failures = found | found_too, failures | failed_too
+    return found, failures
 
 
 def locate_folders(

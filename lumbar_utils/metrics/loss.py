@@ -18,20 +18,11 @@ class CompetitionLoss:
     In a batch of few studies the sum of weights jumps with every severe case; dividing by it would make severe
     cases count less exactly where they are. The terms are divided by the number of labelled rows times the training
     part's mean weight instead, which makes the expectation over batches the metric itself.
-
-    Attributes
-    ----------
-    mean_weights : (float, float, float, float)
-        Mean weight of a labelled row for spinal, foraminal, subarticular and of a study for the fourth term.
-    any_severe : float
-        Weight of the fourth term; 1 is the metric.
-    class_weights : bool
-        False replaces 1/2/4 by 1/1/1, for the first phase of a training in two.
     """
 
-    mean_weights: tuple[float, float, float, float]
-    any_severe: float = 1.0
-    class_weights: bool = True
+    mean_weights: tuple[float, float, float, float]  # of a labelled row of each family, of a study for the fourth term
+    any_severe: float = 1.0  # weight of the fourth term; 1 is the metric
+    class_weights: bool = True  # False replaces 1/2/4 by 1/1/1, for the first phase of a training in two
 
     @classmethod
     def fitted(cls, labels: np.ndarray, *, any_severe: float = 1.0, class_weights: bool = True) -> CompetitionLoss:

@@ -89,23 +89,13 @@ def competition_score(labels: np.ndarray, probabilities: np.ndarray) -> Score:
 
 
 def score_frames(solution: pd.DataFrame, submission: pd.DataFrame, *, only_submitted: bool = False) -> Score:
-    """Score a submission table against a solution table, rows matched by `row_id` whatever their order.
+    """Score a submission table (row_id, normal_mild, moderate, severe) against a solution, whatever the order of rows.
 
-    Parameters
-    ----------
-    solution : DataFrame
-        Either in `train.csv` form (study_id and the 25 target columns) or in long form (row_id, normal_mild,
-        moderate, severe as 0 or 1, and sample_weight).
-    submission : DataFrame
-        row_id, normal_mild, moderate, severe. Rows that the solution does not score are ignored.
-    only_submitted : bool
-        Score only the studies that the submission names, for out-of-fold predictions of one fold against the whole
-        `train.csv`. The competition does not do this: there a study that is not named is an error, as by default.
-
-    Raises
-    ------
-    DataError
-        When a column or a scored row is absent, a row is there twice, or a value is not a probability.
+    The solution is in `train.csv` form (study_id and the 25 target columns) or in long form (row_id, normal_mild,
+    moderate, severe as 0 or 1, and sample_weight); rows that it does not score are ignored. `only_submitted` scores the
+    studies that the submission names alone, for out-of-fold predictions of one fold: in the competition, and by
+    default, a study that is not named is an error. Raises `DataError` when a column or a scored row is absent, a row is
+    there twice, or a value is not a probability.
     """
     study_ids, labels, weights = _read_solution(solution)
     if only_submitted and "row_id" in submission.columns:
@@ -128,18 +118,19 @@ def score_frames(solution: pd.DataFrame, submission: pd.DataFrame, *, only_submi
 
 
 def read_predictions(
-    submission: pd.DataFrame, study_ids: Sequence[str], *, needed: np.ndarray | None = None
+    submission: pd.DataFrame, study_ids: Sequence[str], *, needed: np.ndarray | None = None, name: str = "submission"
 ) -> np.ndarray:
     """Bring a submission table into the order of `study_ids`: float64, shape (n_studies, 25, 3), nan where absent.
 
-    `needed`, a boolean array of shape (n_studies, 25), marks rows that must be there; default all.
+    `needed`, a boolean array of shape (n_studies, 25), marks rows that must be there; default all. `name` is what
+    errors call the table.
     """
     absent = [c for c in ("row_id", *PROBABILITY_COLUMNS) if c not in submission.columns]
     if absent:
-        raise DataError(f"the submission lacks the columns {absent}, it has {list(submission.columns)}")
+        raise DataError(f"the {name} lacks the columns {absent}, it has {list(submission.columns)}")
     ids = submission["row_id"].astype(str)
     if ids.duplicated().any():
-        raise DataError(f"the submission holds row_id {ids[ids.duplicated()].iloc[0]!r} more than once")
+        raise DataError(f"the {name} holds row_id {ids[ids.duplicated()].iloc[0]!r} more than once")
     values = submission[list(PROBABILITY_COLUMNS)].apply(pd.to_numeric, errors="coerce")
     values = values.set_axis(ids.to_numpy(), axis=0).astype(np.float64)
     wanted = row_ids(study_ids)
@@ -148,7 +139,7 @@ def read_predictions(
     lacking = needed.ravel() & ~there
     if lacking.any():
         raise DataError(
-            f"the submission lacks {int(lacking.sum())} of {int(needed.sum())} scored rows, "
+            f"the {name} lacks {int(lacking.sum())} of {int(needed.sum())} scored rows, "
             f"the first is {wanted[int(lacking.argmax())]!r}"
         )
     return values.reindex(wanted).to_numpy().reshape(len(study_ids), N_TARGETS, N_SEVERITIES)
@@ -291,25 +282,17 @@ def _read_solution(solution: pd.DataFrame) -> tuple[list[str], np.ndarray, np.nd
             raise DataError("the solution holds a study more than once")
         labels = encode_severities(solution).astype(np.int64)
         return study_ids, labels, label_weights(labels)
-    absent = [c for c in (*PROBABILITY_COLUMNS, "sample_weight") if c not in solution.columns]
-    if absent:
-        raise DataError(f"the solution in long form lacks the columns {absent}")
+    if "sample_weight" not in solution.columns:
+        raise DataError("the solution in long form lacks the column sample_weight")
     ids = solution["row_id"].astype(str)
-    if ids.duplicated().any():
-        raise DataError(f"the solution holds row_id {ids[ids.duplicated()].iloc[0]!r} more than once")
-    parts = [split_row_id(row_id) for row_id in ids]
-    study_ids = list(dict.fromkeys(study_id for study_id, _ in parts))
-    position = {study_id: i for i, study_id in enumerate(study_ids)}
-    labels = np.full((len(study_ids), N_TARGETS), MISSING, dtype=np.int64)
-    weights = np.zeros((len(study_ids), N_TARGETS))
-    truth = solution[list(PROBABILITY_COLUMNS)].to_numpy(dtype=np.float64)
-    sample_weight = solution["sample_weight"].to_numpy(dtype=np.float64)
-    scored = sample_weight > 0
-    one_hot = (np.isin(truth, (0.0, 1.0)).all(axis=1) & (truth.sum(axis=1) == 1)) | ~scored
-    if not one_hot.all() or not np.isfinite(sample_weight).all() or (sample_weight < 0).any():
-        bad = int((~one_hot | ~np.isfinite(sample_weight) | (sample_weight < 0)).argmax())
-        raise DataError(f"row {ids.iloc[bad]!r} of the solution is not one-hot with a weight: {truth[bad].tolist()}")
-    for (study_id, target), code, weight in zip(parts, truth.argmax(axis=1), sample_weight, strict=True):
-        if weight > 0:
-            labels[position[study_id], target], weights[position[study_id], target] = code, weight
-    return study_ids, labels, weights
+    study_ids = list(dict.fromkeys(split_row_id(row_id)[0] for row_id in ids))
+    truth = read_predictions(solution, study_ids, needed=np.zeros((len(study_ids), N_TARGETS), bool), name="solution")
+    given = pd.Series(solution["sample_weight"].to_numpy(np.float64), index=ids)
+    weights = given.reindex(row_ids(study_ids), fill_value=0.0).to_numpy().reshape(len(study_ids), N_TARGETS)
+    one_hot = np.isin(truth, (0.0, 1.0)).all(axis=-1) & (truth.sum(axis=-1) == 1)
+    bad = ~np.isfinite(weights) | (weights < 0) | ((weights > 0) & ~one_hot)
+    if bad.any():
+        study, target = np.argwhere(bad)[0]
+        row = row_ids([study_ids[study]])[target]
+        raise DataError(f"row {row!r} of the solution is not one-hot with a weight: {truth[study, target].tolist()}")
+    return study_ids, np.where(weights > 0, truth.argmax(axis=-1), MISSING), weights

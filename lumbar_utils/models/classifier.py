@@ -23,11 +23,9 @@ from ..crops.extraction import LATERAL_AXIS
 from ..devices import Compute
 from ..errors import DataError
 from ..labels import AXIAL_T2, N_LEVELS, N_SEVERITIES, N_TARGETS, SAGITTAL_T1, VIEWS
-from .encoders import FAMILIES, build_encoder
+from .encoders import FAMILIES, SLICE_POOLINGS, build_encoder
 from .heads import PerLevelHead, Readout, UnifiedHead
-from .inputs import StudyInput, batch_of
-from .mirroring import mirror_images, mirror_probabilities
-from .slice_encoders import SLICE_POOLINGS
+from .inputs import StudyInput, batch_of, mirror_images, mirror_probabilities
 
 HEADS = ("per_level", "unified")
 SPLIT_VIEWS = (AXIAL_T2, SAGITTAL_T1)
@@ -65,8 +63,7 @@ class ClassifierConfig:
     auxiliary : bool
         One small head per view, which is trained to predict from that view alone.
     stem_depth_stride, pool_depth_stride : int
-        Strides along the slices in the first convolution and the first pooling, 1 or 2; 3D ResNets only. The
-        original 2 and 2 leave one position of 8 slices after the second stage.
+        Strides along the slices in the first convolution and the first pooling, 1 or 2; 3D ResNets only.
     pretrained : str, optional
         Local file with 2D weights of the encoder (inflated for `3d`, which takes 3D ones too) under timm's names,
         safetensors or a torch state dict; all three views start from it.
@@ -135,41 +132,28 @@ class LumbarClassifier(nn.Module):
     def __init__(self, config: ClassifierConfig | None = None, prior: np.ndarray | None = None):
         super().__init__()
         self.config = config = config or ClassifierConfig()
-        options = {
-            "family": config.family,
-            "slice_pooling": config.slice_pooling,
-            "keep_slices": config.keep_slices,
-            "depth_strides": (config.stem_depth_stride, config.pool_depth_stride),
-            "pretrained": config.pretrained,
-        }
-        self.encoders = nn.ModuleList([build_encoder(config.encoder, **options) for _ in VIEWS])
+        options = {name: getattr(config, name) for name in ("family", "slice_pooling", "keep_slices", "pretrained")}
+        strides = (config.stem_depth_stride, config.pool_depth_stride)
+        encoders = [build_encoder(config.encoder, depth_strides=strides, **options) for _ in VIEWS]
+        self.encoders = nn.ModuleList(encoders)
         features = int(self.encoders[0].num_features)
         self.missing_view_embeddings = nn.Parameter(torch.zeros(len(VIEWS), features))
         if config.head == "per_level":
             self.head = PerLevelHead(features, sided=config.sides, width=config.width, dropout=config.dropout)
         else:
             self.head = UnifiedHead(features, dropout=config.dropout)
-        self.auxiliary = nn.ModuleList(
-            [Readout(features, self._sides(view)) for view in VIEWS] if config.auxiliary else []
-        )
+        own_heads = VIEWS if config.auxiliary else ()
+        self.auxiliary = nn.ModuleList([Readout(features, self._sides(view)) for view in own_heads])
         prior = np.full((N_TARGETS, N_SEVERITIES), 1 / N_SEVERITIES) if prior is None else np.asarray(prior)
         bias = torch.as_tensor(np.log(np.clip(prior, 1e-6, 1)), dtype=torch.float32)
         self.bias = nn.Parameter(bias.clone())
         self.auxiliary_bias = nn.Parameter(bias.expand(len(self.auxiliary), -1, -1).clone())
 
     def forward(self, images: Mapping[str, torch.Tensor], present: torch.Tensor) -> dict:
-        """Logits of a batch.
+        """A dict with `logits` (B, 25, 3) and `aux`, a dict view -> (B, 25, 3), empty without auxiliary heads.
 
-        Parameters
-        ----------
-        images : dict view -> tensor (B, 5, D, H, W)
-            As made by `inputs.study_input`.
-        present : bool tensor (B, 3) or (B, 3, 5)
-            Which view, in the order of `labels.VIEWS`, is there, for the study or for each level.
-
-        Returns
-        -------
-        dict with `logits` (B, 25, 3) and `aux`, a dict view -> (B, 25, 3), empty without auxiliary heads.
+        `images` are tensors (B, 5, D, H, W) by view, as made by `inputs.study_input`; `present`, bool (B, 3) or
+        (B, 3, 5), says which view, in the order of `labels.VIEWS`, is there, for the study or for each level.
         """
         present = present if present.ndim == 3 else present[..., None].expand(-1, -1, N_LEVELS)
         if self.training and self.config.view_dropout:
@@ -233,28 +217,21 @@ def predict_probabilities(
 ) -> np.ndarray:
     """Class probabilities of studies, float64 (n, 25, 3), rows summing to one.
 
-    Parameters
-    ----------
-    inputs : iterable of StudyInput
-        Read `batch_size` at a time, so a generator keeps memory flat.
-    compute : Compute
-        The model must already lie on its device.
-    mirror : bool
-        Also predict the mirrored studies and average.
+    The model must lie on the device of `compute`; `mirror` averages with the predictions of the mirrored studies.
     """
     model.eval()
-    results = []
-    remaining = iter(inputs)
+    results, remaining = [], iter(inputs)
     while chunk := list(islice(remaining, batch_size)):
         batch = batch_of(chunk)
         images = {view: image.to(compute.device) for view, image in batch["images"].items()}
         present = batch["present"].to(compute.device)
         with compute.autocast():
-            p = model(images, present)["logits"].double().softmax(-1)
+            logits = [model(images, present)["logits"]]
             if mirror:
-                mirrored = model(mirror_images(images), present)["logits"].double().softmax(-1)
-                p = (p + mirror_probabilities(mirrored)) / 2
-        results.append(p.cpu().numpy())
+                logits.append(mirror_probabilities(model(mirror_images(images), present)["logits"]))
+        # float64 on the CPU: Apple's GPUs have none.
+        p = torch.stack(logits).cpu().double().softmax(-1).mean(0)
+        results.append(p.numpy())
     return np.concatenate(results) if results else np.zeros((0, N_TARGETS, N_SEVERITIES))
 
 

@@ -4,6 +4,10 @@
 by one, each with its two neighbours. Pretrained 2D weights come from a local file for both, since timm-3d's own
 download path does not work with today's huggingface_hub; for 3D they are inflated along the last axis. Of torch files
 only tensors are unpickled.
+
+All three poolings over the slices start as the plain average and learn to leave it. `attention` weighs the slices by a
+gated score (Ilse et al. 2018, Attention-based Deep Multiple Instance Learning) of what a slice shows and where in the
+stack it lies. `recurrent` lets a bidirectional GRU read the slices first, so that a slice knows its neighbours.
 """
 
 from __future__ import annotations
@@ -19,10 +23,11 @@ import torch
 from torch import nn
 
 from ..errors import DataError
-from .slice_encoders import SliceEncoder, VolumeEncoder
 from .small_input_layers import adapt_to_small_inputs
 
 FAMILIES = ("3d", "2.5d")
+WAVES = 8
+"""Cosines over the stack that encode a slice's place; they mean the same whatever the number of slices."""
 
 
 def build_encoder(
@@ -36,24 +41,8 @@ def build_encoder(
 ) -> nn.Module:
     """A network for (N, 1, H, W, D) that returns pooled features (N, F), F being its `num_features`.
 
-    Parameters
-    ----------
-    name : str
-        A timm-3d model for `3d`, a timm model for `2.5d`.
-    family : {"3d", "2.5d"}
-    slice_pooling : {"average", "attention", "recurrent"}
-        How the slices, or the positions along D that a 3D network leaves, become one. See `slice_encoders`.
-    keep_slices : bool
-        Stages 2 to 4 of a 3D ResNet keep their slices.
-    depth_strides : (int, int)
-        Strides along D of a 3D ResNet's stem and first pooling, 2 or 1.
-    pretrained : path-like, optional
-        Local file with 2D weights, or 3D ones for `3d`, under timm's names; safetensors or a torch state dict.
-
-    Raises
-    ------
-    DataError
-        When the name is unknown, the network has no such strides, or the weights are absent or do not fit.
+    The options are those of `ClassifierConfig`. Raises `DataError` when the name is unknown, the network has no such
+    strides, or the weights are absent or do not fit.
     """
     if family not in FAMILIES:
         raise DataError(f"family must be one of {FAMILIES}, got {family!r}")
@@ -105,9 +94,7 @@ def _keep_depth(network: nn.Module, part: str, name: str) -> None:
 def _load(network: nn.Module, weights: dict[str, torch.Tensor], issue: str) -> None:
     """Copy weights by name; 2D kernels are spread evenly over the depth, colours are added up for one channel.
 
-    timm's own loading takes neither 3D weights for one channel nor grey ones for three, and passes over tensors that
-    are absent; half a network loaded in silence is worse than none. A classifier's layers, which the file has beyond
-    the network's, are left out.
+    timm's own loading takes neither 3D weights for one channel nor grey ones for three, and passes over absent tensors.
     """
     wanted = {key: t for key, t in network.state_dict().items() if not key.endswith("num_batches_tracked")}
     absent = [key for key in wanted if key not in weights]
@@ -120,10 +107,8 @@ def _load(network: nn.Module, weights: dict[str, torch.Tensor], issue: str) -> N
         value = given = weights[key].to(own.dtype)
         if (own.ndim, value.ndim) == (5, 4):
             value = value[..., None].expand(*value.shape, own.shape[-1]) / own.shape[-1]
-        if own.ndim == value.ndim >= 4 and (own.shape[1], value.shape[1]) == (1, 3):
-            value = value.sum(dim=1, keepdim=True)
-        if own.ndim == value.ndim >= 4 and (own.shape[1], value.shape[1]) == (3, 1):
-            value = value.expand(-1, 3, *value.shape[2:]) / 3
+        if own.ndim == value.ndim >= 4 and {own.shape[1], value.shape[1]} == {1, 3}:
+            value = value.sum(dim=1, keepdim=True).expand(-1, own.shape[1], *value.shape[2:]) / own.shape[1]
         if value.shape != own.shape:
             raise DataError(f"{issue}: {key} must have shape {tuple(own.shape)}, got {tuple(given.shape)}")
         own.copy_(value)
@@ -156,3 +141,108 @@ def _read_weights(path: Path) -> dict[str, torch.Tensor]:
     if not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise DataError(f"{path}: expected a state dict of tensors")
     return state
+
+
+class AttentionPooling(nn.Module):
+    """Slices (N, D, F) -> a learned weighted mean (N, F)."""
+
+    def __init__(self, features: int, width: int = 128):
+        super().__init__()
+        self.content = nn.Linear(features, 2 * width)
+        self.place = nn.Linear(WAVES, 2 * width, bias=False)
+        self.score = nn.Linear(width, 1, bias=False)
+        nn.init.zeros_(self.score.weight)
+
+    def weights(self, slices: torch.Tensor) -> torch.Tensor:
+        """How much each slice counts, (N, D), rows summing to one."""
+        hidden, gate = (self.content(slices) + self.place(_waves(slices))).chunk(2, dim=-1)
+        return self.score(hidden.tanh() * gate.sigmoid())[..., 0].float().softmax(dim=1)
+
+    def forward(self, slices: torch.Tensor) -> torch.Tensor:
+        return (self.weights(slices).to(slices.dtype)[..., None] * slices).sum(dim=1)
+
+
+class RecurrentPooling(nn.Module):
+    """Slices (N, D, F), read in both directions by a GRU, whose output is added to them -> a weighted mean (N, F)."""
+
+    def __init__(self, features: int, width: int = 128):
+        super().__init__()
+        self.recurrence = nn.GRU(features, width, batch_first=True, bidirectional=True)
+        self.project = nn.Linear(2 * width, features)
+        nn.init.zeros_(self.project.weight)
+        nn.init.zeros_(self.project.bias)
+        self.attention = AttentionPooling(features, width)
+
+    def forward(self, slices: torch.Tensor) -> torch.Tensor:
+        # A recurrence piles up rounding errors; these are a thousandth of the network's operations.
+        with torch.autocast(slices.device.type, enabled=False):
+            read, _ = self.recurrence(slices.float())
+        return self.attention(slices + self.project(read).to(slices.dtype))
+
+
+class AveragePooling(nn.Module):
+    """Slices (N, D, F) -> their mean (N, F)."""
+
+    def __init__(self, features: int):
+        super().__init__()
+
+    def forward(self, slices: torch.Tensor) -> torch.Tensor:
+        return slices.mean(dim=1)
+
+
+SLICE_POOLINGS = {"average": AveragePooling, "attention": AttentionPooling, "recurrent": RecurrentPooling}
+
+
+def _waves(slices: torch.Tensor) -> torch.Tensor:
+    depth = slices.shape[1]
+    place = (torch.arange(depth, device=slices.device) + 0.5) / depth
+    return torch.cos(torch.pi * place[:, None] * torch.arange(1, WAVES + 1, device=slices.device))
+
+
+def build_pooling(name: str, features: int) -> nn.Module:
+    """One of `SLICE_POOLINGS` for F features; raises `DataError` for another name."""
+    if name not in SLICE_POOLINGS:
+        raise DataError(f"slice_pooling must be one of {SLICE_POOLINGS}, got {name!r}")
+    return SLICE_POOLINGS[name](features)
+
+
+class SliceEncoder(nn.Module):
+    """A 2D network, the same for all slices, and a pooling over them: (N, 1, H, W, D) -> (N, F).
+
+    The network leads from (N, 3, H, W) to pooled features (N, F). Its channels are a slice and its two neighbours; the
+    first and the last slice are repeated for the neighbour that they lack.
+    """
+
+    def __init__(self, network: nn.Module, slice_pooling: str):
+        super().__init__()
+        self.network = network
+        # timm counts what comes before a last hidden layer where a model has one, and we get what comes after it.
+        self.num_features = int(getattr(network, "head_hidden_size", None) or network.num_features)
+        self.pooling = build_pooling(slice_pooling, self.num_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pooling(self.network(with_neighbours(x)).unflatten(0, (len(x), -1)))
+
+
+class VolumeEncoder(nn.Module):
+    """A 3D network and a pooling over the positions that it leaves along D: (N, 1, H, W, D) -> (N, F).
+
+    With the strides as they come, a ResNet leaves one position of 8 slices, and every pooling is then the average.
+    """
+
+    def __init__(self, network: nn.Module, slice_pooling: str):
+        super().__init__()
+        self.network = network
+        self.num_features = int(network.num_features)
+        self.pooling = build_pooling(slice_pooling, self.num_features)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.pooling(self.network.forward_features(x).mean(dim=(2, 3)).transpose(1, 2))
+
+
+def with_neighbours(x: torch.Tensor) -> torch.Tensor:
+    """Stacks (N, 1, H, W, D) -> images (N * D, 3, H, W) in channels-last memory: before, slice, after."""
+    slices = x[:, 0].movedim(-1, 1)
+    padded = torch.cat([slices[:, :1], slices, slices[:, -1:]], dim=1)
+    # A view up to here but for the padding; flattening makes the one copy, in the order that channels-last wants.
+    return padded.unfold(1, 3, 1).flatten(0, 1).permute(0, 3, 1, 2)

@@ -1,8 +1,6 @@
 """Several trained networks as one: a plain list of run folders with weights, in `ensemble.json`.
 
-    {"version": 1,
-     "members": [{"run": "fold_0", "weight": 1.0}, {"run": "fold_1", "weight": 1.0}],
-     "calibration": null}
+    {"version": 1, "members": [{"run": "fold_0", "weight": 1.0}, {"run": "fold_1", "weight": 1.0}], "calibration": null}
 
 Members may differ in everything: fold, family, crops. Their folders are given relative to the JSON file and lie below
 it, so that the whole can be moved, packed and uploaded; to mix several runs, put the list into the folder above them.
@@ -10,7 +8,8 @@ it, so that the whole can be moved, packed and uploaded; to mix several runs, pu
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PureWindowsPath
 
@@ -19,23 +18,16 @@ import numpy as np
 from ..errors import DataError
 from ..files import read_json, write_json
 from ..metrics.calibration import Calibration
-from .run_folder import WEIGHTS, strict
+from .run_folder import ENSEMBLE, WEIGHTS, RunConfig, strict
 
-ENSEMBLE = "ensemble.json"
+logger = logging.getLogger(__name__)
+
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
 class Member:
-    """One network of an ensemble.
-
-    Parameters
-    ----------
-    run : str
-        Its run folder (`config.json`, `model.safetensors`), relative to the JSON file's folder and inside it.
-    weight : float
-        Positive; members are averaged in proportion to their weights.
-    """
+    """A run folder, relative to that of the list and inside it, and its weight: members are averaged in proportion."""
 
     run: str = "."
     weight: float = 1.0
@@ -50,15 +42,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """Networks whose probabilities are averaged, and a calibration of the average.
-
-    Parameters
-    ----------
-    members : tuple of Member
-        At least one, none twice.
-    calibration : Calibration, optional
-        Applied to the weighted mean of the members' probabilities.
-    """
+    """One network or several, none twice, whose probabilities are averaged; the average is then calibrated."""
 
     members: tuple[Member, ...]
     calibration: Calibration | None = None
@@ -85,26 +69,16 @@ class Ensemble:
 
     @classmethod
     def load(cls, path: Path | str) -> Ensemble:
-        """Read an ensemble; the members' weights are not looked at.
+        """Read the JSON file, or that in a folder; any other folder is a single run, which is an ensemble of one.
 
-        Parameters
-        ----------
-        path : path-like
-            The JSON file, or the folder with `ensemble.json` in it. Any other folder is taken for a single run, which
-            is an ensemble of one.
-
-        Raises
-        ------
-        DataError
-            When the file is damaged or of another version, holds unknown keys or members outside its folder, or
-            when a folder holds both a list and weights, of which one is a leftover.
+        Raises `DataError` when the file is damaged or of another version, or holds members outside its folder.
         """
         path = Path(path)
         if not path.is_file():
             if not (path / ENSEMBLE).is_file():
                 return cls((Member(),))
-            if (path / WEIGHTS).is_file():
-                raise DataError(f"{path} holds both {ENSEMBLE} and {WEIGHTS}; delete the one that is of an older run")
+            if (path / WEIGHTS).is_file():  # a training that replaces one by the other was killed just then
+                logger.warning("%s holds both %s and %s; the former is used", path, ENSEMBLE, WEIGHTS)
             path = path / ENSEMBLE
         values = read_json(path)
         if set(values) != {"version", "members", "calibration"}:
@@ -123,11 +97,22 @@ class Ensemble:
             raise DataError(f"{path}: {error}") from error
 
 
+def folder_of(path: Path | str) -> Path:
+    """The folder of an ensemble or a run, given by itself or by its JSON file."""
+    return Path(path).parent if Path(path).is_file() else Path(path)
+
+
 def member_folders(path: Path | str) -> list[Path]:
     """The run folders of an ensemble's members, in their order; `path` as for `Ensemble.load`."""
-    path = Path(path)
-    folder = path.parent if path.is_file() else path
-    return [folder / member.run for member in Ensemble.load(path).members]
+    return [folder_of(path) / member.run for member in Ensemble.load(path).members]
+
+
+def check_folds(configs: Sequence[RunConfig]) -> None:
+    """Log a warning when networks were trained on different folds: each has seen what another one held out."""
+    trained = [config.training for config in configs if config.training]
+    folds = {f"{t.get('folds')} by seed {t.get('fold_seed', t.get('seed'))}" for t in trained}
+    if len(folds) > 1:
+        logger.warning("networks of different folds (%s): do not average them out of fold", ", ".join(sorted(folds)))
 
 
 def run_of(path: Path | str) -> Path:
@@ -137,10 +122,8 @@ def run_of(path: Path | str) -> Path:
     ensemble's members in their order; where none does, the folder above the classifier, or above the ensemble that it
     is a member of.
     """
-    path = Path(path)
-    folder = path.parent if path.is_file() else path
-    members = member_folders(path) if path.is_file() or (folder / ENSEMBLE).is_file() else []
-    for own in (folder, *members):
+    folder = folder_of(path)
+    for own in dict.fromkeys((folder, *member_folders(path))):
         for near in (own, own.parent, own.parent.parent):
             if (near / "localizer").is_dir():
                 return near
@@ -149,10 +132,5 @@ def run_of(path: Path | str) -> Path:
 
 def name_of(path: Path | str) -> str:
     """What a classifier is called: the run of a single one or of its folds, the list's folder for several runs."""
-    path = Path(path)
-    folder = path.parent if path.is_file() else path
-    if path.is_file() or (folder / ENSEMBLE).is_file():
-        runs = {run_of(member).resolve() for member in member_folders(path)}
-        if len(runs) > 1:
-            return folder.resolve().name
-    return run_of(path).resolve().name
+    runs = {run_of(member).resolve() for member in member_folders(path)}
+    return folder_of(path).resolve().name if len(runs) > 1 else run_of(path).resolve().name

@@ -52,10 +52,9 @@ class PerLevelHead(nn.Module):
     def __init__(self, features: int, *, sided: bool, width: int, dropout: float):
         super().__init__()
         self.sides = 2 if sided else 1
-        # Per side: sagittal T2, axial T2 of this and of the other side, sagittal T1 of this side.
-        joined = features * (4 if self.sides == 2 else len(VIEWS))
         self.dropout = nn.Dropout(dropout)
-        self.project = nn.Linear(joined, width)
+        # Per side: sagittal T2, axial T2 of this and of the other side, sagittal T1 of this side.
+        self.project = nn.Linear(features * (4 if sided else len(VIEWS)), width)
         self.norm = nn.LayerNorm(width)
         self.level = nn.Parameter(torch.zeros(N_LEVELS, 1, width))
         self.mix = nn.Linear(N_LEVELS, N_LEVELS, bias=False)

@@ -11,19 +11,14 @@ thread in bfloat16, 48 x 48 pixels, batches of 4 studies (CPU seconds, same run,
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import nn
+from torch.nn import functional
 
 FOLD_LIMIT = 1.5
 """A stack is folded into channels when it has at most so many slices for each of the kernel's."""
 SMALL_IMAGE = 9
-"""Pixels up to which a convolution may be one matrix product on a CPU,"""
-MIN_PAIRS = 0.4
-"""where so much of the matrix is not zero: with a kernel of 3 x 3 it is, with one of 1 x 1 it soon is not."""
-MAX_MATRIX = 2**23
-"""Entries of such a matrix, which is made anew for every batch."""
+"""Pixels up to which a convolution is one matrix product on a CPU."""
 
 
 def adapt_to_small_inputs(network: nn.Module) -> None:
@@ -51,7 +46,7 @@ class SmallConv3d(nn.Conv3d):
         if depth == 1 and out_depth == 1:
             weight, bias = self.weight[..., padding], self.bias
         else:
-            padded = nn.functional.pad(self.weight, (depth, depth))
+            padded = functional.pad(self.weight, (depth, depth))
             starts = [depth + padding - i * stride for i in range(out_depth)]
             planes = torch.stack([padded[..., start : start + depth] for start in starts])
             weight = planes.permute(0, 1, 5, 2, 3, 4).flatten(2, 3).flatten(0, 1)
@@ -70,7 +65,7 @@ class SmallConv2d(nn.Conv2d):
 
 
 class SmallMaxPool3d(nn.MaxPool3d):
-    """A maximum pooling that stays in half precision: autocast on a CPU would go to float32 for nothing."""
+    """A maximum pooling that stays in half precision, where autocast on a CPU would go to float32 for nothing."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.autocast(x.device.type, enabled=False):
@@ -85,7 +80,7 @@ class SmallAvgPool3d(nn.AvgPool3d):
         fits = [size >= k for size, k in zip(x.shape[2:], kernel, strict=True)]
         kernel = tuple(k if fit else 1 for k, fit in zip(kernel, fits, strict=True))
         stride = tuple(s if fit else 1 for s, fit in zip(stride, fits, strict=True))
-        return nn.functional.avg_pool3d(
+        return functional.avg_pool3d(
             x, kernel, stride, self.padding, self.ceil_mode, self.count_include_pad, self.divisor_override
         )
 
@@ -102,45 +97,18 @@ def _conv2d(
     dilation: tuple[int, int],
     groups: int = 1,
 ) -> torch.Tensor:
-    """A convolution, (N, C, H, W) to (N, O, H', W'); of a few pixels as the product with one matrix.
+    """A convolution, (N, C, H, W) to (N, O, H', W'); of a few pixels as the product of one matrix with all patches.
 
-    The matrix leads from all pixels to all that come out: with 3 x 3 kernels on 2 x 2 pixels every pixel meets every
-    other, so nothing of it is zero. oneDNN takes 4 to 15 times as long for such images.
+    oneDNN takes two to three times as long to train on such images.
     """
-    height, width = x.shape[2:]
     size = [_out_size(x.shape[2 + k], weight.shape[2 + k], stride[k], padding[k], dilation[k]) for k in range(2)]
-    if x.device.type == "cpu" and groups == 1 and height * width <= SMALL_IMAGE:
-        places, share = _places((height, width), tuple(weight.shape[2:]), stride, padding, dilation)
-        if share >= MIN_PAIRS and weight.shape[0] * weight.shape[1] * places.numel() <= MAX_MATRIX:
-            if torch.is_autocast_enabled("cpu"):
-                weight = weight.to(torch.get_autocast_dtype("cpu"))
-            planes = nn.functional.pad(weight.flatten(2).permute(2, 0, 1), (0, 0, 0, 0, 0, 1))  # the last one is zero
-            matrix = planes.index_select(0, places.flatten()).unflatten(0, places.shape)
-            matrix = matrix.transpose(1, 2).flatten(2).flatten(0, 1)
-            result = (x.permute(0, 2, 3, 1).flatten(1) @ matrix.T).unflatten(1, (*size, len(weight)))
-            return (result if bias is None else result + bias.to(result.dtype)).permute(0, 3, 1, 2)
+    if x.device.type == "cpu" and groups == 1 and x.shape[2] * x.shape[3] <= SMALL_IMAGE:
+        if torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.get_autocast_dtype("cpu"))
+        patches = functional.unfold(x, weight.shape[2:], dilation, padding, stride).transpose(1, 2)
+        return functional.linear(patches, weight.flatten(1), bias).unflatten(1, size).permute(0, 3, 1, 2)
     x = _widened(x, weight.shape[3], stride[1])
-    return nn.functional.conv2d(x, weight, bias, stride, padding, dilation, groups)[..., : size[1]]
-
-
-@lru_cache(maxsize=256)
-@torch.inference_mode(False)  # what is kept must serve trainings too, whoever asks first
-def _places(image: tuple, kernel: tuple, stride: tuple, padding: tuple, dilation: tuple) -> tuple[torch.Tensor, float]:
-    """Which place of the kernel lies between each pixel that comes out and each that goes in, int64 (H' W', H W).
-
-    Where there is none it is the number of all places; the second result is the fraction of pairs that have one.
-    """
-    pixels, none = image[0] * image[1], kernel[0] * kernel[1]
-    numbers = torch.arange(1.0, pixels + 1).reshape(1, 1, *image)  # 0 is the padding
-    met = nn.functional.unfold(numbers, kernel, dilation, padding, stride)[0].T.long()
-    places = torch.full((len(met), pixels + 1), none)
-    places.scatter_(1, met, torch.arange(none).expand(len(met), -1).contiguous())
-    # Plain numbers, which a compiler can follow.
-    pairs = [
-        sum(0 <= o * s - p + k * d < n for o in range(_out_size(n, size, s, p, d)) for k in range(size))
-        for n, size, s, p, d in zip(image, kernel, stride, padding, dilation, strict=True)
-    ]
-    return places[:, 1:], pairs[0] * pairs[1] / (len(met) * pixels)
+    return functional.conv2d(x, weight, bias, stride, padding, dilation, groups)[..., : size[1]]
 
 
 def _out_size(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
@@ -158,4 +126,4 @@ def _widened(x: torch.Tensor, kernel: int, stride: int) -> torch.Tensor:
     """
     if x.device.type != "cpu" or stride == 1 or kernel == 1 or x.shape[-1] >= kernel:
         return x
-    return nn.functional.pad(x, (0, kernel - x.shape[-1]))
+    return functional.pad(x, (0, kernel - x.shape[-1]))

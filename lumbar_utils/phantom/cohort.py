@@ -18,7 +18,7 @@ import numpy as np
 from threadpoolctl import threadpool_limits
 
 from ..errors import DataError
-from ..files import write_text
+from ..files import lock_folder, remove_leftovers, write_text
 from ..labels import AXIAL_T2, MISSING
 from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs
@@ -130,18 +130,33 @@ def generate_cohort(
     Raises
     ------
     DataError
-        For settings out of range, when `out` holds something else or a cohort made with other settings, and when a
-        study cannot be made, say because the disk is full.
+        For settings out of range, when `out` holds something else or a cohort made with other settings, when another
+        process is making one there, and when a study cannot be made, say because the disk is full.
     """
     config = CohortConfig(n_studies, int(seed), profile, float(test_fraction), randomise, transfer_syntax)
     root = Path(out)
     started = time.perf_counter()
-    summary = _claim(root, config, overwrite=overwrite)
-    if summary is not None:
-        logger.info("reusing the finished cohort in %s (%d studies, seed %d)", root, n_studies, seed)
-        return {"root": root, **summary, "seconds": time.perf_counter() - started, "reused": True}
-    records = root / "truth" / "parts"
-    records.mkdir(parents=True, exist_ok=True)
+    if root.exists() and not root.is_dir():
+        raise DataError(f"{root} is not a folder: choose another one")
+    root.mkdir(parents=True, exist_ok=True)
+    with lock_folder(root) as held:
+        if held is False:
+            raise DataError(f"{root}: another process is making a cohort there; wait for its end")
+        summary = _claim(root, config, overwrite=overwrite)
+        reused = summary is not None
+        if reused:
+            logger.info("reusing the finished cohort in %s (%d studies, seed %d)", root, n_studies, seed)
+        else:
+            summary = _generate(root, config, n_jobs=n_jobs, progress=progress)
+    return {"root": root, **summary, "seconds": time.perf_counter() - started, "reused": reused}
+
+
+def _generate(root: Path, config: CohortConfig, *, n_jobs: int, progress: bool) -> dict:
+    """Make the studies that are not there yet, and finish the cohort."""
+    n_studies = config.n_studies
+    note = tables.SYNTHETIC_NOTE.format(n_studies=n_studies, seed=config.seed, profile=config.profile)
+    write_text(root / SYNTHETIC_MARK, note)
+    (root / "truth" / "parts").mkdir(parents=True, exist_ok=True)
     todo = [index for index in range(n_studies) if not _record_path(root, index).exists()]
     if len(todo) < n_studies:
         logger.info("continuing the cohort in %s: %d of %d studies are there", root, n_studies - len(todo), n_studies)
@@ -155,8 +170,7 @@ def generate_cohort(
             if isinstance(result, JobFailure):
                 raise DataError(f"study {todo[done]} of the cohort in {root}: {result.reason}")
             bar.update()
-    summary = _finish(root, config)
-    return {"root": root, **summary, "seconds": time.perf_counter() - started, "reused": False}
+    return _finish(root, config)
 
 
 @threadpool_limits.wrap(limits=1)  # how a matrix product is split among threads can change its last bit
@@ -240,6 +254,8 @@ def series_header(protocol: Protocol, plan: StudyPlan) -> dict[str, str | float]
 
 def _claim(root: Path, config: CohortConfig, *, overwrite: bool) -> dict | None:
     """Make `root` ours. Returns the summary when the wanted cohort is there already."""
+    for folder in (root, root / "truth", root / "truth" / "parts"):
+        remove_leftovers(folder)
     path, wanted = root / "truth" / "cohort.json", asdict(config)
     if path.exists():
         try:
@@ -260,12 +276,9 @@ def _claim(root: Path, config: CohortConfig, *, overwrite: bool) -> dict | None:
                 "choose another folder, or delete this one (from Python: overwrite=True)"
             )
         shutil.rmtree(root)
-    elif root.exists() and (not root.is_dir() or any(root.iterdir())):
+    elif any(not left.is_dir() for left in root.rglob("*")):  # empty folders a full disk can leave
         raise DataError(f"{root} is not empty and was not made by this program: choose another folder")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    note = tables.SYNTHETIC_NOTE.format(n_studies=config.n_studies, seed=config.seed, profile=config.profile)
     write_text(path, json.dumps({"config": wanted, "summary": None}, indent=1) + "\n")
-    write_text(root / SYNTHETIC_MARK, note)
     return None
 
 

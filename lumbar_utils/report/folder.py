@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..crops.extraction import extract_crops
-from ..errors import DataError, LumbarError
+from ..errors import DataError, LumbarError, OutputError
 from ..files import atomically, file_name, read_json, write_json
 from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs
@@ -164,6 +164,8 @@ def _add(reports: ReportFolder, source: StudySource, prediction: StudyPrediction
     try:
         synthetic = reports.synthetic or in_synthetic_cohort(path)
         reports.write(prediction, study, crops, synthetic=synthetic, private_paths=private)
+    except OutputError:
+        raise
     except Exception as error:  # the predictions are written; a report that fails must not look like their failure
         message = str(error) if isinstance(error, LumbarError) else f"{type(error).__name__}: {error}"
         raise DataError(without_paths(message, private)) from None

@@ -31,7 +31,7 @@ from pydicom.sr.codedict import Code, codes
 from pydicom.uid import UID, generate_uid
 
 from .. import __version__
-from ..errors import DataError, DicomError, LumbarError, MissingPackageError
+from ..errors import DataError, DicomError, LumbarError, MissingPackageError, OutputError
 from ..files import atomically, file_name
 from ..inference.submission import FREQUENCY_NOTE, PHANTOM_NOTE, SYNTHETIC_WARNING, StudyPrediction
 from ..labels import AXIAL_T2, LEVELS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, TARGETS, level_title
@@ -143,6 +143,8 @@ def write_structured_reports(
             path = folder / f"{file_name(prediction.study_id)}.dcm"
             atomically(path, partial(report.save_as, enforce_file_format=True))
             written[prediction.study_id] = path
+        except OutputError:
+            raise
         except Exception as error:  # one study's header must not cost the others their reports
             failures[prediction.study_id] = str(error) or type(error).__name__
             logger.warning("study %s: no structured report: %s", prediction.study_id, error)

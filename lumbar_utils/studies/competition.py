@@ -17,14 +17,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..dicom.series import Series, read_series, scan_headers
-from ..errors import DataError, DicomError, Issue
+from ..dicom.identity import shown_series
+from ..dicom.scan import scan_headers
+from ..dicom.series import Series, read_parts
+from ..errors import DataError, DicomError, Issue, counted
 from ..files import PLAIN_NAME
 from ..labels import CONDITIONS, LEVELS, N_LEVELS, N_TARGETS, VIEWS, encode_severities
 from ..notebook_html import progress_bar
 from .annotations import COLUMNS as POINT_COLUMNS
 from .annotations import clean_coordinates
 from .data import Study
+from .selection import usable_together
 
 logger = logging.getLogger(__name__)
 
@@ -226,9 +229,10 @@ class CompetitionFolder:
                 ids[part] = list(dict.fromkeys(self.series_table.loc[rows, "study_id"]))
             else:
                 names = folder_names(self.root / f"{part}_images")
-                ids[part] = [name for name in names if PLAIN_NAME.fullmatch(name)]
-                for name in sorted(set(names) - set(ids[part])):
-                    logger.warning("folder %r of %s_images has no plain name and is left out", name, part)
+                ids[part] = [name for name in names if name.isdecimal()]
+                if len(ids[part]) < len(names):
+                    count = counted(len(names) - len(ids[part]), "folder", "folders")
+                    logger.warning("%s of %s_images not called by a number left out", count, part)
         return ids
 
     @cached_property
@@ -254,11 +258,12 @@ class CompetitionFolder:
 
 
 def is_competition_folder(path: Path | str) -> bool:
-    """Whether a folder has the competition's image folders or series tables."""
-    path = Path(path)
-    return any((path / f"{part}_images").is_dir() for part in PARTS) or any(
-        (path / f"{part}_series_descriptions.csv").is_file() for part in PARTS
-    )
+    """Whether a folder has the competition's series tables, or image folders in which studies are called by numbers."""
+    if any((Path(path) / f"{part}_series_descriptions.csv").is_file() for part in PARTS):
+        return True
+    images = [folder for part in PARTS if (folder := Path(path) / f"{part}_images").is_dir()]
+    names = [name for folder in images for name in folder_names(folder)]
+    return bool(images) and (not names or any(map(str.isdecimal, names)))
 
 
 def load_listed_study(
@@ -296,25 +301,25 @@ def load_listed_study(
             text = f"listed as {description!r} but not on disk{odd}"
             issues.append(Issue("series_not_on_disk", text, study_id, series_id))
             continue
+        path = folder / series_id
+        series_id = series_id if series_id in described else shown_series(series_id)
         try:
-            one = read_series(
-                folder / series_id, study_id=study_id, series_id=series_id, view=view, numbered_by_file_name=True
-            )
+            read = read_parts(path, study_id, series_id, view, numbered_by_file_name=True)
         except DicomError as error:
             issues.append(Issue("series_unreadable", error.issue, study_id, series_id))
             continue
-        series.append(one)
+        series += read
         if listed is not None and not view:
             code, why = ("series_not_listed", "on disk but not in the table")
             if series_id in described:
                 code, why = ("series_description_unknown", f"described as {description!r}")
-            text = f"{why}, recognised as {one.view or 'no view that is used'}"
+            text = f"{why}, recognised as {read[0].view or 'no view that is used'}"
             issues.append(Issue(code, text, study_id, series_id))
     if not series:
         none = "it has no series folders" if series_ids is None else f"it holds none of the series {list(series_ids)}"
         reasons = "; ".join(map(str, issues)) or none
         raise DicomError(f"no series can be read: {reasons}", path=folder, study_id=study_id)
-    return Study(study_id, tuple(series), tuple(issues))
+    return usable_together(study_id, series, issues)
 
 
 def _read_table(path: Path, required: tuple[str, ...]) -> pd.DataFrame | None:

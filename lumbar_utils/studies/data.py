@@ -4,11 +4,34 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from ..dicom.series import Series
 from ..errors import DataError, Issue
 from ..geometry import INFERIOR, LEFT, POSTERIOR
 from ..labels import AXIAL_T2, VIEWS
 from ..notebook_html import card, stack_thumbnail
+
+LUMBAR_MM = np.array([80.0, 60.0, 220.0])
+"""Width, depth and height of a box with the lumbar spine; what a scan shows beyond is of no use here."""
+
+
+def extent(series: Series) -> np.ndarray:
+    """Lowest and highest LPS mm of the middles of a series' image edges, shape (2, 3)."""
+    corners = []
+    for stack in series.stacks:
+        rows, columns = stack.geometry.shape
+        k, i, j = np.meshgrid([0, len(stack) - 1], [0, rows - 1], [0, columns - 1])
+        corners.append(stack.geometry.voxel_to_world(np.stack([k, i, j], axis=-1).reshape(-1, 3)))
+    both = np.concatenate(corners)
+    return np.stack([both.min(axis=0), both.max(axis=0)])
+
+
+def suitability(series: Series) -> tuple[float, ...]:
+    """What series of a view are sorted by, the best suited first."""
+    cover = np.round(np.minimum(np.ptp(extent(series), axis=0), LUMBAR_MM) / 10).sum() if series.stacks else 0.0
+    pixel = max(max(stack.geometry.spacing) for stack in series.stacks) if series.stacks else 0.0
+    return sum(series.drawbacks.values()), -cover, round(pixel, 1), -series.n_slices
 
 
 @dataclass(frozen=True)
@@ -34,10 +57,15 @@ class Study:
         return (*self.issues, *(issue for series in self.series for issue in series.issues))
 
     def by_view(self, view: str) -> tuple[Series, ...]:
-        """Series of one of `labels.VIEWS`, the one with most slices first; empty when the view is missing."""
+        """Series of one of `labels.VIEWS`, the best suited first; empty when the view is missing.
+
+        Plain scans come before those with a contrast medium, fat saturation, proton density or the like, then the one
+        that covers more of the lumbar spine, then finer pixels, then more slices.
+        """
         if view not in VIEWS:
             raise DataError(f"view {view!r} is not known, expected one of {VIEWS}")
-        return tuple(sorted((s for s in self.series if s.view == view), key=lambda s: -s.n_slices))
+        found = [series for series in self.series if series.view == view]
+        return tuple(sorted(found, key=suitability) if len(found) > 1 else found)
 
     @property
     def missing_views(self) -> tuple[str, ...]:

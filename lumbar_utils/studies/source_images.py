@@ -11,17 +11,19 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from pydicom.dataset import Dataset
 from pydicom.valuerep import DA, TM
 
+from ..dicom.acquisitions import acquisition_of
 from ..dicom.elements import check_image, text, without_warnings
-from ..dicom.headers import acquisition, frame_geometry, functional_groups, list_files
+from ..dicom.headers import frame_geometry, functional_groups, list_files
+from ..dicom.identity import shown_file, shown_series
 from ..dicom.parsing import read_dataset
-from ..dicom.recognition import plane_of, recognise
+from ..dicom.parts import Slice, part_id, parts_of
 from ..errors import DicomError, Issue
 from ..geometry import SliceGeometry
 from ..labels import VIEWS
@@ -139,21 +141,26 @@ def read_source_images(source: StudySource) -> SourceImages:
     acquisitions: dict[str, dict] = {}
     issues: list[Issue] = []
     for series_id, view, paths in _series_of(source):
-        series_images, series_headers = [], []
-        for path in paths:
+        slices: list[Slice] = []
+        files: list[tuple[SourceImage, Dataset]] = []
+        for number, path in enumerate(paths, start=1):
             try:
                 dataset = read_dataset(path, headers_only=True)
-                series_images.append(_source_image(dataset, path, series_id))
-                series_headers.append(dataset)
+                image, own = _source_image(dataset, path, series_id)
             except DicomError as error:
-                issues.append(Issue("file_unreadable", error.issue, source.study_id, series_id, path.name))
-        if not series_images:
-            continue
-        acquisitions[series_id] = acquisition(series_headers[0])
-        view = view or _view_of(series_images, acquisitions[series_id], text(series_headers[0], "SeriesDescription"))
-        if view:
-            images += [SourceImage(**{**vars(image), "view": view}) for image in series_images]
-            headers += series_headers
+                file = shown_file(path, number, len(paths))
+                issues.append(Issue("file_unreadable", error.issue, source.study_id, series_id, file))
+                continue
+            slices += [one._replace(instance_number=len(files)) for one in own]
+            files.append((image, dataset))
+        for number, part in enumerate(parts_of(slices, view) if slices else ()):
+            if part.view:
+                own_id = part_id(series_id, number)
+                acquisitions[own_id] = part.acquisition.header
+                for file in sorted({slices[i].instance_number for stack in part.stacks for i in stack}):
+                    image, dataset = files[file]
+                    images.append(replace(image, view=part.view, series_id=own_id))
+                    headers.append(dataset)
     if not images:
         reason = issues[0] if issues else "it holds none of the three views"
         raise DicomError(f"no image can be referred to: {reason}", path=source.path, study_id=source.study_id)
@@ -180,10 +187,12 @@ def _series_of(source: StudySource) -> Iterator[tuple[str, str, list[Path]]]:
     for series_id in folder_names(source.path):
         if source.series_ids is None or series_id in source.series_ids:
             described = listed.get(series_id, "")
-            yield series_id, described if described in VIEWS else "", list_files(source.path / series_id)
+            shown = series_id if series_id in listed else shown_series(series_id)
+            yield shown, described if described in VIEWS else "", list_files(source.path / series_id)
 
 
-def _source_image(dataset: Dataset, path: Path, series_id: str) -> SourceImage:
+def _source_image(dataset: Dataset, path: Path, series_id: str) -> tuple[SourceImage, list[Slice]]:
+    """An image, and its frames as `parts_of` takes them."""
     frames, rows, columns = check_image(dataset, path)
     uids = {name: text(dataset, name) for name in ("StudyInstanceUID", "SeriesInstanceUID")}
     meta = getattr(
@@ -196,7 +205,8 @@ def _source_image(dataset: Dataset, path: Path, series_id: str) -> SourceImage:
         raise DicomError(f"has no usable {absent[0]}, so nothing can refer to it", path=path)
     groups = functional_groups(dataset, frames, path)
     number = text(dataset, "SeriesNumber")
-    return SourceImage(
+    geometries = tuple(frame_geometry(group, (rows, columns), path) for group in groups)
+    image = SourceImage(
         uids["StudyInstanceUID"],
         uids["SeriesInstanceUID"],
         uids["SOPClassUID"],
@@ -205,12 +215,9 @@ def _source_image(dataset: Dataset, path: Path, series_id: str) -> SourceImage:
         series_id,
         int(number) if number.isdecimal() else 0,
         "",
-        tuple(frame_geometry(group, (rows, columns), path) for group in groups),
+        geometries,
     )
-
-
-def _view_of(images: list[SourceImage], header: dict, description: str) -> str:
-    return recognise([plane_of(frame) for image in images for frame in image.frames], header, description)[0]
+    return image, [Slice(frame, acquisition_of(group)) for frame, group in zip(geometries, groups, strict=True)]
 
 
 def _patient_header(header: Dataset) -> Dataset:
@@ -220,8 +227,8 @@ def _patient_header(header: Dataset) -> Dataset:
         if tag.group in PATIENT_GROUPS:
             try:
                 kept.add(deepcopy(header[tag]))
-            except Exception as error:  # pydicom converts lazily and raises whatever the broken value leads to
-                logger.warning("the header's element %s cannot be read and is left out: %s", tag, error)
+            except Exception:  # pydicom converts lazily and raises whatever the broken value leads to
+                logger.warning("the header's element %s cannot be read and is left out", tag)
     for keyword in MUST_BE_THERE:
         if kept.get(keyword) is None:
             setattr(kept, keyword, "")

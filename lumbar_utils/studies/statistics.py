@@ -42,24 +42,9 @@ SLICE_ORDERS = (
     ("feet to head", "head to feet"),
 )
 """Words for slices that run along +x and -x, +y and -y, +z and -z of the patient with rising instance number."""
-
-
 SERIES_COLUMNS = (
-    "study_id",
-    "series_id",
-    "view",
-    "slices",
-    "stacks",
-    "rows",
-    "columns",
-    "pixel_mm",
-    "step_mm",
-    "order",
-    "field_T",
-    "repetition_ms",
-    "echo_ms",
-    "inversion_ms",
-    "issues",
+    *("study_id", "series_id", "view", "slices", "stacks", "rows", "columns", "pixel_mm", "step_mm", "order"),
+    *("field_T", "repetition_ms", "echo_ms", "inversion_ms", "issues"),
 )
 """Columns of `series_table`; sizes in pixels and mm of the largest stack, times in ms."""
 

@@ -14,11 +14,17 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
-from ..dicom.series import FileHeader, list_files, read_series, scan_headers, without_identity
+from ..dicom.elements import MODALITIES
+from ..dicom.headers import list_files
+from ..dicom.identity import is_code, shown_file, shown_series, without_identity
+from ..dicom.scan import FileHeader, scan_headers
+from ..dicom.series import read_parts
 from ..errors import DataError, DicomError, Issue, counted
-from ..files import file_name
+from ..files import file_name, hashed
 from .competition import PARTS, CompetitionFolder, is_competition_folder, load_listed_study
 from .data import Study
+from .grouping import group_images
+from .selection import usable_together
 
 __all__ = ["CompetitionFolder", "Study", "StudySource", "find_studies", "is_competition_folder", "load_study"]
 
@@ -73,10 +79,11 @@ def find_studies(path: Path | str, *, part: str | None = None, progress: bool = 
     Returns
     -------
     list of StudySource
-        Without tables grouped by StudyInstanceUID. `study_id` is the folder's name when the study is all there is
-        below one folder and the name is not the patient's, else the StudyInstanceUID; `series_id` is the
-        SeriesInstanceUID. All of them are plain names (`file_name`). What is no MR image is left out, and said in
-        the `issues` of its study or, where a study has nothing else, in the log.
+        Without tables grouped by StudyInstanceUID and patient (`grouping`). `study_id` is "study-" and the first
+        12 digits of the SHA-256 of the StudyInstanceUID; or the name of the study's own folder, where identity was
+        removed from the headers and the name is a code or the PatientID. `series_id` is the SeriesInstanceUID, where it
+        holds nothing of the patient. What is no MR image is left out, and said in the `issues` of its study or, where a
+        study has nothing else, in the log.
 
     Raises
     ------
@@ -128,12 +135,12 @@ def load_study(source: StudySource | Path | str) -> Study:
     series, issues = [], list(source.issues)
     for series_id, files in source.series:
         try:
-            series.append(read_series(files, study_id=source.study_id, series_id=series_id))
+            series += read_parts(files, source.study_id, series_id)
         except DicomError as error:
             issues.append(Issue("series_unreadable", error.issue, source.study_id, series_id))
     if not series:  # without the path: its folders may be named after the patient, and this goes into logs
         raise DicomError(f"no series can be read: {'; '.join(map(str, issues))}", study_id=source.study_id)
-    return Study(source.study_id, tuple(series), tuple(issues))
+    return usable_together(source.study_id, series, issues)
 
 
 def _competition_sources(root: Path, inside: Sequence[str], part: str | None) -> list[StudySource]:
@@ -160,39 +167,35 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
     below: dict[Path, set[str]] = defaultdict(set)
     series_in: dict[Path, set[tuple[str, str]]] = defaultdict(set)
     identity: dict[str, set[str]] = defaultdict(set)
-    for header in headers:
-        if header.shape[0]:
-            study = header.study_uid or f"study in {header.path.parent.name}"
-            series = header.series_uid or header.path.parent.name
-            identity[study] |= header.identity
-            modality = str(header.header.get("Modality") or "MR").upper()
-            if modality != "MR":
-                others[study, series, modality] += 1
-                continue
-            studies[study][series].append(header.path)
-            series_in[header.path.parent].add((study, series))
-            for folder in header.path.parents:
-                below[folder].add(study)
-    everyone = frozenset().union(*identity.values()) if identity else frozenset()
+    pseudonyms: dict[str, set[str | None]] = defaultdict(set)
+    images = [header for header in headers if header.shape[0]]
+    keys, issues = group_images(images)
+    for header, (study, series) in zip(images, keys, strict=True):
+        identity[study] |= header.acquisition.identity
+        pseudonyms[study].add(header.acquisition.pseudonym)
+        if not header.acquisition.is_mr:
+            modality = str(header.acquisition.header["Modality"]).upper()
+            others[study, series, modality if modality in MODALITIES else "unknown"] += 1
+            continue
+        studies[study][series].append(header.path)
+        series_in[header.path.parent].add((study, series))
+        for folder in header.path.parents:
+            below[folder].add(study)
+    everyone = frozenset().union(*(header.acquisition.identity for header in headers))
     if not studies:
-        reason = f"; {headers[0].path.name}: {headers[0].issue}" if headers else ""
+        reason = f"; {shown_file(headers[0].path, 1, len(headers))}: {headers[0].issue}" if headers else ""
         reason = f": {_modalities(others)}" if others else reason
         words = f"holds no readable MR image in {counted(len(headers), 'file', 'files')}{reason}"
         if not headers:
             words = "holds no file that may be DICOM; archives such as ZIP have to be unpacked first"
         raise DicomError(without_identity(words, everyone), path=path)
-    issues: dict[str, list[Issue]] = defaultdict(list)
     for (study, series, modality), count in others.items():
-        issue = Issue(
-            "series_not_mr",
-            f"{count} images of modality {modality}, expected MR, left out",
-            series_id=file_name(series),
-        )
+        text = f"{count} images of modality {modality}, expected MR, left out"
         if study in studies:
-            issues[study].append(issue)
+            issues[study].append(Issue("series_not_mr", text, series_id=series))
         else:
-            logger.warning("study %s has no MR image and is left out: %s", file_name(study), issue)
-    for header in headers:
+            logger.warning("%s has no MR image: %s", hashed("study", study), text)
+    for number, header in enumerate(headers, start=1):
         if header.shape[0]:
             continue
         here = series_in.get(header.path.parent, set())
@@ -202,24 +205,23 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
             continue
         # Neither belongs it to one series; then its study is told, by the UID or by the nearest folder with images.
         near = next((below[folder] for folder in header.path.parents if folder in below), set())
+        file = shown_file(header.path, number, len(headers))
         owners = {header.study_uid} & studies.keys() or {study for study, _ in here} or near
         if len(owners) == 1:
-            issues[next(iter(owners))].append(Issue("file_unreadable", header.issue, file=header.path.name))
+            issues[next(iter(owners))].append(Issue("file_unreadable", header.issue, file=file))
         else:
-            words = without_identity(header.path.name, everyone | header.identity)
-            logger.warning("%s belongs to no study and is left out: %s", words, header.issue)
-    names = _unique_names(
-        {study: _study_name(study, all_series, path, below, identity[study]) for study, all_series in studies.items()}
-    )
+            logger.warning("%s belongs to no study: %s", without_identity(file, everyone), header.issue)
+    folders = {study: _own_folder(study, all_series, path, below) for study, all_series in studies.items()}
+    names = {study: _study_name(study, folders, pseudonyms[study]) for study in studies}
     return [
         StudySource(
             names[study],
             _common_folder(all_series),
-            tuple((file_name(series_id), tuple(list_files(files))) for series_id, files in all_series.items()),
-            issues=tuple(
-                replace(issue, study_id=names[study]).rewritten(partial(without_identity, identity=identity[study]))
-                for issue in issues[study]
+            tuple(
+                (shown_series(series_id, identity[study]), tuple(list_files(files)))
+                for series_id, files in all_series.items()
             ),
+            issues=tuple(_shown(issue, names[study], identity[study]) for issue in issues[study]),
         )
         for study, all_series in studies.items()
     ]
@@ -232,29 +234,36 @@ def _modalities(others: dict[tuple[str, str, str], int]) -> str:
     return "it holds " + ", ".join(f"{count} of modality {modality}" for modality, count in sorted(found.items()))
 
 
-def _unique_names(names: dict[str, str]) -> dict[str, str]:
-    """Names of studies by UID, each only once: equal ones become the UID."""
-    counts = Counter(names.values())
-    return {uid: name if counts[name] == 1 else file_name(uid) for uid, name in names.items()}
+def _shown(issue: Issue, study_id: str, identity: set[str]) -> Issue:
+    series_id = shown_series(issue.series_id, identity) if issue.series_id else ""
+    return replace(issue, study_id=study_id, series_id=series_id).rewritten(
+        partial(without_identity, identity=identity)
+    )
 
 
-def _study_name(
-    study: str, series: dict[str, list[Path]], path: Path, below: dict[Path, set[str]], identity: set[str]
-) -> str:
-    """The given folder's name when it holds one study, else that of the highest folder with no other, else the UID.
-
-    Also the UID when the name holds a word that names the patient: ids go into every table, log and picture.
-    """
-    own = path.with_suffix("")
-    if path.is_dir() and len(below[path]) == 1:
-        own = path
-    elif path.is_dir():
+def _own_folder(study: str, series: dict[str, list[Path]], path: Path, below: dict[Path, set[str]]) -> str:
+    """Name of the given folder when it holds one study, else of the highest with no other, "" where there is none."""
+    if not path.is_dir():
+        return path.stem
+    own = path
+    if len(below[path]) > 1:
         own = _common_folder(series)
         if len(below[own]) > 1:
-            return file_name(study)
+            return ""
         while len(below[own.parent]) == 1:
             own = own.parent
-    return file_name(study if without_identity(own.name, identity) != own.name else own.name)
+    return own.name
+
+
+def _study_name(study: str, folders: dict[str, str], pseudonyms: set[str | None]) -> str:
+    """The folder's name where identity was removed from all headers and the name is a code or their PatientID.
+
+    Else, and where another study's folder is called the same, the hash of the StudyInstanceUID: ids go into every
+    table, log, picture and file's name, and people call folders by patients.
+    """
+    name = folders[study]
+    known = None not in pseudonyms and (is_code(name) or name in pseudonyms)
+    return file_name(name) if known and list(folders.values()).count(name) == 1 else hashed("study", study)
 
 
 def _common_folder(series: dict[str, list[Path]]) -> Path:

@@ -36,19 +36,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if args.held_out is not None and args.all_folds:
         parser.error("--held-out names one fold's studies, --all-folds predicts every study")
     config = TrainConfig.from_json(read_json(args.config) if args.config else {}, args.config or "")
-    labels = pd.read_csv(args.labels, dtype={"study_id": str})
     if args.training_labels is not None:
         chosen["training_labels"] = pd.read_csv(args.training_labels, dtype={"study_id": str})
-    found = CropCache.open(args.found) if args.found else None
     with join_processes(config.device) as processes:
         logging.basicConfig(level=logging.INFO if processes.first else logging.ERROR, format="%(message)s")
-        train = fit_folds if args.all_folds else fit
-        result = train(
+        result = (fit_folds if args.all_folds else fit)(
             CropCache.open(args.crops),
-            labels,
+            pd.read_csv(args.labels, dtype={"study_id": str}),
             config,
             args.run,
-            held_out_crops=found,
+            held_out_crops=CropCache.open(args.found) if args.found else None,
             progress=sys.stderr.isatty(),  # a bar in a file or a notebook is a line a step
             synthetic_only=args.synthetic or (args.labels.absolute().parent / SYNTHETIC_MARK).is_file(),
             **chosen,

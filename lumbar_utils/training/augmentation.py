@@ -1,10 +1,14 @@
 """Augmentation that keeps left and right apart: of intensity with albumentations, of position on whole batches.
 
-`IntensityAugmentation` (gamma, blur, coarser resolution) is drawn once a series: all slices and levels of a view get
-the same draw, as one acquisition would. Position is drawn once a disc, because the localizer's error differs from disc
-to disc: the shift in patient axes and the same for all views, as they are cut around one point; rotation and zoom for
-each view. It runs on the whole batch, on the device. Mirroring flips the axis that runs from right to left, in all
-views at once, and swaps the left and right targets. What a crop does not cover is 0 before and after.
+Intensity is drawn once a series: all slices and levels of a view get the same draw, as one acquisition would. Position
+is drawn once a disc, because the localizer's error differs from disc to disc: the shift in patient axes and the same
+for all views, as they are cut around one point; rotation and zoom for each view. Mirroring flips the axis that runs
+from right to left in all views, and swaps the left and right targets. What a crop does not cover is 0 before and after.
+
+Then mixup and cutmix: a study is blended with another of its batch, or gets a box of it pasted. Both are a convex sum
+with a weight for every pixel: constant in mixup, 0 inside a box and 1 outside in cutmix. The labels of both studies
+count by the share of the pixels that is their own (Zhang and others 2018, ICLR; Yun and others 2019, ICCV). Partners
+show the same views of the same levels, so that a view that is there never fades into one that is not.
 """
 
 from __future__ import annotations
@@ -19,7 +23,7 @@ import torch
 from ..crops.extraction import VIEW_AXES, CropSpec
 from ..errors import DataError
 from ..labels import N_LEVELS, VIEWS
-from ..models.mirroring import mirror_images, mirror_labels
+from ..models.inputs import mirror_images, mirror_labels
 
 MIN_SHIFT_MM = 0.3
 """Smallest standard deviation that `with_localizer_errors` sets: a reader's own point is no more accurate than that."""
@@ -39,15 +43,11 @@ class AugmentConfig:
         Standard deviations of the crop centre's displacement along the patient's axes L, P and S, in mm; one number
         stands for all three. One draw a disc moves all its views. `with_localizer_errors` sets it to what the disc
         localizer was measured to err by, so that training sees what inference will get.
-    rotation_degrees : float
-        Standard deviation of the rotation in the plane.
-    zoom : float
-        Standard deviation of the logarithm of the magnification.
-    contrast, brightness : float
-        Standard deviations of the logarithm of the gain and of the offset, the latter in units of the network's
-        input; one draw a view.
-    noise : float
-        Largest standard deviation of white noise in the same units; one draw a view.
+    rotation_degrees, zoom : float
+        Standard deviations of the rotation in the plane, and of the logarithm of the magnification.
+    contrast, brightness, noise : float
+        Standard deviations of the logarithm of the gain and of the offset, and the largest one of white noise, the
+        latter two in units of the network's input; one draw a view.
     slice_dropout : float
         Probability that one slice of a crop is blanked, as a slice that failed to read would be.
     intensity : float
@@ -55,7 +55,7 @@ class AugmentConfig:
         loader's workers and costs one to two ms a view; 0 leaves it out.
     mixup, cutmix : float
         Probabilities that a study is blended with another of its batch, or gets a box of it pasted, see
-        `mixing.mix_batch`; their sum is at most 1.
+        `mix_batch`; their sum is at most 1.
     mixup_alpha, cutmix_alpha : float
         The study's own share is drawn from Beta(alpha, alpha): 1 is uniform, less favours shares near 0 and 1.
     """
@@ -78,9 +78,8 @@ class AugmentConfig:
         try:
             shift = np.broadcast_to(np.asarray(self.shift_mm, dtype=float), 3)
         except (TypeError, ValueError) as error:
-            raise DataError(
-                f"augmentation: shift_mm must be one number or three (L, P, S), got {self.shift_mm!r}"
-            ) from error
+            message = f"augmentation: shift_mm must be one number or three (L, P, S), got {self.shift_mm!r}"
+            raise DataError(message) from error
         object.__setattr__(self, "shift_mm", tuple(shift.tolist()))  # JSON brings a list
         for name in self.__dataclass_fields__:
             if not np.min(getattr(self, name)) >= 0:
@@ -97,15 +96,10 @@ class AugmentConfig:
     def with_localizer_errors(self, errors_mm: np.ndarray) -> AugmentConfig:
         """A copy whose `shift_mm` is the localizer's error.
 
-        Parameters
-        ----------
-        errors_mm : ndarray, shape (..., 3)
-            Found minus true disc positions, LPS, mm; one row a disc, of studies that the localizer was not trained on.
-            Rows with nan (discs not found) are left out.
-
-        The spread along each axis is 1.4826 times the median distance from zero, at least `MIN_SHIFT_MM`: a
-        steady offset counts as well, since training crops are cut around the truth, but a few discs taken for their
-        neighbour do not. Raises `DataError` when the shape is another or no finite row is left.
+        `errors_mm` (..., 3) are found minus true disc positions, LPS, mm, of studies that the localizer was not trained
+        on; nan where a disc was not found. The spread along each axis is 1.4826 times the median distance from zero, at
+        least `MIN_SHIFT_MM`: a steady offset counts as well, since training crops are cut around the truth, but a few
+        discs taken for their neighbour do not. Raises `DataError` when the shape is another or no finite row is left.
         """
         errors = np.asarray(errors_mm, dtype=float)
         if errors.ndim < 2 or errors.shape[-1] != 3:
@@ -125,20 +119,10 @@ def augment_batch(
     spec: CropSpec,
     generator: torch.Generator | None = None,
 ) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
-    """Augment a batch on its device; the inputs are left as they are.
+    """Augment images (B, 5, D, H, W) by view and labels (B, 25) on their device; the inputs are left as they are.
 
-    Parameters
-    ----------
-    images : dict view -> tensor (B, 5, D, H, W)
-    labels : tensor (B, 25)
-    spec : CropSpec
-        Tells how many mm a voxel is.
-    generator : torch.Generator, optional
-        On the CPU; all draws come from it, so the same seed gives the same batch on any device.
-
-    Returns
-    -------
-    (images, labels) of the same shapes.
+    The specification tells how many mm a voxel is. All draws come from the generator, which lies on the CPU, so the
+    same seed gives the same batch on any device.
     """
     device = labels.device
     mirrored = torch.rand(len(labels), generator=generator) < config.mirror
@@ -152,8 +136,7 @@ def augment_batch(
             image = image.index_copy(0, rows, mirror_images({view: image[rows]})[view])
         # From patient axes to the crop's own: through-plane, rows, columns.
         steps = shift @ torch.tensor(np.stack(VIEW_AXES[view]), dtype=shift.dtype).T
-        image = _move(image, steps, config, spec.extents[view], generator)
-        result[view] = _change_contrast(image, config, generator)
+        result[view] = _change_contrast(_move(image, steps, config, spec.extents[view], generator), config, generator)
     return result, labels
 
 
@@ -178,15 +161,10 @@ def _move(
         draw = torch.randn(n, 2, generator=generator)
         angle = draw[:, 0] * float(np.radians(config.rotation_degrees))
         scale = (draw[:, 1] * config.zoom).exp()
-        theta = torch.zeros(n, 2, 3)
         # Coordinates of affine_grid are -1 to 1 over the box's width and height, so mm carry the extents along.
-        aspect = extent[1] / extent[2]
-        theta[:, 0, 0] = angle.cos() * scale
-        theta[:, 0, 1] = -angle.sin() * scale * aspect
-        theta[:, 1, 0] = angle.sin() * scale / aspect
-        theta[:, 1, 1] = angle.cos() * scale
-        theta[:, 0, 2] = shift[:, 2] * (2 / extent[2])
-        theta[:, 1, 2] = shift[:, 1] * (2 / extent[1])
+        aspect, cos, sin = extent[1] / extent[2], angle.cos() * scale, angle.sin() * scale
+        rows = (cos, -sin * aspect, shift[:, 2] * (2 / extent[2])), (sin / aspect, cos, shift[:, 1] * (2 / extent[1]))
+        theta = torch.stack([torch.stack(row, dim=-1) for row in rows], dim=1)
         # Slices are the channels of a 2D resampling.
         grid = torch.nn.functional.affine_grid(theta.to(device), [n, depth, height, width], align_corners=False)
         flat = torch.nn.functional.grid_sample(flat, grid.to(flat.dtype), padding_mode="zeros", align_corners=False)
@@ -215,12 +193,86 @@ def _change_contrast(image: torch.Tensor, config: AugmentConfig, generator: torc
     return image.masked_fill_(empty, 0)
 
 
+@dataclass(frozen=True, eq=False)
+class Mixed:
+    """A batch after mixing; the loss is `share` times that of `labels` plus the rest times that of `partner_labels`.
+
+    `partner_labels` (B, 25) are those of what was mixed into each study: equal to `labels` where nothing was, and the
+    same tensor when mixing is switched off; `share` (B,) is then 1.
+    """
+
+    images: dict[str, torch.Tensor]
+    labels: torch.Tensor
+    partner_labels: torch.Tensor
+    share: torch.Tensor
+
+
+def mix_batch(
+    images: Mapping[str, torch.Tensor],
+    labels: torch.Tensor,
+    present: torch.Tensor,
+    config: AugmentConfig,
+    generator: torch.Generator | None = None,
+) -> Mixed:
+    """Mix a batch of images (B, 5, D, H, W) by view with itself as `config.mixup` and `config.cutmix` say.
+
+    A pixel that neither study covers stays exactly 0. `present`, bool (B, 3) or (B, 3, 5) on the CPU, needs no change:
+    partners have the same. All draws follow from the generator, so a seed gives the same batch on any device.
+    """
+    n, device = len(labels), labels.device
+    if not (config.mixup or config.cutmix):
+        return Mixed(dict(images), labels, labels, torch.ones(n, device=device))
+    # torch draws from a beta distribution with a generator of one's own only through private functions.
+    rng = np.random.default_rng(int(torch.randint(2**63 - 1, (), generator=generator)))
+    lot = rng.random(n)
+    blended, boxed = lot < config.mixup, (lot >= config.mixup) & (lot < config.mixup + config.cutmix)
+    partner = np.where(blended | boxed, _partners(present.cpu().numpy().reshape(n, -1), rng), np.arange(n))
+    alone = partner == np.arange(n)
+    drawn = [rng.beta(alpha, alpha, n) if alpha else np.ones(n) for alpha in (config.mixup_alpha, config.cutmix_alpha)]
+    own = np.where(blended & ~alone, drawn[0], 1.0)
+    side = np.where(boxed & ~alone, np.sqrt(1 - drawn[1]), 0.0)
+    corner = rng.random((n, 3)) * (1 - side[:, None])
+
+    order = torch.as_tensor(partner, device=device)
+    mixed, shares = {}, []
+    for view in VIEWS:
+        image = images[view]
+        weight = own[:, None, None] * ~_boxes(view, image.shape[-2:], corner, side)
+        shares.append(weight.mean(axis=(1, 2)))
+        weight = torch.as_tensor(weight, dtype=image.dtype, device=device)[:, None, None]
+        mixed[view] = torch.lerp(image[order], image, weight)
+    share = torch.as_tensor(np.mean(shares, axis=0), dtype=torch.float32, device=device)
+    return Mixed(mixed, labels, labels[order], share)
+
+
+def _partners(present: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """A permutation without fixed points within each group of equal rows; who is alone is its own partner."""
+    partner = np.arange(len(present))
+    order = rng.permutation(len(present))
+    group = np.unique(present[order], axis=0, return_inverse=True)[1].ravel()
+    for number in np.unique(group):
+        members = order[group == number]
+        partner[members] = np.roll(members, 1)
+    return partner
+
+
+def _boxes(view: str, shape: tuple[int, int], corner: np.ndarray, side: np.ndarray) -> np.ndarray:
+    """Pixels of a view inside each study's box: bool (n, H, W).
+
+    The box is placed along the patient's axes, as fractions of the crop, so all views lose the same anatomy.
+    """
+    inside = []
+    for size, direction in zip(shape, VIEW_AXES[view][1:], strict=True):
+        position = (np.arange(size) + 0.5) / size
+        low = corner[:, np.abs(direction).argmax(), None]
+        inside.append((position >= low) & (position < low + side[:, None]))
+    return inside[0][:, :, None] & inside[1][:, None, :]
+
+
 class IntensityAugmentation:
-    """Gamma, blur and coarser resolution with albumentations, the same draw through all slices of a view.
+    """Gamma, blur and coarser resolution with albumentations, the same draw through all slices of a view (5, D, H, W).
 
-    Noise is left to `augment_batch`: albumentations would add one and the same noise image to every slice.
-
-    Takes and returns `dict view -> (5, D, H, W)`, as `datasets.CropDataset(transform=...)` wants it. Reproducible
+    Noise is left to `augment_batch`: albumentations would add one and the same noise image to every slice. Reproducible
     from `seed`, or from the last `reseed`; worker processes of a DataLoader draw their own streams.
     """
 
@@ -231,24 +283,10 @@ class IntensityAugmentation:
         import cv2
 
         self.probability = probability
-        self.pipeline = A.Compose(
-            [
-                A.RandomGamma(gamma_limit=(70, 140), p=0.7),
-                A.OneOf(
-                    [
-                        A.GaussianBlur(blur_limit=(3, 5), p=1.0),
-                        A.Downscale(
-                            scale_range=(0.5, 0.8),
-                            interpolation_pair={"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR},
-                            p=1.0,
-                        ),
-                    ],
-                    p=0.5,
-                ),
-            ],
-            strict=True,
-            seed=seed,
-        )
+        pair = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
+        coarser = A.Downscale(scale_range=(0.5, 0.8), interpolation_pair=pair, p=1.0)
+        softer = A.OneOf([A.GaussianBlur(blur_limit=(3, 5), p=1.0), coarser], p=0.5)
+        self.pipeline = A.Compose([A.RandomGamma(gamma_limit=(70, 140), p=0.7), softer], strict=True, seed=seed)
         self._rng = np.random.default_rng(seed)
         self._worker: int | None = None
 

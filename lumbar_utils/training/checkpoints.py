@@ -6,47 +6,56 @@ import hashlib
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
-from ..files import atomically
+from ..devices import check_finite
+from ..errors import DataError
+from ..files import atomically, lock_folder, remove_leftovers
+from .distributed import Processes
 
 logger = logging.getLogger(__name__)
 
 FILE = "checkpoint.safetensors"
 
 
-class Checkpoint:
-    """The checkpoint of one run folder.
+@contextmanager
+def only_training(folder: Path, processes: Processes | None = None) -> Iterator[None]:
+    """Keep other trainings out of a run folder, and remove what a killed one left half written in it.
 
-    Parameters
-    ----------
-    folder : Path
-    run : mapping
-        JSON-ready description of the run (configuration, studies). A checkpoint of another run is not used.
+    Raises `DataError`, in all processes of this training, when another one has the folder.
     """
+    processes = processes or Processes()
+    folder.mkdir(parents=True, exist_ok=True)
+    with lock_folder(folder) if processes.first else nullcontext() as held:
+        if processes.agree(held) is False:
+            raise DataError(f"{folder}: another training is under way there; wait for its end, or name another folder")
+        if held:
+            remove_leftovers(folder)
+        yield
+
+
+class Checkpoint:
+    """The checkpoint of one run folder; one of another `run`, a JSON-ready description, is not used."""
 
     def __init__(self, folder: Path, run: Mapping):
         self.path = Path(folder) / FILE
         self.fingerprint = hashlib.sha256(json.dumps(run, sort_keys=True, default=str).encode()).hexdigest()
 
     def save(self, parts: Mapping[str, Mapping[str, torch.Tensor]], state: Mapping) -> None:
-        """Write named groups of tensors and a JSON-ready state, atomically.
-
-        Raises `DataError` on a full disk; the last checkpoint is kept.
-        """
+        """Write named groups of tensors and a JSON-ready state; on a full disk the last checkpoint is kept."""
         tensors = {
             f"{part}.{name}": tensor.detach().cpu().contiguous()
             for part, group in parts.items()
             for name, tensor in group.items()
         }
+        check_finite(tensors, self.path)
         metadata = {"fingerprint": self.fingerprint, "state": json.dumps(state)}
-        for half in self.path.parent.glob(f".{self.path.name}.*"):  # of a run that was killed while it wrote this
-            half.unlink(missing_ok=True)
         atomically(self.path, lambda temporary: save_file(tensors, temporary, metadata=metadata))
 
     def read(self) -> tuple[dict[str, dict[str, torch.Tensor]], dict] | None:
@@ -63,8 +72,9 @@ class Checkpoint:
                 for key in file.keys():  # noqa: SIM118  (not a dict)
                     part, _, name = key.partition(".")
                     parts[part][name] = file.get_tensor(key)
+                check_finite(parts["model"] | parts["average"], self.path)
             return parts, json.loads(metadata["state"])
-        except (SafetensorError, OSError, KeyError, ValueError) as error:
+        except (DataError, SafetensorError, OSError, KeyError, ValueError) as error:
             logger.warning("%s cannot be read (%s): starting anew", self.path, error)
             return None
 

@@ -14,6 +14,7 @@ from .augmentation import AugmentConfig
 
 RESULT_UNCHANGED_BY = ("device", "in_memory", "compile", "checkpoint_seconds", "evaluate_every")
 """Fields of `TrainConfig` that a run may be continued with other values of."""
+NOT_NEGATIVE = ("weight_decay", "auxiliary_weight", "any_severe", "checkpoint_seconds", "evaluate_every", "workers")
 
 
 @dataclass(frozen=True)
@@ -36,26 +37,25 @@ class TrainConfig:
         Their own configurations.
     epochs, batch_size : int
         Studies are the items of a batch. Several processes share a batch among them.
-    learning_rate, weight_decay : float
-        AdamW's; weight decay is for matrices only.
-    warmup : float
-        Share of the training in which the learning rate rises linearly, before it falls as a cosine.
+    learning_rate, weight_decay, warmup : float
+        AdamW's; weight decay is for matrices only. In the share `warmup` of the training the learning rate rises
+        linearly, before it falls as a cosine.
     ema_decay : float
         Decay per step of the averaged weights, which are the result; reached gradually.
     clip : float
         Largest norm of the gradient.
-    auxiliary_weight : float
-        Weight of the mean loss of the per-view heads.
-    any_severe : float
-        Weight of the metric's fourth term in the loss.
+    auxiliary_weight, any_severe : float
+        Weights of the mean loss of the per-view heads, and of the metric's fourth term in the loss.
     class_weights : bool
         The metric's 1/2/4; False trains unweighted.
     head_share : float
         Two phases: in the last fraction of the training the head alone is trained, on encoders that were trained before
         without the 1/2/4 weights. 0 trains everything at once.
-    folds, fold : int
-        Studies of fold number `fold` are held out when the call names none; folds = 1 holds nothing out.
+    folds, fold, fold_seed : int
+        Studies of fold number `fold` are held out when the call names none; folds = 1 holds nothing out. `fold_seed`
+        alone decides who is in which fold, so that runs of several seeds can be averaged out of fold.
     seed : int
+        Of the weights at the start, the order of the studies, and the augmentation.
     device, precision : str
         See `devices.choose_compute`.
     time_limit_minutes : float, optional
@@ -65,10 +65,8 @@ class TrainConfig:
         A checkpoint (1.6 GB for three ResNet18) is written after the first epoch that ends this long after the last.
     evaluate_every : int
         Epochs between validations on the held-out studies, for the curves; 0 validates at the end only.
-    workers : int
-        Processes that read crops; 0 reads in this one.
-    in_memory : bool
-        Read all crops into memory at the start.
+    workers, in_memory : int, bool
+        Processes that read crops, 0 reads in this one; whether all crops are read into memory at the start.
     compile : bool
         Let torch.compile fuse the encoders; costs a minute or more at the start.
     """
@@ -88,6 +86,7 @@ class TrainConfig:
     head_share: float = 0.0
     folds: int = 5
     fold: int = 0
+    fold_seed: int = 0
     seed: int = 0
     device: str = "auto"
     precision: str = "auto"
@@ -99,19 +98,15 @@ class TrainConfig:
     compile: bool = False
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "folds"):
-            if int(getattr(self, name)) < 1:
-                raise DataError(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("head_share", "warmup", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise DataError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
-        for name in ("learning_rate", "clip"):
-            if not getattr(self, name) > 0:
-                raise DataError(f"{name} must be above 0, got {getattr(self, name)}")
-        weights = ("weight_decay", "auxiliary_weight", "any_severe")
-        for name in (*weights, "checkpoint_seconds", "evaluate_every", "workers"):
-            if not getattr(self, name) >= 0:
-                raise DataError(f"{name} must not be negative, got {getattr(self, name)}")
+        for names, fits, expected in (
+            (("epochs", "batch_size", "folds"), lambda v: v >= 1, "be at least 1"),
+            (("head_share", "warmup", "ema_decay"), lambda v: 0 <= v < 1, "lie in [0, 1)"),
+            (("learning_rate", "clip"), lambda v: v > 0, "be above 0"),
+            (NOT_NEGATIVE, lambda v: v >= 0, "not be negative"),
+        ):
+            for name in names:
+                if not fits(getattr(self, name)):
+                    raise DataError(f"{name} must {expected}, got {getattr(self, name)}")
         limit = self.time_limit_minutes
         if limit is not None and (isinstance(limit, str) or not limit > 0):
             raise DataError(f"time_limit_minutes must be a number above 0, or left out for no limit, got {limit!r}")
@@ -129,21 +124,17 @@ class TrainConfig:
 
     def fingerprint(self) -> dict:
         """What decides the result, JSON-ready: without settings that only decide how it is reached."""
-        values = self.to_json()
         # Albumentations' draws depend on the number of workers; nothing else does.
         means = (*RESULT_UNCHANGED_BY, *(() if self.augment.intensity else ("workers",)))
-        return {name: value for name, value in values.items() if name not in means}
+        return {name: value for name, value in self.to_json().items() if name not in means}
 
     @property
     def phases(self) -> tuple[TrainingPhase, ...]:
         """What is trained how in which part of the training."""
-        if not self.head_share:
-            return (TrainingPhase(0.0, 1.0, class_weights=self.class_weights, head_only=False),)
         change = 1 - self.head_share
-        return (
-            TrainingPhase(0.0, change, class_weights=False, head_only=False),
-            TrainingPhase(change, 1.0, class_weights=self.class_weights, head_only=True),
-        )
+        encoders = TrainingPhase(0.0, change, class_weights=self.class_weights and not self.head_share, head_only=False)
+        head = TrainingPhase(change, 1.0, class_weights=self.class_weights, head_only=True)
+        return (encoders, head) if self.head_share else (encoders,)
 
     def rate(self, progress: float) -> float:
         """The learning rate at a progress of 0 to 1: in each phase it rises, then falls as a cosine."""

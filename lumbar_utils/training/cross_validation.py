@@ -18,12 +18,13 @@ import pandas as pd
 from ..crops.extraction import StudyCrops
 from ..errors import DataError
 from ..files import versions, write_json, write_table
-from ..labels import encode_severities
 from ..metrics.calibration import Calibration, cross_fitted, fit_calibration
 from ..metrics.score import Score, competition_score, prediction_table, uniform
 from ..models.ensemble import Ensemble, Member
-from ..models.run_folder import CONFIG, HISTORY, MANIFEST, OOF, WEIGHTS, RunConfig
+from ..models.run_folder import ENSEMBLE, MANIFEST, NEW, OOF, publish
+from .checkpoints import only_training
 from .config import TrainConfig
+from .datasets import codes_by_study
 from .distributed import join_processes
 from .train import RunResult, fit
 
@@ -34,19 +35,10 @@ logger = logging.getLogger(__name__)
 class FoldsResult:
     """What `fit_folds` returns.
 
-    Attributes
-    ----------
-    folder : Path
-    folds : tuple of RunResult
-    study_ids : tuple of str
-        Of all folds, one after the other.
-    probabilities : ndarray, shape (n, 25, 3)
-        Out of fold, as the networks gave them.
-    calibration : Calibration or None
-        Fitted on all of them; None where it brings nothing to studies that it was not fitted on.
-    scores : dict name -> Score
-        Out of fold: `model`, `calibrated` (each study by a calibration that was fitted on others), `weighted_prior`
-        (of each fold's training part), `uniform`.
+    `study_ids` are those of all folds, one after the other, and `probabilities` (n, 25, 3) their out-of-fold
+    predictions as the networks gave them. `calibration` is fitted on all of them, None where it brings nothing to
+    studies that it was not fitted on. `scores` are out of fold: `model`, `calibrated` (each study by a calibration that
+    was fitted on others), `weighted_prior` (of each fold's training part), `uniform`.
     """
 
     folder: Path
@@ -79,26 +71,29 @@ def fit_folds(
     config, folder = config or TrainConfig(), Path(folder)
     if config.folds < 2:
         raise DataError(f"out-of-fold predictions need two folds or more, got folds = {config.folds}")
-    with join_processes(config.device) as processes:
+    with join_processes(config.device) as processes, only_training(folder, processes):
         results = []
         for fold in range(config.folds):
             logger.info("fold %d of %d", fold, config.folds)
-            results.append(
-                fit(
-                    cache,
-                    labels,
-                    replace(config, fold=fold),
-                    folder / f"fold_{fold}",
-                    held_out_crops=held_out_crops,
-                    training_labels=training_labels,
-                    synthetic_only=synthetic_only,
-                    on_epoch=on_epoch,
-                    progress=progress,
-                )
+            result = fit(
+                cache,
+                labels,
+                replace(config, fold=fold),
+                folder / f"fold_{fold}",
+                held_out_crops=held_out_crops,
+                training_labels=training_labels,
+                synthetic_only=synthetic_only,
+                # All folds take the place of older ones together, when nothing can fail any more.
+                in_place=not (folder / ENSEMBLE).is_file(),
+                on_epoch=on_epoch,
+                progress=progress,
             )
+            results.append(result)
         summary = _summary(folder, results, labels)
         if processes.first:
             _write(summary, config, synthetic_only)
+            for part in (*(result.folder for result in results), folder):
+                publish(part)
         processes.wait()
     return summary
 
@@ -106,17 +101,14 @@ def fit_folds(
 def _summary(folder: Path, results: list[RunResult], labels: pd.DataFrame) -> FoldsResult:
     study_ids = [s for result in results for s in result.study_ids]
     probabilities = np.concatenate([result.probabilities for result in results])
-    table = labels.assign(study_id=labels["study_id"].astype(str)).set_index("study_id")
-    codes = encode_severities(table.loc[study_ids].reset_index())
-    priors = [RunConfig.load(result.folder).prior for result in results]
-    prior = np.concatenate(
-        [np.tile(p, (len(result.study_ids), 1, 1)) for p, result in zip(priors, results, strict=True)]
-    )
+    known = codes_by_study(labels)
+    codes = np.stack([known[s] for s in study_ids])
+    prior = np.concatenate([np.tile(result.prior, (len(result.study_ids), 1, 1)) for result in results])
     scores = {
         "model": competition_score(codes, probabilities),
         "calibrated": competition_score(codes, cross_fitted(codes, probabilities)),
         "weighted_prior": competition_score(codes, prior),
-        "uniform": competition_score(codes, np.tile(uniform(), (len(codes), 1, 1))),
+        "uniform": competition_score(codes, np.broadcast_to(uniform(), prior.shape)),
     }
     helps = scores["calibrated"].total < scores["model"].total
     calibration = fit_calibration(codes, probabilities) if helps else None
@@ -125,12 +117,11 @@ def _summary(folder: Path, results: list[RunResult], labels: pd.DataFrame) -> Fo
 
 
 def _write(result: FoldsResult, config: TrainConfig, synthetic_only: bool) -> None:
-    for left in (CONFIG, WEIGHTS, HISTORY):  # of a single run that was here before
-        (result.folder / left).unlink(missing_ok=True)
-    write_table(result.folder / OOF, prediction_table(result.study_ids, result.probabilities))
-    Ensemble(tuple(Member(fold.folder.name) for fold in result.folds), result.calibration).save(result.folder)
+    new = result.folder / NEW
+    write_table(new / OOF, prediction_table(result.study_ids, result.probabilities))
+    Ensemble(tuple(Member(fold.folder.name) for fold in result.folds), result.calibration).save(new)
     write_json(
-        result.folder / MANIFEST,
+        new / MANIFEST,
         {
             "kind": "folds",
             "synthetic_only": synthetic_only,

@@ -1,10 +1,9 @@
 """Leave out training labels that networks which have not seen them strongly disagree with.
 
-Readers err, and a wrong label trains the wrong thing. Out-of-fold predictions find some of them: a label to which they
-give next to no probability is set to `MISSING`, which the loss skips. This is for the training side only. Held-out
-studies are always scored with their labels untouched; a score on denoised labels would praise the network for agreeing
-with itself. The networks that contradict a label may have been trained on studies that a later fold holds out: its
-score then knows a little of them, by way of which labels are left out.
+A label to which out-of-fold predictions give next to no probability is set to `MISSING`, which the loss skips. This is
+for the training side only: held-out studies are always scored with their labels untouched, as a score on denoised
+labels would praise the network for agreeing with itself. The networks that contradict a label may have been trained on
+studies that a later fold holds out: its score then knows a little of them, by way of which labels are left out.
 
     lumbar train classifier data --run runs/first --fold all
     lumbar train classifier data --run runs/second --denoise runs/first
@@ -37,29 +36,11 @@ rare grade that the networks have not learnt yet is no error of the reader."""
 def denoised_labels(
     labels: np.ndarray, probabilities: np.ndarray, *, class_weights: Sequence[float] = SEVERITY_WEIGHTS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Set the most implausible labels to `MISSING`; for training only.
+    """Labels (n, 25) with the most implausible ones set to `MISSING`, and which these are, bool (n, 25).
 
-    Parameters
-    ----------
-    labels : int array, shape (n_studies, 25)
-        0, 1, 2, or -1 where there is no label.
-    probabilities : float array, shape (n_studies, 25, 3)
-        Out-of-fold predictions, best calibrated; nan where there are none, and those labels are kept.
-    class_weights : three floats
-        With which the networks were trained, (1, 1, 1) for none. A network trained with 1/2/4 predicts severe four
-        times too often; the weights are removed first.
-
-    Returns
-    -------
-    labels : int array, shape (n_studies, 25)
-        A copy.
-    dropped : bool array, shape (n_studies, 25)
-        True where a label was left out.
-
-    Raises
-    ------
-    DataError
-        When shapes do not fit.
+    `probabilities` (n, 25, 3) are out of fold, nan where there are none: those labels are kept. A network trained with
+    `class_weights` of 1/2/4 predicts severe four times too often; they are removed first. Raises `DataError` when
+    shapes do not fit.
     """
     labels, p = np.asarray(labels), np.asarray(probabilities, dtype=np.float64)
     if labels.ndim != 2 or labels.shape[1] != N_TARGETS or p.shape != (*labels.shape, N_SEVERITIES):
@@ -91,14 +72,7 @@ def denoise_table(
 ) -> pd.DataFrame:
     """The label table (`train.csv` form) with implausible cells emptied by out-of-fold predictions; for training only.
 
-    Parameters
-    ----------
-    labels : DataFrame
-        study_id and the 25 target columns.
-    predictions : DataFrame
-        In submission form, such as a run's `oof.csv`. Studies that it does not name stay as they are.
-    class_weights : three floats
-        As for `denoised_labels`.
+    `predictions` are in submission form, such as a run's `oof.csv`; studies that they do not name stay as they are.
     """
     ids = [str(study_id) for study_id in labels["study_id"]]
     codes = encode_severities(labels)
