@@ -182,7 +182,7 @@ def paint_foramina(body, p, canvas) -> None:
     soft = canvas.softness
     disc = p.at(spine.disc)
     narrow = np.where(disc >= L1, spine.foramen[p.side, p.index], np.float32(0.1))
-    narrow = np.clip(1.5 * narrow - 0.25, 0, 1)
+    narrow = np.clip(1.7 * narrow - 0.27, 0, 1)
     below = p.s - p.at(spine.disc_middle)
     inner = p.at(spine.canal_half)
     outer = p.at(spine.pedicle_centre) + p.at(spine.pedicle_half)
@@ -205,14 +205,10 @@ def paint_foramina(body, p, canvas) -> None:
     dv = p.v - middle
     hole = np.sqrt(ds * ds + dv * dv) - radius + 0.5 * p.slow + 0.35 * p.clouds
     whole = np.sqrt((np.maximum(np.abs(below + 5 * size) - 8 * size, 0)) ** 2 + dv * dv) - 6.2 * size
+    # What closes it is the bulging disc in front and the overgrown facet behind, not a capsule of its own.
     closing = np.clip(narrow * 3.0 - 0.1, 0, 1)
-    canvas.paint_mixture(
-        edge(whole, 2.0) * span * closing,
-        np.clip(0.5 + 0.2 * dv / size, 0, 1),
-        Tissue.ANNULUS,
-        Tissue.LIGAMENT,
-        0.2 * p.grain,
-    )
+    behind = np.clip(0.5 + (dv + 0.5 * size) * 0.4, 0, 1)
+    canvas.paint_mixture(edge(whole, 3.0) * span * closing, behind, Tissue.ANNULUS, Tissue.MARROW, 0.15 * p.clouds)
     canvas.paint(edge(hole - 0.5, soft) * span, Tissue.LIGAMENT)
     canvas.paint(edge(hole, soft) * span, Tissue.EPIDURAL_FAT, 0.10 * p.clouds)
     # The root fills the upper part the less the more fat is left, and is flattened at last.

@@ -38,8 +38,11 @@ def paint_neural_arch(body, p, canvas) -> None:
     # The supraspinous ligament runs over their tips.
     cord = np.maximum(np.abs(p.v - back - length - 3) - 1.8 + 0.5 * p.slow, p.abs_u - 6)
     canvas.paint(edge(cord, 1.5) * ~sacral, Tissue.LIGAMENT)
-    canvas.paint(edge(bone - 0.15, soft) * 0.8, Tissue.CORTEX)
-    canvas.paint(edge(bone + 0.6, soft), Tissue.MARROW, 0.10 * p.grain + 0.12 * p.clouds + 0.08)
+    # Fat lies behind and between the joints, the more the older the muscles.
+    pad = edge(bone - 3.5 + 3.0 * p.clouds, 3.0) * (p.v > section.roof + 2) * ~sacral
+    canvas.paint(pad * np.clip(p.at(body.streaks) * 1.6, 0, 0.95), Tissue.FAT, 0.1 * p.grain)
+    canvas.paint(edge(bone - 0.3, soft) * 0.95, Tissue.CORTEX)
+    canvas.paint(edge(bone + 0.9, soft), Tissue.MARROW, 0.10 * p.grain + 0.12 * p.clouds + 0.08)
 
     at_joint = edge(np.maximum(pillar + 0.5, np.abs(below) - (11 * size)), 2.0) * ~sacral
     canvas.paint(at_joint * edge(np.abs(joint) - 1.0 - fluid, soft), Tissue.CORTEX)
