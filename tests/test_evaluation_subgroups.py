@@ -23,13 +23,13 @@ def predicted():
     return np.where(rng.random(labels.shape) < 0.05, MISSING, labels), p
 
 
-def test_the_loss_of_everything_is_the_mean_of_the_metrics_terms(predicted):
+def test_the_loss_of_studies_is_the_mean_of_the_metrics_terms(predicted):
     labels, p = predicted
-    table = subgroups.loss_by_subgroup(labels, p, ["all"] * 60, n=50)
-    score = competition_score(labels, p)
+    table = subgroups.loss_by_traits(labels, p, {"half": ["first"] * 30 + ["second"] * 30}, n=50)
+    score = competition_score(labels[:30], p[:30])
     assert table["loss"][0] == pytest.approx((score.spinal + score.foraminal + score.subarticular) / 3)
     assert table["low"][0] < table["loss"][0] < table["high"][0]
-    assert (table["studies"][0], table["labels"][0]) == (60, (labels != MISSING).sum())
+    assert (table["studies"][0], table["labels"][0]) == (30, (labels[:30] != MISSING).sum())
 
 
 def test_a_subgroup_that_is_worse_is_found_and_by_how_much(predicted):
@@ -37,12 +37,12 @@ def test_a_subgroup_that_is_worse_is_found_and_by_how_much(predicted):
     worse = np.array(["thick", "thin"] * 30)
     known = np.where(labels < 0, 0, labels)
     ours = np.where((worse == "thick")[:, None, None], 1 / 3, 0.997 * np.eye(3)[known] + 0.001)
-    table = subgroups.loss_by_subgroup(labels, ours, worse, p, trait="slices", n=100).set_index("subgroup")
+    table = subgroups.loss_by_traits(labels, ours, {"slices": worse}, p, n=100).set_index("subgroup")
     assert table.loc["thick", "loss"] == pytest.approx(np.log(3)) and table.loc["thin", "loss"] < 0.01
     assert list(table.index) == ["thick", "thin"] and (table["studies"] == 30).all()
     assert table.loc["thick", "above_low"] > 0 > table.loc["thin", "above_high"]
     assert (table["trait"] == "slices").all()
-    same = subgroups.loss_by_subgroup(labels, p, worse, p, n=20)
+    same = subgroups.loss_by_traits(labels, p, {"slices": worse}, p, n=20)
     assert (same[["above", "above_low", "above_high"]] == 0).all(axis=None)  # paired: the same resamples
 
 
@@ -50,15 +50,16 @@ def test_levels_and_targets_are_subgroups_too(predicted):
     labels, p = predicted
     ours = p.copy().reshape(60, 5, 5, 3)
     ours[:, :, 3] = 1 / 3
-    table = subgroups.loss_by_subgroup(labels, ours.reshape(60, 25, 3), subgroups.level_subgroups(60), n=20)
+    traits = {"level": subgroups.level_subgroups(60)}
+    table = subgroups.loss_by_traits(labels, ours.reshape(60, 25, 3), traits, n=20)
     assert list(table["subgroup"]) == [level_title(level) for level in LEVELS]
     assert table["loss"].idxmax() == 3 and table["loss"][3] == pytest.approx(np.log(3))
     of_targets = np.full((60, 25), "", dtype=object)
-    of_targets[:, 0] = "one"
-    one = subgroups.loss_by_subgroup(labels, p, of_targets, n=20)
-    assert len(one) == 1 and one["loss"].isna().all()  # two of the three families are not there
+    of_targets[:, :2] = "one", "two"
+    few = subgroups.loss_by_traits(labels, p, {"target": of_targets}, n=20)
+    assert len(few) == 2 and few["loss"].isna().all()  # two of the three families are not there
     with pytest.raises(DataError, match=r"subgroups must have shape \(60,\), \(60, 5\) or \(60, 25\), got \(3,\)"):
-        subgroups.loss_by_subgroup(labels, p, ["a", "b", "c"])
+        subgroups.loss_by_traits(labels, p, {"three": ["a", "b", "c"]})
 
 
 def test_traits_in_which_all_are_alike_are_left_out(predicted):
@@ -87,13 +88,14 @@ def test_confidence_and_error_of_the_localizer_are_subgroups_of_levels(predicted
     table = subgroups.confidence_subgroups(found, ["b", "a"])
     assert table.loc[0].isna().all()
     assert list(table.loc[1]) == ["0.99 to 1", "0.9 to 0.97", "0.97 to 0.99", "0 to 0.9", "0.99 to 1"]
-    losses = subgroups.loss_by_subgroup(labels[:2], p[:2], table, n=5)
+    losses = subgroups.loss_by_traits(labels[:2], p[:2], {"confidence": table}, n=5)
     assert list(losses["subgroup"]) == ["0 to 0.9", "0.9 to 0.97", "0.97 to 0.99", "0.99 to 1"]  # in their order
     reference = {"a": points + np.array([[3, 0, 0], [1, 0, 0], [2, 0, 0], [5, 0, 0], [np.nan] * 3])}
     errors = subgroups.error_subgroups(found, reference, ["a", "b"])
     assert list(errors.loc[0][:4]) == ["3", "1", "2", "5"] and errors.loc[0].isna().sum() == 1
     assert errors.loc[1].isna().all()
-    assert list(subgroups.loss_by_subgroup(labels[:2], p[:2], errors, n=5)["subgroup"]) == ["1", "2", "3", "5"]
+    losses = subgroups.loss_by_traits(labels[:2], p[:2], {"error, mm": errors}, n=5)
+    assert list(losses["subgroup"]) == ["1", "2", "3", "5"]
 
 
 def test_the_series_table_of_a_cohort_gives_traits_of_its_studies(cohort):

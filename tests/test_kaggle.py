@@ -190,9 +190,9 @@ def test_all_members_of_an_ensemble_are_packed_without_checkpoints(tmp_path, onl
 
 def test_the_submission_is_copied_on_kaggle_only(tmp_path, monkeypatch):
     (tmp_path / "mine.csv").write_text("row_id")
-    monkeypatch.setattr(kaggle.mounts, "KAGGLE_WORKING", tmp_path / "absent")
+    monkeypatch.setattr(kaggle.workspace, "KAGGLE_WORKING", tmp_path / "absent")
     assert kaggle.copy_submission(tmp_path / "mine.csv") is None
-    monkeypatch.setattr(kaggle.mounts, "KAGGLE_WORKING", tmp_path)
+    monkeypatch.setattr(kaggle.workspace, "KAGGLE_WORKING", tmp_path)
     assert kaggle.copy_submission(tmp_path / "mine.csv").read_text() == "row_id"
     assert kaggle.copy_submission(tmp_path / "submission.csv") == tmp_path / "submission.csv"
 
@@ -205,9 +205,9 @@ def test_the_machine_is_described_with_reasons(tmp_path):
 
 
 def test_time_left_is_known_on_kaggle_only_and_shorter_for_a_submission(tmp_path, monkeypatch):
-    monkeypatch.setattr(kaggle.mounts, "KAGGLE_WORKING", tmp_path / "absent")
+    monkeypatch.setattr(kaggle.workspace, "KAGGLE_WORKING", tmp_path / "absent")
     assert kaggle.session_seconds_left() is None
-    monkeypatch.setattr(kaggle.mounts, "KAGGLE_WORKING", tmp_path)
+    monkeypatch.setattr(kaggle.workspace, "KAGGLE_WORKING", tmp_path)
     monkeypatch.setattr(environment, "_age_of_first_process", lambda: 3600.0)
     monkeypatch.delenv("KAGGLE_IS_COMPETITION_RERUN", raising=False)
     assert kaggle.session_seconds_left() == 11 * 3600

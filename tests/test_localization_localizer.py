@@ -44,10 +44,9 @@ from lumbar_utils.localization.heat_maps import HeatMaps
 from lumbar_utils.localization.localizer import T1_WEIGHT, LocalizerCalibration
 from lumbar_utils.localization.network import CHAIN as NEIGHBOURS_TOO
 from lumbar_utils.localization.network import SliceUNet, log_probability
-from lumbar_utils.localization.points import LOW_CONFIDENCE_BELOW, with_low_confidence
+from lumbar_utils.localization.points import LOW_CONFIDENCE_BELOW, fuse_series, with_low_confidence
 from lumbar_utils.localization.preprocessing import sagittal_volume, series_volumes
 from lumbar_utils.localization.samples import load_samples, sample_from_series
-from lumbar_utils.localization.series_fusion import fuse_series
 from lumbar_utils.localization.synthetic_samples import synthetic_samples
 from lumbar_utils.localization.training import localizer_loss
 from lumbar_utils.studies.study import CompetitionFolder, find_studies, load_study
@@ -147,7 +146,7 @@ def train_toy(folder):
         samples.append(sample_from_series(series, chain, SMALL.pixel_mm))
     settings = Augmentation(window=3, canvas=(128, 96), invert=0, curve=0)
     training = LocalizerTraining(steps=150, batch=3, learning_rate=4e-3, average=0.95, augmentation=settings)
-    train_on_samples(samples, config=SMALL, training=training, out=folder, progress=False)
+    train_on_samples(samples, config=SMALL, training=training, progress=False).save(folder)
 
 
 # --- points -----------------------------------------------------------------------------------------------------

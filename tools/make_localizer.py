@@ -111,9 +111,8 @@ def make_member(
     began = time.monotonic()
     samples = synthetic_samples(range(bodies), _seed(own.seed, 0), config.pixel_mm, scans=SCANS, n_jobs=1)
     print(f"member {member}: {len(samples)} series in {time.monotonic() - began:.0f} s", flush=True)
-    train_on_samples(
-        samples, config=config, training=own, out=folder, device=choose_compute(device).device, progress=member == 0
-    )
+    device = choose_compute(device).device
+    train_on_samples(samples, config=config, training=own, device=device, progress=member == 0).save(folder)
     seconds = time.monotonic() - began
     note.write_text(json.dumps({"key": key, "seconds": seconds}))
     print(f"member {member}: trained after {seconds:.0f} s", flush=True)

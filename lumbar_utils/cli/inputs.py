@@ -51,11 +51,9 @@ def weights_folder(name: str, given: Path | None) -> Path:
 
 
 def localizer_folder(given: Path | None, *, run: Path | None = None) -> Path | None:
-    """Where the localizer lies: in the folder given, which must hold one, else in the run in use; None: the shipped.
-
-    `runs/demo` counts only when it is given or in use: `lumbar localize` gives everybody the same points, whatever was
-    trained in the current folder before.
-    """
+    """Where the localizer lies: in the folder given, which must hold one, else in the run in use; None: the shipped
+    one. Never in `runs/demo` unasked: `lumbar localize` gives everybody the same points, whatever was trained there
+    before."""
     from ..kaggle import find_localizer
 
     return weights_folder("localizer", given) if given is not None else find_localizer(run or "")
@@ -79,10 +77,8 @@ def discs_of(
     n_jobs: int = 1,
     progress: bool,
 ) -> Mapping[str, DiscPoints]:
-    """The discs of studies, from points (see `read_any_points`), or found now by the localizer in that folder.
-
-    `out_of_fold`: studies that this localizer was trained on are located by the shipped one.
-    """
+    """The discs of studies, from points (see `read_any_points`), or found now by the localizer in that folder;
+    `out_of_fold`: studies that this localizer was trained on are located by the shipped one."""
     from .. import localization
 
     if points is not None:
@@ -122,10 +118,8 @@ def read_csv(path: Path) -> pd.DataFrame:
 
 
 def predictions(path: Path) -> tuple[pd.DataFrame, Mapping[str, Mapping[str, float]]]:
-    """A submission, and the reference scores that are known for it: of a run, those of its manifest; of a table, none.
-
-    Of the folder of a trained classifier, or the run folder above it, the out-of-fold predictions are read. Raises
-    `DataError` when there are none.
+    """A submission, and the reference scores known for it: of the folder of a trained classifier, or the run folder
+    above it, the out-of-fold predictions and what its manifest holds; of a table none. `DataError` when there are none.
     """
     if not path.is_dir():
         return read_csv(path), {}

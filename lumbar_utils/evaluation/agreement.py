@@ -64,6 +64,8 @@ def agreement_table(
     for group, targets in target_groups(by).items():
         own = labels[:, targets]
         known, moderate, severe = (int((own >= at_least).sum()) for at_least in (0, MODERATE, SEVERE))
+        labelled = own != MISSING
+        weights_of_labels = counts[:, np.nonzero(labelled)[0]]
         for name, (severities, scores) in readings.items():
             confusion = _confusions(own, severities[:, targets], counts)
             for measure, weights in KAPPAS.items():
@@ -72,7 +74,8 @@ def agreement_table(
             for measure, at_least in AREAS.items():
                 values = np.full(1 + n, np.nan)
                 if scores is not None:
-                    values = _areas(own, scores[:, targets, at_least:].sum(axis=-1), at_least, counts)
+                    score = scores[:, targets, at_least:].sum(axis=-1)
+                    values = weighted_areas(own[labelled] >= at_least, score[labelled], weights_of_labels)
                 positive = moderate if at_least == MODERATE else severe
                 rows.append((group, name, measure, *with_interval(values), known, positive))
     return pd.DataFrame(rows, columns=list(COLUMNS))
@@ -140,10 +143,3 @@ def _confusions(labels: np.ndarray, severities: np.ndarray, counts: np.ndarray) 
 def _two_classes(confusion: np.ndarray) -> np.ndarray:
     """Confusion matrices (..., 2, 2) of moderate or worse, of those of the three severities."""
     return np.add.reduceat(np.add.reduceat(confusion, [0, MODERATE], axis=-1), [0, MODERATE], axis=-2)
-
-
-def _areas(labels: np.ndarray, scores: np.ndarray, at_least: int, counts: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of labels and scores (n_studies, m) for each row of counts."""
-    known = labels != MISSING
-    study = np.broadcast_to(np.arange(len(labels))[:, None], labels.shape)[known]
-    return weighted_areas(labels[known] >= at_least, scores[known], counts[:, study])

@@ -8,18 +8,15 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 
 from ..errors import DataError
 from ..labels import AXIAL_T2, LEVELS, MISSING, N_LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2, VIEWS, level_title
+from ..localization import DiscPoints
 from ..metrics.bootstrap import resample_counts, with_interval
 from ..metrics.score import FAMILY_TARGETS, checked_predictions, term_sums
-
-if TYPE_CHECKING:
-    from ..localization import DiscPoints
 
 MAX_DISTINCT, PARTS = 4, 3
 """Numbers that take at most so many values are subgroups as they are; others are put into `PARTS` of equal size."""
@@ -27,35 +24,6 @@ SUBGROUP_COLUMNS = ("trait", "subgroup", "studies", "labels", "loss", "low", "hi
 REFERENCE_COLUMNS = ("reference", "above", "above_low", "above_high")
 CONFIDENCE_EDGES = (0.0, 0.9, 0.97, 0.99, 1.0)
 """Of the localizer's confidence; most discs lie close to 1."""
-
-
-def loss_by_subgroup(
-    labels: np.ndarray,
-    probabilities: np.ndarray,
-    subgroups: pd.Series | pd.DataFrame | Sequence | np.ndarray,
-    reference: np.ndarray | None = None,
-    *,
-    trait: str = "",
-    n: int = 1000,
-    seed: int = 0,
-) -> pd.DataFrame:
-    """`loss_by_traits` for one trait, whose name is written into every row."""
-    labels, probabilities = checked_predictions(labels, probabilities)
-    places = _spread(np.asarray(subgroups, dtype=object), labels)
-    present = [one for one in dict.fromkeys(places.ravel()) if one != ""]
-    order = [one for one in _categories(subgroups) if one in present] or present
-    counts = resample_counts(len(labels), n, seed)
-    rows = []
-    for subgroup in order:
-        inside = np.where(places == subgroup, labels, MISSING)
-        known = inside != MISSING
-        own = _family_means(inside, probabilities, counts)
-        row = [trait, str(subgroup), int(known.any(axis=1).sum()), int(known.sum()), *with_interval(own)]
-        if reference is not None:
-            other = _family_means(inside, reference, counts)
-            row += [other[0], *with_interval(own - other)]
-        rows.append(row)
-    return pd.DataFrame(rows, columns=list(SUBGROUP_COLUMNS + (REFERENCE_COLUMNS if reference is not None else ())))
 
 
 def loss_by_traits(
@@ -78,13 +46,23 @@ def loss_by_traits(
     The table has `SUBGROUP_COLUMNS`, and `REFERENCE_COLUMNS` with a reference: its loss, and how far the loss lies
     above it, with the paired interval. nan where one of the three families has no label.
     """
-    tables = [
-        loss_by_subgroup(labels, probabilities, subgroups, reference, trait=name, n=n, seed=seed)
-        for name, subgroups in traits.items()
-    ]
-    tables = [table for table in tables if len(table) > 1]
-    columns = SUBGROUP_COLUMNS + (REFERENCE_COLUMNS if reference is not None else ())
-    return pd.concat(tables, ignore_index=True) if tables else pd.DataFrame(columns=list(columns))
+    labels, probabilities = checked_predictions(labels, probabilities)
+    counts = resample_counts(len(labels), n, seed)
+    rows = []
+    for trait, subgroups in traits.items():
+        places = _spread(np.asarray(subgroups, dtype=object), labels)
+        present = [one for one in dict.fromkeys(places.ravel()) if one != ""]
+        order = [one for one in _categories(subgroups) if one in present] or present
+        for subgroup in order if len(order) > 1 else ():
+            inside = np.where(places == subgroup, labels, MISSING)
+            known = inside != MISSING
+            own = _family_means(inside, probabilities, counts)
+            row = [trait, str(subgroup), int(known.any(axis=1).sum()), int(known.sum()), *with_interval(own)]
+            if reference is not None:
+                other = _family_means(inside, reference, counts)
+                row += [other[0], *with_interval(own - other)]
+            rows.append(row)
+    return pd.DataFrame(rows, columns=list(SUBGROUP_COLUMNS + (REFERENCE_COLUMNS if reference is not None else ())))
 
 
 def level_subgroups(n_studies: int) -> np.ndarray:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -29,12 +28,10 @@ from torch.nn.functional import pad
 from ..crops.extraction import LATERAL_AXIS, StudyCrops
 from ..devices import choose_compute
 from ..errors import DataError
+from ..inference.predictor import Predictor
 from ..labels import N_LEVELS, N_SEVERITIES, N_TARGETS, VIEWS, target_index
 from ..models.classifier import LumbarClassifier
 from ..models.inputs import batch_of, study_input
-
-if TYPE_CHECKING:
-    from ..inference.predictor import Predictor
 
 STEPS = 12
 """On the way from the neutral crop, in pairs with mirrored shifts; an even number."""

@@ -1,21 +1,24 @@
 """Kaggle: where it mounts things, what its machines can do, and what is uploaded to it.
 
 For notebooks: `session` completes the attached library, `environment` reports what a run will have, `workspace` finds
-data, run folder and weights, `mounts` copies the submission. For uploading: `upload` and `wheels` build what
-`lumbar kaggle build` writes.
+data, run folder and weights among the mounts, and copies the submission there. For uploading: `upload` and `wheels`
+build what `lumbar kaggle build` writes.
 """
 
 from .environment import EnvironmentReport, Machine, describe_machine, environment_report, session_seconds_left
-from .mounts import (
-    COMPETITION_SLUG,
-    copy_submission,
-    find_competition_folder,
-    holds_competition_tables,
-    mounted_folders,
-)
 from .session import prepare_session
 from .upload import build_dataset, build_kernels
-from .workspace import Workspace, find_localizer, find_weights, open_workspace
+from .workspace import (
+    COMPETITION_SLUG,
+    Workspace,
+    copy_submission,
+    find_competition_folder,
+    find_localizer,
+    find_weights,
+    holds_competition_tables,
+    mounted_folders,
+    open_workspace,
+)
 
 __all__ = [
     "COMPETITION_SLUG",

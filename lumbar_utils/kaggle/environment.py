@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING
 
 from .. import __version__
 from ..errors import LumbarError
-from . import mounts
-from .mounts import KAGGLE_INPUT
+from . import workspace
 from .session import distribution, library_folder
-from .workspace import WEIGHTS_FILE, find_data, find_localizer, find_weights, run_folder, short_path
+from .workspace import KAGGLE_INPUT, WEIGHTS_FILE, find_data, find_localizer, find_weights, run_folder, short_path
 
 if TYPE_CHECKING:
     from ..devices import Compute
@@ -299,7 +298,7 @@ def session_seconds_left() -> float | None:
     Kaggle does not tell when a session began. Its container is made for the session, so the age of the container's
     first process is taken. A submission's second run, on the hidden test part, has `SUBMISSION_HOURS`.
     """
-    if not mounts.KAGGLE_WORKING.is_dir():
+    if not workspace.KAGGLE_WORKING.is_dir():
         return None
     hours = SUBMISSION_HOURS if os.environ.get("KAGGLE_IS_COMPETITION_RERUN") else SESSION_HOURS
     return 3600 * hours - _age_of_first_process()

@@ -17,8 +17,7 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-WHEELS = "wheels"
-"""Folder of wheels beside the package."""
+WHEELS = "wheels"  # folder of wheels beside the package
 
 
 def library_folder() -> Path:

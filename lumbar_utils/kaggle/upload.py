@@ -12,10 +12,9 @@ from pathlib import Path
 
 from ..errors import DataError
 from ..files import write_json
-from .mounts import COMPETITION_SLUG
 from .session import WHEELS, library_folder
 from .wheels import KAGGLE_PYTHON, collect_wheels
-from .workspace import WEIGHTS_FILE
+from .workspace import COMPETITION_SLUG, WEIGHTS_FILE
 
 METADATA, KERNEL_METADATA = "dataset-metadata.json", "kernel-metadata.json"
 SLUG = "lumbar-utils"

@@ -24,10 +24,8 @@ NOT_PACKED = ("INSTALLER", "REQUESTED", "RECORD", "direct_url.json")
 def collect_wheels(
     out: Path | str, *, python: str = KAGGLE_PYTHON, offline: bool = False, packages: tuple[str, ...] = LACKING
 ) -> dict[str, str]:
-    """Put one wheel of each package into a folder; for each package without one: why.
-
-    The versions are those installed here, as they are the ones that were tested; of what is not installed, the newest.
-    """
+    """Put one wheel of each package into a folder; for each package without one: why. The versions are those installed
+    here, as they are the ones that were tested; of what is not installed, the newest."""
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
     lacking = {}
@@ -50,10 +48,8 @@ def _download(package: str, out: Path, python: str) -> str:
 
 
 def _pack_installed(package: str, out: Path, python: str) -> str:
-    """Make a wheel of an installed package again; the reason why not, "" when it was made.
-
-    The format: https://packaging.python.org/en/latest/specifications/binary-distribution-format/
-    """
+    """Make a wheel of an installed package again; the reason why not, "" when it was made. The format:
+    https://packaging.python.org/en/latest/specifications/binary-distribution-format/"""
     found = distribution(package)
     if found is None or not found.files:
         return "not installed here"

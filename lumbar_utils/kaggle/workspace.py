@@ -4,6 +4,10 @@ Data: the folder given; else the competition's among Kaggle's mounts; else a syn
 made on first use. Results: the folder given; else `runs/demo` of the clone, or of the current folder. Localizer: that
 of the run in use; else the one that ships with the library (`find_localizer`). On Kaggle each notebook runs in a
 session of its own, so weights and crops of earlier ones are restored from their `runs/demo`, attached as their output.
+
+Kaggle mounts a competition as `/kaggle/input/<slug>` or `/kaggle/input/competitions/<slug>`, a data set as
+`/kaggle/input/<slug>` or `/kaggle/input/datasets/<owner>/<slug>`, depending on the image; owners also rename and
+re-upload. So a folder is known by the tables that it holds, and is searched for.
 """
 
 from __future__ import annotations
@@ -15,17 +19,23 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..errors import DataError
-from .mounts import KAGGLE_INPUT, find_competition_folder, mounted_folders
+from ..files import atomically
 
 if TYPE_CHECKING:
     from ..studies.study import CompetitionFolder, StudySource
 
+KAGGLE = Path(os.environ.get("LUMBAR_KAGGLE") or "/kaggle")
+"""LUMBAR_KAGGLE is for rehearsals on machines where nothing can be mounted at `/kaggle`."""
+KAGGLE_INPUT = KAGGLE / "input"
+KAGGLE_WORKING = KAGGLE / "working"
+COMPETITION_SLUG = "rsna-2024-lumbar-spine-degenerative-classification"
+SERIES_TABLES = ("train_series_descriptions.csv", "test_series_descriptions.csv")
+SEARCH_DEPTH = 3  # `datasets/<owner>/<slug>` is the deepest mount; below that lie hundreds of thousands of DICOM files
 COHORT = "cohort"
 FOLDS = 5
 WEIGHTS = ("localizer", "classifier")
 WEIGHTS_FILE, ENSEMBLE_FILE = "model.safetensors", "ensemble.json"
-WEIGHTS_DEPTH = 5
-"""`datasets/<owner>/<slug>/runs/demo`."""
+WEIGHTS_DEPTH = 5  # `datasets/<owner>/<slug>/runs/demo`
 LINKED = ("crops", "crops_found")
 """Crops of earlier notebooks, some GB; `WEIGHTS` are copied, as they may be trained further."""
 
@@ -73,10 +83,8 @@ class Workspace:
 def split_studies(
     folder: CompetitionFolder, fold: int = 0, *, folds: int = FOLDS, fold_seed: int = 0
 ) -> tuple[list[str], list[str]]:
-    """Labelled studies of the train part as (training, held out), fold number `fold` of `folds` held out.
-
-    Folds as in `training.fit`. Raises `DataError` without such a fold, and with fewer labelled studies than folds.
-    """
+    """Labelled studies of the train part as (training, held out), fold number `fold` of `folds` held out, folds as in
+    `training.fit`. Raises `DataError` without such a fold, and with fewer labelled studies than folds."""
     from ..training.datasets import folds_by_study
 
     if not 0 <= fold < folds:
@@ -123,6 +131,32 @@ def find_localizer(run: str | Path = "") -> Path | None:
     """
     folder = Path(run) / "localizer"
     return folder if str(run) and (folder / WEIGHTS_FILE).is_file() else None
+
+
+def find_competition_folder(root: Path | str = KAGGLE_INPUT) -> Path | None:
+    """The competition's folder among the mounts in `root`, or None: it holds one of `SERIES_TABLES`; the one of the
+    competition's own name comes first, then the one nearest to the root."""
+    found = [folder for folder in mounted_folders(Path(root), SEARCH_DEPTH) if holds_competition_tables(folder)]
+    return min(found, key=lambda path: (path.name != COMPETITION_SLUG, len(path.parts), str(path)), default=None)
+
+
+def holds_competition_tables(folder: Path | str) -> bool:
+    """Whether a folder looks like the competition's: at least one table of series descriptions lies in it."""
+    return any((Path(folder) / name).is_file() for name in SERIES_TABLES)
+
+
+def mounted_folders(root: Path, depth: int) -> list[Path]:
+    """`root` and its folders down to `depth`, without going into folders that hold the competition's tables."""
+    if not root.is_dir():
+        return []
+    found = [root]
+    if depth == 0 or holds_competition_tables(root):
+        return found
+    try:
+        children = sorted(child for child in root.iterdir() if child.is_dir())
+    except PermissionError:
+        return found
+    return found + [folder for child in children for folder in mounted_folders(child, depth - 1)]
 
 
 def open_workspace(
@@ -176,10 +210,8 @@ def find_data(data: str | Path = "", run: str | Path = "") -> Path | None:
 
 
 def restore_weights(run: Path) -> list[Path]:
-    """On Kaggle: restore what earlier notebooks, attached as their output, left in a run folder of that name.
-
-    Weights are copied, crops linked; nothing that is there already is replaced. Returns the folders restored from.
-    """
+    """On Kaggle: copy weights, link crops that earlier notebooks, attached as their output, left in a run folder of
+    that name. Nothing that is there already is replaced. Returns the folders restored from."""
     earlier = Path("runs", run.resolve().name)
     restored = []
     for folder in mounted_folders(KAGGLE_INPUT, WEIGHTS_DEPTH):
@@ -206,3 +238,13 @@ def short_path(path: Path) -> Path:
         return path
     shorter = KAGGLE_INPUT not in path.parents and len(relative) < len(str(path.absolute()))
     return Path(relative) if shorter else path
+
+
+def copy_submission(submission: Path | str) -> Path | None:
+    """On Kaggle: copy the submission to `/kaggle/working/submission.csv`, where it is looked for. Elsewhere: None."""
+    if not KAGGLE_WORKING.is_dir():
+        return None
+    target = KAGGLE_WORKING / "submission.csv"
+    if Path(submission).resolve() != target.resolve():
+        atomically(target, lambda part: shutil.copyfile(submission, part))
+    return target

@@ -2,9 +2,9 @@
 
 In the order of the data: `preprocessing` (series -> network input), `network`, `heat_maps` (predictions of several
 networks, averaged), `decoding` (heat maps -> a chain of points), `localizer` (`DiscLocalizer`, which joins them),
-`series_fusion` (one chain from several series), `points` (`DiscPoints`, the result); `many_studies` runs it on a
-cohort, `exchange` renames points and takes them to and from 3D Slicer. For training `samples`, `synthetic_samples` (of
-phantoms), `augmentation`, `training`, `calibration` (of the confidence); `evaluation` measures it.
+`points` (`DiscPoints`, the result, and one chain from several series); `many_studies` runs it on a cohort, `exchange`
+renames points and takes them to and from 3D Slicer. For training `samples`, `synthetic_samples` (of phantoms),
+`augmentation`, `training`, `calibration` (of the confidence); `evaluation` measures it.
 
 Names are loaded on first use, so that code that needs no more than `DiscPoints` does not wait for torch.
 """

@@ -88,8 +88,7 @@ def _move(
     settings: Augmentation,
     rng: np.random.Generator,
 ) -> tuple[torch.Tensor, np.ndarray]:
-    """Rotate, scale, shift and bend all slices alike. Points (k, 2) go in as mm from the first pixel, and come out as
-    mm from the canvas's first pixel."""
+    """Rotate, scale, shift and bend all slices alike. Points (k, 2) are mm from the first pixel, before and after."""
     angle = np.radians(np.clip(rng.normal(0, settings.rotation_degrees), -25, 25))
     scale = np.exp(rng.normal(0, settings.log_scale) + rng.normal(0, settings.stretch, 2))
     forward = scale[:, None] * np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
@@ -178,9 +177,7 @@ def _target(
     config: LocalizerConfig,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Probability mass of each level per voxel of the maps, the rest ("not in view"), and which levels are known.
-
-    `points` (k, 2) are mm on the canvas, `slices` (k,) fractional slice indices, `offsets` the mm of all slices.
-    """
+    `points` (k, 2) are mm on the canvas, `slices` (k,) fractional indices, `offsets` the mm of all slices."""
     known = np.isfinite(points).all(axis=1) & np.isfinite(slices)
     points, slices = np.where(known[:, None], points, -1e6), np.where(known, slices, 0.0)
     several, sigma = len(offsets) > 1, config.through_sigma_mm

@@ -27,12 +27,9 @@ from .samples import LocalizerSample
 
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0)
 MIN_POINTS = 50
-FOUND_TOLERANCE = 0.003
-"""Shares of discs found that differ by less are taken for equal."""
-CUT_EVERY = 3
-"""Of the scans to fit on, one in so many is cut off."""
-MIN_HEIGHT_MM = 100.0
-"""No scan is cut to less: there would hardly be a chain to see."""
+FOUND_TOLERANCE = 0.003  # shares of discs found that differ by less are taken for equal
+CUT_EVERY = 3  # of the scans to fit on, one in so many is cut off
+MIN_HEIGHT_MM = 100.0  # no scan is cut to less: there would hardly be a chain to see
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,10 +69,8 @@ def _in_mm(sample: LocalizerSample, voxels: np.ndarray) -> np.ndarray:
 
 
 def cut_off(sample: LocalizerSample, rng: np.random.Generator) -> LocalizerSample:
-    """The sample without its lower end, or one time in four without its upper end, from anywhere on.
-
-    What is left is scaled to its own brightness, as a scan that ends there is, and is at least `MIN_HEIGHT_MM` high.
-    """
+    """The sample without its lower, one time in four its upper end, from anywhere on, at least `MIN_HEIGHT_MM` high.
+    What is left is scaled to its own brightness, as a scan that ends there is."""
     rows = sample.pixels.shape[1]
     shortest = min(rows, int(np.ceil(MIN_HEIGHT_MM / sample.spacing[0])))
     kept = int(rng.integers(shortest, rows + 1))
@@ -90,12 +85,9 @@ def cut_off(sample: LocalizerSample, rng: np.random.Generator) -> LocalizerSampl
 def fit_localizer_calibration(
     localizer: DiscLocalizer, samples: Sequence[LocalizerSample], *, seed: int = 0
 ) -> LocalizerCalibration:
-    """Temperature and confidence that fit samples which the networks have not seen.
-
-    Every third one is cut off (`cut_off`) by the seed. Of the temperatures that find nearly as many discs of the other
-    ones as the best does, that is taken whose confidence fits best. Raises `DataError` when fewer than 50 discs are
-    observed on scans that show the sacrum.
-    """
+    """Temperature and confidence that fit samples which the networks have not seen, every third one cut off. Of
+    temperatures that find nearly as many discs as the best, that is taken whose confidence fits best. Raises
+    `DataError` for fewer than 50 discs observed on scans that show the sacrum."""
     rng = np.random.default_rng(seed)
     cut = np.arange(len(samples)) % CUT_EVERY == 0
     samples = [cut_off(sample, rng) if off else sample for sample, off in zip(samples, cut, strict=True)]

@@ -21,12 +21,9 @@ from .heat_maps import HeatMaps
 
 @dataclass(frozen=True)
 class ChainPrior:
-    """What is known of a chain of canal points before any image is seen.
-
-    It rules out what no spine does. By its steps it does not prefer a chain to the same one a level higher or lower:
-    people differ more than the steps of one spine do, and what phantoms measure there need not hold for patients. Only
-    the image's height prefers one of the two, and weakly (`middle_row`).
-    """
+    """What is known of a chain of canal points before any image is seen: it rules out what no spine does. Its steps do
+    not prefer a chain to the same one a level higher or lower, for people differ more than the steps of one spine do.
+    Only the image's height prefers one of the two, and weakly (`middle_row`)."""
 
     step_mm: float = 33.0  # from a point to the next lower one, of any two neighbours
     step_spread: float = 0.22  # SD of a step's logarithm: body height, collapsed discs, slips
@@ -51,16 +48,12 @@ class ChainPrior:
 PEAK_RADIUS_MM = 9.0
 """Mass within this distance belongs to a peak; a third of the shortest usual distance between discs."""
 MIN_PEAK_DISTANCE_MM = 1.2 * PEAK_RADIUS_MM
-MIN_PEAK = 0.01
-"""Peaks of less mass than this, for every level, are noise."""
+MIN_PEAK = 0.01  # peaks of less mass than this, for every level, are noise
 MAX_PEAKS = 20
-STRONG_PEAK = 0.1
-"""Only peaks of at least this mass suggest places for missing neighbours."""
-OBSERVED = 0.05
-"""A level with less of its mass than this at its place counts as imputed from its neighbours."""
+STRONG_PEAK = 0.1  # only peaks of at least this mass suggest places for missing neighbours
+OBSERVED = 0.05  # a level with less of its mass than this at its place counts as imputed from its neighbours
 MIDDLE_LEVEL = "l3_l4"
-ANCHORS = ("l5_s1", "s1_s2")
-"""Discs at the sacrum: without either of them in view nothing tells lumbar levels apart."""
+ANCHORS = ("l5_s1", "s1_s2")  # discs at the sacrum: without either of them in view nothing tells lumbar levels apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +68,8 @@ class Chain:
 
 
 def decode_chain(maps: HeatMaps, chain: tuple[str, ...] = LEVELS, prior: ChainPrior | None = None) -> Chain | None:
-    """The most probable chain of places of the maps' levels, `labels.LEVELS` or `network.CHAIN`.
-
-    None when there are fewer than two peaks, or no chain that a spine could be.
-    """
+    """The most probable chain of places of the maps' levels, `labels.LEVELS` or `network.CHAIN`; None when there are
+    fewer than two peaks, or no chain that a spine could be."""
     prior = prior or ChainPrior()
     peaks, masses = find_peaks(maps)
     if len(peaks) < 2:
@@ -122,10 +113,8 @@ def _flag(level: int, mass: np.ndarray, outside: np.ndarray) -> str:
 
 
 def find_peaks(maps: HeatMaps) -> tuple[np.ndarray, np.ndarray]:
-    """Places where any level has mass, (m, 3), and how much of each level's mass lies there, (k, m).
-
-    Places are mm along the normal, downward and backward, from the image's edge.
-    """
+    """Where any level has mass, (m, 3) in mm along the normal, downward and backward from the image's edge, and how
+    much of each level's mass lies there, (k, m)."""
     remaining = maps.probability.sum(axis=0)
     levels = len(remaining)
     strength = ndimage.gaussian_filter(remaining, (0, *(3.0 / np.asarray(maps.spacing))), mode="constant").max(axis=0)
@@ -170,7 +159,7 @@ def _refined(maps: HeatMaps, level: int, peak: np.ndarray) -> np.ndarray:
 
 
 def _with_suggestions(peaks: np.ndarray, strong: np.ndarray, links: int, prior: ChainPrior) -> np.ndarray:
-    """Peaks (m, 3), and after them places suggested by pairs of strong ones: half-way where one is missing, and beyond
+    """Peaks (m, 3), then places that pairs of strong ones suggest: half-way where one is missing, and beyond
     the ends."""
     places = [*peaks]
 
@@ -195,11 +184,8 @@ def _with_suggestions(peaks: np.ndarray, strong: np.ndarray, links: int, prior: 
 
 
 def _weigh_chains(places: np.ndarray, log_mass: np.ndarray, prior: ChainPrior) -> tuple[np.ndarray, np.ndarray] | None:
-    """Forward-backward and Viterbi over the steps between places, of a second-order hidden Markov model.
-
-    Gives the posterior probability of each place for each level (levels, k) and the best chain (levels,) as place
-    indices; None when no chain is possible.
-    """
+    """Forward-backward and Viterbi over the steps between places, of a second-order hidden Markov model: the posterior
+    of each place for each level (levels, k) and the best chain (levels,) as indices; None when no chain is possible."""
     step = places[None, :, :] - places[:, None, :]
     length = np.linalg.norm(step, axis=-1)
     allowed = (length >= prior.min_step_mm) & (length <= prior.max_step_mm) & (step[..., 1] > 0.25 * length)

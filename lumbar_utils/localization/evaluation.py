@@ -10,29 +10,23 @@ import logging
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from ..errors import DataError
 from ..labels import CONDITIONS, LEVELS, N_LEVELS
+from ..studies.study import CompetitionFolder
 from .points import LOW_CONFIDENCE, DiscPoints, chain_tangents, complete_chain, forward_directions
 from .samples import each_study, single_study_folders
 
-if TYPE_CHECKING:
-    from ..studies.study import CompetitionFolder
-
 logger = logging.getLogger(__name__)
 
-FOUND_MM = 5.0
-"""A point this near counts as found; a level's confidence is the probability of that."""
-FOUND_PIXELS = 5.0
-"""The same in pixels of the labelled image, as public solutions of the competition report it."""
-CONFIDENCE_BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)
-"""Finer towards 1, where most levels are."""
-NOT_FOUND = "not found"
-"""The flag of levels of a study on which the localizer found no chain."""
+FOUND_MM = 5.0  # a point this near counts as found; a level's confidence is the probability of that
+FOUND_PIXELS = 5.0  # the same in pixels of the labelled image, as public solutions of the competition report it
+CONFIDENCE_BINS = (0.0, 0.5, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0)  # finer towards 1, where most levels are
+NOT_FOUND = "not found"  # the flag of levels of a study on which the localizer found no chain
 ERROR_COLUMNS = (
     *("study_id", "level", "error_mm", "along_mm", "backward_mm"),
     *("confidence", "flag", "shift", "low_confidence"),
@@ -41,11 +35,8 @@ IMAGE_COLUMNS = ["study_id", "level", "series_id", "instance_number", "error_pix
 
 
 class PointErrors(NamedTuple):
-    """Errors of one study's points, mm (5,), nan where the reference is missing.
-
-    `distance` in space; `along` the spine's axis, positive when the found point is too low; `backward` across that axis
-    in the sagittal plane; `shift`: by how many levels the whole chain is too low.
-    """
+    """Errors of one study's points, mm (5,), nan where the reference is missing; `shift`: by how many levels the chain
+    is too low. `along` the spine's axis, positive where too low; `backward` across that axis in the sagittal plane."""
 
     distance: np.ndarray
     along: np.ndarray
@@ -54,12 +45,8 @@ class PointErrors(NamedTuple):
 
 
 def point_errors(found: np.ndarray, reference: np.ndarray) -> PointErrors:
-    """Compare found points (5, 3) with reference points (5, 3), nan rows where there is none; LPS mm.
-
-    The axis is the reference chain's own direction at each level, so a reference that is not the canal point but,
-    for example, the disc's posterior margin can be used: read `along` then, or `backward` less its mean, and not
-    `distance`.
-    """
+    """Compare found with reference points (5, 3), LPS mm, nan rows where there is no reference. The axis is that of the
+    reference chain, which may keep a distance from the canal: read `along` then, and not `distance`."""
     found, reference = np.asarray(found, dtype=np.float64), np.asarray(reference, dtype=np.float64)
     if found.shape != (N_LEVELS, 3) or reference.shape != (N_LEVELS, 3):
         raise DataError(f"both must have shape ({N_LEVELS}, 3), got {found.shape} and {reference.shape}")
@@ -75,12 +62,8 @@ def point_errors(found: np.ndarray, reference: np.ndarray) -> PointErrors:
 
 
 def evaluate_points(found: Mapping[str, DiscPoints], reference: Mapping[str, np.ndarray]) -> pd.DataFrame:
-    """Errors of many studies, one row a study and level that has a reference.
-
-    Columns: study_id, level, error_mm, along_mm, backward_mm, confidence, flag, shift, low_confidence (see
-    `level_labelling_uncertain`). A study of `reference` that is not in `found` (the localizer raised on it) has rows
-    with nan errors and the flag "not found", which count as wrong in `summary`.
-    """
+    """Errors of many studies, one row a study and level that has a reference, with `ERROR_COLUMNS`. A study that is not
+    in `found` has nan errors and the flag "not found", which count as wrong in `summary`."""
     nan = np.full(N_LEVELS, np.nan)
     tables = []
     for study_id, points in reference.items():
@@ -109,11 +92,8 @@ def level_labelling_uncertain(discs: DiscPoints) -> bool:
 
 
 def summary(errors: pd.DataFrame) -> dict[str, float]:
-    """The numbers that are reported: medians in mm, fractions of levels, counts of studies.
-
-    `studies_shifted_unflagged` is the number that must be zero: whole spines off by a level without low confidence.
-    "centred": less the mean offset, for a reference that is not the canal point but keeps its distance from it.
-    """
+    """Medians in mm, fractions of levels, counts of studies. `studies_shifted_unflagged` is the one that must be zero.
+    "centred": less the mean offset, for a reference that keeps its distance from the canal point."""
     distance, along, backward = (errors[name].astype(float) for name in ("error_mm", "along_mm", "backward_mm"))
     shifted, marked, missed = errors["shift"] != 0, errors["low_confidence"].astype(bool), errors["flag"] == NOT_FOUND
     along_centred, backward_centred = along - along.mean(), backward - backward.mean()
@@ -140,11 +120,9 @@ def summary(errors: pd.DataFrame) -> dict[str, float]:
 
 
 def reliability(errors: pd.DataFrame) -> pd.DataFrame:
-    """How often levels of a confidence are right: per bin of it, the share of levels within `FOUND_MM`.
-
-    Columns: bin ("0.50-0.70", of `CONFIDENCE_BINS`, the upper edge belonging to it), levels, mean_confidence,
-    share_within; bins without a level are left out. Calibrated confidence has the same mean and share in every row.
-    """
+    """Per bin of confidence (`CONFIDENCE_BINS`, the upper edge belongs to it): levels, mean_confidence, and
+    share_within `FOUND_MM`. Calibrated confidence has the same mean and share in every row; bins without a level are
+    left out."""
     confidence = errors["confidence"].astype(float)
     names = [f"{low:.2f}-{high:.2f}" for low, high in pairwise(CONFIDENCE_BINS)]
     bins = pd.cut(confidence, CONFIDENCE_BINS, labels=names, include_lowest=True).astype(str)
@@ -155,11 +133,8 @@ def reliability(errors: pd.DataFrame) -> pd.DataFrame:
 
 
 def calibration_error(errors: pd.DataFrame) -> float:
-    """Expected calibration error: mean gap between confidence and share within, bins weighted by their levels.
-
-    0 is perfect. Definition of Naeini et al. 2015 (AAAI, "Obtaining well calibrated probabilities using Bayesian
-    binning") with fixed bins. nan without any level.
-    """
+    """Expected calibration error (Naeini 2015): mean gap between confidence and share within, bins weighted by their
+    levels; nan without any level."""
     table = reliability(errors)
     if table.empty:
         return float("nan")
@@ -175,14 +150,9 @@ def evaluate_on_images(
     n_jobs: int = 2,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Compare found points with the cleaned table's canal points on the very images that were marked.
-
-    The found point is projected onto the labelled image along the slice's normal, so that error in the plane and slice
-    are measured apart, as the competition's solutions do.
-
-    Returns one row a labelled level whose image can be read, with `IMAGE_COLUMNS`. error_pixels: distance in the
-    image's own pixels; slices_apart: places in the stack from the labelled slice to the one nearest to the found point,
-    signed. Both nan where a study was not found, which counts as wrong in `image_summary`.
+    """Compare found points with the cleaned table's canal points on the very images that were marked, onto which they
+    are projected along the normal. One row a labelled level whose image can be read, with `IMAGE_COLUMNS`: the distance
+    in the image's own pixels, and how many slices, signed, the point lies from the marked one; nan where not found.
     """
     study_ids = [str(study_id) for study_id in study_ids]
     folders = single_study_folders(folder, study_ids)
@@ -217,11 +187,8 @@ def _on_images(folder: CompetitionFolder, study_id: str, discs: DiscPoints | Non
 
 
 def image_summary(comparison: pd.DataFrame) -> pd.DataFrame:
-    """What the competition's solutions report of their localizers, for each level that has points and for "all".
-
-    Columns: points, median_pixels, within_5_pixels, exact_slice, within_one_slice (shares of the points; a level that
-    was not found counts as wrong).
-    """
+    """What the competition's solutions report of their localizers, for each level that has points and for "all": median
+    of pixels and shares of the points, of which those that were not found count as wrong."""
     table = pd.DataFrame(
         {
             "level": comparison["level"],
@@ -239,11 +206,8 @@ def image_summary(comparison: pd.DataFrame) -> pd.DataFrame:
 
 
 def read_reference(path: str | Path, *, point: str = "canal", study_column: str = "study_id") -> dict[str, np.ndarray]:
-    """Reference points (5, 3) by study id, nan where a level has no row.
-
-    The CSV has the columns `study_column`, `level` and `<point>_x`, `<point>_y`, `<point>_z` in LPS mm, for example a
-    synthetic cohort's `truth/discs.csv`.
-    """
+    """Reference points (5, 3) by study id, nan where a level has no row. The CSV has the columns `study_column`,
+    `level` and `<point>_x` to `<point>_z` in LPS mm, as a synthetic cohort's `truth/discs.csv`."""
     table = pd.read_csv(path, dtype={study_column: str})
     names = [f"{point}_{axis}" for axis in "xyz"]
     absent = [name for name in (study_column, "level", *names) if name not in table.columns]

@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -17,24 +16,18 @@ from torch.nn import functional
 
 from ..devices import cpu_has_bfloat16
 from .network import SliceUNet, log_probability, with_neighbours
+from .preprocessing import SagittalVolume
+from .samples import LocalizerSample
 
-if TYPE_CHECKING:
-    from .preprocessing import SagittalVolume
-    from .samples import LocalizerSample
-
-SLICES_AT_ONCE = 24
-"""Bounds the memory that one series takes; real series have up to 38 slices."""
+SLICES_AT_ONCE = 24  # bounds the memory that one series takes; real series have up to 38 slices
 SCALES = (0.87, 1.15)
-SCALED_SLICES = 5
-"""So many slices are predicted again at each of `SCALES`."""
+SCALED_SLICES = 5  # so many slices are predicted again at each of `SCALES`
 
 
 @dataclass(frozen=True, eq=False)
 class HeatMaps:
-    """Where each of k levels is on a series, as a distribution over its voxels.
-
-    A slice's rows run downward, its columns from front to back.
-    """
+    """Where each of k levels is on a series, a distribution over its voxels; rows run downward, columns front
+    to back."""
 
     probability: np.ndarray  # float32 (n, k, h, w), of n slices
     absent: np.ndarray  # (k,) the rest of each level's probability: not in view
@@ -63,10 +56,8 @@ class HeatMaps:
 def predict_heat_maps(
     networks: Sequence[SliceUNet], volume: SagittalVolume | LocalizerSample, device: torch.device
 ) -> HeatMaps:
-    """The mean prediction of networks of one configuration, of the levels of its `chain`.
-
-    A pixel of the maps covers two by two of the volume's; odd sizes are rounded up.
-    """
+    """The mean prediction of networks of one configuration, of the levels of its `chain`. A pixel of the maps covers
+    two by two of the volume's; odd sizes are rounded up."""
     _, height, width = volume.pixels.shape
     slices = torch.from_numpy(np.ascontiguousarray(volume.pixels, dtype=np.float32))
     slices = functional.pad(slices, (0, width % 2, 0, height % 2))

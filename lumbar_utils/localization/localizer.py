@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -24,20 +23,17 @@ from torch import nn
 
 from .. import __version__
 from ..devices import check_finite
+from ..dicom.series import Series
 from ..errors import DataError
 from ..files import atomically, write_table
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
+from ..studies.study import Study
 from .decoding import OBSERVED, Chain, ChainPrior, decode_chain
 from .heat_maps import HeatMaps, predict_heat_maps
 from .network import LocalizerConfig, SliceUNet
-from .points import DiscPoints, with_low_confidence
+from .points import FIRST_LEAD, DiscPoints, fuse_series, with_low_confidence
 from .preprocessing import LocalizationError, SagittalVolume, series_volumes
-from .series_fusion import FIRST_LEAD, fuse_series
-
-if TYPE_CHECKING:
-    from ..dicom.series import Series
-    from ..studies.study import Study
-    from .samples import LocalizerSample
+from .samples import LocalizerSample
 
 logger = logging.getLogger(__name__)
 
@@ -128,7 +124,7 @@ class DiscLocalizer:
 
         Where both show the same chain, its points are their mean in the patient, T1 counting `T1_WEIGHT`, as far as
         they lie together. Where they put a level on another disc, or label the chain otherwise, that of the more
-        confident series is taken, with less confidence; see `series_fusion`. While a point on one series is marked,
+        confident series is taken, with less confidence; see `fuse_series`. While a point on one series is marked,
         the study's other series of that view are located too.
 
         Raises
@@ -256,17 +252,12 @@ class DiscLocalizer:
 
         Raises `DataError` when this copy of the library holds no weights.
         """
-        if not cls.shipped_available():
+        if not all((SHIPPED / name).is_file() for name in (WEIGHTS_FILE, CONFIG_FILE)):
             raise DataError(
                 f"this copy of lumbar_utils holds no localizer (none in {SHIPPED}); install it again, make the weights "
                 "with `make weights`, or name a folder with weights"
             )
         return cls.load(SHIPPED, device=device)
-
-    @classmethod
-    def shipped_available(cls) -> bool:
-        """Whether the library's own weights are there."""
-        return (SHIPPED / WEIGHTS_FILE).is_file() and (SHIPPED / CONFIG_FILE).is_file()
 
     def __reduce_ex__(self, protocol):
         """To another process a localizer that was read from a folder goes as its path instead of its tensors."""
@@ -286,10 +277,8 @@ def _opened(folder: Path | None, device: str, changed: tuple = ()) -> DiscLocali
 
 
 def open_localizer(folder: Path | str | None = None, *, device: str = "cpu") -> DiscLocalizer:
-    """The localizer in a folder; None for the one that ships with the library.
-
-    Raises `DataError` when the folder holds none, or the library was installed without its weights.
-    """
+    """The localizer in a folder; None for the one that ships with the library. Raises `DataError` where there
+    is none."""
     return DiscLocalizer.shipped(device=device) if folder is None else DiscLocalizer.load(folder, device=device)
 
 

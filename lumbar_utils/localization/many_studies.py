@@ -21,8 +21,7 @@ from .samples import each_study, single_study_folders
 
 logger = logging.getLogger(__name__)
 
-MAX_LISTED = 5
-"""Studies that a message lists by their ids."""
+MAX_LISTED = 5  # studies that a message lists by their ids
 
 
 def low_confidence_message(found: Mapping[str, DiscPoints]) -> str:
@@ -37,11 +36,8 @@ def low_confidence_message(found: Mapping[str, DiscPoints]) -> str:
 def locate_studies(
     sources: Sequence[StudySource], localizer: DiscLocalizer, *, n_jobs: int = 1, progress: bool = True
 ) -> tuple[dict[str, DiscPoints], dict[str, str]]:
-    """Points and failures, each by study id.
-
-    `n_jobs` worker processes read and locate, unless a user's `joblib.parallel_config` says otherwise; see
-    `parallel.run_jobs`. They are threads of this process where the localizer works on a GPU.
-    """
+    """Points and failures, each by study id. `n_jobs` worker processes read and locate, see `parallel.run_jobs`; they
+    are threads of this process where the localizer works on a GPU."""
     return _locate({source.study_id: source for source in sources}, localizer, n_jobs, progress)
 
 
@@ -68,10 +64,7 @@ def locate_out_of_fold(
 def locate_folders(
     folders: Mapping[str, Path], localizer: DiscLocalizer, *, n_jobs: int = 1, progress: bool = True
 ) -> tuple[dict[str, DiscPoints], dict[str, str]]:
-    """Points and failures by the names given, each folder being one study or one series of DICOM files.
-
-    `n_jobs` as in `locate_studies`.
-    """
+    """As `locate_studies`, by the names given; each folder is one study or one series of DICOM files."""
     return _locate({name: Path(folder) for name, folder in folders.items()}, localizer, n_jobs, progress)
 
 
@@ -97,11 +90,8 @@ def _locate_place(place: StudySource | Path, localizer: DiscLocalizer) -> DiscPo
 def points_from_table(
     folder: CompetitionFolder, study_ids: Sequence[str], *, n_jobs: int = 2, progress: bool = True
 ) -> tuple[dict[str, DiscPoints], dict[str, str]]:
-    """Canal points of the cleaned `train_label_coordinates.csv`, and failures, each by study id.
-
-    Missing levels are imputed from their neighbours and flagged; a study with fewer than two points is a failure.
-    `n_jobs` as in `locate_studies`.
-    """
+    """Canal points of the cleaned `train_label_coordinates.csv`, and failures, each by study id. Missing levels are
+    imputed and flagged; a study with fewer than two points is a failure."""
     tasks = zip(single_study_folders(folder, study_ids), study_ids, strict=True)
     return each_study(_from_table, tasks, study_ids, "disc points", n_jobs=n_jobs, progress=progress)
 
@@ -109,10 +99,8 @@ def points_from_table(
 def reference_points(
     folder: CompetitionFolder, study_ids: Sequence[str], *, n_jobs: int = 2, progress: bool = True
 ) -> dict[str, np.ndarray]:
-    """Canal points to measure a localizer against, LPS mm (5, 3) by study id, nan where a level is not known.
-
-    Of a synthetic cohort the truth; else the table's points, for those studies that have any.
-    """
+    """Canal points to measure a localizer against, LPS mm (5, 3) by study id, nan where a level is not known: the truth
+    of a synthetic cohort, else the table's points of the studies that have any."""
     truth = folder.root / "truth" / "discs.csv"
     if truth.is_file():
         known = read_reference(truth, point="canal")

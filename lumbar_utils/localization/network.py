@@ -72,8 +72,7 @@ class _Block(nn.Sequential):
 
 
 class SliceUNet(nn.Module):
-    """Maps slices (n, 2 * neighbours + 1, H, W) to logits (n, levels, H / 2, W / 2), levels as in
-    `config.chain`."""
+    """Maps slices (n, 2 * neighbours + 1, H, W) to logits (n, levels, H / 2, W / 2), levels as in `config.chain`."""
 
     def __init__(self, config: LocalizerConfig):
         super().__init__()

@@ -6,7 +6,7 @@ mid-sagittal plane. Everything here is numpy and pandas, so that reading a point
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,8 +21,7 @@ from ..notebook_html import card
 
 LOW_CONFIDENCE = "low_confidence"
 """The flag of a point that may be wrong; of all five, when the whole chain may lie a level too high or too low."""
-LOW_CONFIDENCE_BELOW = 0.8
-"""Points of less confidence get that flag."""
+LOW_CONFIDENCE_BELOW = 0.8  # points of less confidence get that flag
 SOURCES = ("localizer", "table", "truth", "corrected")
 POINT_COLUMNS = ("study_id", "series_id", "level", "x", "y", "z", "confidence", "flag")
 
@@ -31,6 +30,13 @@ TYPICAL_STEPS_MM = np.array([35.0, 35.0, 33.3, 28.6])
 Vertebral body plus disc heights of Nissan and Gilad 1986 (J Biomech 19:753), shortened behind the bodies at L5."""
 DUPLICATE_POINT_MM = 0.5
 """Two canal points closer than this are the same point; discs are at least 20 mm apart even in small adults."""
+FIRST_LEAD = 0.15
+"""By so much must the mean confidence on a later series, or stack, exceed that on the first, which shows most."""
+SAME_DISC_MM = 12.0
+"""Points nearer along the spine are on one disc; discs are 25 to 45 mm apart. Chains are compared in their median."""
+MAX_DISPUTED = 0.75
+"""Highest confidence of a point on which two series of a study disagree, so that it is marked, however low the
+confidence of one of them is: the other may be wrong."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,14 +184,9 @@ def forward_directions(tangents: np.ndarray) -> np.ndarray:
 
 
 def complete_chain(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Fill missing levels of a chain from their neighbours.
-
-    Between known levels a point is interpolated along the line (by the cubic where four are known); beyond the ends
-    the last known step is continued, scaled by how long that step usually is.
-
-    Takes points (5, 3) in LPS mm, rows of nan where missing, and gives all of them with 5 flags: "" where the point was
-    known, else "interpolated" or "extrapolated". Raises `DataError` when fewer than two levels are known.
-    """
+    """Fill missing levels (rows of nan) of a chain (5, 3) in LPS mm; 5 flags tell which were "interpolated" along the
+    line (by the cubic where four are known) or "extrapolated" by the last known step, scaled by how long that step
+    usually is. Raises `DataError` when fewer than two levels are known."""
     points = np.array(points, dtype=np.float64)
     if points.shape != (N_LEVELS, 3):
         raise DataError(f"expected {N_LEVELS} x 3 points, got shape {points.shape}")
@@ -205,6 +206,42 @@ def complete_chain(points: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
         t = (along[level] - along[first]) / (along[second] - along[first])
         filled[level] = points[first] + t * (points[second] - points[first])
     return filled, tuple(flags)
+
+
+def fuse_series(study_id: str, results: Sequence[tuple[DiscPoints, float]]) -> DiscPoints:
+    """The points of a study from those on each of its series, with their weights in the mean. The most confident
+    series, the first with a lead of `FIRST_LEAD`, decides. Points of the same chain are averaged as far as they lie
+    together; a level that was imputed is taken from a series on which its disc is seen. Other places, and chains that
+    lie on other discs, lower the confidence."""
+    chains = [chain for chain, _ in results]
+    weights = np.array([weight for _, weight in results])[:, None]
+    positions = np.array([chain.points for chain in chains])  # (series, level, 3)
+    confidences = np.array([chain.confidence for chain in chains])  # (series, level), as are the masks below
+    observed = np.array([[not without_low_confidence(flag) for flag in chain.flags] for chain in chains])
+    deciding = int(np.argmax(confidences.mean(axis=1) - np.where(np.arange(len(chains)) > 0, FIRST_LEAD, 0.0)))
+    best = chains[deciding]
+    down = best.points[-1] - best.points[0]
+    down /= np.linalg.norm(down)
+    same_chain = np.abs(np.median((positions - best.points) @ down, axis=1)) < SAME_DISC_MM
+    # A level that is imputed on one series and observed on another counts where it is observed.
+    counts = same_chain[:, None] & (observed | ~(same_chain[:, None] & observed).any(axis=0))
+    reference = np.where(counts[deciding], deciding, np.argmax(np.where(counts, confidences, -1.0), axis=0))
+    difference = positions - positions[reference, np.arange(len(reference))]
+    together = counts & (np.linalg.norm(difference, axis=2) < SAME_DISC_MM)
+    weights = together * weights * (confidences + 1e-3)
+    points = (weights[..., None] * positions).sum(axis=0) / weights.sum(axis=0)[:, None]
+    confidence = np.where(together, confidences, 0.0).max(axis=0)
+    # Places on other discs, and chains of other labels, exclude each other: each takes confidence from this one.
+    conflicting = np.where(counts & (np.abs(difference @ down) >= SAME_DISC_MM), confidences, 0.0).sum(axis=0)
+    confidence *= (confidence + 1e-9) / (confidence + conflicting + 1e-9)
+    confidence = np.where(conflicting > 0, np.minimum(confidence, MAX_DISPUTED), confidence)
+    means = confidences.mean(axis=1)
+    confidence *= means[same_chain].sum() / max(means.sum(), 1e-9)
+    if not same_chain.all():
+        confidence = np.minimum(confidence, MAX_DISPUTED)
+    seen = (together & observed).any(axis=0)
+    flags = ("" if here else without_low_confidence(flag) for here, flag in zip(seen, best.flags, strict=True))
+    return DiscPoints(study_id, best.series_id, points, confidence, with_low_confidence(flags, confidence), best.source)
 
 
 def write_points(path: str | Path, discs: Iterable[DiscPoints]) -> Path:

@@ -10,26 +10,21 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch.nn import functional
 
+from ..dicom.series import Series, Stack
 from ..errors import LumbarError
 from ..geometry import INFERIOR, LEFT, POSTERIOR, StackGeometry, anatomical_axes
 
-if TYPE_CHECKING:
-    from ..dicom.series import Series, Stack
-
-MAX_OBLIQUITY_DEGREES = 45.0
-"""A stack whose normal is further from left-right than this is not sagittal."""
+MAX_OBLIQUITY_DEGREES = 45.0  # a stack whose normal is further from left-right than this is not sagittal
 MIN_SIDE_MM = 60.0
 """No more than one disc fits into less; such images are strips of scouts, or their headers are damaged."""
 DARK_PERCENTILE, BRIGHT_PERCENTILE = 1.0, 99.5
 """Become 0 and 1. The bright end leaves out flow and fat next to the coil."""
-MIN_PIXELS = 100
-"""With fewer pixels that differ from the background there is no image."""
+MIN_PIXELS = 100  # with fewer pixels that differ from the background there is no image
 
 
 class LocalizationError(LumbarError):
@@ -75,11 +70,8 @@ class SagittalVolume:
 
 
 def sagittal_volume(stack: Stack, pixel_mm: float) -> SagittalVolume:
-    """Bring a sagittal stack into anatomical order, to about `pixel_mm` in the plane, and to 0..1.
-
-    The size is rounded to whole pixels; `SagittalVolume.spacing` is exact. Raises `LocalizationError` when the
-    stack is not sagittal, too small, or has no contrast.
-    """
+    """Bring a sagittal stack into anatomical order, to about `pixel_mm` in the plane (whole pixels; `spacing` is
+    exact), and to 0..1. Raises `LocalizationError` when it is not sagittal, too small, or has no contrast."""
     geometry = stack.geometry
     axes = anatomical_axes(geometry, (LEFT, INFERIOR, POSTERIOR))
     limit = np.cos(np.radians(MAX_OBLIQUITY_DEGREES))
@@ -101,10 +93,8 @@ def sagittal_volume(stack: Stack, pixel_mm: float) -> SagittalVolume:
 
 
 def normalised(pixels: np.ndarray) -> np.ndarray:
-    """Scale a volume so that its dark and bright percentiles become 0 and 1; clipped to 0..1.2. Float32.
-
-    Percentiles are taken over pixels above the minimum, so that wide empty borders do not change the contrast.
-    """
+    """Scale a volume so that its dark and bright percentiles, taken above the minimum so that empty borders do not
+    count, become 0 and 1; clipped to 0..1.2. Float32."""
     lowest = float(pixels.min())
     inside = pixels[pixels > lowest]
     dark, bright = lowest, lowest
@@ -116,11 +106,8 @@ def normalised(pixels: np.ndarray) -> np.ndarray:
 
 
 def series_volumes(series: Series, pixel_mm: float) -> Iterator[SagittalVolume]:
-    """`sagittal_volume` of each of the series' sagittal stacks, the largest first, at least one.
-
-    Stacks that cannot be used are left out; where it is all of them, the error names study, series and the
-    first one's reason.
-    """
+    """`sagittal_volume` of each of the series' sagittal stacks, the largest first. Stacks that cannot be used are left
+    out; where it is all of them, the error names study, series and the first one's reason."""
     issues: list[LocalizationError] = []
     for stack in series.stacks:
         try:

@@ -7,40 +7,35 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from operator import itemgetter
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from ..dicom.series import Series
 from ..errors import DataError, LumbarError
 from ..labels import SAGITTAL_T1, SAGITTAL_T2
 from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs
+from ..studies.study import CompetitionFolder
 from .network import CHAIN
 from .preprocessing import SagittalVolume, series_volumes
-
-if TYPE_CHECKING:
-    from ..dicom.series import Series
-    from ..studies.study import CompetitionFolder
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
 class LocalizerSample:
-    """One sagittal volume and where the discs are in it.
-
-    `pixels` is float16 (n, H, W) as in `SagittalVolume`; `voxels` are the canal points as fractional (slice, row,
-    column), nan where not known: (5, 3) in the order of `labels.LEVELS`, or (8, 3) in that of `network.CHAIN`;
-    `offsets` (n,) are the slices' mm from right to left; `spacing` the mm between rows and columns.
-    """
+    """One sagittal volume and where the discs are in it."""
 
     study_id: str
     series_id: str
     view: str
-    pixels: np.ndarray
+    pixels: np.ndarray  # float16 (n, H, W) as in `SagittalVolume`
+    # Canal points as fractional (slice, row, column), nan where not known: (5, 3) in the order of `labels.LEVELS`, or
+    # (8, 3) in that of `network.CHAIN`.
     voxels: np.ndarray
-    offsets: np.ndarray
-    spacing: tuple[float, float]
+    offsets: np.ndarray  # (n,) mm of the slices from right to left
+    spacing: tuple[float, float]  # mm between rows and between columns
 
     @classmethod
     def of(
@@ -71,11 +66,8 @@ def sample_from_series(series: Series, points: np.ndarray, pixel_mm: float) -> L
 def load_samples(
     folder: CompetitionFolder, study_ids: Sequence[str], pixel_mm: float, *, n_jobs: int = 2, progress: bool = True
 ) -> list[LocalizerSample]:
-    """The sagittal T2 and T1 series of many studies, with the points of the folder's cleaned coordinate table.
-
-    Studies without at least two known points, or without a readable sagittal series, are logged and left out.
-    Raises `DataError` when none is left.
-    """
+    """The sagittal T2 and T1 series of many studies, with the points of the cleaned table. Studies without two known
+    points or a readable sagittal series are logged and left out; `DataError` when none is left."""
     study_ids = [str(study_id) for study_id in study_ids]
     tasks = ((one, s, pixel_mm) for one, s in zip(single_study_folders(folder, study_ids), study_ids, strict=True))
     found, _ = each_study(_samples_of_study, tasks, study_ids, "sagittal series", n_jobs=n_jobs, progress=progress)
@@ -100,10 +92,8 @@ def each_study(
 
 
 def single_study_folders(folder: CompetitionFolder, study_ids: Sequence[str]) -> Iterator[CompetitionFolder]:
-    """The folder with one study's rows in its tables, for each study: so small that it can be sent to a worker.
-
-    Raises `DataError` when the folder has no table of points.
-    """
+    """For each study the folder with that study's rows alone, so small that it can be sent to a worker. Raises
+    `DataError` when the folder has no table of points."""
     if folder.coordinates is None:
         raise DataError(f"{folder.root} has no train_label_coordinates.csv")
     folder = replace(folder, root=Path(folder.root).absolute(), labels=None, sample_submission=None)

@@ -25,8 +25,7 @@ from .samples import LocalizerSample
 
 logger = logging.getLogger(__name__)
 
-RENDERED_SHARE = 0.75
-"""Pixels are rendered at this share of the network's and averaged, as real ones are."""
+RENDERED_SHARE = 0.75  # pixels are rendered at this share of the network's and averaged, as real ones are
 PLAIN_EVERY = 2
 """Every second body is an ordinary person in an ordinary scan: what is far from reality must not be all there is."""
 _STREAM_LOCALIZER = 41
@@ -42,12 +41,9 @@ def synthetic_samples(
     n_jobs: int = 2,
     progress: bool = True,
 ) -> list[LocalizerSample]:
-    """Scan bodies, every second one randomised, for the localizer.
-
-    The same number of a body and `seed` give the same person, in `scans` series of `n_slices`, each with its own
-    contrast, field of view and position. The samples, with `voxels` in the order of `network.CHAIN`, come in the order
-    of the bodies, less the few that show nothing.
-    """
+    """Scan bodies, every second one randomised: of each the same person for the same number and `seed`, in `scans`
+    series of `n_slices`. Samples with `voxels` in the order of `network.CHAIN`, by body, less the few that show
+    nothing."""
     if scans < 1 or n_slices < 1:
         raise DataError(f"a body must be scanned at least once in one slice, got {scans} scans of {n_slices}")
     tasks = ((index, seed, pixel_mm, scans, n_slices) for index in bodies)

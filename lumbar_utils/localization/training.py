@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from math import inf
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,14 +19,12 @@ from ..devices import choose_compute, running_average, warmup_cosine
 from ..errors import DataError
 from ..labels import LEVELS, SAGITTAL_T1
 from ..notebook_html import progress_bar
+from ..studies.study import CompetitionFolder
 from .augmentation import Augmentation, Window, draw_window
 from .calibration import MIN_POINTS, fit_localizer_calibration
 from .localizer import DiscLocalizer
 from .network import LocalizerConfig, SliceUNet, log_probability
 from .samples import LocalizerSample, load_samples
-
-if TYPE_CHECKING:
-    from ..studies.study import CompetitionFolder
 
 logger = logging.getLogger(__name__)
 
@@ -132,14 +130,11 @@ def train_on_samples(
     config: LocalizerConfig,
     training: LocalizerTraining | None = None,
     start: DiscLocalizer | None = None,
-    out: str | Path | None = None,
     device: torch.device | str = "cpu",
     progress: bool = True,
 ) -> DiscLocalizer:
-    """Train on preprocessed volumes: one network, or as many as `start` has, with seeds one after the other.
-
-    The same seed, machine and number of threads give the same weights on a CPU. The localizer's `history` has a row a
-    logged step; its loss is in nats above the target's own entropy, averaged over levels.
+    """Train on preprocessed volumes: one network, or as many as `start` has, with seeds one after the other; the same
+    on a CPU for the same seed and threads. `history` has the loss in nats above the target's own entropy, over levels.
     """
     training = training or (LocalizerTraining() if start is None else LocalizerTraining.fine_tuning())
     device = torch.device(device)
@@ -164,8 +159,6 @@ def train_on_samples(
     localizer = DiscLocalizer(networks, device=device, calibration=calibration, made=made)
     localizer.history = history
     logger.info("localizer: %d steps on %d series", history[-1]["step"], len(samples))
-    if out is not None:
-        localizer.save(out)
     return localizer
 
 
@@ -228,10 +221,8 @@ def _train_network(
 def localizer_loss(
     logits: torch.Tensor, target: torch.Tensor, absent: torch.Tensor, known: torch.Tensor
 ) -> torch.Tensor:
-    """Kullback-Leibler divergence of the target from the predicted distribution, mean over the known levels.
-
-    `logits` and `target` are (B, n, levels, h, w), `absent` and `known` (B, levels).
-    """
+    """Kullback-Leibler divergence of the target from the predicted distribution, mean over the known levels: of
+    `logits` and `target` (B, n, levels, h, w), `absent` and `known` (B, levels)."""
     voxels, none = log_probability(logits)
     cross = -(target * voxels).sum(dim=(1, 3, 4)) - absent * none
     entropy = -torch.xlogy(target, target).sum(dim=(1, 3, 4)) - torch.xlogy(absent, absent)

@@ -19,23 +19,18 @@ from ..geometry import StackGeometry
 from ..labels import AXIAL_T2, N_CONDITIONS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2
 from ..studies.annotations import POINT_VIEWS
 
-ANNOTATOR_SD_MM = 0.8
-"""Jitter of a click, per in-plane axis: about 1.4 pixels on sagittal T2, 2 on axial."""
+ANNOTATOR_SD_MM = 0.8  # jitter of a click, per in-plane axis: about 1.4 pixels on sagittal T2, 2 on axial
 SLICE_SLIP = (0.10, 0.30, 0.30, 0.19, 0.19)
 """Chance per condition that the click is on a neighbour of the nearest slice. With 0.19 the two recesses of a
 level lie on one slice in 62 % of levels, as in the real table: the spine's tilt does the rest."""
-MAX_DISTANCE = 0.8
-"""In slice spacings: a point further than this from every slice is not on the series."""
+MAX_DISTANCE = 0.8  # in slice spacings: a point further than this from every slice is not on the series
 
-NO_CANAL_POINTS_RATE = 28 / 1975
-"""Studies without any canal point: they make up the 141 missing ones."""
+NO_CANAL_POINTS_RATE = 28 / 1975  # studies without any canal point: they make up the 141 missing ones
 CORNER_RATE = 13 / 9875
-WRONG_LEVEL_RATE = 0.004
-"""Studies in which one condition's whole chain of points is a level too high or too low."""
+WRONG_LEVEL_RATE = 0.004  # studies in which one condition's whole chain of points is a level too high or too low
 FORAMEN_SWAP_RATE, RECESS_SWAP_RATE = 0.0025, 0.0001
 NO_POINT_RATE = 5 / 48692
-POINT_WITHOUT_LABEL_SHARE = 35 / 572
-"""Of the missing labels, those that have a point all the same."""
+POINT_WITHOUT_LABEL_SHARE = 35 / 572  # of the missing labels, those that have a point all the same
 
 
 @dataclass(frozen=True)
@@ -62,11 +57,9 @@ def annotate(
     series: Sequence[StoredSeries], places: np.ndarray, labelled: np.ndarray, rng: np.random.Generator
 ) -> tuple[list[ClickedPoint], np.ndarray]:
     """The points of one study, and which targets (25,) can be seen: where no series covers a place there is no label.
-
-    `places` (5, 5, 3) are the true ones of conditions x levels, LPS mm; `labelled` (25,) says which have a label.
-    """
+    `places` (5, 5, 3) are the true ones of conditions x levels, LPS mm; `labelled` (25,) says which have a label."""
     meant = _with_wrong_levels(places, rng)
-    shown_on = {view: _pick(_sagittal_for(series, view), rng) for view in (SAGITTAL_T2, SAGITTAL_T1)}
+    shown_on = {view: _sagittal_for(series, view, rng) for view in (SAGITTAL_T2, SAGITTAL_T1)}
     shown_on[AXIAL_T2] = [s for s in series if s.view == AXIAL_T2]
     no_canal_points = rng.random() < NO_CANAL_POINTS_RATE
     visible = np.zeros((N_CONDITIONS, N_LEVELS), dtype=bool)
@@ -92,14 +85,11 @@ def annotate(
     return list(_with_wrong_points(points, rng).values()), visible.ravel()
 
 
-def _sagittal_for(series: Sequence[StoredSeries], view: str) -> list[StoredSeries]:
-    """The series of a sagittal view, or of the other sagittal view where there is none."""
+def _sagittal_for(series: Sequence[StoredSeries], view: str, rng: np.random.Generator) -> list[StoredSeries]:
+    """One series of a sagittal view, or of the other sagittal view where there is none; empty without either."""
     other = SAGITTAL_T1 if view == SAGITTAL_T2 else SAGITTAL_T2
-    return [s for s in series if s.view == view] or [s for s in series if s.view == other]
-
-
-def _pick(series: list[StoredSeries], rng: np.random.Generator) -> list[StoredSeries]:
-    return [series[int(rng.integers(len(series)))]] if series else []
+    found = [s for s in series if s.view == view] or [s for s in series if s.view == other]
+    return [found[int(rng.integers(len(found)))]] if found else []
 
 
 def _nearest(series: StoredSeries, places: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -153,7 +143,5 @@ def _with_wrong_points(points: dict[int, ClickedPoint], rng: np.random.Generator
         for left_condition, rate in ((1, FORAMEN_SWAP_RATE), (3, RECESS_SWAP_RATE)):
             left, right = left_condition * N_LEVELS + level, (left_condition + 1) * N_LEVELS + level
             if swap[left_condition // 2, level] < rate and left in result and right in result:
-                result[left], result[right] = (
-                    result[right]._replace(target=left), result[left]._replace(target=right),
-                )  # fmt: skip
+                result[left], result[right] = result[right]._replace(target=left), result[left]._replace(target=right)
     return result

@@ -28,8 +28,7 @@ of the axial series have several blocks, which makes 3.5 % of all."""
 LATE_START_RATE, GAP_RATE = 0.05, 0.05
 RLE_RATE = 0.01
 
-INCOMPLETE_RATE = 185 / 1975
-"""Studies with any label missing."""
+INCOMPLETE_RATE = 185 / 1975  # studies with any label missing
 MISSING_LABEL_RATE = np.array(
     [
         [0.005, 0.005, 0.005, 0.005, 0.015],

@@ -10,7 +10,6 @@ one to one: nothing a reader knows is lost.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from functools import cache
 from itertools import combinations
 
@@ -95,10 +94,8 @@ def _correlation_factor() -> np.ndarray:
 
 
 def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
-    """Person `index` of the cohort `seed`; the same whatever else is drawn.
-
-    `randomise` keeps the stenosis degrees and samples build, degeneration and pathology far beyond a population.
-    """
+    """Person `index` of the cohort `seed`, the same whatever else is drawn. `randomise` keeps the degrees of stenosis
+    and samples build, degeneration and pathology far beyond a population."""
     z = _correlation_factor() @ np.random.default_rng([seed, index, _STREAM_DEGREES]).standard_normal(N_TARGETS)
     offset, scale = _marginals()
     rng = np.random.default_rng([seed, index, _STREAM_BUILD])
@@ -139,8 +136,10 @@ def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
         # Transitional in 4 to 30 % of people by definition (Konin 2010), here in a tenth.
         transition=float(rng.uniform(0.15, 0.5) * rng.choice([-1, 1], p=[0.6, 0.4])) if rng.random() < 0.1 else 0.0,
         sacral_kyphosis_degrees=float(np.clip(58 + 14 * rng.standard_normal(), 30, 92)),
+        fracture=_fractures(rng, age, male),
+        schmorl_mm=_schmorl(rng),
+        **_shape(rng),
     )
-    person = replace(person, fracture=_fractures(rng, age, male), schmorl_mm=_schmorl(rng), **_shape(rng))
     return randomised(person, np.random.default_rng([seed, index, _STREAM_RANDOMISATION])) if randomise else person
 
 

@@ -83,10 +83,8 @@ def sample_protocols(
     views: tuple[str, ...] = (SAGITTAL_T2, SAGITTAL_T1, AXIAL_T2),
     randomise: bool = False,
 ) -> list[Protocol]:
-    """One protocol per wanted view (repeat a view for a second series), all of one examination.
-
-    `randomise`: contrasts, fields of view, noise and artefacts far beyond reality. All randomness comes from `rng`.
-    """
+    """One protocol per wanted view (repeat a view for a second series), all of one examination; when `randomise`d with
+    contrasts, fields of view, noise and artefacts far beyond reality."""
     if profile not in PROFILES:
         raise DataError(f"unknown phantom profile {profile!r}, expected one of {PROFILES}")
     for view in views:
@@ -99,13 +97,9 @@ def sample_protocols(
 def localizer_protocol(
     body: Body, rng: np.random.Generator, *, pixel_mm: float = 1.5, n_slices: int = 5, randomise: bool = True
 ) -> Protocol:
-    """One sagittal series of few slices at low resolution: quick material for training a localizer.
-
-    Randomised, the field of view is 180 to 420 mm and often not square; the five discs always lie inside it from top
-    to bottom, sometimes only just. Three blocks in ten lie up to 40 mm beside the canal. Otherwise it is what a
-    hospital would have scanned, T2, STIR or T1, but for the resolution, the number of slices, and fields of view
-    of all sizes.
-    """
+    """One sagittal series of few slices at low resolution: quick material for training a localizer. Randomised, the
+    field of view is 180 to 420 mm and often not square, holds the five discs, and may lie up to 40 mm beside the canal;
+    else it is as in a hospital but for resolution and size."""
     if not randomise:
         return _plain_localizer_protocol(body, rng, pixel_mm, n_slices)
     height = rng.uniform(180, 420)

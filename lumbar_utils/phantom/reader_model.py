@@ -19,8 +19,7 @@ from ..labels import FAMILIES, N_CONDITIONS, N_LEVELS, N_SEVERITIES, N_TARGETS, 
 from ..studies.prevalence import MODERATE_PERCENT, SEVERE_PERCENT
 from .disease import READER_SD, perceived_of
 
-LABEL_ERROR_RATE = 0.004
-"""Share of labels that have nothing to do with the anatomy: wrong row, wrong side, wrong click."""
+LABEL_ERROR_RATE = 0.004  # share of labels that have nothing to do with the anatomy: wrong row, wrong side, wrong click
 
 SHARED_NOISE = 0.35
 """Share of the noise's variance that a study's targets of one family have in common: a strict or a generous reader."""

@@ -16,17 +16,13 @@ from .protocol import Block, Protocol
 from .surroundings import smooth_fields
 from .tissue import Canvas
 
-LATTICE_MM = 5.0
-"""Distance of the points at which smooth fields are worked out; they bend over tens of mm."""
+LATTICE_MM = 5.0  # distance of the points at which smooth fields are worked out; they bend over tens of mm
 _MAX = 16383
 
 
 def acquire(body: Body, protocol: Protocol, rng: np.random.Generator) -> list[tuple[StackGeometry, np.ndarray]]:
-    """Scan a body.
-
-    A pair for each block: geometry, and uint16 pixels (n, rows, columns), slices ascending along its normal.
-    `rng` is for the noise only.
-    """
+    """Scan a body: for each block its geometry, and uint16 pixels (n, rows, columns), slices ascending along the
+    normal. `rng` is for the noise only."""
     return [_acquire_block(body, protocol, block, rng) for block in protocol.blocks]
 
 
@@ -60,18 +56,13 @@ class _Lattice:
 
     def __init__(self, protocol: Protocol, block: Block):
         self.steps = [f / n for f, n in zip(protocol.fov_mm, protocol.acquisition_matrix, strict=True)]
-        spread = []
-        coarse = []
+        spread, coarse = [], []
         for n, step in zip(protocol.acquisition_matrix, self.steps, strict=True):
             cells = max(2, int(np.ceil((n - 1) * step / LATTICE_MM)))
-            knots = np.linspace(0, n - 1, cells + 1)
             position = np.arange(n) / (n - 1) * cells
-            low = np.minimum(position.astype(int), cells - 1)
-            matrix = np.zeros((n, cells + 1), dtype=np.float32)
-            matrix[np.arange(n), low] = 1 - (position - low)
-            matrix[np.arange(n), low + 1] = position - low
-            spread.append(matrix)
-            coarse.append(knots * step)
+            distance = np.abs(position[:, None] - np.arange(cells + 1))
+            spread.append(np.maximum(1 - distance, 0).astype(np.float32))
+            coarse.append(np.linspace(0, n - 1, cells + 1) * step)
         self.down, self.across = spread[0], np.ascontiguousarray(spread[1].T)
         self.points = coarse[0][:, None, None] * block.column_cosine + coarse[1][None, :, None] * block.row_cosine
         self.softness = max(0.7, float(np.mean(self.steps)))
@@ -122,15 +113,11 @@ def _sensitivity(protocol: Protocol, points: np.ndarray, v: np.ndarray) -> np.nd
 def _reconstruct(measured: np.ndarray, weights: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """Magnitude image of `shape` from a complex measured image, by zero-filling."""
     k = fft.fft2(measured.astype(np.complex64)) * weights
-    (rows, columns), (m, n) = shape, k.shape
-    if (rows, columns) != (m, n):
-        full = np.zeros(shape, dtype=np.complex64)
-        top, left = (m + 1) // 2, (n + 1) // 2
-        full[:top, :left], full[:top, columns - (n - left) :] = k[:top, :left], k[:top, left:]
-        full[rows - (m - top) :, :left] = k[top:, :left]
-        full[rows - (m - top) :, columns - (n - left) :] = k[top:, left:]
-        k = full * np.float32(rows * columns / (m * n))
-    return np.abs(fft.ifft2(k, overwrite_x=True))
+    full = np.zeros(shape, dtype=np.complex64)
+    # Frequencies are indices: negative ones count from the end.
+    frequencies = (np.rint(fft.fftfreq(n, 1 / n)).astype(int) for n in k.shape)
+    full[np.ix_(*frequencies)] = k * np.float32(full.size / k.size)
+    return np.abs(fft.ifft2(full, overwrite_x=True))
 
 
 def add_ghosts(image: np.ndarray, strength: float, axis: int, shift: float) -> np.ndarray:

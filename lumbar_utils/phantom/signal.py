@@ -55,12 +55,10 @@ class Sequence:
 
 
 def tissue_signal(sequence: Sequence, rng: np.random.Generator | None = None, *, spread: float = 0.06) -> np.ndarray:
-    """Signal of every tissue, float32 (N_TISSUES,), water at full recovery being 1.
+    """Signal of every tissue, float32 (N_TISSUES,), water at full recovery being 1; `rng` draws every tissue's
+    deviation from the published values, a log-normal of relative size `spread`.
 
-    Spin echo: PD (1 - exp(-TR/T1)) exp(-TE/T2). Inversion recovery, magnitude:
-    PD |1 - 2 exp(-TI/T1) + exp(-TR/T1)| exp(-TE/T2).
-
-    `rng` draws every tissue's deviation from the published values, a log-normal of relative size `spread`.
+    Spin echo: PD (1 - exp(-TR/T1)) exp(-TE/T2). Inversion recovery: PD |1 - 2 exp(-TI/T1) + exp(-TR/T1)| exp(-TE/T2).
     """
     t1, t1_high, t2, t2_high, density = np.array([RELAXATION[t] for t in Tissue], dtype=np.float64).T
     mix = np.clip((sequence.tesla - 1.5) / 1.5, 0, 1)
@@ -75,10 +73,8 @@ def tissue_signal(sequence: Sequence, rng: np.random.Generator | None = None, *,
 
 
 def random_signal(rng: np.random.Generator) -> np.ndarray:
-    """Contrasts for domain randomisation, float32 (N_TISSUES,): some real sequence bent out of shape, or any at all.
-
-    CSF, fat and bone stay distinguishable from what they touch, because otherwise there is nothing to find.
-    """
+    """Contrasts for domain randomisation, float32 (N_TISSUES,): some real sequence bent out of shape, or any at all, in
+    which CSF, fat and bone stay distinguishable from what they touch: otherwise there is nothing to find."""
     sequence = Sequence(rng.uniform(350, 6000), rng.uniform(5, 140), rng.choice([0, 0, 0, 160, 220]), 1.5)
     base = tissue_signal(sequence, rng, spread=0.35)
     base = base / max(float(base.max()), 1e-3)

@@ -23,12 +23,9 @@ _BELLY = np.array([104, 114, 118, 116, 112, 108, 100, 95.0])
 
 
 def smooth_fields(body, xyz: np.ndarray) -> dict[str, np.ndarray]:
-    """Smooth fields at points of the body's own frame, shape (..., 3), each field (...).
-
-    Holds the straightened coordinates `s`, `u`, `v`, the points themselves, slow noise (`low`, `low2`, `gut` and
-    `content`, grains of about 80, 30, 20 and 30 mm) and the signed distance in mm, negative inside, of each
-    structure that is named here.
-    """
+    """Smooth fields at points (..., 3) of the body's own frame, each (...): the straightened coordinates `s`, `u`, `v`,
+    the points, slow noise (`low`, `low2`, `gut`, `content`: grains of about 80, 30, 20, 30 mm) and the signed distance
+    in mm, negative inside, of each structure that is named here."""
     x, y, z = xyz[..., 0], xyz[..., 1], xyz[..., 2]
     curve = body.spine.curve
     s, u, v = curve.project(xyz)
@@ -145,10 +142,8 @@ def _iliac_field(body, f: dict[str, np.ndarray], beside: np.ndarray, behind: np.
 
 
 def paint_surroundings(body, f: dict[str, np.ndarray], grain: np.ndarray, marbling: np.ndarray, canvas) -> None:
-    """From the skin inward to muscles and vessels, at every point; the spine goes on top.
-
-    `grain` is noise of a pixel's size, `marbling` noise of the size of the fat streaks in muscle.
-    """
+    """From the skin inward to muscles and vessels; the spine goes on top. `grain` is noise of a pixel's size,
+    `marbling` of the size of the fat streaks in muscle."""
     soft = canvas.softness
     fine = grain * 0.05 + f["low2"] * 0.035
     canvas.paint(edge(f["skin"], 1.2), Tissue.SKIN)
@@ -171,7 +166,8 @@ def paint_surroundings(body, f: dict[str, np.ndarray], grain: np.ndarray, marbli
     for name in ("psoas", "quadratus"):
         canvas.paint_mixture(edge(f[name], soft), streaks * 0.5, Tissue.MUSCLE, Tissue.FAT, texture)
     if f["ilium"].min(initial=1) < 2:
-        _paint_ilium(f, grain, canvas)
+        canvas.paint(edge(f["ilium"], soft), Tissue.CORTEX)
+        canvas.paint(edge(f["ilium"] + 1.3, soft), Tissue.MARROW, 0.1 * grain + 0.08 * f["low2"])
     for name in ("aorta", "cava"):
         canvas.paint(edge(f[name] - 1.2, soft), Tissue.FASCIA)
         canvas.paint(edge(f[name], soft), Tissue.BLOOD, 0.3 * f["low2"])
@@ -205,9 +201,3 @@ def _paint_belly(f, grain, marbling, cavity, fine, canvas, *, ascites: float) ->
     canvas.paint(edge(f["rectum"] + 3, 1.5), Tissue.BOWEL, 0.3 * f["gut"] - 0.2)
     gas = np.maximum(f["rectum"] + 3, f["v"] + 38 + 6 * f["low"])
     canvas.paint(edge(gas, 2.0), Tissue.GAS)
-
-
-def _paint_ilium(f: dict[str, np.ndarray], grain: np.ndarray, canvas) -> None:
-    """The iliac wings, from their field."""
-    canvas.paint(edge(f["ilium"], canvas.softness), Tissue.CORTEX)
-    canvas.paint(edge(f["ilium"] + 1.3, canvas.softness), Tissue.MARROW, 0.1 * grain + 0.08 * f["low2"])

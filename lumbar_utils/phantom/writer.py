@@ -85,12 +85,10 @@ def write_series(
     transfer_syntax: str = "explicit",
     uid_root: str = "phantom",
 ) -> int:
-    """Write one file `<instance_number>.dcm` per slice into `folder`, which is made if need be; returns their number.
-
-    `stacks` are geometries with uint16 pixels (n, rows, columns), `instance_numbers` one array for each; `header` are
-    further elements of the series by keyword. Pixels are stored in 12 bits if they fit, as most scanners do, otherwise
-    in 16; "jpeg2000" needs pylibjpeg-openjpeg or gdcm. `uid_root` keeps two cohorts from sharing a UID.
-    """
+    """Write one file `<instance_number>.dcm` per slice into `folder`; returns their number. `stacks` are geometries
+    with uint16 pixels (n, rows, columns), `instance_numbers` one array for each; `header` are further elements by
+    keyword. Pixels are stored in 12 bits if they fit, as most scanners do; "jpeg2000" needs pylibjpeg-openjpeg or gdcm.
+    `uid_root` keeps two cohorts from sharing a UID."""
     if transfer_syntax not in TRANSFER_SYNTAXES:
         raise DataError(f"unknown transfer syntax {transfer_syntax!r}, expected one of {sorted(TRANSFER_SYNTAXES)}")
     numbers = [int(n) for block in instance_numbers for n in block]

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from .. import __version__
+from ..crops.extraction import StudyCrops
 from ..files import versions
 from ..inference.submission import PHANTOM_NOTE, SYNTHETIC_WARNING, StudyPrediction
 from ..labels import (
@@ -29,13 +29,10 @@ from ..labels import (
     level_title,
     target_index,
 )
+from ..localization import DiscPoints
 from ..localization.evaluation import level_labelling_uncertain
 from ..metrics.score import SEVERE
-
-if TYPE_CHECKING:
-    from ..crops.extraction import StudyCrops
-    from ..localization import DiscPoints
-    from ..studies.study import Study
+from ..studies.study import Study
 
 SCHEMA, SCHEMA_VERSION = "lumbar_utils/report", 2
 NOTICE = "Research use only. Not a medical device, not for diagnosis."
@@ -73,6 +70,20 @@ def describe(
     patient's name; `created` is the time of writing, default now.
     """
     p, discs = prediction.probabilities, prediction.discs
+    uncertain = discs is not None and level_labelling_uncertain(discs)
+    warnings = {
+        f"The network was {SYNTHETIC_WARNING}.": prediction.synthetic_only,
+        f"This study is {PHANTOM_NOTE}.": synthetic,
+        PRIOR_WARNING: prediction.fallback,
+        LEVELS_WARNING: uncertain,
+    }
+    flags = {
+        "fallback": prediction.fallback,
+        "levels": uncertain,
+        "disc": discs is None or discs.flagged,
+        "view": prediction.missing_views,
+        "issue": prediction.issues,
+    }
     best = p.argmax(axis=1)
     worst = int(p[:, SEVERE].argmax())
     places = [{"level": level, "condition": condition} for condition in CONDITIONS for level in LEVELS]
@@ -84,7 +95,7 @@ def describe(
         "study_id": prediction.study_id,
         "created": (created or datetime.now(UTC)).isoformat(timespec="seconds"),
         "notice": NOTICE,
-        "warnings": _warnings(prediction, synthetic),
+        "warnings": [text for text, holds in warnings.items() if holds],
         "synthetic": {"weights": bool(prediction.synthetic_only), "study": bool(synthetic)},
         "fallback": bool(prediction.fallback),
         "summary": {
@@ -107,7 +118,7 @@ def describe(
         "series": [] if study is None else _series(study),
         "missing_views": list(prediction.missing_views),
         "issues": [issue.rewritten(without_folders).to_json() for issue in issues],
-        "flags": _flags(prediction),
+        "flags": [name for name in FLAGS if flags[name]],
         "model": dict(model or {}),
         "versions": {"lumbar_utils": __version__, **versions()},
     }
@@ -131,26 +142,6 @@ def grade_of(report: Mapping, condition: str | int, level: str | int) -> Mapping
 def target_title(level: str, condition: str) -> str:
     """`"L4/L5 right foraminal narrowing"`."""
     return f"{level_title(level)} {condition_title(condition).lower().replace('neural ', '')}"
-
-
-def _warnings(prediction: StudyPrediction, synthetic: bool) -> list[str]:
-    found = [f"The network was {SYNTHETIC_WARNING}."] if prediction.synthetic_only else []
-    found += [f"This study is {PHANTOM_NOTE}."] if synthetic else []
-    found += [PRIOR_WARNING] if prediction.fallback else []
-    uncertain = prediction.discs is not None and level_labelling_uncertain(prediction.discs)
-    return found + ([LEVELS_WARNING] if uncertain else [])
-
-
-def _flags(prediction: StudyPrediction) -> list[str]:
-    discs = prediction.discs
-    held = {
-        "fallback": prediction.fallback,
-        "levels": discs is not None and level_labelling_uncertain(discs),
-        "disc": discs is None or discs.flagged,
-        "view": bool(prediction.missing_views),
-        "issue": bool(prediction.issues),
-    }
-    return [name for name in FLAGS if held[name]]
 
 
 def _discs(discs: DiscPoints) -> dict:

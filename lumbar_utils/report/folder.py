@@ -9,25 +9,20 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..crops.extraction import extract_crops
+from ..crops.extraction import CropSpec, StudyCrops, extract_crops
 from ..errors import DataError, LumbarError, OutputError
 from ..files import atomically, file_name, read_json, write_json
+from ..inference.submission import StudyPrediction
 from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs
 from ..studies.competition import in_synthetic_cohort
-from ..studies.study import load_study
+from ..studies.study import Study, StudySource, load_study
 from .content import SCHEMA, SCHEMA_VERSION, describe, without_paths
 from .page import index_page, study_page
 from .pictures import overview, panels
-
-if TYPE_CHECKING:
-    from ..crops.extraction import CropSpec, StudyCrops
-    from ..inference.submission import StudyPrediction
-    from ..studies.study import Study, StudySource
 
 logger = logging.getLogger(__name__)
 

@@ -8,21 +8,18 @@ on paper and can be read aloud.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 
+from ..crops.extraction import StudyCrops
 from ..geometry import OrientedGrid, sample_stack
 from ..labels import LEVELS, SAGITTAL_T2, level_title
+from ..localization import DiscPoints
 from ..notebook_html import data_uri, resize, to_grey
+from ..studies.study import Study
 from ..viz.crops import CROP_WINDOW, MONTAGE_ROWS, nearest_index
 from ..viz.images import DISC_LINE_MM, box_outline, localized_plane
 from ..viz.planes import ImagePlane, grey_window
-
-if TYPE_CHECKING:
-    from ..crops.extraction import StudyCrops
-    from ..localization import DiscPoints
-    from ..studies.study import Study
 
 SAGITTAL_PIXELS = 720
 """Longer side of the overview; 60 KB as WebP."""

@@ -23,7 +23,6 @@ from .style import LEVEL_COLORS
 
 if TYPE_CHECKING:
     from ..crops.extraction import StudyCrops
-    from ..dicom.series import Series
     from ..localization import DiscPoints
     from ..studies.study import Study
 
@@ -42,19 +41,9 @@ def browse(
 ) -> StudyViewer | Figure:
     """Scroll through a study: sagittal on the left, axial on the right, each with the line where the other cuts it.
 
-    Parameters
-    ----------
-    study : Study
-    discs : DiscPoints, optional
-        Their points, the lines of their planes, and buttons that jump to them.
-    crops : StudyCrops, optional
-        The boxes that were cut out.
-    synthetic : bool
-        Stamps every picture.
-    size : (int, int)
-        Largest height and width of each of the two pictures, in pixels.
-    static : bool, optional
-        True for a figure of the key slices, False for the viewer; by default the viewer where it can work.
+    discs: their points, the lines of their planes, and buttons that jump to them; crops: the boxes that were cut out;
+    size: largest height and width of each of the two pictures, in pixels; static: True for a figure of the key slices,
+    False for the viewer, by default the viewer where it can work.
     """
     if static is None:
         static = not widgets_work()
@@ -71,17 +60,9 @@ def widgets_work() -> bool:
 class StudyViewer:
     """The widgets around a `Scene`; put it last in a cell to show it.
 
-    Attributes
-    ----------
-    box : ipywidgets.VBox
-        All of it.
-    sliders, menus, pictures : dict `"sagittal"`, `"axial"` -> widget
-        Which slice, which series, and the picture; only for planes that the study has.
-    window, level : widgets
-        In per cent of each series' own window.
-    marks : widget
-        Whether discs and boxes are drawn.
-    buttons : list of five widgets
+    `box` holds them all: `sliders`, `menus` and `pictures` by plane, "sagittal" and "axial" as far as the study has
+    them, which choose the slice and the series and show it; `window` and `level`, in per cent of each series' own;
+    `marks`, whether discs and boxes are drawn; and the five `buttons` of the levels.
     """
 
     def __init__(self, scene: Scene):
@@ -93,7 +74,9 @@ class StudyViewer:
         self.menus, self.sliders, self.pictures = {}, {}, {}
         for plane in self.planes:
             piles = scene.piles[plane]
-            names = [(_name(pile.series), n) for n, pile in enumerate(piles)]
+            series = [pile.series for pile in piles]
+            views = [one.view or one.description or "unknown view" for one in series]
+            names = [(f"{views[n]}  (series {one.series_id[-8:]})", n) for n, one in enumerate(series)]
             look = {"style": narrow, "layout": wide}
             self.menus[plane] = w.Dropdown(options=names, value=0, description="series", **look)
             start, last = scene.index_of_level(plane, 0, FIRST_LEVEL), len(piles[0]) - 1
@@ -165,7 +148,3 @@ class StudyViewer:
         # For whoever reads the notebook without a kernel.
         data["image/png"] = base64.b64encode(self.figure().png()).decode("ascii")
         return data
-
-
-def _name(series: Series) -> str:
-    return f"{series.view or series.description or 'unknown view'}  (series {series.series_id[-8:]})"

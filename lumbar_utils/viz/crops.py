@@ -51,15 +51,9 @@ def show_crops(
 ) -> Figure:
     """Five levels side by side, one row a view; below them the prediction and the labels.
 
-    Parameters
-    ----------
-    probabilities : ndarray, shape (25, 3), optional
-        Plain frequencies, such as `StudyPrediction.probabilities`. Drawn as bars, normal/mild, moderate, severe.
-    labels : ndarray of int, shape (25,), optional
-        0, 1, 2, or -1 for not labelled. Drawn as squares, with a frame where the prediction's most probable class
-        is another.
-    width : float
-        Inches; 100 pixels each in a notebook.
+    probabilities: plain frequencies (25, 3), such as `StudyPrediction.probabilities`, drawn as bars; labels: int (25,),
+    -1 for not labelled, drawn as squares, framed where the prediction's most probable class is another; width: inches,
+    100 pixels each in a notebook.
     """
     figure = _montage(crops, MONTAGE_ROWS, range(N_CONDITIONS), probabilities, labels, width)
     return finish(figure, title=f"Study {crops.study_id}", synthetic=synthetic)

@@ -77,7 +77,7 @@ def show_subgroups(
 ) -> Figure:
     """Loss of subgroups, by trait, with its interval and, beside it, how far it lies above a reference.
 
-    table: from `evaluation.loss_by_traits` or `loss_by_subgroup`. The open ring is the reference, named by `reference`:
+    table: from `evaluation.loss_by_traits`. The open ring is the reference, named by `reference`:
     it shows how hard a subgroup's labels are.
     """
     _require(table, ("trait", "subgroup", "studies", "labels", "loss", "low", "high"))
@@ -124,11 +124,8 @@ def show_worst_cases(
 ) -> Figure:
     """Cases three in a row: the two slices in which the condition is read, the label, and what was predicted.
 
-    Parameters
-    ----------
-    cache : CropCache, or mapping study_id -> StudyCrops
-    cases : DataFrame
-        From `evaluation.worst_cases`. Raises `DataError` when a study of it has no crops.
+    cache: a `CropCache`, or crops by study id; cases: from `evaluation.worst_cases`. Raises `DataError` when one of
+    their studies has no crops.
     """
     if not len(cases):
         return style.notice("Worst cases: no labelled study")

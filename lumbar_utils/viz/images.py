@@ -66,13 +66,8 @@ def show_study(
     Upper row: sagittal T2 in the midline with the cuts of the axial slices below, sagittal T1 through the right
     and the left foramina. Lower row: the axial T2 slice of each level.
 
-    Parameters
-    ----------
-    points : DataFrame, optional
-        Points of the tables in the patient, from `CompetitionFolder.world_points(study)`. Filled on the slice shown,
-        hollow up to 6 mm beside it.
-    discs : DiscPoints, optional
-        Used to choose slices where the table has no points, and drawn.
+    points: those of the tables in the patient, from `CompetitionFolder.world_points(study)`, drawn filled on the slice
+    shown and hollow up to 6 mm beside it; discs: drawn, and used to choose slices where the table has no points.
     """
     points = pd.DataFrame(columns=["condition", "level", "x", "y", "z"]) if points is None else points
     located = discs.points if discs is not None else None

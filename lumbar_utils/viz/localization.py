@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -12,12 +11,10 @@ from matplotlib.figure import Figure
 
 from ..errors import DataError
 from ..labels import LEVELS, N_LEVELS, level_title
+from ..localization import DiscPoints
+from ..studies.study import Study
 from .images import draw_localized, localized_plane
 from .style import FAMILY_COLORS, LEVEL_COLORS, add_panel, color, finish, new_figure, notice, pictured, themed
-
-if TYPE_CHECKING:
-    from ..localization import DiscPoints
-    from ..studies.study import Study
 
 COLUMNS = 3
 CELL_INCHES, CHART_INCHES, GAP_INCHES, HEADER_INCHES = 2.2, 3.6, 0.06, 0.36
@@ -40,19 +37,12 @@ def show_found_discs(
 ) -> Figure:
     """Found points on some studies, and the share of levels within a distance over all that were measured.
 
-    Parameters
-    ----------
-    studies, discs : sequences of the same length
-        Shown three in a row, each on the series on which its points were found.
-    errors : DataFrame, or mapping name -> DataFrame
-        From `localization.evaluate_points`, of these studies or of many more. Several tables share the lines of the
-        chart and have their own numbers below it.
-    truths : sequence of ndarray (5, 3) or None, optional
-        LPS mm; drawn as rings, and the error in mm in the corner.
-    captions : sequence of str, optional
-        Instead of the study's id.
-    limit : float
-        mm within which a point counts as found.
+    Studies are shown three in a row, each on the series on which its points were found.
+
+    errors: from `localization.evaluate_points`, of these studies or of many more; several tables, by name, share the
+    lines of the chart and have their own numbers below it. truths: (5, 3) in LPS mm or None for each study, drawn as
+    rings, with the error in mm in the corner; captions: instead of the studies' ids; limit: mm within which a point
+    counts as found.
     """
     truths = list(truths) if truths is not None else [None] * len(studies)
     captions = list(captions) if captions is not None else [study.study_id for study in studies]

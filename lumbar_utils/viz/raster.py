@@ -22,20 +22,8 @@ LETTER_COLOR = "#c8d2dc"
 class Raster:
     """A slice on a canvas of pixels, on which patient coordinates have their place.
 
-    Parameters
-    ----------
-    plane : ImagePlane
-    size : (int, int)
-        Largest height and width in pixels; the slice fills one of them and keeps its proportions.
-    window : (float, float)
-        The intensities that become black and white.
-
-    Attributes
-    ----------
-    image : PIL.Image.Image
-        RGB.
-    scale : float
-        Pixels for each mm.
+    `size` is the largest height and width in pixels, of which the slice fills one and keeps its proportions; `window`
+    the intensities that become black and white. `image` is the canvas, an RGB `PIL.Image`; `scale` its pixels a mm.
     """
 
     def __init__(self, plane: ImagePlane, size: tuple[int, int], window: tuple[float, float]):

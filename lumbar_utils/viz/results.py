@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
@@ -13,11 +12,8 @@ from matplotlib.figure import Figure
 from ..errors import DataError
 from ..evaluation.tables import by_level, calibration_error, reliability
 from ..labels import MISSING, N_SEVERITIES, SEVERITIES
-from ..metrics.score import FAMILY_TARGETS, checked_predictions, plain_frequencies
+from ..metrics.score import FAMILY_TARGETS, Score, checked_predictions, plain_frequencies
 from . import style
-
-if TYPE_CHECKING:
-    from ..metrics.score import Score
 
 SCORE_TERMS = ("total", "spinal", "foraminal", "subarticular", "any_severe_spinal")
 
@@ -163,15 +159,10 @@ def show_ablation(
 ) -> Figure:
     """Configurations below each other: their scores, and how far each is from the one it changes; lower is better.
 
-    Parameters
-    ----------
-    table : DataFrame
-        Columns name, score, against, difference, low, high (the row that it is compared with, the difference of the
-        scores and its interval; nan where there is none) and minutes (of training; nan where nothing was trained). Rows
-        are drawn in their order.
-    references : mapping name -> score, optional
-        Level lines. With `weighted prior` and `oracle` among them, the share of the distance between these two that
-        each row closes is written beside its score.
+    table: columns name, score, against, difference, low, high (the row that it is compared with, the difference of the
+    scores and its interval; nan where there is none) and minutes (of training; nan where nothing was trained), rows in
+    the order of drawing. references: scores by name, drawn as level lines; with `weighted prior` and `oracle` among
+    them, the share of the distance between these two that each row closes is written beside its score.
     """
     absent = [c for c in ("name", "score", "against", "difference", "low", "high", "minutes") if c not in table]
     if absent or not len(table):

@@ -36,24 +36,9 @@ ANGLE_COST_MM = 0.3
 class Scene:
     """A study's series, and what is drawn on a slice of one given a slice of the other.
 
-    Parameters
-    ----------
-    study : Study
-    discs : DiscPoints, optional
-        Draws the points and the discs' planes.
-    crops : StudyCrops, optional
-        Draws the boxes that were cut out of each series.
-    size : (int, int)
-        Largest height and width of a picture in pixels.
-    synthetic : bool
-        Stamps every picture.
-
-    Attributes
-    ----------
-    piles : dict `"sagittal"`, `"axial"` -> list of SlicePile
-        The views of the task first, in the order of `labels.VIEWS`.
-
-    Raises `DataError` when the study has neither sagittal nor axial series.
+    Discs are drawn as their points and planes, crops as the boxes that were cut out of each series; `size` is the
+    largest height and width of a picture in pixels. `piles` holds the series by plane, "sagittal" and "axial", each a
+    list of `SlicePile` with the views of the task first. Raises `DataError` when the study has neither.
     """
 
     def __init__(
@@ -99,16 +84,10 @@ class Scene:
         level: float = 50.0,
         marks: bool = True,
     ) -> Raster:
-        """Slice `index` of the plane's series `number`.
+        """Slice `index` of the plane's series `number`, with the line where the slice `other` cuts it.
 
-        Parameters
-        ----------
-        other : ImagePlane, optional
-            The slice on the other side, whose cut is drawn.
-        width, level : float
-            Window and level in per cent of the series' own: 100 and 50 leave it; half the width doubles contrast.
-        marks : bool
-            Whether discs and boxes are drawn.
+        Window width and level are in per cent of the series' own: 100 and 50 leave it, half the width doubles the
+        contrast. `marks` says whether discs and boxes are drawn.
         """
         pile = self.piles[plane][number]
         if pile not in self._windows:

@@ -31,14 +31,9 @@ def show_training_curves(
 ) -> Figure:
     """Columns of a history against its epoch.
 
-    Parameters
-    ----------
-    history : DataFrame
-        A column `epoch` (or `step`) and numeric columns.
-    groups : sequence of column lists, optional
-        One panel each. Default: every column whose name holds `loss` together, then each other column alone.
-    references : mapping name -> height, optional
-        Level lines in the panels that show a validation loss or score, for example the weighted prior's score.
+    history: a column `epoch` (or `step`) and numeric columns; groups: the columns of each panel, by default all whose
+    name holds `loss` together, then each other column alone; references: heights by name of level lines in the panels
+    of a validation loss or score, for example the weighted prior's score.
     """
     if len(history) == 0:
         return notice(f"{title}: the history is empty")
@@ -80,12 +75,8 @@ class LiveCurves:
     Outside a notebook it does nothing. One output a training, such as a fold, is updated in place, so that a saved
     notebook keeps the last figure only. A drawing that fails is logged, once, and the training goes on without curves.
 
-    Parameters
-    ----------
-    groups, references, title, synthetic, theme
-        As for `show_training_curves`; the title gains the epoch and the minutes so far.
-    every_seconds : float
-        Draw at most this often. What was skipped last is drawn at the end of the cell.
+    Options are those of `show_training_curves`; the title gains the epoch and the minutes so far. It draws at most once
+    in `every_seconds`, and what was skipped last at the end of the cell.
     """
 
     def __init__(
