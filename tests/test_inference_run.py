@@ -149,7 +149,7 @@ class Clock:
         monkeypatch.setattr(inference_module.time, "monotonic", lambda: self.now)
         crops = preprocess(self.source, MiddleLocalizer(), (SPEC,)).crops
 
-        def fake_preprocess(source, localizer, specs, seconds, deadline):
+        def fake_preprocess(source, localizer, specs, discs, seconds, deadline):
             if deadline <= time.time():
                 return preprocessing_module._lost(source, "out_of_time", "too late")
             self.now += read

@@ -265,8 +265,8 @@ def test_files_that_name_their_class_in_the_file_meta_alone_are_reported(tmp_pat
     source, prediction = small_study(tmp_path, FrameOfReferenceUID="1.2.9")
     without_class(tmp_path / "small")
     files, failures = write_structured_reports([prediction], [source], tmp_path / "sr")
-    assert not failures and dciodvfy(files["small"]) == []
-    (study,) = sr.srread(files["small"]).CurrentRequestedProcedureEvidenceSequence
+    assert not failures and dciodvfy(files[source.study_id]) == []
+    (study,) = sr.srread(files[source.study_id]).CurrentRequestedProcedureEvidenceSequence
     referred = study.ReferencedSeriesSequence[0].ReferencedSOPSequence
     assert {one.ReferencedSOPClassUID.name for one in referred} == {"MR Image Storage"} and len(referred) == 5
 
