@@ -152,10 +152,7 @@ def warmup_cosine(progress: float, warmup: float, start: float, end: float) -> f
 
 
 def running_average(decay: float) -> Callable:
-    """`multi_avg_fn` of `torch.optim.swa_utils.AveragedModel`: an exponential average whose decay is reached gradually.
-
-    The first steps must be forgotten quickly, or a short training averages in its random start.
-    """
+    """`multi_avg_fn` of `AveragedModel`: an exponential average that forgets the first, random steps quickly."""
 
     @torch.no_grad()
     def update(averaged: list[torch.Tensor], current: list[torch.Tensor], n_averaged: torch.Tensor) -> None:

@@ -41,8 +41,7 @@ LONGEST = 50
 def file_name(study_id: str) -> str:
     """A study's id as a file's name without ending: itself where it is plain, else what is plain of it and a hash.
 
-    Headers, folders and tables can hold anything: `../../x`, a device of Windows, a formula, characters that turn the
-    line round. Different ids get different names.
+    Ids can be anything, such as `../../x`, a device of Windows or a formula. Different ids get different names.
     """
     if PLAIN_NAME.fullmatch(study_id) and not RESERVED.fullmatch(study_id):
         return study_id

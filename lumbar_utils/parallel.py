@@ -67,39 +67,17 @@ def run_jobs(
     window: int | None = None,
     timeout: Callable[[], float] = lambda: TIMEOUT_S,
 ) -> Iterator[tuple[int, Any]]:
-    """Call a function with each of many tuples of arguments, in parallel.
+    """Call a function of a module with each of many tuples of arguments, in parallel.
 
-    Parameters
-    ----------
-    function : callable
-        Of a module, so that workers can import it.
-    tasks : iterable of tuple
-        Arguments of each call. Read one window at a time.
-    n_jobs : int, optional
-        Worker processes, -1 for one per core; 1 or None works in this process. A user's active `joblib.parallel_config`
-        takes precedence: its number of jobs where it names one, else, on a backend not joblib's own, all it has.
-    ordered : bool
-        Yield in the order of the tasks instead of as they finish.
-    threads : bool
-        Prefer threads to processes, for functions that share a device.
-    window : int, optional
-        Results that the caller uses together, in order: the next window is under way while one is used, and at most
-        two are held in memory. Default: results come one by one.
-    timeout : callable
-        Seconds for which the next result is waited for; evaluated for every window and every retry. In this process
-        (one job) nothing is given up.
+    Yields the number of each task, from 0, and what the function returned, or a `JobFailure` when it raised or its
+    process died; as they finish, or, `ordered`, in the order of the tasks. Tasks are read one window at a time.
 
-    Yields
-    ------
-    index : int
-        Which task, counted from 0.
-    result
-        What the function returned, or a `JobFailure` when it raised or its process died.
-
-    Raises
-    ------
-    OutputError
-        When a job does: on a full disk the next one fares no better.
+    `n_jobs` are worker processes, -1 for one per core; 1 or None works in this process. A user's active
+    `joblib.parallel_config` takes precedence: its number of jobs where it names one, else, on a backend not joblib's
+    own, all it has. `threads` are preferred for functions that share a device. `window` results are used together by
+    the caller, in order: the next window is under way while one is used, and at most two are held in memory.
+    `timeout` gives the seconds for which the next result is waited for, anew for every window and every retry; in
+    this process nothing is given up. Raises `OutputError` when a job does: on a full disk the next one fares no better.
     """
     # loky replaces a worker that has grown by 300 MB, which it does when torch is imported: nothing is lost.
     warnings.filterwarnings("ignore", "A worker stopped while some jobs", UserWarning)

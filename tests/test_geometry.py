@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from lumbar_utils.dicom.stacking import group_into_stacks
+from lumbar_utils.dicom.parts import group_into_stacks
 from lumbar_utils.errors import GeometryError
 from lumbar_utils.geometry import (
     INFERIOR,

@@ -115,7 +115,8 @@ def predict(args: argparse.Namespace) -> None:
 
         reports = ReportFolder(args.report, model=_describe_model(predictor, run))
         reports.add_all(sources, predictions, predictor.spec, n_jobs=args.jobs, progress=args.progress)
-        print(f"  {reports.written} reports, {len(reports.failures)} failed; open {reports.finish()}")
+        made = counted(reports.written, "report", "reports")
+        print(f"  {made}, {len(reports.failures)} failed; open {reports.finish()}")
     synthetic = all(in_synthetic_cohort(source.path) for source in sources)
     meaningless = predictor.synthetic_only and not synthetic
     _draw_crops(args, zip(sources, predictions, strict=True), predictor.spec, synthetic, meaningless)

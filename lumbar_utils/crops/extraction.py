@@ -191,14 +191,8 @@ class StudyCrops:
             text = f"middle slices of the five levels: {', '.join(shown)}"
             pictures.append((data_uri(to_grey(np.vstack(middle), (0.0, 1.05)), quality=70), text))
         about = "share of each crop that the scans cover"
-        return card(
-            f"study {self.study_id}",
-            ("", *VIEWS),
-            rows,
-            about=about,
-            notes=list(map(str, self.issues)),
-            pictures=pictures,
-        )
+        notes = list(map(str, self.issues))
+        return card(f"study {self.study_id}", ("", *VIEWS), rows, about=about, notes=notes, pictures=pictures)
 
     def save(self, path: Path | str) -> Path:
         """Write one `.npz` atomically; nothing in it is pickled."""

@@ -47,11 +47,7 @@ def best_stacks(
 
 
 def _axes_of(geometry: StackGeometry, wanted: Sequence[np.ndarray]) -> np.ndarray:
-    """The stack's own directions (3, 3), each signed as the wanted one: through the slices, then the two within them.
-
-    The first is always the normal: axial slices along a steep L5/S1 may lie nearer to the coronal plane than to the
-    axial one, and are axial slices still.
-    """
+    """The stack's own directions (3, 3), signed as the wanted ones; first the normal, however steep the slices."""
     column, row = geometry.column_cosine, geometry.row_cosine
     straight = abs(column @ wanted[1]) + abs(row @ wanted[2])
     own = (geometry.normal, column, row)

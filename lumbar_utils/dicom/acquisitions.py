@@ -9,7 +9,6 @@ References: DICOM PS3.3 C.7.6.1.1.2 (Image Type), C.8.13.3.1 (frame types of MR)
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
@@ -18,11 +17,12 @@ from zlib import crc32
 
 import numpy as np
 from pydicom.dataset import Dataset
-from pydicom.tag import BaseTag, Tag
+from pydicom.tag import Tag
 
 from ..labels import SAGITTAL_T1, VIEWS
-from .elements import text
+from .elements import folded, text
 from .identity import IDENTITY, NOBODY, identity_of, pseudonym_of, without_identity
+from .plain_files import tag_of
 from .recognition import contrast_by_words, recognise
 
 HEADER_NUMBERS = (
@@ -39,14 +39,14 @@ OTHER_KEYWORDS = (
     *("SOPClassUID", "SeriesDescription", "SeriesNumber", "EchoNumbers", "FrameOfReferenceUID", "ScanOptions"),
     *("ContrastBolusAgent", "ComplexImageComponent", "PatientName", "PatientID", "PatientBirthDate"),
 )
-_RAW_DATA_TYPE = BaseTag(0x0043102F)  # of GE: magnitude, phase, real, imaginary
+_RAW_DATA_TYPE = tag_of(0x0043102F)  # of GE: magnitude, phase, real, imaginary
 _SIGNATURE = [
     _RAW_DATA_TYPE,
-    *map(Tag, (*OTHER_KEYWORDS, *HEADER_NUMBERS[1:4], *HEADER_TEXTS[3:5], *HEADER_TEXTS[6:8])),
+    *map(tag_of, map(Tag, (*OTHER_KEYWORDS, *HEADER_NUMBERS[1:4], *HEADER_TEXTS[3:5], *HEADER_TEXTS[6:8]))),
 ]
 _FULL_SIGNATURE = [
     _RAW_DATA_TYPE,
-    *map(Tag, {*OTHER_KEYWORDS, *HEADER_NUMBERS, *HEADER_TEXTS, *IDENTITY, "PatientIdentityRemoved"}),
+    *map(tag_of, map(Tag, {*OTHER_KEYWORDS, *HEADER_NUMBERS, *HEADER_TEXTS, *IDENTITY, "PatientIdentityRemoved"})),
 ]
 _ENHANCED = {
     "RepetitionTime": ("MRTimingAndRelatedParametersSequence", "RepetitionTime"),
@@ -144,11 +144,8 @@ class Acquisition:
 
 
 def signature(dataset: Dataset, *, full: bool = False) -> tuple:
-    """What a single-frame header says about its acquisition, unparsed: of equal ones one needs to be looked at.
-
-    The full one has all that `Acquisition` keeps, the other what differs within a series.
-    """
-    items = [dataset.get_item(tag, keep_deferred=True) for tag in (_FULL_SIGNATURE if full else _SIGNATURE)]
+    """What a header says about its acquisition, unparsed: all that is kept of it, or what differs in a series."""
+    items = map(dict(dataset.items()).get, _FULL_SIGNATURE if full else _SIGNATURE)
     return tuple([item and (item.value if type(item.value) is bytes else str(item.value)) for item in items])
 
 
@@ -259,8 +256,7 @@ def _kind(said: dict[str, str], description: str, dataset: Dataset) -> str:
 
 def _hashes(words: str) -> frozenset[int]:
     """Of the words of a name, whatever their case, accents and order, so that spellings compare as equal."""
-    plain = "".join(c for c in unicodedata.normalize("NFKD", words.casefold()) if not unicodedata.combining(c))
-    return frozenset(crc32(word.encode()) for word in re.findall(r"[^\W_]+", plain) if word not in NOBODY)
+    return frozenset(crc32(word.encode()) for word in re.findall(r"[^\W_]+", folded(words)) if word not in NOBODY)
 
 
 def _number(words: str) -> float | None:

@@ -85,9 +85,8 @@ class _Helper:
             return call()
         except (OSError, ValueError, EOFError) as error:  # of a broken pipe or of half an answer
             self.close()
-            raise DecodingError(
-                f"the decoder took more than {seconds:.0f} s" if late.is_set() else otherwise
-            ) from error
+            reason = f"the decoder took more than {seconds:.0f} s" if late.is_set() else otherwise
+            raise DecodingError(reason) from error
         finally:
             timer.cancel()
 
@@ -121,23 +120,9 @@ atexit.register(_decoders.close)
 
 
 def decode_compressed(data: bytes, syntax: str, plugin: str, options: dict) -> np.ndarray:
-    """Decode encapsulated frames.
+    """Decode encapsulated frames of a transfer syntax; `plugin` and `options` are those of `pydicom.pixels.Decoder`.
 
-    Parameters
-    ----------
-    data : bytes
-        Encapsulated frames, as PixelData holds them.
-    syntax : str
-        Transfer syntax UID.
-    plugin : str
-        Of pydicom; "" takes the first that succeeds.
-    options : dict
-        Of `pydicom.pixels.Decoder.as_array`: rows, columns, bits and so on, JSON-ready.
-
-    Raises
-    ------
-    DecodingError
-        When the decoder refuses the stream, crashes on it, or does not come to an end.
+    Raises `DecodingError` when the decoder refuses the stream, crashes on it, or does not come to an end.
     """
     pixels = options["rows"] * options["columns"] * options["number_of_frames"]
     request = {"syntax": str(syntax), "plugin": plugin, "options": options}

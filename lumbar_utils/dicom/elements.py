@@ -20,6 +20,7 @@ from pydicom.dataset import Dataset
 from pydicom.valuerep import PersonName
 
 from ..errors import DicomError
+from .plain_files import tag_of
 
 MAX_IMAGE = 2**28
 """Rows x columns x frames that are accepted: 1 GiB as float32, 30 times the largest series of the competition."""
@@ -126,8 +127,7 @@ def numbers(dataset: Dataset, keyword: str, path: Path | str, count: int) -> lis
 
 def _raw(dataset: Dataset, keyword: str) -> RawDataElement | None:
     """An element that pydicom has not converted yet, None where it has, or where there is none."""
-    tag = tag_for_keyword(keyword)
-    element = dataset.get_item(tag) if tag in dataset else None
+    element = dataset.get_item(tag_of(tag_for_keyword(keyword)))
     return element if isinstance(element, RawDataElement) else None
 
 
@@ -157,11 +157,6 @@ def integer(dataset: Dataset, keyword: str, path: Path | str, *, default: int | 
 
 
 def _class_name(dataset: Dataset) -> str:
-    modality = text(dataset, "Modality")
-    return uid_name(text(dataset, "SOPClassUID")) or (modality if modality in MODALITIES else "")
-
-
-def uid_name(uid: str) -> str:
-    """What the standard calls a UID, "" for one that it does not know."""
-    name = pydicom.uid.UID(uid).name
-    return "" if name == uid else name
+    """What the standard calls its SOP class, else its modality's code, "" where neither is known."""
+    uid, modality = pydicom.uid.UID(text(dataset, "SOPClassUID")), text(dataset, "Modality")
+    return uid.name if uid.name != uid else modality if modality in MODALITIES else ""

@@ -1,4 +1,4 @@
-"""What headers say: where a slice lies, and which files of a folder may be images.
+"""What headers say: where a slice lies, and what the files below a folder are, before anything is read.
 
 Attributes of enhanced multi-frame images are looked up where the standard allows them: in the functional groups
 of the frame, in those shared by all frames, in the header itself.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydicom.dataelem import RawDataElement
@@ -18,8 +19,12 @@ from pydicom.dataset import Dataset
 
 from ..errors import DicomError, GeometryError
 from ..geometry import SliceGeometry
-from .elements import integer, numbers
-from .parsing import reason_of
+from ..notebook_html import progress_bar
+from .acquisitions import HEADER_NUMBERS, HEADER_TEXTS, OTHER_KEYWORDS, Acquisition, acquisition_of, signature
+from .elements import check_image, integer, numbers, text, without_warnings
+from .identity import IDENTITY
+from .parsing import read_dataset, reason_of
+from .recognition import plane_of
 
 OTHER_FILES = (
     *(".csv", ".txt", ".md", ".json", ".xml", ".html", ".htm", ".pdf", ".png", ".jpg", ".jpeg", ".gif", ".tif"),
@@ -38,6 +43,12 @@ MAX_RESCALE = 1e12
 MAX_ITEMS = 2**18
 """Items of all depths in functional groups; an image of 1,000 frames has 20,000 or so."""
 _ITEM = b"\xfe\xff\x00\xe0"
+_TAGS = [
+    *("StudyInstanceUID", "SeriesInstanceUID", "Rows", "Columns", "NumberOfFrames", "SamplesPerPixel"),
+    *("PhotometricInterpretation", "PixelSpacing", "ImagePositionPatient", "ImageOrientationPatient"),
+    *("DirectoryRecordSequence", "PatientIdentityRemoved"),
+    *(*HEADER_NUMBERS, *HEADER_TEXTS, *OTHER_KEYWORDS, *IDENTITY),
+]
 
 
 def list_files(source: Path | str | Iterable[Path | str]) -> list[Path]:
@@ -149,3 +160,52 @@ def instance_number_of(dataset: Dataset, path: Path) -> int:
     except DicomError:
         digits = re.findall(r"\d+", path.stem)
         return int(digits[-1]) if digits else -1
+
+
+@dataclass(frozen=True)
+class FileHeader:
+    """What one file says about itself, without its pixels; `issue` is "" for an image that seems readable.
+
+    `shape` is (frames, rows, columns), `plane` the anatomical plane or "" (also for multi-frame files).
+    """
+
+    path: Path
+    study_uid: str = ""
+    series_uid: str = ""
+    shape: tuple[int, int, int] = (0, 0, 0)
+    spacing: tuple[float, ...] = ()
+    plane: str = ""
+    issue: str = ""
+    acquisition: Acquisition = field(default=Acquisition("", {}), repr=False)
+
+
+def scan_headers(folder: Path | str, *, progress: bool = False) -> list[FileHeader]:
+    """Headers of all files below a folder (or of one file), without pixels, in natural order of their paths.
+
+    A file that is no readable image comes with its `issue`, so that nothing is passed over in silence, except
+    hidden files and the suffixes of `OTHER_FILES`.
+    """
+    paths = list(walk_files(folder))
+    known: dict[tuple, Acquisition] = {}
+    return [_scan(path, known) for path in progress_bar(paths, desc="headers", unit="file", disable=not progress)]
+
+
+@without_warnings()
+def _scan(path: Path, known: dict[tuple, Acquisition]) -> FileHeader:
+    try:
+        dataset = read_dataset(path, headers_only=True, tags=_TAGS)
+    except DicomError as error:
+        return FileHeader(path, issue=error.issue)
+    issue, shape, spacing, plane = "", (0, 0, 0), (), ""
+    try:
+        shape = check_image(dataset, path)
+        spacing = tuple(numbers(dataset, "PixelSpacing", path, 2) or ())
+        if shape[0] == 1 and "ImageOrientationPatient" in dataset:
+            plane = plane_of(frame_geometry([dataset], shape[1:], path))
+    except DicomError as error:
+        issue = error.issue
+    said = signature(dataset, full=True)
+    if said not in known:
+        known[said] = acquisition_of([dataset])
+    uids = text(dataset, "StudyInstanceUID"), text(dataset, "SeriesInstanceUID")
+    return FileHeader(path, *uids, shape, spacing, plane, issue, known[said])

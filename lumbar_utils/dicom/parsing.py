@@ -35,22 +35,9 @@ _ZIP = b"PK\x03\x04"
 
 
 def read_dataset(path: Path | str, *, headers_only: bool = False, tags: list[str] | None = None) -> Dataset:
-    """Parse one file, without decoding its pixels.
+    """Parse one file without decoding its pixels, or without its pixels; `tags` are the keywords to keep.
 
-    Files without preamble or without file meta are read when their first element looks like DICOM.
-
-    Parameters
-    ----------
-    path : path-like
-    headers_only : bool
-        Stop before the pixels, for surveys of many files.
-    tags : list of str, optional
-        Keywords to keep; other elements are skipped.
-
-    Raises
-    ------
-    DicomError
-        Naming the file, when it cannot be opened or is not DICOM.
+    Files without preamble or file meta are read when their first element looks like DICOM; others raise `DicomError`.
     """
     path = Path(path)
     try:
@@ -95,9 +82,7 @@ class _GuardedFile:
 
     def read(self, size: int | None = -1) -> bytes:
         if size is None or size < 0:
-            packed = self._file.read()
-            self._refuse_bombs(packed)
-            return packed
+            return self._read_deflated()
         if size > _PREAMBLE:
             return self._file.read(min(size, max(self._size - self._file.tell(), 0)))
         self._left -= 1
@@ -110,16 +95,17 @@ class _GuardedFile:
         """Whether more was read than any image takes; pydicom raises something of its own then."""
         return self._left < 0
 
-    def _refuse_bombs(self, packed: bytes) -> None:
+    def _read_deflated(self) -> bytes:
+        packed = self._file.read()
         limit = max(MAX_INFLATED, MAX_INFLATION * len(packed))
         unpacker, inflated, rest = zlib.decompressobj(-zlib.MAX_WBITS), 0, packed
         while rest and not unpacker.eof:
             inflated += len(unpacker.decompress(rest, 2**20))
             rest = unpacker.unconsumed_tail
             if inflated > limit:
-                raise DicomError(
-                    f"its {len(packed)} deflated bytes unpack to more than the {limit} accepted", path=self._path
-                )
+                message = f"its {len(packed)} deflated bytes unpack to more than the {limit} accepted"
+                raise DicomError(message, path=self._path)
+        return packed
 
 
 def reason_of(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""Taking apart what lies in one series: patients, contrasts, planes, stacks."""
+"""Taking apart what lies in one series: patients, contrasts, planes, stacks of parallel slices."""
 
 from __future__ import annotations
 
@@ -8,29 +8,36 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import numpy as np
+from scipy.cluster import hierarchy
 
-from ..geometry import SliceGeometry
+from ..geometry import DUPLICATE_TOLERANCE_MM, MAX_SHIFT, PARALLEL_TOLERANCE_DEGREES, SliceGeometry
 from ..labels import SAGITTAL_T1
 from .acquisitions import NO_VIEW, Acquisition, split_acquisitions
 from .pixels import StoredFrame
 from .recognition import AXIAL, SAGITTAL, main_plane, plane_of
-from .stacking import group_into_stacks, in_order
 
 SCOUT_ANGLE_DEGREES = 40.0
 """Slices of another plane are scouts when turned further than this against every stack of the series' main plane.
 Blocks along neighbouring discs differ by 25 or so; the block along a steep L5/S1 can look coronal and must stay."""
 MIN_SCAN_SLICES, MAX_SCAN_STEP_MM = 6, 8.0
 """Of a stack in another plane that is no scout; scouts have 3 to 5 slices, or 10 mm between them."""
+MAX_JUMP_MM = 20.0
+"""In plane, from a slice of a stack to the nearest other one; slices along a tilted axis step by some mm."""
 
 
 class Slice(NamedTuple):
-    """One image of a file: where it lies, how it was made, its number, what is stored, (slope, intercept)."""
+    """One image of a file: where it lies, how it was made, its number, what is stored, (slope, intercept).
+
+    `file` is the file's name, `shown` what it may be called in what is written.
+    """
 
     geometry: SliceGeometry
     acquisition: Acquisition
     instance_number: int = -1
     stored: StoredFrame | None = None
     rescale: tuple[float, float] = (1.0, 0.0)
+    file: str = ""
+    shown: str = ""
 
     @property
     def pixels(self) -> np.ndarray:
@@ -41,10 +48,7 @@ class Slice(NamedTuple):
 
 
 class Part(NamedTuple):
-    """Images of one series that make a series of their own.
-
-    `stacks` are indices of slices, `planes` the plane of each of them, `doubles` and `scouts` what is left out of it.
-    """
+    """Images of one series that make a series of their own; indices of slices by stack, and of those left out."""
 
     view: str
     acquisition: Acquisition
@@ -91,7 +95,9 @@ def parts_of(slices: Sequence[Slice], view: str = "") -> list[Part]:
 
     parts.sort(key=rank)
     if view:
-        parts[0] = parts[0]._replace(view=view, note=_check_view(view, parts[0].planes))
+        shown = main_plane(parts[0].planes)
+        note = "" if shown in ("", wanted) else f"listed as {view} but its slices are {shown}"
+        parts[0] = parts[0]._replace(view=view, note=note)
     return [part for part in parts if part.view] or [max(parts, key=lambda part: part.n_slices)]
 
 
@@ -138,6 +144,62 @@ def _is_scan(slices: Sequence[Slice], stacks: list[list[int]]) -> bool:
     return sum(map(len, stacks)) >= MIN_SCAN_SLICES and len(distances) > 0 and np.median(distances) <= MAX_SCAN_STEP_MM
 
 
-def _check_view(view: str, planes: list[str]) -> str:
-    wanted, found = AXIAL if view.startswith("Axial") else SAGITTAL, main_plane(planes)
-    return "" if found in ("", wanted) else f"listed as {view} but its slices are {found}"
+def group_into_stacks(slices: Sequence[SliceGeometry]) -> list[list[int]]:
+    """Indices of slices by stack of parallel planes, sorted along the first one's normal; the largest stack first.
+
+    Works on any order. Directions may differ by `PARALLEL_TOLERANCE_DEGREES`, in the normal and in the plane; the
+    stations of a composed scan stay apart (`MAX_SHIFT`). A slice at the place of an earlier one
+    (`DUPLICATE_TOLERANCE_MM`) is left out.
+    """
+    limit = np.cos(np.radians(PARALLEL_TOLERANCE_DEGREES))
+    groups: list[list[int]] = []
+    for index, item in enumerate(slices):
+        for group in groups:
+            first = slices[group[0]]
+            if (
+                item.shape == first.shape
+                and item.row_cosine @ first.row_cosine >= limit
+                and item.column_cosine @ first.column_cosine >= limit
+                and (item.spacing == first.spacing or np.allclose(item.spacing, first.spacing, rtol=1e-3))
+                and np.abs(first.world_to_pixel(item.position)[0] / first.shape[::-1]).max() <= MAX_SHIFT
+            ):
+                group.append(index)
+                break
+        else:
+            groups.append([index])
+    stacks = [stack for group in groups for stack in _without_duplicates(slices, group)]
+    return sorted(stacks, key=len, reverse=True)
+
+
+def _without_duplicates(slices: Sequence[SliceGeometry], group: list[int]) -> list[list[int]]:
+    """Sort parallel slices; two in one plane are duplicates, or else belong to stations of a composed scan."""
+    first = slices[group[0]]
+    kept: list[int] = []
+    for index in sorted(group, key=lambda i: (float(slices[i].position @ first.normal), i)):
+        step = slices[index].position - slices[kept[-1]].position if kept else first.normal
+        if not kept or step @ first.normal >= DUPLICATE_TOLERANCE_MM:
+            kept.append(index)
+        elif np.abs(step).max() > MAX_JUMP_MM:
+            places = np.stack([slices[i].position for i in group]) @ np.stack([first.row_cosine, first.column_cosine]).T
+            labels = hierarchy.fcluster(hierarchy.linkage(places), MAX_JUMP_MM, "distance").tolist()
+            stations = [[i for i, label in zip(group, labels, strict=True) if label == one] for one in set(labels)]
+            if len(stations) > 1:
+                return [stack for station in sorted(stations) for stack in _without_duplicates(slices, station)]
+    return [kept]
+
+
+def in_order(geometries: list[SliceGeometry], group: list[int]) -> list[int]:
+    """A group of `group_into_stacks`, sorted along the normal of the slice that will stand for all.
+
+    Directions differ within the tolerance, so along another slice's normal slices that nearly touch can change places.
+    """
+    reference = min(group)
+    normal = geometries[reference].normal
+    kept: list[int] = []
+    for index in sorted(group, key=lambda i: float(geometries[i].position @ normal)):
+        step = (geometries[index].position - geometries[kept[-1]].position) @ normal if kept else np.inf
+        if step >= DUPLICATE_TOLERANCE_MM / 2:
+            kept.append(index)
+        elif index == reference:
+            kept[-1] = index
+    return kept

@@ -42,19 +42,10 @@ PREFERRED_DECODER = "pylibjpeg"
 class StoredFrame:
     """One image as it is stored, to be converted where it is wanted: half the memory, and none of it written twice.
 
-    Parameters
-    ----------
-    words : ndarray of integers, shape (rows, columns)
-        May be a view of the file's content, other bits than the stored ones included.
-    up, down : int
-        Bits by which a word is shifted, first up and then down, to cut the stored bits out of it, keeping the sign.
-    signed : bool
-        Two's complement.
-    turned : float or None
-        Of MONOCHROME1 lowest plus highest possible value; it is turned over inside the range of the stored bits, so
-        that the same value means the same brightness in all slices of a series.
-    padding : (int, int) or None
-        Lowest and highest stored value that mark where there is no image; these become the darkest value there is.
+    `words` (rows, columns) may be a view of the file's content. Shifting a word `up` and then `down` cuts the stored
+    bits out of it, keeping the sign. `turned` is lowest plus highest possible value of MONOCHROME1, which is turned
+    over inside that range, so that one value means one brightness in a whole series. Stored values from `padding[0]`
+    to `padding[1]` mark where there is no image, and become the darkest value there is.
     """
 
     words: np.ndarray
@@ -84,22 +75,7 @@ class StoredFrame:
 
 
 def stored_frames(dataset: Dataset, size: tuple[int, int, int], path: Path | str) -> list[StoredFrame]:
-    """The images of a file, before rescale slope and intercept.
-
-    Parameters
-    ----------
-    dataset : Dataset
-        As `read_dataset` returns it, with its pixels.
-    size : (int, int, int)
-        Frames, rows and columns, from `elements.check_image`.
-    path : path-like
-        Named in errors.
-
-    Raises
-    ------
-    DicomError
-        When the dataset claims what cannot be, or its pixels cannot be decoded.
-    """
+    """The images of a file of `check_image`'s size, before rescale; `DicomError` where they cannot be or be decoded."""
     frames, rows, columns = size
     allocated = integer(dataset, "BitsAllocated", path)
     stored = integer(dataset, "BitsStored", path, default=allocated)
@@ -144,13 +120,10 @@ def _padding(dataset: Dataset, path: Path | str, stored: int, signed: int) -> tu
 def _encoding(dataset: Dataset, path: Path | str) -> tuple[bool, bool, pydicom.uid.UID]:
     """(compressed, little endian, transfer syntax); the syntax is "" where the file has no meta header."""
     if "PixelData" not in dataset:
-        float_pixels = "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset
-        raise DicomError(
-            "holds floating-point pixels, expected whole numbers (PixelData)"
-            if float_pixels
-            else "holds no pixels although it has rows and columns: the file is cut off, or only a header",
-            path=path,
-        )
+        if "FloatPixelData" in dataset or "DoubleFloatPixelData" in dataset:
+            raise DicomError("holds floating-point pixels, expected whole numbers (PixelData)", path=path)
+        what = "holds no pixels although it has rows and columns"
+        raise DicomError(f"{what}: the file is cut off, or only a header", path=path)
     syntax = pydicom.uid.UID(text(getattr(dataset, "file_meta", Dataset()), "TransferSyntaxUID"))
     if syntax:
         try:
@@ -173,11 +146,9 @@ def _native_values(dataset: Dataset, path, count: int, allocated: int, little_en
     size += size % 2 if swapped else 0
     excess = len(data) - size
     if not 0 <= excess <= MAX_PADDING:
-        raise DicomError(
-            f"PixelData has {len(data)} bytes, expected {size} for its rows, columns, frames and {allocated} bits: "
-            + ("the file is cut off" if excess < 0 else "rows, columns or bits are wrong"),
-            path=path,
-        )
+        why = "the file is cut off" if excess < 0 else "rows, columns or bits are wrong"
+        wanted = f"{size} for its rows, columns, frames and {allocated} bits"
+        raise DicomError(f"PixelData has {len(data)} bytes, expected {wanted}: {why}", path=path)
     if swapped:
         return np.frombuffer(data, np.uint16, size // 2).byteswap().view(np.uint8)[:count]
     dtype = np.dtype(f"u{allocated // 8}").newbyteorder("<" if little_endian else ">")
@@ -212,9 +183,8 @@ def _decoded_values(dataset: Dataset, path, syntax: pydicom.uid.UID, options: di
             reason = printable(str(error)) if isinstance(error, DecodingError) else reason_of(error)
             raise DicomError(f"its pixels ({syntax.name}) cannot be decoded: {reason[:300]}", path=path) from error
     if values.size != frames * rows * columns:
-        raise DicomError(
-            f"its pixels ({syntax.name}) decode to shape {values.shape}, expected {(frames, rows, columns)}", path=path
-        )
+        shapes = f"{values.shape}, expected {(frames, rows, columns)}"
+        raise DicomError(f"its pixels ({syntax.name}) decode to shape {shapes}", path=path)
     return values
 
 
@@ -228,10 +198,8 @@ def _check_streams(streams: list[bytes], syntax: pydicom.uid.UID, options: dict,
         if encoded is None:
             raise DicomError(f"a compressed image ({syntax.name}) does not say its size", path=path)
         if encoded != (rows, columns):
-            raise DicomError(
-                f"the compressed image has {encoded[0]} x {encoded[1]} pixels, the header says {rows} x {columns}",
-                path=path,
-            )
+            sizes = f"{encoded[0]} x {encoded[1]} pixels, the header says {rows} x {columns}"
+            raise DicomError(f"the compressed image has {sizes}", path=path)
     size, count = sum(map(len, streams)), frames * rows * columns
     most = MAX_COMPRESSION.get(syntax, MAX_COMPRESSION[""])
     if count > ALWAYS_ACCEPTED and count > most * size:
@@ -243,15 +211,14 @@ def _encoded_size(stream: bytes) -> tuple[int, int] | None:
 
     Decoders reserve memory by these numbers, so they are compared with the header first.
     """
-    start = 0 if stream[:2] == b"\xff\xd8" else stream[:MAX_WRAPPING].find(b"\xff\x4f\xff\x51")
-    if start > 0 and stream[4:8] != b"jP  ":  # only the boxes of a JP2 file may come before
-        return None
-    if start >= 0 and stream[:2] != b"\xff\xd8":  # JPEG 2000: SOC, SIZ; size less offset (ISO 15444-1 A.5.1)
-        stream = stream[start:]
-        x1, y1, x0, y0 = (int.from_bytes(stream[i : i + 4], "big") for i in (8, 12, 16, 20))
+    if stream[:2] != b"\xff\xd8":  # JPEG 2000: SOC, SIZ; size less offset (ISO 15444-1 A.5.1)
+        start = stream[:MAX_WRAPPING].find(b"\xff\x4f\xff\x51")
+        if start < 0 or (start > 0 and stream[4:8] != b"jP  "):  # only the boxes of a JP2 file may come before
+            return None
+        x1, y1, x0, y0 = (int.from_bytes(stream[start + i : start + i + 4], "big") for i in (8, 12, 16, 20))
         return y1 - y0, x1 - x0
     at = 2
-    while stream[:2] == b"\xff\xd8" and at + 9 <= len(stream) and stream[at] == 0xFF:
+    while at + 9 <= len(stream) and stream[at] == 0xFF:
         marker = stream[at + 1]
         if marker == 0xFF:  # fill byte
             at += 1

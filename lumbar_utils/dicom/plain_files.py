@@ -6,6 +6,7 @@ Reference: DICOM PS3.5 section 7.1 (data elements), PS3.10 section 7.1 (file met
 from __future__ import annotations
 
 import struct
+from functools import lru_cache
 
 from pydicom.charset import convert_encodings
 from pydicom.dataelem import RawDataElement, empty_value_for_VR
@@ -20,6 +21,8 @@ VRS = {str(vr).encode(): str(vr) for vr in VR if len(str(vr)) == 2}
 MAX_ELEMENTS = 10_000
 """Of a file; a single image has 50 to 500. Each element of a few bytes becomes an object of hundreds."""
 
+tag_of = lru_cache(maxsize=4096)(BaseTag)
+"""The same object for the same number: BaseTag's own comparison is slow, and dictionaries skip it for one object."""
 _LONG = frozenset(vr.encode() for vr in EXPLICIT_VR_LENGTH_32)
 _START = 132
 _GROUP_LENGTH = b"\x02\x00\x00\x00UL\x04\x00"
@@ -76,14 +79,10 @@ def _elements(data: bytes, at: int, end: int, implicit: bool) -> dict[BaseTag, R
                 length = int.from_bytes(data[at + 4 : at + 8], "little")
         at += 8
         tag = group << 16 | element
-        if (
-            len(found) >= MAX_ELEMENTS
-            or tag <= last
-            or at + length > end
-            or (tag >= _FUNCTIONAL_GROUPS and tag != _PIXEL_DATA)
-        ):
+        misplaced = tag <= last or (tag >= _FUNCTIONAL_GROUPS and tag != _PIXEL_DATA)
+        if misplaced or len(found) >= MAX_ELEMENTS or at + length > end:
             return None
-        last, key = tag, BaseTag(tag)  # its own comparisons are slow
+        last, key = tag, tag_of(tag)
         value = memoryview(data)[at : at + length] if tag == _PIXEL_DATA else data[at : at + length]
         value = value if length else empty_value_for_VR(name, raw=True)
         found[key] = RawDataElement(key, name, length, value, at, implicit, True)

@@ -90,10 +90,7 @@ def plane_of(geometry: SliceGeometry) -> str:
 
 def main_plane(planes: Sequence[str]) -> str:
     """The plane of more than half of the slices, "" when there is none."""
-    for plane in set(planes):
-        if planes.count(plane) > MAIN_PLANE_SHARE * len(planes):
-            return plane
-    return ""
+    return next((plane for plane in set(planes) if planes.count(plane) > MAIN_PLANE_SHARE * len(planes)), "")
 
 
 def contrast_by_times(header: Mapping) -> str:
@@ -151,24 +148,9 @@ def _plain(words: str | None) -> str:
 
 
 def recognise(planes: Sequence[str], header: Mapping, description: str) -> tuple[str, str]:
-    """The view of a series and what had to be guessed.
+    """The view of a series and what was guessed, by `plane_of` every slice, its `Series.header` and SeriesDescription.
 
-    Parameters
-    ----------
-    planes : sequence of str
-        `plane_of` every slice.
-    header : mapping
-        As in `dicom.series.Series.header`; missing values are None.
-    description : str
-        SeriesDescription.
-
-    Returns
-    -------
-    view : str
-        One of `labels.VIEWS`, or "" for what is none of them: scouts, coronal slices, axial T1, diffusion,
-        projections and maps, other parts of the body.
-    note : str
-        "" or what was guessed or contradictory, for `Series.issues`.
+    "" for scouts, coronal slices, axial T1, diffusion, projections and maps, other parts of the body.
     """
     plane = main_plane(planes)
     modality = str(header.get("Modality") or "MR").upper()
@@ -181,15 +163,12 @@ def recognise(planes: Sequence[str], header: Mapping, description: str) -> tuple
     if part:
         return "", f"shows the {part} by its description or BodyPartExamined, so it is no lumbar view"
     times = contrast_by_times(header)
-    note = ""
-    if times and words and times != words:
-        note = (
-            f"described as {words} but its echo, repetition and inversion times are those of {times}; taken as {times}"
-        )
-    contrast = times or words
-    if not contrast:
-        contrast = "T2"
+    contrast, note = times or words or "T2", ""
+    if not times and not words:
         note = "neither times nor description tell T1 from T2; taken as T2"
+    elif times and words and times != words:
+        meant = f"its echo, repetition and inversion times are those of {times}"
+        note = f"described as {words} but {meant}; taken as {times}"
     if plane == SAGITTAL:
         return (SAGITTAL_T2 if contrast == "T2" else SAGITTAL_T1), note
     return (AXIAL_T2 if contrast == "T2" else ""), note

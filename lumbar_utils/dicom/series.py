@@ -13,22 +13,29 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 
 from ..errors import DataError, DicomError, GeometryError, Issue
-from ..geometry import StackGeometry
+from ..geometry import SliceGeometry, StackGeometry
 from ..labels import VIEWS
 from .acquisitions import Acquisition, acquisition_of, frame_values, signature
 from .elements import check_image, without_warnings
-from .headers import frame_geometry, frame_rescale, functional_groups, instance_number_of, list_files
+from .headers import (
+    FileHeader,
+    frame_geometry,
+    frame_rescale,
+    functional_groups,
+    instance_number_of,
+    list_files,
+    scan_headers,
+)
 from .identity import shown_file, without_identity
 from .parsing import read_dataset, reason_of
 from .parts import Part, Slice, part_id, parts_of
 from .pixels import stored_frames
-from .scan import FileHeader, scan_headers
 
 __all__ = ["FileHeader", "Series", "Slice", "Stack", "read_series", "read_slices", "scan_headers", "without_identity"]
 
@@ -43,15 +50,8 @@ NAMES_IN_A_NOTE = 5
 class Stack:
     """Parallel slices of a series, sorted along their normal.
 
-    Parameters
-    ----------
-    pixels : ndarray of float32, shape (n, rows, columns)
-        After rescale slope and intercept, bright = large.
-    geometry : StackGeometry
-    instance_numbers : tuple of int, length n
-        Of a multi-frame file the number of the frame, counted from 1.
-    files : tuple of str, length n
-        File names without folder.
+    `pixels` are float32 (n, rows, columns) after rescale, bright = large. `instance_numbers` of a multi-frame file are
+    the numbers of its frames, counted from 1; `files` are names without folder.
     """
 
     pixels: np.ndarray = field(repr=False)
@@ -118,20 +118,12 @@ class Series:
 
 
 @without_warnings()
-def read_slices(path: Path | str) -> list[Slice]:
-    """Read one file: one slice, or one for every frame of an enhanced multi-frame image.
+def read_slices(path: Path | str, known: dict[tuple, Acquisition] | None = None) -> list[Slice]:
+    """Read one file: one slice, or one for every frame of a multi-frame image; `DicomError` says what was wrong.
 
-    Raises
-    ------
-    DicomError
-        Naming the file and what was wrong: not DICOM, no greyscale image, no position, orientation or
-        PixelSpacing, contradictory sizes, pixels that cannot be decoded.
+    `known` are the acquisitions that were met before, by what headers say about them.
     """
-    return _read_slices(Path(path), {})
-
-
-def _read_slices(path: Path, known: dict[tuple, Acquisition]) -> list[Slice]:
-    """`read_slices`; `known` are the acquisitions that were met before, by what headers say about them."""
+    path, known = Path(path), {} if known is None else known
     try:
         dataset = read_dataset(path)
         frames, rows, columns = size = check_image(dataset, path)
@@ -165,26 +157,9 @@ def read_series(
 ) -> Series:
     """Read the files of one series into stacks; where they hold several acquisitions, those of the best suited one.
 
-    Parameters
-    ----------
-    source : path or iterable of paths
-        A folder (its files, not those of folders inside it), one file, or the files.
-    study_id, series_id : str
-        Kept in the result and named in errors.
-    view : str
-        One of `labels.VIEWS` when known; "" recognises it from orientation, times and description.
-    numbered_by_file_name : bool
-        Take `7.dcm` as instance 7 whatever its header says: the competition's tables count by file name.
-
-    Returns
-    -------
-    Series
-        Duplicates, scouts in another plane and unreadable files are left out and named in `issues`.
-
-    Raises
-    ------
-    DicomError
-        When no file can be read.
+    `source` is a folder (its files, not those of folders inside it), one file, or the files. Without a `view` it is
+    recognised; `numbered_by_file_name` takes `7.dcm` as instance 7, as the competition's tables do. Duplicates, scouts
+    in another plane and unreadable files are left out and named in `issues`; `DicomError` when no file can be read.
     """
     return read_parts(source, study_id, series_id, view, numbered_by_file_name=numbered_by_file_name)[0]
 
@@ -208,95 +183,82 @@ def read_parts(
     where = {"path": source if isinstance(source, (str, Path)) else None, "study_id": study_id, "series_id": series_id}
     if not paths:
         raise DicomError("holds no files, expected the DICOM files of one series", **where)
-    found: list[tuple[Slice, int]] = []
+    slices: list[Slice] = []
     known: dict[tuple, Acquisition] = {}
     issues: list[Issue] = []
     place = (study_id, series_id)
     pixels = 0
     for number, path in enumerate(paths):
-        if len(found) >= MAX_SLICES or pixels >= MAX_PIXELS:
-            message = f"{len(paths) - number} more files are not read: {len(found)} slices, {pixels} pixels"
+        if len(slices) >= MAX_SLICES or pixels >= MAX_PIXELS:
+            message = f"{len(paths) - number} more files are not read: {len(slices)} slices, {pixels} pixels"
             issues.append(Issue("files_not_read", message, *place))
             break
+        shown = shown_file(path, number + 1, len(paths))
         try:
-            read = _read_slices(path, known)
+            read = read_slices(path, known)
         except DicomError as error:
-            issues.append(Issue("file_unreadable", error.issue, *place, shown_file(path, number + 1, len(paths))))
+            issues.append(Issue("file_unreadable", error.issue, *place, shown))
             continue
         if numbered_by_file_name and len(read) == 1 and path.stem.isdecimal():
             read = [read[0]._replace(instance_number=int(path.stem))]
         pixels += sum(item.stored.words.size for item in read)
-        found += [(item, number) for item in read[: MAX_SLICES - len(found)]]
-    if not found:
+        slices += [item._replace(file=path.name, shown=shown) for item in read[: MAX_SLICES - len(slices)]]
+    if not slices:
         first = without_identity(str(replace(issues[0], series_id="")), scan_headers(paths[0])[0].acquisition.identity)
         raise DicomError(f"none of its {len(paths)} files can be read; {first}", **where)
-    found.sort(key=lambda one: one[0].instance_number)  # of duplicates the first counts, whatever the files' names
-    slices, files = [item for item, _ in found], [paths[number].name for _, number in found]
-    names = [shown_file(paths[number], number + 1, len(paths)) for _, number in found]
+    slices.sort(key=lambda item: item.instance_number)  # of duplicates the first counts, whatever the files' names
     try:
         parts = parts_of(slices, view)
-        series = [
-            _series_of(part, slices, files, names, study_id, part_id(series_id, k)) for k, part in enumerate(parts)
-        ]
+        series = [_series_of(part, slices, study_id, part_id(series_id, k)) for k, part in enumerate(parts)]
     except GeometryError as error:
         raise DicomError(f"its slices make no stack: {error}", **where) from error
-    issues += _taken_apart(parts, slices, names, place)
-    identity = frozenset().union(*(one.identity for one in known.values()))
-    issues = [issue.rewritten(lambda words: without_identity(words, identity)) for issue in issues]
-    return [replace(series[0], issues=(*issues, *series[0].issues)), *series[1:]]
+    issues += _taken_apart(parts, slices, place)
+    series[0] = replace(series[0], issues=(*issues, *series[0].issues))
+    hide = partial(without_identity, identity=frozenset().union(*(one.identity for one in known.values())))
+    return [replace(one, issues=tuple(issue.rewritten(hide) for issue in one.issues)) for one in series]
 
 
-def _taken_apart(parts: list[Part], slices: list[Slice], names: list[str], place: tuple[str, str]) -> list[Issue]:
+def _taken_apart(parts: list[Part], slices: list[Slice], place: tuple[str, str]) -> list[Issue]:
     """What lay in one series, where that was more than one acquisition."""
     used = {i for part in parts for group in (*part.stacks, part.doubles, part.scouts) for i in group}
-    left: dict[str, list[int]] = defaultdict(list)
-    for index in sorted(set(range(len(slices))) - used):
-        left[str(slices[index].acquisition)].append(index)
+    left: dict[str, list[Slice]] = defaultdict(list)
+    for index, item in enumerate(slices):
+        if index not in used:
+            left[str(item.acquisition)].append(item)
     issues: list[Issue] = []
-    for made, indices in left.items():
-        issues += _left_out("contrast_left_out", f"of another acquisition ({made})", indices, names, place)
+    for made, unused in left.items():
+        issues += _left_out("contrast_left_out", f"of another acquisition ({made})", unused, place)
     if len(parts) > 1:
         words = [f"{part.n_slices} images {part.acquisition}, {part.view or 'no view'}" for part in parts]
         issues.append(Issue("series_taken_apart", f"holds several acquisitions: {'; '.join(words)}", *place))
     return issues
 
 
-def _series_of(
-    part: Part, slices: list[Slice], files: list[str], names: list[str], study_id: str, series_id: str
-) -> Series:
-    place, identity = (study_id, series_id), part.acquisition.identity
-    issues = _left_out("slice_duplicate", "lies where another slice does (duplicate)", part.doubles, names, place)
-    issues += _left_out("slice_scout", "scout in another plane than the series", part.scouts, names, place)
-    issues += [Issue("view_low_confidence", part.note, *place)] if part.note else []
-    return Series(
-        study_id,
-        series_id,
-        part.view,
-        tuple(_stack(slices, files, group) for group in part.stacks),
-        part.acquisition.description,
-        part.acquisition.header,
-        tuple(issue.rewritten(lambda words: without_identity(words, identity)) for issue in issues),
-        replace(part.acquisition, identity=frozenset()),
-    )
+def _series_of(part: Part, slices: list[Slice], study_id: str, series_id: str) -> Series:
+    place, made = (study_id, series_id), part.acquisition
+    doubles, scouts = ([slices[i] for i in indices] for indices in (part.doubles, part.scouts))
+    issues = [
+        *_left_out("slice_duplicate", "lies where another slice does (duplicate)", doubles, place),
+        *_left_out("slice_scout", "scout in another plane than the series", scouts, place),
+        *([Issue("view_low_confidence", part.note, *place)] if part.note else []),
+    ]
+    stacks = tuple(_stack([slices[i] for i in group], slices[min(group)].geometry) for group in part.stacks)
+    acquisition = replace(made, identity=frozenset())
+    return Series(*place, part.view, stacks, made.description, made.header, tuple(issues), acquisition)
 
 
-def _left_out(code: str, why: str, indices: Iterable[int], names: list[str], place: tuple[str, str]) -> list[Issue]:
+def _left_out(code: str, why: str, unused: list[Slice], place: tuple[str, str]) -> list[Issue]:
     """One issue about slices that are not used, none when there are none."""
-    affected = list(dict.fromkeys(names[i] for i in indices))
-    more = f" and {len(affected) - NAMES_IN_A_NOTE} more" if len(affected) > NAMES_IN_A_NOTE else ""
-    named = f"{', '.join(affected[:NAMES_IN_A_NOTE])}{more}"
-    return [Issue(code, f"{why}, left out", *place, named)] if affected else []
+    names = list(dict.fromkeys(item.shown for item in unused))
+    more = f" and {len(names) - NAMES_IN_A_NOTE} more" if len(names) > NAMES_IN_A_NOTE else ""
+    return [Issue(code, f"{why}, left out", *place, ", ".join(names[:NAMES_IN_A_NOTE]) + more)] if names else []
 
 
-def _stack(slices: list[Slice], files: list[str], group: list[int]) -> Stack:
-    one = slices[min(group)].geometry
-    positions = np.stack([slices[i].geometry.position for i in group])
-    pixels = np.empty((len(group), *one.shape), dtype=np.float32)
-    for out, index in zip(pixels, group, strict=True):
-        slices[index].stored.write(out, *slices[index].rescale)
-    return Stack(
-        pixels,
-        StackGeometry(positions, one.row_cosine, one.column_cosine, one.spacing, one.shape),
-        tuple(slices[i].instance_number for i in group),
-        tuple(files[i] for i in group),
-    )
+def _stack(slices: list[Slice], one: SliceGeometry) -> Stack:
+    """Slices in order, with the directions, spacing and shape of one of them."""
+    pixels = np.empty((len(slices), *one.shape), dtype=np.float32)
+    for out, item in zip(pixels, slices, strict=True):
+        item.stored.write(out, *item.rescale)
+    positions = np.stack([item.geometry.position for item in slices])
+    geometry = StackGeometry(positions, one.row_cosine, one.column_cosine, one.spacing, one.shape)
+    return Stack(pixels, geometry, tuple(s.instance_number for s in slices), tuple(s.file for s in slices))

@@ -100,10 +100,9 @@ class Deadline:
         return (1 - RESERVE) * self.seconds - self.elapsed
 
     def observe(self, n: int, waited: float, predicted: float, member_seconds: Sequence[float] = ()) -> None:
-        """Note what a batch of `n` studies took, predicted by the current plan.
+        """Note a batch of `n` studies: seconds waited for it, and seconds in which the current plan predicted it.
 
-        `waited` until they were read and cropped, `predicted` by the networks; `member_seconds` of one study and one
-        pass, nan where a member was not used. Members that were never measured count as the mean of the others.
+        `member_seconds`: of one study and one pass, nan for members not used; those never measured count as the mean.
         """
         self._done += n
         if n == 0 or self.plan is None:

@@ -54,8 +54,7 @@ def choose_devices(device: str | Sequence[str] | None = None, precision: str = "
 class Networks:
     """An ensemble's networks, moved to the first of the devices and copied to the others.
 
-    `seconds` (n_members,) are those of one study and one pass in the latest call of `predict`, nan for networks that
-    were not used.
+    `seconds` (n_members,) are those of one study and one pass in the last `predict`, nan for networks not used.
     """
 
     def __init__(self, models: Sequence[LumbarClassifier], computes: Sequence[Compute]):

@@ -76,9 +76,9 @@ def preprocess(
     seconds: float | None = None,
     deadline: float = float("inf"),
 ) -> PreprocessedStudy:
-    """Read, locate and crop one study; whatever is wrong with it comes back as issues.
+    """Read, locate and crop one study in so many seconds, and nothing after the deadline (by `time.time()`).
 
-    It may take `seconds`, and nothing is read after the `deadline`, by `time.time()`.
+    Whatever is wrong with it comes back as issues.
     """
     seconds = min(float("inf") if seconds is None else seconds, deadline - time.time())
     if seconds <= 0:
@@ -192,11 +192,8 @@ def preprocess_studies(
 ) -> Iterator[list[PreprocessedStudy]]:
     """Preprocess many studies, `window` of them at a time, in their order; while one window is used, the next is made.
 
-    Studies that `discs` holds points of are not located.
-
-    `n_jobs` as in `parallel.run_jobs`; a localizer that cannot be pickled is used in this process. One study may take
-    `study_seconds`, None for as long as it likes. `time_left` gives the seconds until nothing more may be read: studies
-    that are not ready then come with the issue `out_of_time`.
+    `n_jobs` as in `parallel.run_jobs`; a localizer that cannot be pickled is used in this process. `time_left` gives
+    the seconds until nothing more may be read: studies not ready by then come with the issue `out_of_time`.
     """
     try:
         if not stays_here(n_jobs):

@@ -31,7 +31,7 @@ from ..labels import (
     split_row_id,
 )
 from ..localization import DiscPoints
-from ..metrics.score import EPSILON, metric_frequencies, prediction_table
+from ..metrics.score import EPSILON, metric_frequencies, prediction_table, uniform
 from ..notebook_html import card, tinted
 
 logger = logging.getLogger(__name__)
@@ -205,7 +205,7 @@ def _in_sample_order(
     if not known <= set(wanted):
         return table[list(sample.columns)], []
     indexed = table.set_index("row_id").reindex(wanted)
-    constant = np.full((N_TARGETS, N_SEVERITIES), 1 / N_SEVERITIES) if fallback is None else np.asarray(fallback)
+    constant = uniform() if fallback is None else np.asarray(fallback)
     filled = []
     for row_id in wanted[~wanted.isin(known)]:
         study_id, target = split_row_id(row_id)

@@ -247,8 +247,7 @@ def _data(data: str | Path, run: str | Path) -> Finding:
 
 def _holds_mr(path: Path) -> bool:
     """Whether there are MR images among the first files below a path."""
-    from ..dicom.headers import walk_files
-    from ..dicom.scan import scan_headers
+    from ..dicom.headers import scan_headers, walk_files
 
     found = (scan_headers(file)[0] for file in islice(walk_files(path), MAX_FILES_SEARCHED))
     return any(one.shape[0] and one.acquisition.is_mr for one in found)

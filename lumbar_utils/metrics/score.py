@@ -198,10 +198,7 @@ def label_weights(labels: np.ndarray) -> np.ndarray:
 
 
 def log_losses(labels: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
-    """-ln p of each label, float64 (n, 25), 0 where absent; clipped and normalised as the metric does.
-
-    Labels int (n, 25), -1 = not labelled; probabilities (n, 25, 3), which may be anything where there is no label.
-    """
+    """-ln p of each label, float64 (n, 25), 0 where absent; clipped and normalised as the metric does."""
     known = labels != MISSING
     clipped = np.clip(np.where(known[..., None], probabilities, 1.0), EPSILON, 1 - EPSILON)
     clipped = clipped / clipped.sum(axis=-1, keepdims=True)
@@ -234,11 +231,8 @@ def term_sums(
 
 
 def _score(losses: np.ndarray, weights: np.ndarray) -> Score:
-    return Score(*map(_mean, losses.sum(axis=0), weights.sum(axis=0)))
-
-
-def _mean(total: float, weight: float) -> float:
-    return float(total / weight) if weight > 0 else float("nan")
+    with np.errstate(invalid="ignore"):  # a term without any label is nan
+        return Score(*(losses.sum(axis=0) / weights.sum(axis=0)).tolist())
 
 
 def _checked_labels(labels: np.ndarray) -> np.ndarray:

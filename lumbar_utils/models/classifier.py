@@ -23,6 +23,7 @@ from ..crops.extraction import LATERAL_AXIS
 from ..devices import Compute
 from ..errors import DataError
 from ..labels import AXIAL_T2, N_LEVELS, N_SEVERITIES, N_TARGETS, SAGITTAL_T1, VIEWS
+from ..metrics.score import uniform
 from .encoders import FAMILIES, SLICE_POOLINGS, build_encoder
 from .heads import PerLevelHead, Readout, UnifiedHead
 from .inputs import StudyInput, batch_of, mirror_images, mirror_probabilities
@@ -144,7 +145,7 @@ class LumbarClassifier(nn.Module):
             self.head = UnifiedHead(features, dropout=config.dropout)
         own_heads = VIEWS if config.auxiliary else ()
         self.auxiliary = nn.ModuleList([Readout(features, self._sides(view)) for view in own_heads])
-        prior = np.full((N_TARGETS, N_SEVERITIES), 1 / N_SEVERITIES) if prior is None else np.asarray(prior)
+        prior = uniform() if prior is None else np.asarray(prior)
         bias = torch.as_tensor(np.log(np.clip(prior, 1e-6, 1)), dtype=torch.float32)
         self.bias = nn.Parameter(bias.clone())
         self.auxiliary_bias = nn.Parameter(bias.expand(len(self.auxiliary), -1, -1).clone())

@@ -39,13 +39,10 @@ def build_encoder(
     depth_strides: tuple[int, int] = (2, 2),
     pretrained: Path | str | None = None,
 ) -> nn.Module:
-    """A network for (N, 1, H, W, D) that returns pooled features (N, F), F being its `num_features`.
+    """A network for (N, 1, H, W, D) that returns pooled features (N, `num_features`), by `ClassifierConfig`'s options.
 
-    The options are those of `ClassifierConfig`. Raises `DataError` when the name is unknown, the network has no such
-    strides, or the weights are absent or do not fit.
+    Raises `DataError` for an unknown name, strides that it cannot have, and weights that are absent or do not fit.
     """
-    if family not in FAMILIES:
-        raise DataError(f"family must be one of {FAMILIES}, got {family!r}")
     weights = _read_weights(Path(pretrained)) if pretrained else None
     flat = family == "2.5d"
     # Three channels in 2.5D: the slice and its neighbours.
@@ -199,42 +196,28 @@ def _waves(slices: torch.Tensor) -> torch.Tensor:
     return torch.cos(torch.pi * place[:, None] * torch.arange(1, WAVES + 1, device=slices.device))
 
 
-def build_pooling(name: str, features: int) -> nn.Module:
-    """One of `SLICE_POOLINGS` for F features; raises `DataError` for another name."""
-    if name not in SLICE_POOLINGS:
-        raise DataError(f"slice_pooling must be one of {SLICE_POOLINGS}, got {name!r}")
-    return SLICE_POOLINGS[name](features)
-
-
 class SliceEncoder(nn.Module):
-    """A 2D network, the same for all slices, and a pooling over them: (N, 1, H, W, D) -> (N, F).
-
-    The network leads from (N, 3, H, W) to pooled features (N, F). Its channels are a slice and its two neighbours; the
-    first and the last slice are repeated for the neighbour that they lack.
-    """
+    """One 2D network over all slices with their neighbours as channels, and a pooling: (N, 1, H, W, D) -> (N, F)."""
 
     def __init__(self, network: nn.Module, slice_pooling: str):
         super().__init__()
         self.network = network
         # timm counts what comes before a last hidden layer where a model has one, and we get what comes after it.
         self.num_features = int(getattr(network, "head_hidden_size", None) or network.num_features)
-        self.pooling = build_pooling(slice_pooling, self.num_features)
+        self.pooling = SLICE_POOLINGS[slice_pooling](self.num_features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.pooling(self.network(with_neighbours(x)).unflatten(0, (len(x), -1)))
 
 
 class VolumeEncoder(nn.Module):
-    """A 3D network and a pooling over the positions that it leaves along D: (N, 1, H, W, D) -> (N, F).
-
-    With the strides as they come, a ResNet leaves one position of 8 slices, and every pooling is then the average.
-    """
+    """A 3D network and a pooling over the positions that it leaves along D: (N, 1, H, W, D) -> (N, F)."""
 
     def __init__(self, network: nn.Module, slice_pooling: str):
         super().__init__()
         self.network = network
         self.num_features = int(network.num_features)
-        self.pooling = build_pooling(slice_pooling, self.num_features)
+        self.pooling = SLICE_POOLINGS[slice_pooling](self.num_features)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.pooling(self.network.forward_features(x).mean(dim=(2, 3)).transpose(1, 2))

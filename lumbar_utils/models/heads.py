@@ -45,8 +45,7 @@ class Readout(nn.Module):
 class PerLevelHead(nn.Module):
     """The same weights for all levels (and, `sided`, for both sides), a level embedding, a light mixing over levels.
 
-    Takes three tensors (B, 5, sides, F) in the order of `labels.VIEWS`, where sagittal T2 always has one side and the
-    others have two when `sided`; gives logits (B, 25, 3).
+    Takes (B, 5, sides, F) of each view, gives logits (B, 25, 3); sagittal T2 always has one side.
     """
 
     def __init__(self, features: int, *, sided: bool, width: int, dropout: float):

@@ -97,10 +97,7 @@ def _conv2d(
     dilation: tuple[int, int],
     groups: int = 1,
 ) -> torch.Tensor:
-    """A convolution, (N, C, H, W) to (N, O, H', W'); of a few pixels as the product of one matrix with all patches.
-
-    oneDNN takes two to three times as long to train on such images.
-    """
+    """A convolution; of few pixels as a matrix product, as oneDNN takes two to three times as long to train on them."""
     size = [_out_size(x.shape[2 + k], weight.shape[2 + k], stride[k], padding[k], dilation[k]) for k in range(2)]
     if x.device.type == "cpu" and groups == 1 and x.shape[2] * x.shape[3] <= SMALL_IMAGE:
         if torch.is_autocast_enabled("cpu"):

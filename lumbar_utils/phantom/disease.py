@@ -17,7 +17,7 @@ import numpy as np
 from scipy.special import ndtri
 
 from ..labels import N_CONDITIONS, N_LEVELS, N_TARGETS
-from ..studies.prevalence import MODERATE_PERCENT, SEVERE_PERCENT
+from ..studies.statistics import MODERATE_PERCENT, SEVERE_PERCENT
 from .person import Person
 from .randomisation import randomised
 

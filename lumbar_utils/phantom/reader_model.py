@@ -16,7 +16,7 @@ import pandas as pd
 from scipy.special import ndtr
 
 from ..labels import FAMILIES, N_CONDITIONS, N_LEVELS, N_SEVERITIES, N_TARGETS, PROBABILITY_COLUMNS, row_ids
-from ..studies.prevalence import MODERATE_PERCENT, SEVERE_PERCENT
+from ..studies.statistics import MODERATE_PERCENT, SEVERE_PERCENT
 from .disease import READER_SD, perceived_of
 
 LABEL_ERROR_RATE = 0.004  # share of labels that have nothing to do with the anatomy: wrong row, wrong side, wrong click

@@ -3,8 +3,15 @@
 from .annotations import clean_coordinates
 from .competition import CompetitionFolder
 from .data import Study
-from .prevalence import MODERATE_PERCENT, SEVERE_PERCENT
-from .statistics import REAL_PREVALENCE, label_table, point_places, rank_correlation, series_table
+from .statistics import (
+    MODERATE_PERCENT,
+    REAL_PREVALENCE,
+    SEVERE_PERCENT,
+    label_table,
+    point_places,
+    rank_correlation,
+    series_table,
+)
 from .study import StudySource, find_studies, load_study
 
 __all__ = [

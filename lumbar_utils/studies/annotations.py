@@ -14,6 +14,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from itertools import combinations, pairwise
 
+import numpy as np
 import pandas as pd
 
 from ..errors import DataError
@@ -24,7 +25,6 @@ from ..labels import (
     MISSING,
     SAGITTAL_T1,
     SAGITTAL_T2,
-    TARGETS,
     VIEWS,
     condition_from_title,
     encode_severities,
@@ -41,34 +41,12 @@ x coordinates are compared up to this distance."""
 MAJORITY = 3
 """A level's foraminal sides are exchanged only when this many times more levels of the series say otherwise."""
 
-CORNER_POINT = "corner point"
-DUPLICATE_POINT = "duplicate point"
-LABEL_WITHOUT_POINT = "label without point"
-LEVELS_OUT_OF_ORDER = "levels out of order"
-NO_IMAGE = "image not on disk"
-NOT_A_NUMBER = "not a number"
-OUTSIDE_IMAGE = "outside image"
-POINT_WITHOUT_LABEL = "point without label"
-SERIES_NOT_LISTED = "series not listed"
-SIDES_EXCHANGED = "sides exchanged"
-UNKNOWN_NAME = "unknown name"
-OTHER_VIEW = "only other view"
-WRONG_VIEW = "wrong view"
-
 ACTIONS = {
-    UNKNOWN_NAME: "dropped",
-    NOT_A_NUMBER: "dropped",
-    CORNER_POINT: "dropped",
-    OUTSIDE_IMAGE: "dropped",
-    NO_IMAGE: "dropped",
-    WRONG_VIEW: "dropped",
-    DUPLICATE_POINT: "dropped",
-    LEVELS_OUT_OF_ORDER: "dropped",
-    SIDES_EXCHANGED: "corrected",
-    OTHER_VIEW: "kept",
-    SERIES_NOT_LISTED: "kept",
-    POINT_WITHOUT_LABEL: "kept",
-    LABEL_WITHOUT_POINT: "none",
+    **dict.fromkeys(("unknown name", "not a number", "corner point", "outside image", "image not on disk"), "dropped"),
+    **dict.fromkeys(("wrong view", "duplicate point", "levels out of order"), "dropped"),
+    "sides exchanged": "corrected",
+    **dict.fromkeys(("only other view", "series not listed", "point without label"), "kept"),
+    "label without point": "none",
 }
 """Every reason of a report and what is done about it."""
 
@@ -86,32 +64,14 @@ def clean_coordinates(
     *,
     image_sizes: Mapping[tuple[str, str, int], tuple[int, int]] | None = None,
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Find the annotation errors in the table of points.
+    """Find the annotation errors in the table of points; raises `DataError` when it lacks columns.
 
-    Parameters
-    ----------
-    coordinates : DataFrame
-        In the form of `train_label_coordinates.csv`, ids as str.
-    series_table : DataFrame
-        study_id, series_id, series_description of the training part.
-    labels : DataFrame, optional
-        In the form of `train.csv`, to find labels without a point and points without a label.
-    image_sizes : mapping, optional
-        (study_id, series_id, instance_number) to (rows, columns), (0, 0) for an image that is not there. Without
-        it only points outside of any possible image are found.
+    Tables are in the form of the competition's, with ids as str; `labels` tell labels without a point and points
+    without a label. `image_sizes` gives (rows, columns) by (study_id, series_id, instance_number), (0, 0) for an image
+    that is not there; without it only points outside of any possible image are found.
 
-    Returns
-    -------
-    cleaned : DataFrame
-        `COLUMNS`, with condition and level as in `labels` (`"l1_l2"`, not `"L1/L2"`), in the table's order.
-    report : DataFrame
-        `COLUMNS`, reason (a key of `ACTIONS`), action ("dropped", "corrected", "kept", or "none" where there is no
-        point) and detail. A point that is dropped is named once, with the first reason that holds.
-
-    Raises
-    ------
-    DataError
-        When a table lacks columns.
+    Returns the points that are left, with condition and level as in `labels` (`"l1_l2"`, not `"L1/L2"`), and a report:
+    `COLUMNS`, reason and action as in `ACTIONS`, and detail. A dropped point is named once, with the first reason.
     """
     absent = [column for column in COLUMNS if column not in coordinates.columns]
     if absent:
@@ -131,9 +91,9 @@ def clean_coordinates(
             report.append(_entry(row, *found))
         if not found or ACTIONS[found[0]] == "kept":
             points[index] = row
-    _drop(points, report, DUPLICATE_POINT, _duplicates(points))
+    _drop(points, report, "duplicate point", _duplicates(points))
     _exchange_sides(points, report)
-    _drop(points, report, LEVELS_OUT_OF_ORDER, _out_of_order(points))
+    _drop(points, report, "levels out of order", _out_of_order(points))
     if labels is not None:
         report += _compare_with_labels(labels, raw_targets, points)
     cleaned = pd.DataFrame(list(points.values()), columns=list(COLUMNS))
@@ -164,41 +124,37 @@ def _fault_of_point(
     """(reason, detail) of the first fault of one point by itself."""
     x, y, condition = row["x"], row["y"], row["condition"]
     if condition not in CONDITIONS or row["level"] not in LEVELS:
-        return UNKNOWN_NAME, f"{condition!r} at {row['level']!r}"
+        return "unknown name", f"{condition!r} at {row['level']!r}"
     if not (x - x == 0 and y - y == 0 and float(row["instance_number"]).is_integer()):
-        return NOT_A_NUMBER, ""
+        return "not a number", ""
     if 0 <= x < CORNER and 0 <= y < CORNER:
-        return CORNER_POINT, ""
+        return "corner point", ""
     rows, columns = MAX_MATRIX, MAX_MATRIX
     if image_sizes is not None:
         image = row["study_id"], row["series_id"], int(row["instance_number"])
         rows, columns = image_sizes.get(image, (0, 0))
         if not rows:
-            return NO_IMAGE, f"instance {image[2]}"
+            return "image not on disk", f"instance {image[2]}"
     if not (-0.5 <= x <= columns and -0.5 <= y <= rows):
         size = f" of {columns} x {rows}" if image_sizes is not None else ""
-        return OUTSIDE_IMAGE, f"({x:.0f}, {y:.0f}){size}"
+        return "outside image", f"({x:.0f}, {y:.0f}){size}"
     view = views.get((row["study_id"], row["series_id"]))
     if view is None:
-        return SERIES_NOT_LISTED, ""
+        return "series not listed", ""
     wanted = POINT_VIEWS[condition]
     if view in VIEWS and view != wanted:
         if (row["study_id"], wanted) in views_of_study:
-            return WRONG_VIEW, f"on {view}, expected {wanted}"
-        return OTHER_VIEW, f"on {view}, the study has no {wanted}"
+            return "wrong view", f"on {view}, expected {wanted}"
+        return "only other view", f"on {view}, the study has no {wanted}"
     return None
 
 
 def _duplicates(points: Mapping[int, dict]) -> dict[int, str]:
     """Second and later points of one target."""
-    seen: set[tuple] = set()
-    extra = {}
-    for index, row in points.items():
-        target = row["study_id"], row["condition"], row["level"]
-        if target in seen:
-            extra[index] = "the first one is kept"
-        seen.add(target)
-    return extra
+    keys = pd.Series(
+        {index: (row["study_id"], row["condition"], row["level"]) for index, row in points.items()}, dtype=object
+    )
+    return dict.fromkeys(keys.index[keys.duplicated()], "the first one is kept")
 
 
 def _exchange_sides(points: dict[int, dict], report: list[tuple]) -> None:
@@ -210,11 +166,9 @@ def _exchange_sides(points: dict[int, dict], report: list[tuple]) -> None:
     by_target = {(row["study_id"], row["condition"], row["level"]): row for row in points.values()}
     foramina: dict[tuple, list[tuple[dict, dict]]] = defaultdict(list)
     wrong: list[tuple[dict, dict]] = []
+    other_side = {_LEFT_FORAMEN: _RIGHT_FORAMEN, _LEFT_RECESS: _RIGHT_RECESS}
     for (study_id, condition, level), left in by_target.items():
-        if condition not in (_LEFT_FORAMEN, _LEFT_RECESS):
-            continue
-        other = _RIGHT_FORAMEN if condition == _LEFT_FORAMEN else _RIGHT_RECESS
-        right = by_target.get((study_id, other, level))
+        right = by_target.get((study_id, other_side.get(condition), level))
         if right is None or right["series_id"] != left["series_id"]:
             continue
         if condition == _LEFT_FORAMEN:
@@ -229,7 +183,7 @@ def _exchange_sides(points: dict[int, dict], report: list[tuple]) -> None:
             wrong += few
     for left, right in wrong:
         for row in (left, right):
-            report.append(_entry(row, SIDES_EXCHANGED, "side of the point set to the other one"))
+            report.append(_entry(row, "sides exchanged", "side of the point set to the other one"))
         left["condition"], right["condition"] = right["condition"], left["condition"]
 
 
@@ -267,23 +221,16 @@ def _always_in_order(heights: list[float]) -> set[int]:
 
 
 def _compare_with_labels(labels: pd.DataFrame, raw_targets: set[tuple], points: Mapping[int, dict]) -> list[tuple]:
-    entries = []
-    codes = encode_severities(labels)
-    labelled = set()
-    split = [(condition, level) for condition in CONDITIONS for level in LEVELS]
-    for study_id, row in zip(labels["study_id"], codes, strict=True):
-        for target in range(len(TARGETS)):
-            if row[target] == MISSING:
-                continue
-            key = (study_id, *split[target])
-            labelled.add(key)
-            if key not in raw_targets:
-                nothing = dict.fromkeys(COLUMNS) | dict(zip(("study_id", "condition", "level"), key, strict=True))
-                entries.append(_entry(nothing, LABEL_WITHOUT_POINT, ""))
-    for row in points.values():
-        if (row["study_id"], row["condition"], row["level"]) not in labelled:
-            entries.append(_entry(row, POINT_WITHOUT_LABEL, ""))
-    return entries
+    targets = [(condition, level) for condition in CONDITIONS for level in LEVELS]
+    studies = labels["study_id"].tolist()
+    graded = [(studies[row], *targets[column]) for row, column in np.argwhere(encode_severities(labels) != MISSING)]
+    absent = [
+        dict(zip(("study_id", "condition", "level"), key, strict=True)) for key in graded if key not in raw_targets
+    ]
+    entries = [_entry(dict.fromkeys(COLUMNS) | key, "label without point", "") for key in absent]
+    known = set(graded)
+    extra = [row for row in points.values() if (row["study_id"], row["condition"], row["level"]) not in known]
+    return entries + [_entry(row, "point without label", "") for row in extra]
 
 
 def _drop(points: dict[int, dict], report: list[tuple], reason: str, wrong: Mapping[int, str]) -> None:

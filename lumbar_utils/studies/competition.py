@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import logging
 import os
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -17,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from ..dicom.headers import scan_headers
 from ..dicom.identity import shown_series
-from ..dicom.scan import scan_headers
 from ..dicom.series import Series, read_parts
 from ..errors import DataError, DicomError, Issue, counted
 from ..files import PLAIN_NAME
@@ -69,20 +68,18 @@ class CompetitionFolder:
         """
         root = Path(path)
         if not is_competition_folder(root):
-            raise DataError(
-                f"{root} is not a competition folder: expected train_images, test_images or "
-                "{train,test}_series_descriptions.csv in it"
-            )
-        tables = [
-            _read_table(root / f"{part}_series_descriptions.csv", ("study_id", "series_id", "series_description"))
-            for part in PARTS
-        ]
-        for part, table in zip(PARTS, tables, strict=True):
-            for study_id in () if table is None else table["study_id"].unique():
-                _safe_id(study_id, f"{root / part}_series_descriptions.csv: study_id")
-        listed = [table.assign(part=part) for part, table in zip(PARTS, tables, strict=True) if table is not None]
+            wanted = "train_images, test_images or {train,test}_series_descriptions.csv"
+            raise DataError(f"{root} is not a competition folder: expected {wanted} in it")
         columns = ["study_id", "series_id", "series_description", "part"]
-        series_table = pd.concat(listed, ignore_index=True)[columns] if listed else pd.DataFrame(columns=columns)
+        tables = []
+        for part in PARTS:
+            file = root / f"{part}_series_descriptions.csv"
+            table = _read_table(file, tuple(columns[:3]))
+            if table is not None:
+                for study_id in table["study_id"].unique():
+                    _safe_id(study_id, f"{file}: study_id")
+                tables.append(table.assign(part=part))
+        series_table = pd.concat(tables, ignore_index=True)[columns] if tables else pd.DataFrame(columns=columns)
         views = {view.lower(): view for view in VIEWS}
         described = series_table["series_description"].fillna("").astype(str).str.strip()
         series_table = series_table.assign(series_description=[views.get(d.lower(), d) for d in described])
@@ -109,13 +106,11 @@ class CompetitionFolder:
 
     def study_folder(self, study_id: str, part: str | None = None) -> Path:
         """Folder of a study's series. Raises `DataError` for ids that are no plain name and studies not on disk."""
-        study_id = _safe_id(study_id, "study_id")
-        parts = PARTS if part is None else (_known_part(part),)
-        folders = [self.root / f"{p}_images" / study_id for p in parts]
-        for folder in folders:
-            if folder.is_dir():
-                return folder
-        raise DataError(f"study {study_id} is not on disk, looked for {' and '.join(map(str, folders))}")
+        folders = self._folders(study_id, part)
+        found = next(filter(Path.is_dir, folders), None)
+        if found is None:
+            raise DataError(f"study {study_id} is not on disk, looked for {' and '.join(map(str, folders))}")
+        return found
 
     def load_study(self, study_id: str, *, part: str | None = None, series_ids: Sequence[str] | None = None) -> Study:
         """Read all series of a study (or those of `series_ids`); views come from the table, else from the headers.
@@ -127,15 +122,15 @@ class CompetitionFolder:
         DicomError
             When the study is not on disk, or none of its series can be read.
         """
-        parts = PARTS if part is None else (_known_part(part),)
-        safe = _safe_id(study_id, "study_id")
-        part = next((p for p in parts if (self.root / f"{p}_images" / safe).is_dir()), parts[0])
-        folder = self.root / f"{part}_images" / safe
-        return load_listed_study(folder, safe, self.listed_series(safe, part), series_ids=series_ids)
+        folders = self._folders(study_id, part)
+        folder = next(filter(Path.is_dir, folders), folders[0])
+        listed = self.listed_series(folder.name, folder.parent.name.removesuffix("_images"))
+        return load_listed_study(folder, folder.name, listed, series_ids=series_ids)
 
     def listed_series(self, study_id: str, part: str) -> dict[str, str] | None:
         """Series ids and descriptions of a study in the table's order; None when that part has no table."""
-        return self._listed.get((_known_part(part), str(study_id)), {}) if self._has_table[part] else None
+        studies = self._listed[_known_part(part)]
+        return studies.get(str(study_id), {}) if studies else None
 
     def label_codes(self, study_ids: Sequence[str]) -> np.ndarray:
         """Labels of studies, int8 (n, 25) in `labels.TARGETS` order, -1 where not labelled.
@@ -173,9 +168,8 @@ class CompetitionFolder:
             raise DataError(f"{self.root} has no train_label_coordinates.csv")
         if not read_headers:
             return self._cleaned
-        return clean_coordinates(
-            self.coordinates, self._train_series, self.labels, image_sizes=self._image_sizes(progress)
-        )
+        sizes = self._image_sizes(progress)
+        return clean_coordinates(self.coordinates, self._train_series, self.labels, image_sizes=sizes)
 
     def world_points(self, study: Study) -> pd.DataFrame:
         """The cleaned points of a loaded study in the patient.
@@ -195,8 +189,7 @@ class CompetitionFolder:
                 continue
             point = series.stacks[place[0]].geometry[place[1]].pixel_to_world([row.x, row.y])
             rows.append((row.study_id, row.series_id, row.instance_number, row.condition, row.level, *point))
-        columns = ["study_id", "series_id", "instance_number", "condition", "level", "x", "y", "z"]
-        return pd.DataFrame(rows, columns=columns)
+        return pd.DataFrame(rows, columns=[*POINT_COLUMNS, "z"])
 
     def canal_points(self, study_id: str, study: Study) -> np.ndarray:
         """Canal points of the table in LPS mm, float64 (5, 3) in `labels.LEVELS` order, nan where there is none."""
@@ -217,17 +210,11 @@ class CompetitionFolder:
         return self.series_table[self.series_table["part"] == "train"]
 
     @cached_property
-    def _has_table(self) -> dict[str, bool]:
-        return {part: bool((self.series_table["part"] == part).any()) for part in PARTS}
-
-    @cached_property
     def _study_ids(self) -> dict[str, list[str]]:
         ids = {}
         for part in PARTS:
-            if self._has_table[part]:
-                rows = self.series_table["part"] == part
-                ids[part] = list(dict.fromkeys(self.series_table.loc[rows, "study_id"]))
-            else:
+            ids[part] = list(self._listed[part])
+            if not ids[part]:
                 names = folder_names(self.root / f"{part}_images")
                 ids[part] = [name for name in names if name.isdecimal()]
                 if len(ids[part]) < len(names):
@@ -236,12 +223,17 @@ class CompetitionFolder:
         return ids
 
     @cached_property
-    def _listed(self) -> dict[tuple[str, str], dict[str, str]]:
-        """(part, study id) to series ids and descriptions, in the table's order."""
-        listed: dict[tuple[str, str], dict[str, str]] = defaultdict(dict)
+    def _listed(self) -> dict[str, dict[str, dict[str, str]]]:
+        """By part and study id, series ids and descriptions in the table's order; no studies where it has no table."""
+        listed: dict[str, dict[str, dict[str, str]]] = {part: {} for part in PARTS}
         for row in self.series_table.itertuples():
-            listed[row.part, row.study_id][row.series_id] = row.series_description
-        return dict(listed)
+            listed[row.part].setdefault(row.study_id, {})[row.series_id] = row.series_description
+        return listed
+
+    def _folders(self, study_id: str, part: str | None) -> list[Path]:
+        """Where a study may lie, the most probable place first."""
+        parts = PARTS if part is None else (_known_part(part),)
+        return [self.root / f"{one}_images" / _safe_id(study_id, "study_id") for one in parts]
 
     def _image_sizes(self, progress: bool) -> dict[tuple[str, str, int], tuple[int, int]]:
         """(study, series, instance) to (rows, columns) of every image with a point; (0, 0) when it is not on disk."""
@@ -269,22 +261,7 @@ def is_competition_folder(path: Path | str) -> bool:
 def load_listed_study(
     folder: Path, study_id: str, listed: Mapping[str, str] | None, *, series_ids: Sequence[str] | None = None
 ) -> Study:
-    """Read a study laid out as `<study>/<series>/<instance>.dcm`.
-
-    Parameters
-    ----------
-    folder : Path
-        The study's folder.
-    listed : mapping of series id to description, or None
-        The study's rows of the table of series; None when there is no table at all.
-    series_ids : sequence of str, optional
-        Only these.
-
-    Raises
-    ------
-    DicomError
-        When nothing can be read.
-    """
+    """Read a study laid out as `<study>/<series>/<instance>.dcm`; `listed` are its rows of the table, if any."""
     if not folder.is_dir():
         raise DicomError("the study is not on disk", path=folder, study_id=study_id)
     described = dict(listed or {})
@@ -310,9 +287,9 @@ def load_listed_study(
             continue
         series += read
         if listed is not None and not view:
-            code, why = ("series_not_listed", "on disk but not in the table")
+            code, why = "series_not_listed", "on disk but not in the table"
             if series_id in described:
-                code, why = ("series_description_unknown", f"described as {description!r}")
+                code, why = "series_description_unknown", f"described as {description!r}"
             text = f"{why}, recognised as {read[0].view or 'no view that is used'}"
             issues.append(Issue(code, text, study_id, series_id))
     if not series:

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from hashlib import sha256
 from operator import and_
 
 from ..dicom.acquisitions import same_person
-from ..dicom.scan import FileHeader
+from ..dicom.headers import FileHeader
 from ..errors import Issue
+from ..files import hashed
 
 LONELY = 3
 """So many images that look alike and each have a UID of their own are held to have got it from an anonymiser."""
@@ -22,10 +22,13 @@ def group_images(headers: Sequence[FileHeader]) -> tuple[list[tuple[str, str]], 
     """Study and series of each image, names that hold nothing of the patient, and issues by study."""
     issues: dict[str, list[Issue]] = defaultdict(list)
     studies = _by_patient(headers, _study_keys(headers), issues)
-    looks = [(study, *_look(header)) for study, header in zip(studies, headers, strict=True)]
+    looks = []
+    for study, header in zip(studies, headers, strict=True):
+        made, spacing = header.acquisition, tuple(round(mm, 3) for mm in header.spacing)
+        looks.append((study, made.description, made.series_number, header.shape[1:], spacing))
     lonely = _lonely([(study, one.series_uid) for study, one in zip(studies, headers, strict=True)], looks, headers)
     named: dict[tuple, str] = {}
-    counts: dict[str, Counter] = defaultdict(Counter)
+    counts: Counter[tuple[str, str]] = Counter()
     series = []
     for study, header, look, alone in zip(studies, headers, looks, lonely, strict=True):
         if header.series_uid and not alone:
@@ -33,11 +36,10 @@ def group_images(headers: Sequence[FileHeader]) -> tuple[list[tuple[str, str]], 
             continue
         key = look if header.series_uid else (*look, header.path.parent)
         series.append(named.setdefault(key, header.series_uid or f"series-{len(named) + 1}"))
-        counts[study][series[-1]] += 1
-    for study, of_series in counts.items():
-        for one, count in of_series.items():
-            text = f"{count} images have no SeriesInstanceUID, or each its own; taken as one series, as they look alike"
-            issues[study].append(Issue("uids_not_usable", text, series_id=one))
+        counts[study, series[-1]] += 1
+    for (study, one), count in counts.items():
+        text = f"{count} images have no SeriesInstanceUID, or each its own; taken as one series, as they look alike"
+        issues[study].append(Issue("uids_not_usable", text, series_id=one))
     return list(zip(studies, series, strict=True)), issues
 
 
@@ -51,15 +53,9 @@ def _study_keys(headers: Sequence[FileHeader]) -> list[str]:
     named: dict[object, str] = {}
     keys = []
     for header, tie, alone in zip(headers, ties, lonely, strict=True):
-        known = header.study_uid or header.acquisition.frame_of_reference
-        known = known or f"study-{sha256(str(header.path.parent).encode()).hexdigest()[:12]}"
+        known = header.study_uid or header.acquisition.frame_of_reference or hashed("study", str(header.path.parent))
         keys.append(named.setdefault(tie, known) if alone or not header.study_uid else header.study_uid)
     return keys
-
-
-def _look(header: FileHeader) -> tuple:
-    made = header.acquisition
-    return made.description, made.series_number, header.shape[1:], tuple(round(mm, 3) for mm in header.spacing)
 
 
 def _lonely(uids: list, alike: list, headers: Sequence[FileHeader]) -> list[bool]:

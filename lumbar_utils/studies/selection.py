@@ -25,28 +25,21 @@ ENOUGH_FRAMES = 3
 
 
 def usable_together(study_id: str, series: Sequence[Series], issues: Sequence[Issue]) -> Study:
-    """The study of series that were read, in their order; see `_of_one_patient`, `_in_one_frame` and `_best_suited`."""
+    """The study of series that were read, in their order; those of another patient than the main one are left out.
+
+    The main one is of the first sagittal T2, or else of the largest series. See `_in_one_frame` and `_best_suited`.
+    """
     found = list(issues)
-    kept = _of_one_patient(study_id, list(series), found)
-    kept = _in_one_frame(study_id, kept, found)
-    return Study(study_id, tuple(_best_suited(study_id, kept, found)), tuple(found))
-
-
-def _of_one_patient(study_id: str, series: list[Series], issues: list[Issue]) -> list[Series]:
-    """Leave out series of another patient than the first sagittal T2 is of, or else the largest series."""
-    first = max(series, key=lambda one: (one.view == SAGITTAL_T2, bool(one.view), one.n_slices))
+    main = max(series, key=lambda one: (one.view == SAGITTAL_T2, bool(one.view), one.n_slices))
     kept = []
     for one in series:
-        if (
-            one.acquisition
-            and first.acquisition
-            and not same_person(one.acquisition.patient, first.acquisition.patient)
-        ):
-            text = "its PatientID, PatientName or PatientBirthDate is not that of the other series; left out"
-            issues.append(Issue("patients_mixed", text, study_id, one.series_id))
-        else:
+        if same_person(one.acquisition.patient, main.acquisition.patient):
             kept.append(one)
-    return kept
+        else:
+            text = "its PatientID, PatientName or PatientBirthDate is not that of the other series; left out"
+            found.append(Issue("patients_mixed", text, study_id, one.series_id))
+    kept = _in_one_frame(study_id, kept, found)
+    return Study(study_id, tuple(_best_suited(study_id, kept, found)), tuple(found))
 
 
 def _in_one_frame(study_id: str, series: list[Series], issues: list[Issue]) -> list[Series]:
@@ -93,9 +86,8 @@ def _best_suited(study_id: str, series: list[Series], issues: list[Issue]) -> li
             issues.append(Issue("series_less_suited", text, study_id, one.series_id))
             one = replace(one, view="")
         elif one.acquisition.kind in NO_VIEW:
-            issues.append(
-                Issue("series_less_suited", f"shows {one.acquisition.kind}, no view", study_id, one.series_id)
-            )
+            text = f"shows {one.acquisition.kind}, no view"
+            issues.append(Issue("series_less_suited", text, study_id, one.series_id))
         elif sum(one.drawbacks.values()) > LEAD:
             text = f"used as {one.view} although it is not plain ({reasons}): no other shows the same"
             issues.append(Issue("view_low_confidence", text, study_id, one.series_id))

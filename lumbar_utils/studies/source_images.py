@@ -44,20 +44,10 @@ SEXES = ("M", "F", "O")
 
 @dataclass(frozen=True, eq=False)
 class SourceImage:
-    """One image file that a result rests on.
+    """One image file that a result rests on, as one of the views, with one geometry for every frame.
 
-    Attributes
-    ----------
-    study_uid, series_uid, sop_class_uid, sop_instance_uid, frame_of_reference_uid : str
-        The last may be empty; millimetres of two images compare only where it is the same.
-    series_id : str
-        As the library names the series: the folder of a competition's study, else the SeriesInstanceUID.
-    series_number : int
-        0 where missing.
-    view : str
-        One of `labels.VIEWS`.
-    frames : tuple of SliceGeometry
-        One, or one for every frame of a multi-frame image.
+    `series_id` is the library's name of the series, `series_number` 0 where missing; `frame_of_reference_uid` may be
+    empty, and millimetres of two images compare only where it is the same.
     """
 
     study_uid: str
@@ -79,20 +69,10 @@ class SourceImage:
 
 @dataclass(frozen=True, eq=False)
 class SourceImages:
-    """The images of a study's three views, and the header that tells whose they are.
+    """The images of a study's three views, those of its main StudyInstanceUID first.
 
-    Attributes
-    ----------
-    study_id : str
-    patient : Dataset
-        Patient and study attributes of the first image, each checked to be readable; type 2 attributes are there,
-        empty where the source lacks them. Identifies the patient.
-    images : tuple of SourceImage
-        All of one StudyInstanceUID come first.
-    acquisitions : dict series_id -> dict
-        How each series was acquired, as in `dicom.series.Series.header`.
-    issues : tuple of Issue
-        Files that are left out, and why.
+    `patient` are the patient and study attributes of the first image, which identify the patient: each can be read, and
+    type 2 attributes are there, if need be empty. `acquisitions` are `Series.header` by series id.
     """
 
     study_id: str
@@ -108,33 +88,18 @@ class SourceImages:
     def nearest(
         self, point: np.ndarray, *, view: str = "", series_id: str = "", frame_of_reference_uid: str = ""
     ) -> tuple[SourceImage, int] | None:
-        """The image nearest to an LPS point, and its frame (from 0), among those of the view, series and frame given.
-
-        None when there is none.
-        """
-        wanted = [
-            image
-            for image in self.images
-            if view in ("", image.view)
-            and series_id in ("", image.series_id)
-            and frame_of_reference_uid in ("", image.frame_of_reference_uid)
-        ]
-        if not wanted:
-            return None
-        best = min(wanted, key=lambda image: image.distance(point)[0])
-        return best, best.distance(point)[1]
+        """The image nearest to an LPS point among those of the view, series and frame given, and its frame (from 0)."""
+        asked = {"view": view, "series_id": series_id, "frame_of_reference_uid": frame_of_reference_uid}
+        wanted = [one for one in self.images if all(v in ("", getattr(one, name)) for name, v in asked.items())]
+        best = min(wanted, key=lambda image: image.distance(point)[0], default=None)
+        return best and (best, best.distance(point)[1])
 
 
 @without_warnings()
 def read_source_images(source: StudySource) -> SourceImages:
-    """Read the headers of a study's files, without pixels.
+    """Read the headers of a study's files without pixels; `DicomError` when no image is left.
 
     Series that are none of the three views are left out, as is every file without the UIDs to refer to it by.
-
-    Raises
-    ------
-    DicomError
-        When nothing is left, with the first reason.
     """
     images: list[SourceImage] = []
     headers: list[Dataset] = []
@@ -195,9 +160,7 @@ def _source_image(dataset: Dataset, path: Path, series_id: str) -> tuple[SourceI
     """An image, and its frames as `parts_of` takes them."""
     frames, rows, columns = check_image(dataset, path)
     uids = {name: text(dataset, name) for name in ("StudyInstanceUID", "SeriesInstanceUID")}
-    meta = getattr(
-        dataset, "file_meta", Dataset()
-    )  # where a data set lacks its SOP Common Module, as the competition's
+    meta = getattr(dataset, "file_meta", Dataset())  # for data sets without SOP Common Module, as the competition's
     for name in ("SOPClassUID", "SOPInstanceUID"):
         uids[name] = text(dataset, name) or text(meta, f"MediaStorage{name}")
     absent = [name for name, value in uids.items() if not re.fullmatch(r"[0-9.]{1,64}", value)]
@@ -206,17 +169,8 @@ def _source_image(dataset: Dataset, path: Path, series_id: str) -> tuple[SourceI
     groups = functional_groups(dataset, frames, path)
     number = text(dataset, "SeriesNumber")
     geometries = tuple(frame_geometry(group, (rows, columns), path) for group in groups)
-    image = SourceImage(
-        uids["StudyInstanceUID"],
-        uids["SeriesInstanceUID"],
-        uids["SOPClassUID"],
-        uids["SOPInstanceUID"],
-        text(dataset, "FrameOfReferenceUID"),
-        series_id,
-        int(number) if number.isdecimal() else 0,
-        "",
-        geometries,
-    )
+    number = int(number) if number.isdecimal() else 0
+    image = SourceImage(*uids.values(), text(dataset, "FrameOfReferenceUID"), series_id, number, "", geometries)
     return image, [Slice(frame, acquisition_of(group)) for frame, group in zip(geometries, groups, strict=True)]
 
 

@@ -28,13 +28,32 @@ from ..labels import (
 )
 from ..notebook_html import progress_bar
 from ..parallel import JobFailure, run_jobs
-from .prevalence import MODERATE_PERCENT, SEVERE_PERCENT
 from .study import StudySource, load_study
 
 logger = logging.getLogger(__name__)
 
+MODERATE_PERCENT = np.array(
+    [
+        [3.4, 7.7, 11.7, 12.0, 2.6],
+        [3.2, 8.7, 20.8, 31.9, 26.3],
+        [3.2, 8.5, 21.0, 31.9, 25.1],
+        [4.7, 12.9, 23.0, 31.6, 20.7],
+        [5.6, 12.3, 23.0, 31.5, 20.1],
+    ]
+)
+SEVERE_PERCENT = np.array(
+    [
+        [1.1, 2.7, 6.2, 12.9, 1.0],
+        [0.1, 0.6, 2.0, 7.1, 10.4],
+        [0.7, 0.3, 2.1, 6.6, 9.6],
+        [1.4, 4.2, 9.8, 23.3, 7.4],
+        [1.2, 3.7, 10.0, 23.3, 8.8],
+    ]
+)
+"""Percent of labelled targets graded moderate and severe in the 1,975 training studies of RSNA 2024, by condition and
+level, shape (5, 5)."""
 REAL_PREVALENCE = np.stack([MODERATE_PERCENT.ravel(), SEVERE_PERCENT.ravel()], axis=1)
-"""Percent moderate and severe of each target in the 1,975 training studies of RSNA 2024, shape (25, 2)."""
+"""The same by target, shape (25, 2)."""
 
 SLICE_ORDERS = (
     ("right to left", "left to right"),
@@ -106,19 +125,7 @@ def series_table(sources: Sequence[StudySource], *, n_jobs: int = 2, progress: b
 
 
 def point_places(coordinates: pd.DataFrame, series: pd.DataFrame) -> pd.DataFrame:
-    """Where the points of the coordinate table lie in their images, as fractions of width and height.
-
-    Parameters
-    ----------
-    coordinates : DataFrame
-        In the form of `train_label_coordinates.csv`.
-    series : DataFrame
-        From `series_table`; points of other series are left out.
-
-    Returns
-    -------
-    DataFrame with the columns family, level_index, x_fraction, y_fraction
-    """
+    """family, level_index, x_fraction, y_fraction of the coordinate table's points in the images of `series_table`."""
     family_of = {CONDITIONS[c]: family for family, members in FAMILIES.items() for c in members}
     sizes = series[["series_id", "rows", "columns"]].drop_duplicates("series_id")
     table = coordinates.assign(series_id=coordinates["series_id"].astype(str)).merge(sizes, on="series_id")

@@ -15,9 +15,8 @@ from functools import partial
 from pathlib import Path
 
 from ..dicom.elements import MODALITIES
-from ..dicom.headers import list_files
+from ..dicom.headers import FileHeader, list_files, scan_headers
 from ..dicom.identity import is_code, shown_file, shown_series, without_identity
-from ..dicom.scan import FileHeader, scan_headers
 from ..dicom.series import read_parts
 from ..errors import DataError, DicomError, Issue, counted
 from ..files import file_name, hashed
@@ -35,21 +34,9 @@ logger = logging.getLogger(__name__)
 class StudySource:
     """Where a study lies; `load_study` reads it. Small, so that thousands can be sent to worker processes.
 
-    Parameters
-    ----------
-    study_id : str
-    path : Path
-        Its folder, or its file.
-    series : tuple of (str, tuple of Path)
-        Series ids and their files, for a study that was found by its headers.
-    in_competition : bool
-        Laid out as `<study>/<series>/<instance>.dcm`; the files are looked up when the study is read.
-    listed : tuple of (str, str), or None
-        In a competition folder: series ids and descriptions of the table; None without a table.
-    series_ids : tuple of str, or None
-        Only these series.
-    issues : tuple of Issue
-        Files that belong to no series.
+    `path` is its folder or file. A study found by its headers has the files of each of its `series`, and `issues` about
+    files that belong to none. One `in_competition` is laid out as `<study>/<series>/<instance>.dcm`, looked up when it
+    is read: `listed` are series ids and descriptions of the table, if there is one, `series_ids` the only ones to read.
     """
 
     study_id: str
@@ -146,12 +133,11 @@ def load_study(source: StudySource | Path | str) -> Study:
 def _competition_sources(root: Path, inside: Sequence[str], part: str | None) -> list[StudySource]:
     """Sources of a competition folder, or of the part, study or series of it that `inside` leads to."""
     folder = CompetitionFolder.open(root)
-    parts = PARTS if part is None else (part,)
     if inside:
-        parts = (inside[0].removesuffix("_images"),)
+        part = inside[0].removesuffix("_images")
     series_ids = tuple(inside[2:3]) or None
     sources = []
-    for one in parts:
+    for one in PARTS if part is None else (part,):
         for study_id in inside[1:2] or folder.study_ids(one):
             listed = folder.listed_series(study_id, one)
             rows = None if listed is None else tuple(listed.items())
@@ -163,15 +149,15 @@ def _competition_sources(root: Path, inside: Sequence[str], part: str | None) ->
 def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
     """Group headers by study and series; files that are no images join the only series or study of their folder."""
     studies: dict[str, dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-    others: dict[tuple[str, str, str], int] = Counter()
+    others: Counter[tuple[str, str, str]] = Counter()
     below: dict[Path, set[str]] = defaultdict(set)
     series_in: dict[Path, set[tuple[str, str]]] = defaultdict(set)
-    identity: dict[str, set[str]] = defaultdict(set)
+    identities: dict[str, set[str]] = defaultdict(set)
     pseudonyms: dict[str, set[str | None]] = defaultdict(set)
     images = [header for header in headers if header.shape[0]]
     keys, issues = group_images(images)
     for header, (study, series) in zip(images, keys, strict=True):
-        identity[study] |= header.acquisition.identity
+        identities[study] |= header.acquisition.identity
         pseudonyms[study].add(header.acquisition.pseudonym)
         if not header.acquisition.is_mr:
             modality = str(header.acquisition.header["Modality"]).upper()
@@ -184,7 +170,9 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
     everyone = frozenset().union(*(header.acquisition.identity for header in headers))
     if not studies:
         reason = f"; {shown_file(headers[0].path, 1, len(headers))}: {headers[0].issue}" if headers else ""
-        reason = f": {_modalities(others)}" if others else reason
+        if others:
+            modalities = sorted(Counter(modality for _, _, modality in others.elements()).items())
+            reason = ": it holds " + ", ".join(f"{count} of modality {modality}" for modality, count in modalities)
         words = f"holds no readable MR image in {counted(len(headers), 'file', 'files')}{reason}"
         if not headers:
             words = "holds no file that may be DICOM; archives such as ZIP have to be unpacked first"
@@ -212,33 +200,17 @@ def _plain_sources(path: Path, headers: list[FileHeader]) -> list[StudySource]:
         else:
             logger.warning("%s belongs to no study: %s", without_identity(file, everyone), header.issue)
     folders = {study: _own_folder(study, all_series, path, below) for study, all_series in studies.items()}
-    names = {study: _study_name(study, folders, pseudonyms[study]) for study in studies}
-    return [
-        StudySource(
-            names[study],
-            _common_folder(all_series),
-            tuple(
-                (shown_series(series_id, identity[study]), tuple(list_files(files)))
-                for series_id, files in all_series.items()
-            ),
-            issues=tuple(_shown(issue, names[study], identity[study]) for issue in issues[study]),
-        )
-        for study, all_series in studies.items()
-    ]
-
-
-def _modalities(others: dict[tuple[str, str, str], int]) -> str:
-    found: dict[str, int] = Counter()
-    for (_, _, modality), count in others.items():
-        found[modality] += count
-    return "it holds " + ", ".join(f"{count} of modality {modality}" for modality, count in sorted(found.items()))
-
-
-def _shown(issue: Issue, study_id: str, identity: set[str]) -> Issue:
-    series_id = shown_series(issue.series_id, identity) if issue.series_id else ""
-    return replace(issue, study_id=study_id, series_id=series_id).rewritten(
-        partial(without_identity, identity=identity)
-    )
+    sources = []
+    for study, of_study in studies.items():
+        name, identity = _study_name(study, folders, pseudonyms[study]), identities[study]
+        hide = partial(without_identity, identity=identity)
+        series = tuple((shown_series(one, identity), tuple(list_files(files))) for one, files in of_study.items())
+        own = []
+        for issue in issues[study]:
+            series_id = issue.series_id and shown_series(issue.series_id, identity)
+            own.append(replace(issue, study_id=name, series_id=series_id).rewritten(hide))
+        sources.append(StudySource(name, _common_folder(of_study), series, issues=tuple(own)))
+    return sources
 
 
 def _own_folder(study: str, series: dict[str, list[Path]], path: Path, below: dict[Path, set[str]]) -> str:

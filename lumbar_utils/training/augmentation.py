@@ -257,10 +257,7 @@ def _partners(present: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def _boxes(view: str, shape: tuple[int, int], corner: np.ndarray, side: np.ndarray) -> np.ndarray:
-    """Pixels of a view inside each study's box: bool (n, H, W).
-
-    The box is placed along the patient's axes, as fractions of the crop, so all views lose the same anatomy.
-    """
+    """Pixels inside each study's box, bool (n, H, W): along the patient's axes, so that all views lose the same."""
     inside = []
     for size, direction in zip(shape, VIEW_AXES[view][1:], strict=True):
         position = (np.arange(size) + 0.5) / size

@@ -54,9 +54,8 @@ def training_split(
 ) -> Split:
     """Divide the labelled studies that have crops: the fold that `config` names, or `held_out`, is held out.
 
-    Training studies have their crops in `cache`, held-out ones in `validation`. Tables are in `train.csv` form;
-    `training_labels` are trained on instead where given. Raises `DataError` when there is nothing to train on, or crops
-    or labels of held-out studies are absent.
+    Training studies have their crops in `cache`, held-out ones in `validation`. Raises `DataError` when there is
+    nothing to train on, or crops or labels of held-out studies are absent.
     """
     codes, folds = codes_by_study(labels), config.folds
     available, predictable = (set(getattr(crops, "study_ids", crops)) for crops in (cache, validation))
@@ -114,10 +113,7 @@ def content_digest(crops: Mapping[str, StudyCrops], study_ids: Sequence[str]) ->
 
 
 def folds_by_study(labels: pd.DataFrame, n_folds: int = 5, *, seed: int = 0) -> dict[str, int]:
-    """The fold of every study of a table in `train.csv` form, by `assign_folds`.
-
-    It goes by the whole table, in its order, so a study stays in its fold whatever images or crops of others there are.
-    """
+    """The fold of every study of a `train.csv` table by `assign_folds`, whatever images or crops there are."""
     codes = codes_by_study(labels)
     return dict(zip(codes, assign_folds(np.array(list(codes.values())), n_folds, seed=seed).tolist(), strict=True))
 
@@ -125,9 +121,8 @@ def folds_by_study(labels: pd.DataFrame, n_folds: int = 5, *, seed: int = 0) -> 
 def assign_folds(labels: np.ndarray, n_folds: int = 5, *, seed: int = 0) -> np.ndarray:
     """The fold, 0 to `n_folds` - 1, of each row of labels (n, 25), so that each target's severities are spread evenly.
 
-    Iterative stratification: the rarest class of all targets that still has unassigned studies is dealt out first,
-    each study to the fold that lacks most of that class (Sechidis, Tsoumakas, Vlahavas 2011, ECML PKDD). A study
-    is one row, so its levels and sides never part.
+    Iterative stratification: the rarest class is dealt out first, each study to the fold that lacks most of it
+    (Sechidis, Tsoumakas, Vlahavas 2011, ECML PKDD).
     """
     n = len(labels)
     if not 2 <= n_folds <= n:
@@ -151,12 +146,10 @@ def assign_folds(labels: np.ndarray, n_folds: int = 5, *, seed: int = 0) -> np.n
 
 
 class CropDataset(Dataset):
-    """Studies with their labels (n, 25), one item a study, of which a DataLoader makes batches.
+    """Studies with their labels (n, 25), as dicts: `images` (view -> float32 (5, D, H, W)), `present` (3, 5), `labels`.
 
-    Items are dicts: `images` (view -> float32 (5, D, H, W)), `present` (bool (3, 5)), `labels` (int64 (25,)).
-    `in_memory` reads everything once now (about 1 MB a study at 48 x 48) instead of at every access. `transform` takes
-    and returns `dict view -> (5, D, H, W)`; it is called at every access, in the loader's worker. Crops that are cut
-    otherwise than the others raise `DataError`.
+    `in_memory` reads everything now (1 MB a study at 48 x 48); `transform` changes `images` at every access, in the
+    loader's worker. Crops that are cut otherwise than the others raise `DataError`.
     """
 
     def __init__(
