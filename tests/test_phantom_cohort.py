@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -406,6 +407,16 @@ def test_a_cohort_that_met_a_full_disk_at_any_file_goes_on(cohort, tmp_path, ful
         make(tmp_path / "new")
     make(tmp_path / "new")
     assert digests(tmp_path / "new") == digests(cohort[0])
+
+
+def test_a_disk_that_fills_up_under_an_image_is_said_in_one_line(tmp_path, monkeypatch):
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(DataError, match=r"\.dcm: cannot be written \(\[Errno 28\] No space left") as caught:
+        make(tmp_path / "new")
+    assert "\n" not in str(caught.value)
 
 
 def test_two_processes_do_not_make_one_cohort(tmp_path):

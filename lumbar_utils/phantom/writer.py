@@ -25,7 +25,7 @@ from pydicom.uid import (
     RLELossless,
 )
 
-from ..errors import DataError
+from ..errors import DataError, OutputError
 from ..geometry import StackGeometry
 
 SYNTHETIC_COMMENT = "Synthetic MRI of a computed phantom. No patient. Not for diagnosis."
@@ -126,7 +126,13 @@ def write_series(
             else:
                 raw = image.astype("<u2" if syntax.is_little_endian else ">u2").tobytes()
                 data.add_new("PixelData", "OW", raw)
-            dcmwrite(folder / f"{number}.dcm", data, enforce_file_format=True)
+            # In memory first: pydicom wraps what a full disk raises into a text with a traceback.
+            dcmwrite(encoded := BytesIO(), data, enforce_file_format=True)
+            path = folder / f"{number}.dcm"
+            try:
+                path.write_bytes(encoded.getvalue())
+            except OSError as error:
+                raise OutputError(f"{path}: cannot be written ({error}); disk full?") from error
     return len(numbers)
 
 
