@@ -42,10 +42,11 @@ class ClassifierConfig:
     Parameters
     ----------
     encoder : str
-        A timm-3d model for `3d`, a timm model for `2.5d`; `resnet18` is the baseline's. In 3D,
+        A timm-3d model for `3d`, a timm model for the others; `resnet18` is the baseline's. In 3D,
         ResNets, DenseNets and `efficientnet_b0` to `b7` read 8 slices, ConvNeXts need 32.
-    family : {"3d", "2.5d"}
-        `2.5d` runs a 2D network over every slice with its two neighbours as channels.
+    family : {"3d", "2.5d", "2d"}
+        `2.5d` runs a 2D network over every slice with its two neighbours as channels, `2d` over the whole stack with
+        its slices as channels.
     slice_pooling : {"average", "attention", "recurrent"}
         How the slices become one. For `3d` these are the positions that the network leaves along the slices: one
         of 8 with the original strides, where every pooling is the average; see `keep_slices`.

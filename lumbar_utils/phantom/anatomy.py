@@ -120,8 +120,19 @@ class Body:
         fluid = 0.35 + 0.45 * rng.standard_exponential(sides) * (rng.random(sides) < 0.5)
         self.joints = float32([turn, swell, np.clip(fluid, 0.3, 1.8)])
         # Foramina: width above and below, height, radius of the root, all relative
-        spread = np.array([0.13, 0.28, 0.10, 0.12])[:, None, None]
+        spread = np.array([0.22, 0.55, 0.16, 0.18])[:, None, None]
         self.exits = float32(np.exp(spread * rng.standard_normal((4, *sides))))
+        # Below the pedicles of L5 they are low, narrow and anything between.
+        self.exits[:3, :, L5] *= np.exp(rng.normal([[-0.25], [-0.3], [-0.15]], [[0.25], [0.3], [0.1]], (3, 2)))
+        self.exit_fat = float32(rng.uniform(-0.1, 0.5, sides))  # share of veins and vessels in their fat
+        self.closing = float32(
+            rng.uniform(-1.0, 0.6, sides)
+        )  # what narrows them: 0 dark as ligament, 1 bright as marrow
+        # Neural arch: thickness of the cortex in mm, share of dense bone inside, which goes with wear, fat behind it
+        self.arch_cortex = np.float32(np.clip(1.15 + 0.45 * rng.standard_normal(), 0.6, 2.4))
+        dense = 0.15 + 0.35 * worn + 0.25 * rng.standard_normal(sides)
+        self.arch_dense = float32(np.clip(dense, 0, 0.9))
+        self.arch_fat = np.float32(rng.uniform(0.25, 1))
 
         length = _SPINOUS_LENGTH.copy()
         length[S1] += 14 * lumbarised
@@ -130,8 +141,9 @@ class Body:
         hollow = np.where(np.arange(N_VERTEBRAE) < S1, rng.uniform(0.8, 2.4, N_VERTEBRAE), 0.3)
         self.hollow = float32(hollow * size)  # vertebrae: depth of the end-plates' hollow
         self.marrow = float32(0.05 * rng.standard_normal(N_VERTEBRAE))  # vertebrae: relative deviation of the signal
-        fatty = 0.008 * (person.age - 35) + 0.12 * rng.standard_normal()
-        self.fatty = np.float32(np.clip(fatty, 0, 0.6))  # share of fatty marrow
+        fatty = 0.009 * (person.age - 35) + 0.2 * rng.standard_normal()
+        self.fatty = np.float32(np.clip(fatty, 0, 0.95))  # share of fatty marrow
+        self.modic_mm = float32(rng.uniform(4, 13, N_LEVELS))  # how far end-plate changes reach
         self.removed = np.zeros(N_VERTEBRAE, dtype=bool)  # True after laminectomy
         self.removed[L1:S1] = person.laminectomy
 
@@ -163,7 +175,9 @@ class Body:
         x, y, z = fields["x"], fields["y"], fields["z"]
         fine = grain(x, y, z, 1.0, self.shift)
         coarse = grain(x, y, z * 0.6, 0.85, self.shift[[2, 0, 1]], smooth=True)
-        paint_surroundings(self, fields, fine, coarse, canvas)
+        # Fat lies in the muscles along their fibres.
+        marbling = grain(x, y + 0.25 * z, z * 0.1, 0.7, self.shift[[1, 2, 0]], smooth=True)
+        paint_surroundings(self, fields, fine, marbling, canvas)
         s, u, v, slow = (fields[name] for name in ("s", "u", "v", "gut"))
         near = (np.abs(v - 5) < 60) & (np.abs(u) < 62) & (s > 0) & (s < self.spine.curve.length)
         chosen = np.flatnonzero(near)

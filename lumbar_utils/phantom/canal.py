@@ -195,9 +195,10 @@ def paint_foramina(body, p, canvas) -> None:
     half = np.minimum(p.at(spine.disc_half), 6 * size)
     above_width, below_width, tall, root_size = (values[p.side, disc] for values in body.exits)
     top = -half - (6.4 * size) * tall + 0.12 * out
-    bottom = half * 0.9 + (2.0 * size) - narrow * (10.0 * size)
-    upper = (5.4 * size) * above_width * (1 - 0.72 * narrow) * flare
-    lower = (2.3 * size) * below_width * np.clip(1 - 1.9 * narrow, 0.05, 1)
+    # Even in a wide one the disc and the facet leave a slit below, or nothing.
+    bottom = half * 0.9 - (0.5 * size) * (3 - 2 * below_width) - narrow * (8.5 * size)
+    upper = (4.9 * size) * above_width * (1 - 0.72 * narrow) * flare
+    lower = (1.6 * size) * below_width * np.clip(1 - 1.9 * narrow, 0.05, 1)
     along = np.clip((below - top) / np.maximum(bottom - top, 1), 0, 1)
     radius = upper + (lower - upper) * along
     middle = front + (4.6 * size) + along * (0.8 * size)
@@ -208,13 +209,20 @@ def paint_foramina(body, p, canvas) -> None:
     # What closes it is the bulging disc in front and the overgrown facet behind, not a capsule of its own.
     closing = np.clip(narrow * 3.0 - 0.1, 0, 1)
     behind = np.clip(0.5 + (dv + 0.5 * size) * 0.4, 0, 1)
-    canvas.paint_mixture(edge(whole, 3.0) * span * closing, behind, Tissue.ANNULUS, Tissue.MARROW, 0.15 * p.clouds)
+    bright = np.clip(behind * (body.closing[p.side, disc] + 0.3 * p.slow) + 0.2 * p.clouds, 0, 1)
+    canvas.paint_mixture(edge(whole, 3.0) * span * closing, bright, Tissue.LIGAMENT, Tissue.MARROW, 0.15 * p.clouds)
     canvas.paint(edge(hole - 0.5, soft) * span, Tissue.LIGAMENT)
-    canvas.paint(edge(hole, soft) * span, Tissue.EPIDURAL_FAT, 0.10 * p.clouds)
+    haze = np.clip(body.exit_fat[p.side, disc] * (1 + p.clouds), 0, 0.7)
+    canvas.paint_mixture(edge(hole, soft) * span, haze, Tissue.EPIDURAL_FAT, Tissue.LIGAMENT, 0.10 * p.clouds)
     # The root fills the upper part the less the more fat is left, and is flattened at last.
-    flat = np.minimum(2.2 * size * root_size, 0.85 * upper)
-    root = np.sqrt(((below - top + 0.6 * size) / (2.6 * size * root_size)) ** 2 + ((dv + 0.4 * size) / flat) ** 2) - 1
+    flat = np.minimum(2.4 * size * root_size, 0.85 * upper)
+    root = np.sqrt(((below - top + 0.4 * size) / (2.8 * size * root_size)) ** 2 + ((dv + 0.4 * size) / flat) ** 2) - 1
     canvas.paint(edge(root * flat, soft) * span, Tissue.ROOT, 0.06 * p.grain)
-    # Veins beside it.
-    vein = np.sqrt((below - top - 1.5 * size) ** 2 + (dv - 3.1 * size) ** 2) - 0.9 * size
-    canvas.paint(edge(vein, 1.0) * span * (1 - closing), Tissue.VEIN)
+    # Vessels beside it, some of them with flow and dark.
+    for down, behind, thick, tissue in (
+        (2.1, 3.1, 0.9, Tissue.VEIN),
+        (4.5, 0.8, 0.8, Tissue.BLOOD),
+        (-1.5, 2.2, 0.6, Tissue.BLOOD),
+    ):
+        vessel = np.sqrt((below - top - down * size - 0.8 * p.slow) ** 2 + (dv - behind * size) ** 2) - thick * size
+        canvas.paint(edge(vessel, 1.0) * span * (1 - closing), tissue)

@@ -39,13 +39,16 @@ def paint_neural_arch(body, p, canvas) -> None:
     cord = np.maximum(np.abs(p.v - back - length - 3) - 1.8 + 0.5 * p.slow, p.abs_u - 6)
     canvas.paint(edge(cord, 1.5) * ~sacral, Tissue.LIGAMENT)
     # Fat lies behind and between the joints, the more the older the muscles.
-    pad = edge(bone - 3.5 + 3.0 * p.clouds, 3.0) * (p.v > section.roof + 2) * ~sacral
-    canvas.paint(pad * np.clip(p.at(body.streaks) * 1.6, 0, 0.95), Tissue.FAT, 0.1 * p.grain)
+    pad = edge(bone - 4 + 2.5 * p.clouds, 3.0) * (p.v > section.roof + 2) * ~sacral
+    canvas.paint(pad * np.clip(body.arch_fat + 0.8 * (p.at(body.streaks) - 0.4), 0, 1), Tissue.FAT, 0.1 * p.grain)
     canvas.paint(edge(bone - 0.3, soft) * 0.95, Tissue.CORTEX)
-    canvas.paint(edge(bone + 0.9, soft), Tissue.MARROW, 0.10 * p.grain + 0.12 * p.clouds + 0.08)
+    dense = body.arch_dense[p.side, p.at(spine.disc)] + 0.25 * p.clouds
+    dense = np.clip(dense, 0, 0.95) * np.clip((p.v - 5 * size) / (6 * size), 0, 1) * ~sacral
+    texture = 0.10 * p.grain + 0.12 * p.clouds + 0.08
+    canvas.paint_mixture(edge(bone + body.arch_cortex, soft), dense, Tissue.MARROW, Tissue.CORTEX, texture)
 
     at_joint = edge(np.maximum(pillar + 0.5, np.abs(below) - (11 * size)), 2.0) * ~sacral
-    canvas.paint(at_joint * edge(np.abs(joint) - 1.0 - fluid, soft), Tissue.CORTEX)
+    canvas.paint(at_joint * edge(np.abs(joint) - body.arch_cortex - fluid, soft), Tissue.CORTEX)
     canvas.paint_mixture(
         at_joint * edge(np.abs(joint) - fluid, soft), np.clip(fluid, 0, 1), Tissue.CARTILAGE, Tissue.FLUID
     )
