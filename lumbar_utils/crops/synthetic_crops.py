@@ -6,7 +6,6 @@ Every third body is randomised; of the scans few are, since what shows no anatom
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 

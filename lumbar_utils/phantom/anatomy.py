@@ -120,11 +120,8 @@ class Body:
         fluid = 0.35 + 0.45 * rng.standard_exponential(sides) * (rng.random(sides) < 0.5)
         self.joints = float32([turn, swell, np.clip(fluid, 0.3, 1.8)])
         # Foramina: width above and below, height, radius of the root, all relative
-        spread = np.array([0.22, 0.55, 0.16, 0.18])[:, None, None]
+        spread = np.array([0.17, 0.55, 0.14, 0.18])[:, None, None]
         self.exits = float32(np.exp(spread * rng.standard_normal((4, *sides))))
-        # Below the pedicles of L5 they are low, narrow and anything between.
-        self.exits[:3, :, L5] *= np.exp(rng.normal([[-0.25], [-0.3], [-0.15]], [[0.25], [0.3], [0.1]], (3, 2)))
-        self.exit_fat = float32(rng.uniform(-0.1, 0.5, sides))  # share of veins and vessels in their fat
         self.closing = float32(
             rng.uniform(-1.0, 0.6, sides)
         )  # what narrows them: 0 dark as ligament, 1 bright as marrow
@@ -141,9 +138,8 @@ class Body:
         hollow = np.where(np.arange(N_VERTEBRAE) < S1, rng.uniform(0.8, 2.4, N_VERTEBRAE), 0.3)
         self.hollow = float32(hollow * size)  # vertebrae: depth of the end-plates' hollow
         self.marrow = float32(0.05 * rng.standard_normal(N_VERTEBRAE))  # vertebrae: relative deviation of the signal
-        fatty = 0.009 * (person.age - 35) + 0.2 * rng.standard_normal()
-        self.fatty = np.float32(np.clip(fatty, 0, 0.95))  # share of fatty marrow
-        self.modic_mm = float32(rng.uniform(4, 13, N_LEVELS))  # how far end-plate changes reach
+        fatty = 0.008 * (person.age - 35) + 0.12 * rng.standard_normal()
+        self.fatty = np.float32(np.clip(fatty, 0, 0.6))  # share of fatty marrow
         self.removed = np.zeros(N_VERTEBRAE, dtype=bool)  # True after laminectomy
         self.removed[L1:S1] = person.laminectomy
 

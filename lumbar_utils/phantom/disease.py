@@ -109,7 +109,7 @@ def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
     degenerated = base + 0.035 * (age - 57) + 0.3 * wear.mean(axis=0) + 0.4 * wear[1:3].mean(axis=0) + 0.5 * noise
     degeneration = 1 / (1 + np.exp(-1.6 * (degenerated + 0.1)))
     bulge = np.clip(0.6 + 2.4 * degeneration + 0.5 * wear[0] + 0.5 * rng.standard_normal(N_LEVELS), 0, 6)
-    modic_chance = np.clip(0.7 * (degeneration - 0.4), 0.005, 0.4)
+    modic_chance = np.clip(0.45 * (degeneration - 0.45), 0.005, 0.3)
     kind = rng.choice([1, 2, 3], size=N_LEVELS, p=[0.3, 0.62, 0.08])
     modic = np.where(rng.random(N_LEVELS) < modic_chance, kind, 0)
     # Lying down: slope 37 +- 8, lordosis 44 +- 10 degrees, and the two go together (r about 0.7; Legaye 1998).

@@ -48,7 +48,7 @@ def paint_modic(body, p, below: np.ndarray, reach: np.ndarray, marrow: np.ndarra
     level = np.clip(disc - L1, 0, 4)
     kind = np.where((disc >= L1) & (disc < S1), body.person.modic.astype(np.int16).take(level), 0)
     if kind.any():
-        near = edge(np.abs(below) - reach - body.modic_mm.take(level) + 4 * p.clouds, 5.0) * marrow
+        near = edge(np.abs(below) - reach - 7.5 + 4 * p.clouds, 5.0) * marrow
         for number, tissue in ((1, Tissue.OEDEMA), (2, Tissue.FATTY_MARROW), (3, Tissue.SCLEROSIS)):
             canvas.paint(near * (kind == number) * 0.85, tissue, texture)
 

@@ -70,7 +70,7 @@ def paint_bodies(body, p, canvas) -> None:
 
     canvas.paint(edge(bone - 0.15, soft) * np.clip(0.78 + 0.2 * p.slow, 0, 1), Tissue.CORTEX)
     texture = body.marrow.take(vertebra) + 0.055 * p.grain + 0.07 * p.clouds
-    fatty = body.fatty + 0.15 * p.clouds + 0.20 * np.exp(-((t / 7) ** 2)) * (inner < 0.8)
+    fatty = body.fatty + 0.10 * p.clouds + 0.20 * np.exp(-((t / 7) ** 2)) * (inner < 0.8)
     marrow = edge(bone + 0.75, soft)
     canvas.paint_mixture(marrow, np.clip(fatty, 0, 1), Tissue.MARROW, Tissue.FATTY_MARROW, texture)
     trace = spine.disc_scar.take(disc) * joined * edge(np.abs(below) - 0.8, soft)
