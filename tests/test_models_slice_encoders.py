@@ -181,3 +181,15 @@ def test_a_stack_is_read_with_its_slices_as_channels(tmp_path):
     with torch.inference_mode():
         expected = colours(grey[:, 0].permute(0, 3, 1, 2).expand(-1, 3, -1, -1))
         assert torch.allclose(loaded(grey.expand(-1, -1, -1, -1, STACK_CHANNELS)), expected, atol=1e-3)
+
+
+def test_one_encoder_can_read_all_views():
+    shared, own = (
+        LumbarClassifier(ClassifierConfig(SMALL, family="2d", share_encoder=share)) for share in (True, False)
+    )
+    assert len(shared.encoders) == 1 and len(own.encoders) == len(VIEWS)
+    images = {view: torch.rand(1, 5, *SPEC.shapes[view]) for view in VIEWS}
+    shared.eval()
+    with torch.inference_mode():
+        logits = shared(images, torch.ones(1, 3, dtype=torch.bool))["logits"]
+    assert logits.shape == (1, 25, 3) and logits.isfinite().all()

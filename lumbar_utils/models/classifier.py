@@ -52,6 +52,8 @@ class ClassifierConfig:
         of 8 with the original strides, where every pooling is the average; see `keep_slices`.
     keep_slices : bool
         Stages 2 to 4 of a 3D ResNet do not stride along the slices. The stem and its pooling have their own strides.
+    share_encoder : bool
+        One encoder reads all three views, instead of one for each.
     head : {"per_level", "unified"}
     split_sides : bool
         Only for `per_level`, see the module's text.
@@ -75,6 +77,7 @@ class ClassifierConfig:
     family: str = "3d"
     slice_pooling: str = "average"
     keep_slices: bool = False
+    share_encoder: bool = False
     head: str = "per_level"
     split_sides: bool = True
     width: int = 256
@@ -136,7 +139,8 @@ class LumbarClassifier(nn.Module):
         self.config = config = config or ClassifierConfig()
         options = {name: getattr(config, name) for name in ("family", "slice_pooling", "keep_slices", "pretrained")}
         strides = (config.stem_depth_stride, config.pool_depth_stride)
-        encoders = [build_encoder(config.encoder, depth_strides=strides, **options) for _ in VIEWS]
+        n_encoders = 1 if config.share_encoder else len(VIEWS)
+        encoders = [build_encoder(config.encoder, depth_strides=strides, **options) for _ in range(n_encoders)]
         self.encoders = nn.ModuleList(encoders)
         features = int(self.encoders[0].num_features)
         self.missing_view_embeddings = nn.Parameter(torch.zeros(len(VIEWS), features))
@@ -183,7 +187,7 @@ class LumbarClassifier(nn.Module):
         stacks = image[present]
         if sides == 2:
             stacks = torch.stack(split_sides(stacks, view), dim=1).flatten(0, 1)
-        encoded = self._read(self.encoders[i], stacks.permute(0, 2, 3, 1)[:, None], view)
+        encoded = self._read(self.encoders[i % len(self.encoders)], stacks.permute(0, 2, 3, 1)[:, None], view)
         result = result.to(encoded.dtype).clone()
         result[present] = encoded.reshape(-1, sides, encoded.shape[-1])
         return result
