@@ -59,7 +59,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["lumbar_utils", "lumbar_utils.*"]),
     package_data={
-        "lumbar_utils": ["py.typed", "weights/*/*.safetensors", "weights/*/*.json"],
+        "lumbar_utils": ["py.typed", "weights/**/*.safetensors", "weights/**/*.json"],
         "lumbar_utils.viz": ["architecture.png"],
         "lumbar_utils.report": ["templates/*.html", "assets/*", "report.schema.json"],
     },

@@ -24,6 +24,7 @@ from lumbar_utils.kaggle.workspace import split_studies
 from lumbar_utils.labels import PROBABILITY_COLUMNS, SEVERITIES, TARGETS, decode_severities, row_ids
 from lumbar_utils.localization import DiscLocalizer
 from lumbar_utils.metrics.score import competition_score, plain_frequencies
+from lumbar_utils.models import run_folder
 from lumbar_utils.studies.study import CompetitionFolder, find_studies
 from lumbar_utils.training import label_denoising as denoising
 from lumbar_utils.training import train as train_module
@@ -185,7 +186,8 @@ def test_paths_and_weights_that_are_not_there(tmp_path, capsys, monkeypatch):
     assert "weights of a localizer" in fails(capsys, "localize", "scans", "--weights", tmp_path, "--out", out)
     assert "is not a folder" in fails(capsys, "localize", "scans", "--weights", "nowhere", "--out", out)
     assert "weights of a classifier" in fails(capsys, "predict", "scans", "--weights", tmp_path, "--out", out)
-    assert "runs/demo/classifier" in fails(capsys, "predict", "scans")  # the default of --weights
+    monkeypatch.setattr(run_folder, "SHIPPED_CLASSIFIER", tmp_path / "nothing")  # the default of --weights
+    assert "this copy of the library has no nothing" in fails(capsys, "predict", "scans")
     crops = ("crops", "scans", "--points", "points.csv", "--out", tmp_path / "crops", "--no-progress")
     assert "scans: holds no file that may be DICOM; archives" in fails(capsys, *crops)
     (tmp_path / "scans" / "note.txt").write_text("no DICOM here")

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from ..localization import DiscLocalizer, DiscPoints
     from ..studies import CompetitionFolder, StudySource
 
-DEFAULT_RUN = Path("runs/demo")
-
 
 def data_path(path: Path | None) -> Path:
     """The path given, or the competition's data on Kaggle; raises `DataError` when there is neither."""
@@ -41,13 +39,21 @@ def competition(path: Path | None) -> CompetitionFolder:
     return CompetitionFolder.open(path)
 
 
-def weights_folder(name: str, given: Path | None) -> Path:
-    """Where trained weights of that name lie: in the run given, else the demo run, else attached on Kaggle."""
+def weights_folder(name: str, given: Path) -> Path:
+    """Where trained weights of that name lie in the run given."""
     from ..kaggle import find_weights
 
-    if given is not None and not given.is_dir():
+    if not given.is_dir():
         raise DataError(f"{given} is not a folder; expected a run folder with {name}/ in it")
-    return find_weights(name, given or "", DEFAULT_RUN)
+    return find_weights(name, given)
+
+
+def classifier_folder(given: Path | None) -> Path:
+    """Where the classifier lies: in the run given, else the one that ships with the library, whatever was trained in
+    `runs/demo` before."""
+    from ..models.run_folder import shipped_classifier
+
+    return shipped_classifier() if given is None else weights_folder("classifier", given)
 
 
 def localizer_folder(given: Path | None, *, run: Path | None = None) -> Path | None:

@@ -27,7 +27,7 @@ def add(commands) -> None:
     parser.add_argument("path", **PATH)
     about = (
         "a run folder with classifier/ (one network, or an ensemble.json), and localizer/ unless the shipped one is to "
-        "be used (default: runs/demo, then Kaggle's data sets)"
+        "be used (default: the classifier that ships with the library)"
     )
     parser.add_argument("--weights", type=Path, metavar="RUN", help=about)
     parser.add_argument(
@@ -64,19 +64,17 @@ def predict(args: argparse.Namespace) -> None:
     given up, when and why.
 
     examples:
+      lumbar predict scans --report reports                              any tree of DICOM files; reports/index.html
+      lumbar predict scans --points points.csv --out grades.csv          discs corrected by hand
       lumbar predict data --weights runs/first --out submission.csv      the test part of a competition folder
-      lumbar predict scans --weights runs/first --out grades.csv         any tree of DICOM files
-      lumbar predict scans --weights runs/first --points points.csv      discs corrected by hand
-      lumbar predict data --weights runs/first --report reports          then open reports/index.html
       lumbar predict data --weights runs/first --hours 2 --mirror        complete and in time in any case
     """
     started = time.monotonic()
-    path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
+    path, run = inputs.data_path(args.path), inputs.classifier_folder(args.weights)
     inputs.check_table(args.out)
     _check_reports(args)
     from .. import localization
     from ..inference import Predictor, run_inference
-    from ..inference.submission import SYNTHETIC_WARNING
     from ..models.ensemble import name_of, run_of
     from ..studies import CompetitionFolder, find_studies
     from ..studies.competition import in_synthetic_cohort, is_competition_folder
@@ -118,10 +116,10 @@ def predict(args: argparse.Namespace) -> None:
         made = counted(reports.written, "report", "reports")
         print(f"  {made}, {len(reports.failures)} failed; open {reports.finish()}")
     synthetic = all(in_synthetic_cohort(source.path) for source in sources)
-    meaningless = predictor.synthetic_only and not synthetic
+    meaningless = predictor.synthetic_only and not predictor.measured and not synthetic
     _draw_crops(args, zip(sources, predictions, strict=True), predictor.spec, synthetic, meaningless)
-    if meaningless:
-        print(f"NOTE: the network was {SYNTHETIC_WARNING}.")
+    if predictions and predictions[0].notice and not synthetic:
+        print(f"NOTE: the network was {predictions[0].notice}.")
 
 
 def _check_reports(args: argparse.Namespace) -> None:

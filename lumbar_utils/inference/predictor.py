@@ -25,9 +25,9 @@ from ..errors import PRIOR, DataError, Issue
 from ..labels import VIEWS
 from ..localization import DiscPoints, localizer_origin, open_localizer
 from ..metrics.score import metric_frequencies, plain_frequencies
-from ..models.ensemble import ENSEMBLE, Ensemble, check_folds, member_folders, run_of
+from ..models.ensemble import ENSEMBLE, Ensemble, check_folds, folder_of, member_folders, run_of
 from ..models.inputs import study_input
-from ..models.run_folder import CONFIG, WEIGHTS, load_model
+from ..models.run_folder import CONFIG, WEIGHTS, load_model, measured_on_patients, shipped_classifier
 from ..notebook_html import progress_bar
 from ..studies.study import Study, StudySource
 from .deadline import Deadline, Plan, plans
@@ -51,8 +51,9 @@ class Predictor:
 
     Parameters
     ----------
-    run : path-like
-        A run folder written by `training.fit`, a folder with `ensemble.json`, or such a JSON file.
+    run : path-like, optional
+        A run folder written by `training.fit`, a folder with `ensemble.json`, or such a JSON file. Default: the
+        classifier that ships with the library.
     device, precision
         See `networks.choose_devices`; on several devices, each holds all members and batches are split over them.
     localizer : DiscLocalizer, optional
@@ -71,6 +72,8 @@ class Predictor:
         Weighted mean of the members' class priors, with the metric's weights.
     synthetic_only : bool
         True when any member was trained on synthetic phantoms only.
+    measured : str
+        What was measured on patients with these weights, "" if nothing.
     lost_device : str
         Which GPU failed on the way, and how; "" while all is well.
 
@@ -79,7 +82,7 @@ class Predictor:
 
     def __init__(
         self,
-        run: Path | str,
+        run: Path | str | None = None,
         device: str | Sequence[str] | None = None,
         *,
         precision: str = "auto",
@@ -87,6 +90,7 @@ class Predictor:
         mirror: bool = False,
         batch_size: int = 8,
     ):
+        run = shipped_classifier() if run is None else run
         ensemble = Ensemble.load(run)
         self._folders = member_folders(run)
         loaded = [load_model(folder) for folder in self._folders]
@@ -101,12 +105,18 @@ class Predictor:
         self._plain = [i for i, c in enumerate(configs) if not c.training.get("class_weights", True)]
         self.prior = np.tensordot(self.weights, [config.prior for config in configs], axes=1)
         self.synthetic_only = any(config.synthetic_only for config in configs)
+        self.measured = measured_on_patients(folder_of(run))
         self._localizer, self.mirror, self.batch_size = localizer, mirror, batch_size
         beside = run_of(run) / "localizer"
         self._own_localizer = beside if (beside / "model.safetensors").is_file() else None
         self._run, self.lost_device = Path(run), ""
-        if self.synthetic_only:
+        if self.synthetic_only and not self.measured:
             logger.warning("%s: %s", run, SYNTHETIC_WARNING)
+
+    @property
+    def _about(self) -> dict:
+        """What every prediction tells of the networks."""
+        return {"synthetic_only": self.synthetic_only, "measured": self.measured}
 
     @property
     def models(self) -> tuple:
@@ -244,7 +254,7 @@ class Predictor:
         late = any(issue.code == "out_of_time" for issue in issues)  # the run as a whole reports that, once
         level = logging.DEBUG if late else logging.WARNING
         logger.log(level, "study %s: %s; the class prior is used", study_id, "; ".join(map(str, issues)))
-        options = {"issues": issues, "fallback": True, "synthetic_only": self.synthetic_only}
+        options = {"issues": issues, "fallback": True, **self._about}
         return StudyPrediction(study_id, plain_frequencies(self.prior), discs, tuple(VIEWS), **options)
 
     def _out_of_time(self, item: PreprocessedStudy) -> StudyPrediction:
@@ -281,7 +291,7 @@ class Predictor:
             text = f"{not_finite} of {total} networks gave no finite number and were left out"
             logger.warning("study %s: %s", study_id, text)
             issues.append(Issue("network_not_finite", text, study_id))
-        options = {"issues": tuple(issues), "synthetic_only": self.synthetic_only}
+        options = {"issues": tuple(issues), **self._about}
         return StudyPrediction(study_id, plain_frequencies(probabilities), item.discs, item.missing, **options)
 
     def _moves_to_cpu(self, item: PreprocessedStudy, plan: Plan, error: Exception) -> bool:

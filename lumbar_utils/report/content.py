@@ -18,7 +18,7 @@ import numpy as np
 from .. import __version__
 from ..crops.extraction import StudyCrops
 from ..files import versions
-from ..inference.submission import PHANTOM_NOTE, SYNTHETIC_WARNING, StudyPrediction
+from ..inference.submission import PHANTOM_NOTE, StudyPrediction
 from ..labels import (
     CONDITIONS,
     LEVELS,
@@ -72,7 +72,7 @@ def describe(
     p, discs = prediction.probabilities, prediction.discs
     uncertain = discs is not None and level_labelling_uncertain(discs)
     warnings = {
-        f"The network was {SYNTHETIC_WARNING}.": prediction.synthetic_only,
+        f"The network was {prediction.notice}.": prediction.synthetic_only,
         f"This study is {PHANTOM_NOTE}.": synthetic,
         PRIOR_WARNING: prediction.fallback,
         LEVELS_WARNING: uncertain,
