@@ -53,7 +53,7 @@ class BrightSpots(torch.nn.Module):
 PLANTED = TargetNetworks({view: BrightSpots(view) for view in HEADS}, OFFSETS)
 
 
-@pytest.mark.parametrize("scan", SCANS)
+@pytest.mark.parametrize("scan", ["straight", "oblique and reversed"])
 def test_planted_points_come_back_with_their_slices_whatever_the_scan(scan):
     spots = {
         SAGITTAL_T1: [c + o for c in CANAL for o in (LEFT_FORAMEN, RIGHT_FORAMEN)],
@@ -78,7 +78,7 @@ def phantom(index=0, seed=77, views=(SAGITTAL_T2, SAGITTAL_T1, AXIAL_T2), mirror
     """A body, a study of it, and canal points beside the true ones."""
     person = replace(sample_person(index, seed), **changes)
     body = Body(person.mirrored() if mirror else person)
-    study, points = scan_person(body, np.random.default_rng([seed, index]), views=views, point_sd_mm=(2.0, 1.0, 1.0))
+    study, points = scan_person(body, np.random.default_rng([seed, index]), views)
     return body, study, points
 
 
@@ -124,7 +124,7 @@ def test_what_no_scan_shows_is_estimated_from_the_canal_and_marked(views):
         if view in views:
             continue
         for target in (5 * c + level for c in conditions for level in range(N_LEVELS)):
-            assert found.flags[target].startswith(ESTIMATED) and found.confidence[target] <= 0.3
+            assert found.flags[target].endswith(ESTIMATED) and found.confidence[target] <= 0.3
             assert found.series_ids[target] == "" and found.instance_numbers[target] is None
         errors = np.linalg.norm(found.places - body.truth.places, axis=-1)[list(conditions)]
         assert errors.max() < 12

@@ -36,7 +36,7 @@ from lumbar_utils.crops.synthetic_crops import scan_person
 from lumbar_utils.crops.target_points import HEADS, SHIPPED_TARGETS, TargetConfig, find_points, with_position
 from lumbar_utils.devices import choose_compute, running_average, warmup_cosine
 from lumbar_utils.files import atomically, versions
-from lumbar_utils.labels import MIRRORED_CONDITIONS
+from lumbar_utils.labels import MIRRORED_CONDITIONS, N_LEVELS
 from lumbar_utils.localization import Augmentation
 from lumbar_utils.localization.augmentation import _change_intensity
 from lumbar_utils.localization.network import SliceUNet
@@ -115,9 +115,10 @@ def body_of(index: int, seed: int) -> Body:
 def scan_body(index: int, seed: int) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Of each view crops (n, D, H, W) and the true voxels of its points on them (n, heads, 3)."""
     body, rng = body_of(index, seed), np.random.default_rng([seed, index, _STREAM])
-    study, discs = scan_person(body, rng, views=tuple(HEADS), point_sd_mm=POINT_SD_MM)
+    study, discs = scan_person(body, rng, tuple(HEADS))
     aside = rng.uniform(-MAX_ASIDE_MM, MAX_ASIDE_MM) if rng.random() < 0.3 else 0.0
-    crops = extract_crops(study, replace(discs, points=discs.points + np.array([aside, 0, 0])))
+    points = body.truth.canal + rng.normal(0, POINT_SD_MM, (N_LEVELS, 3)) + np.array([aside, 0, 0])
+    crops = extract_crops(study, replace(discs, points=points))
     made = {}
     for view, heads in HEADS.items():
         seen = np.flatnonzero(crops.covered[view].any(axis=(1, 2, 3)))

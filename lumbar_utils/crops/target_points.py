@@ -23,10 +23,22 @@ from torch import nn
 from ..devices import check_finite, cpu_has_bfloat16
 from ..errors import DataError
 from ..geometry import OrientedGrid
-from ..labels import AXIAL_T2, CONDITIONS, LEVELS, N_CONDITIONS, N_LEVELS, N_TARGETS, SAGITTAL_T1, SAGITTAL_T2
+from ..labels import (
+    AXIAL_T2,
+    CONDITIONS,
+    LEVELS,
+    N_CONDITIONS,
+    N_LEVELS,
+    N_TARGETS,
+    SAGITTAL_T1,
+    SAGITTAL_T2,
+    condition_title,
+    level_title,
+)
 from ..localization import DiscLocalizer, DiscPoints
 from ..localization.network import SliceUNet, log_probability
 from ..localization.points import POINT_COLUMNS, chain_tangents, forward_directions
+from ..notebook_html import card
 from ..studies.study import Study
 from .extraction import CroppedSeries, CropSpec, StudyCrops, extract_crops
 
@@ -85,7 +97,7 @@ class TargetPoints:
     instance_numbers : tuple of 25 (int or None)
         Of the slice nearest to each point.
     flags : tuple of 25 str
-        As in `DiscPoints`, and "estimated" where a point was placed from the canal's.
+        Those of the level's canal point, and "estimated" where a point was placed from it.
 
     Raises
     ------
@@ -109,8 +121,9 @@ class TargetPoints:
         counts = [len(part) for part in (self.series_ids, self.instance_numbers, self.flags)]
         if counts != [N_TARGETS] * 3:
             raise DataError(f"study {self.study_id}: expected {N_TARGETS} series, slices and flags, got {counts}")
-        object.__setattr__(self, "points", points)
-        object.__setattr__(self, "confidence", confidence)
+        for name, array in (("points", points), ("confidence", confidence)):
+            array.setflags(write=False)
+            object.__setattr__(self, name, array)
 
     @property
     def places(self) -> np.ndarray:
@@ -153,6 +166,15 @@ class TargetPoints:
         series_ids, flags = (tuple("" if pd.isna(t) else str(t) for t in frame[name]) for name in ("series_id", "flag"))
         numbers = tuple(None if pd.isna(number) else int(number) for number in frame["instance_number"])
         return cls(study_id, frame[["x", "y", "z"]], frame["confidence"], series_ids, numbers, flags)
+
+    def _repr_html_(self) -> str:
+        texts = [
+            f"{'not seen' if number is None else f'slice {number}'}, {confidence:.2f}"
+            for number, confidence in zip(self.instance_numbers, self.confidence, strict=True)
+        ]
+        rows = [(level_title(level), *texts[i::N_LEVELS]) for i, level in enumerate(LEVELS)]
+        heads = ("", *map(condition_title, CONDITIONS))
+        return card(f"study {self.study_id}", heads, rows, about="instance number and confidence of each point")
 
 
 @dataclass(frozen=True)
@@ -206,7 +228,9 @@ def locate_targets(study: Study, discs: DiscPoints, networks: TargetNetworks | N
     networks = networks or shipped_networks()
     crops = extract_crops(study, discs)
     places, shares = points_on_crops(crops, networks)
-    places[0], shares[0] = _into_the_canal(discs, places), 1.0
+    # What people gave stays where it is.
+    places[0] = _into_the_canal(discs, places) if discs.source == "localizer" else discs.points
+    shares[0] = 1.0
     known = np.isfinite(places).all(axis=-1)
     tangents = chain_tangents(places[0])
     ahead = forward_directions(tangents)
@@ -214,8 +238,11 @@ def locate_targets(study: Study, discs: DiscPoints, networks: TargetNetworks | N
     estimates = places[0] + np.einsum("cld,ldx->clx", networks.offsets, frames)
     places[1:] = np.where(known[1:, :, None], places[1:], estimates)
     confidence = np.where(known, shares, MIN_SHARE) * discs.confidence
-    flags = np.where(known, "", ESTIMATED).astype(object)
-    flags[0] = discs.flags
+    flags = [
+        ", ".join(filter(None, (flag, "" if here else ESTIMATED)))
+        for on_condition in known
+        for flag, here in zip(discs.flags, on_condition, strict=True)
+    ]
     slices = []
     for condition, (view, on_condition) in enumerate(zip(VIEW_OF, known, strict=True)):
         for level, source in enumerate(crops.sources[view]):
@@ -228,7 +255,7 @@ def locate_targets(study: Study, discs: DiscPoints, networks: TargetNetworks | N
         confidence.reshape(-1),
         tuple(series_id for series_id, _ in slices),
         tuple(number for _, number in slices),
-        tuple(flags.reshape(-1)),
+        tuple(flags),
     )
 
 
