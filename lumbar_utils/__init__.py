@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from .crops.cache import CropCache, build_crop_cache
     from .crops.extraction import CropSpec, StudyCrops, extract_crops
+    from .crops.target_points import TargetPoints, locate_targets
     from .dicom.series import Series
     from .errors import DataError, DicomError, GeometryError, LumbarError
     from .inference.predictor import Predictor
@@ -94,6 +95,7 @@ _HOME = {
     "Study": "studies.data",
     "StudyCrops": "crops.extraction",
     "StudyPrediction": "inference.submission",
+    "TargetPoints": "crops.target_points",
     "TrainConfig": "training.config",
     "build_crop_cache": "crops.cache",
     "competition_score": "metrics.score",
@@ -103,6 +105,7 @@ _HOME = {
     "fit_folds": "training.cross_validation",
     "generate_cohort": "phantom.cohort",
     "load_study": "studies.study",
+    "locate_targets": "crops.target_points",
     "run_inference": "inference.run",
     "train_localizer": "localization.training",
     "write_submission": "inference.submission",

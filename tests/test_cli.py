@@ -388,8 +388,11 @@ def test_localize_and_crops_write_what_the_next_step_reads(cohort, trained_run, 
     assert done.returncode == 0, done.stderr
     assert f"localizer: {trained_run / 'localizer'}" in done.stdout
     table = pd.read_csv(points, dtype=str, keep_default_na=False)
-    assert list(table.columns) == ["study_id", "series_id", "level", "x", "y", "z", "confidence", "flag"]
-    assert table.groupby("study_id").size().eq(5).all()
+    columns = ["study_id", "series_id", "level", "x", "y", "z", "confidence", "flag", "condition", "instance_number"]
+    assert list(table.columns) == columns
+    assert table.groupby("study_id").size().eq(25).all()
+    done = lumbar("crops", folder, "--points", points, "--out", tmp_path / "again", "--jobs", 1, "--size", 40)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
@@ -471,11 +474,11 @@ def test_the_localizer_of_the_run_in_use_is_taken_and_runs_demo_only_when_it_is_
 
 
 def test_studies_of_low_confidence_are_counted_and_named(tmp_path, monkeypatch, capsys):
-    from lumbar_utils import localization, studies
+    from lumbar_utils import TargetPoints, localization, studies
 
     def located(sources, localizer, *, n_jobs, progress):
-        points = np.arange(15.0).reshape(5, 3)
-        return {s: localization.DiscPoints(s, "1", points, np.ones(5), ("low_confidence",) * 5) for s in sources}, {}
+        points, each = np.arange(75.0).reshape(25, 3), ("1",) * 25
+        return {s: TargetPoints(s, points, np.ones(25), each, (1,) * 25, ("low_confidence",) * 25) for s in sources}, {}
 
     monkeypatch.setattr(inputs, "open_localizer", lambda folder: None)
     monkeypatch.setattr(studies, "find_studies", lambda path, **_: [f"case{i}" for i in range(7)])

@@ -77,11 +77,13 @@ def _make_crops(index: int, seed: int, spec: CropSpec, path: Path) -> np.ndarray
     return label_person(person.degrees, index, seed)
 
 
-def scan_person(body: Body, rng: np.random.Generator) -> tuple[Study, DiscPoints]:
-    """A study of all three views around the canal of a body, and points beside the true ones."""
+def scan_person(
+    body: Body, rng: np.random.Generator, views: tuple[str, ...] = (SAGITTAL_T2, SAGITTAL_T1, AXIAL_T2)
+) -> tuple[Study, DiscPoints]:
+    """A study around the canal of a body, and points beside the true ones."""
     canal = body.truth.canal
     series = []
-    for view in (SAGITTAL_T2, SAGITTAL_T1, AXIAL_T2):
+    for view in views:
         randomise = rng.random() < RANDOMISED_SCANS
         protocol = around_canal(sample_protocols(body, rng, "rsna", views=(view,), randomise=randomise)[0], canal)
         stacks = (
