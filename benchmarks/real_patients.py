@@ -211,7 +211,7 @@ def main() -> int:
         table = measure(labels, {"ours": own, "reference": np.where(known[..., None], theirs, 1 / 3), "prior": prior})
         patients |= set(ids)
         own_rows = table[(table["prediction"] == "ours") & (table["measure"] == "AUC severe")].set_index("group")
-        areas |= {WORDS[group]: round(own_rows.at[group, "value"], 3) for group in WORDS if group in own_rows.index}
+        areas |= {WORDS[group]: round(own_rows.loc[group, "value"], 3) for group in WORDS if group in own_rows.index}
         print(f"\n{view} alone, {len(ids)} real patients")
         print(wide(table).to_string())
     if args.record and args.run is None:
