@@ -62,8 +62,8 @@ class ClassifierConfig:
     dropout : float
         On the concatenated features.
     view_dropout : float
-        Probability, in training, that a study's view is replaced by its missing-view embedding; at least one view
-        stays.
+        Probability, in training, that a study's view is replaced by its missing-view embedding; one of those that are
+        there stays.
     auxiliary : bool
         One small head per view, which is trained to predict from that view alone.
     stem_depth_stride, pool_depth_stride : int
@@ -209,7 +209,10 @@ class LumbarClassifier(nn.Module):
         # Drawn on the CPU so that a seed means the same on every device.
         kept = (torch.rand(present.shape[:2]) >= self.config.view_dropout).to(present.device)[..., None] & present
         nothing = ~kept.flatten(1).any(dim=1)
-        return torch.where(nothing[:, None, None], present, kept)
+        # A study that has lost all views keeps one of them.
+        draw = torch.rand(present.shape[:2]).to(present.device) + present.any(dim=-1)
+        one = nn.functional.one_hot(draw.argmax(dim=1), len(VIEWS)).bool()[..., None] & present
+        return torch.where(nothing[:, None, None], one, kept)
 
 
 @torch.inference_mode()

@@ -311,7 +311,7 @@ class IntensityAugmentation:
         pair = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
         coarser = A.Downscale(scale_range=(0.5, 0.8), interpolation_pair=pair, p=1.0)
         softer = A.OneOf([A.GaussianBlur(blur_limit=(3, 5), p=1.0), coarser], p=0.5)
-        self.pipeline = A.Compose([A.RandomGamma(gamma_limit=(70, 140), p=0.7), softer], strict=True, seed=seed)
+        self.pipeline = A.Compose([A.RandomGamma(gamma_limit=(45, 220), p=0.8), softer], strict=True, seed=seed)
         self._rng = np.random.default_rng(seed)
         self._worker: int | None = None
 
