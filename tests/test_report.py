@@ -232,7 +232,7 @@ def test_panels_show_the_crop_at_the_scans_resolution(located):
     for rows in (coarse, fine):
         assert [len(row["panels"]) for row in rows] == [5] * 4
         assert all((cell["uri"] is None) == bool(cell["absent"]) for row in rows for cell in row["panels"])
-    for row_coarse, row_fine in zip(coarse, fine, strict=True):
+    for row_coarse, row_fine in zip(coarse[:2], fine[:2], strict=True):  # foramina, see below, differ from step to step
         for a, b in zip(row_coarse["panels"], row_fine["panels"], strict=True):
             if a["uri"]:
                 x, y = _image(a["uri"]), _image(b["uri"])
