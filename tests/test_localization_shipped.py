@@ -209,7 +209,7 @@ def test_localize_uses_it_by_default(unseen, tmp_path, monkeypatch, capsys):
     text = capsys.readouterr().out
     assert f"localizer: shipped with lumbar_utils {__version__}" in text and "1 study in" in text
     table = pd.read_csv(out, dtype=str, keep_default_na=False)
-    assert len(table) == 5
+    assert len(table) == 25 and (table["condition"] == "spinal_canal_stenosis").sum() == 5
 
 
 @pytest.fixture

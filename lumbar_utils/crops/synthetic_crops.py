@@ -1,7 +1,7 @@
 """Crops to train a classifier on, straight from phantoms: scanned around the spine only, never written as DICOM.
 
-The images are those of profile `rsna` but for their field of view, so a study takes half a second instead of several.
-Every third body is randomised; of the scans few are, since what shows no anatomy teaches nothing about it.
+Images have the resolution of either profile and a narrow field of view, so a study takes half a second instead of
+several. Every second body is randomised, and fewer of the scans, since what shows no anatomy teaches nothing about it.
 """
 
 from __future__ import annotations
@@ -30,7 +30,8 @@ from .cache import MANIFEST, CropCache, crop_file
 from .extraction import FORMAT_VERSION, CropSpec, extract_crops
 
 MARGIN_MM = 44.0  # of a scan around the canal points: boxes reach 35 mm
-RANDOMISED_SCANS = 0.15
+RANDOMISED_SCANS = 0.35
+COARSE_STUDIES = 0.6  # of profile `demo`, the others of `rsna`
 POINT_SD_MM = (1.0, 1.5, 1.5)  # of the points around their truth, LPS; a localizer's errors come on top in training
 _STREAM_CROPS = 51
 
@@ -70,7 +71,7 @@ def synthetic_crops(
 
 @threadpool_limits.wrap(limits=1)
 def _make_crops(index: int, seed: int, spec: CropSpec, path: Path) -> np.ndarray:
-    person = sample_person(index, seed, randomise=index % 3 == 1)
+    person = sample_person(index, seed, randomise=index % 2 == 1)
     if not path.exists():
         study, points = scan_person(Body(person), np.random.default_rng([seed, index, _STREAM_CROPS]))
         extract_crops(replace(study, study_id=f"synthetic-{seed}-{index}"), points, spec).save(path)
@@ -82,10 +83,10 @@ def scan_person(
 ) -> tuple[Study, DiscPoints]:
     """A study around the canal of a body, and points beside the true ones."""
     canal = body.truth.canal
-    series = []
+    series, profile = [], "demo" if rng.random() < COARSE_STUDIES else "rsna"
     for view in views:
         randomise = rng.random() < RANDOMISED_SCANS
-        protocol = around_canal(sample_protocols(body, rng, "rsna", views=(view,), randomise=randomise)[0], canal)
+        protocol = around_canal(sample_protocols(body, rng, profile, views=(view,), randomise=randomise)[0], canal)
         stacks = (
             Stack(pixels.astype(np.float32), geometry, tuple(range(1, len(geometry) + 1)), ())
             for geometry, pixels in acquire(body, protocol, rng)
