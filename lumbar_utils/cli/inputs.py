@@ -88,7 +88,7 @@ def discs_of(
     from .. import localization
 
     if points is not None:
-        return localization.read_any_points(points)
+        return localization.read_any_points(points, sources, n_jobs=n_jobs, progress=progress)
     network = open_localizer(localizer)
     locate = localization.locate_out_of_fold if out_of_fold else localization.locate_studies
     found = locate(sources, network, n_jobs=n_jobs, progress=progress)[0]

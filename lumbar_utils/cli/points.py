@@ -25,8 +25,9 @@ def add(commands) -> None:
     parser = add_command(parts, "export", export, help="one point list of 3D Slicer a study")
     parser.add_argument("points", **POINTS)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the .mrk.json files")
-    parser = add_command(parts, "import", import_, help="a table of point lists of 3D Slicer")
+    parser = add_command(parts, "import", import_, help="a table of point lists of 3D Slicer, or of others' points")
     parser.add_argument("points", **POINTS)
+    parser.add_argument("--images", type=Path, metavar="DATA", help="the studies of a table that holds pixels")
     parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="the table to write")
 
 
@@ -72,14 +73,17 @@ def export(args: argparse.Namespace) -> None:
 
 def import_(args: argparse.Namespace) -> None:
     """Write the table of a folder of point lists of 3D Slicer, or of one. A list's name is its study's id; its points
-    are labelled L1/L2 to L5/S1.
+    are labelled L1/L2 to L5/S1. Or of a table like the competition's train_label_coordinates.csv that somebody has
+    corrected: x and y are pixels of images, and a level without a canal point gets one from its recesses or foramina.
 
-    example:
+    examples:
       lumbar points import markups --out points.csv
+      lumbar points import cleaned.csv --images data --out points.csv
     """
     from ..localization import read_any_points, write_points
 
     inputs.check_table(args.out)
-    found = read_any_points(args.points)
+    images = inputs.data_path(args.images) if args.images is not None else None
+    found = read_any_points(args.points, images, progress=args.progress)
     write_points(args.out, found.values())
     print(f"{counted(len(found))} in {args.out}")

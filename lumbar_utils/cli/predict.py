@@ -79,13 +79,14 @@ def predict(args: argparse.Namespace) -> None:
     from ..studies import CompetitionFolder, find_studies
     from ..studies.competition import in_synthetic_cohort, is_competition_folder
 
-    # A classifier goes with the localizer that cut its training crops; only where that is absent, with the shipped one.
-    discs = localization.read_any_points(args.points) if args.points is not None else {}
-    localizer = inputs.open_localizer(inputs.localizer_folder(None, run=run_of(run)))
-    predictor = Predictor(run, device=args.device, localizer=localizer, mirror=args.mirror)
     sources = find_studies(path, part=args.part, progress=args.progress)
     if not sources:
         raise DataError(f"{path} names no study of the {args.part} part")
+    options = {"n_jobs": min(args.jobs, len(sources)), "progress": args.progress}
+    discs = localization.read_any_points(args.points, sources, **options) if args.points is not None else {}
+    # A classifier goes with the localizer that cut its training crops; only where that is absent, with the shipped one.
+    localizer = inputs.open_localizer(inputs.localizer_folder(None, run=run_of(run)))
+    predictor = Predictor(run, device=args.device, localizer=localizer, mirror=args.mirror)
     folder = CompetitionFolder.open(path) if is_competition_folder(path) else None
     done = run_inference(
         predictor,
@@ -95,8 +96,7 @@ def predict(args: argparse.Namespace) -> None:
         sample=folder.sample_submission if folder is not None and args.part == "test" else None,
         hours=args.hours or None,
         started=started,
-        n_jobs=min(args.jobs, len(sources)),
-        progress=args.progress,
+        **options,
     )
     predictions = done.predictions
     prior = sum(prediction.fallback for prediction in predictions)
