@@ -51,7 +51,7 @@ MAX_BYTES = 20_000_000
 UNSEEN_SEED = 918_273
 """Of no training: the weights' own seed is in their JSON."""
 SPIN_ECHO = ("ivd_11", "ivd_20", "vb1_10", "vb1_11", *(f"vb2_0{number}" for number in (2, 4, 5, 6, 7, 8)))
-KNOWN_SHIFTS = {"ivd_25": [1, True], "vb1_15": [-1, True], "vb3_13": [1, False]}
+KNOWN_SHIFTS = {"ivd_25": [1, True], "vb1_15": [-1, True]}
 """Levels by which the chain of a real series is too low, and whether the localizer gives it low confidence."""
 
 
