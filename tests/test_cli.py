@@ -187,7 +187,7 @@ def test_paths_and_weights_that_are_not_there(tmp_path, capsys, monkeypatch):
     assert "is not a folder" in fails(capsys, "localize", "scans", "--weights", "nowhere", "--out", out)
     assert "weights of a classifier" in fails(capsys, "predict", "scans", "--weights", tmp_path, "--out", out)
     monkeypatch.setattr(run_folder, "SHIPPED_CLASSIFIER", tmp_path / "nothing")  # the default of --weights
-    assert "this copy of the library has no nothing" in fails(capsys, "predict", "scans")
+    assert "runs/demo/classifier" in fails(capsys, "predict", "scans")
     crops = ("crops", "scans", "--points", "points.csv", "--out", tmp_path / "crops", "--no-progress")
     assert "scans: holds no file that may be DICOM; archives" in fails(capsys, *crops)
     (tmp_path / "scans" / "note.txt").write_text("no DICOM here")

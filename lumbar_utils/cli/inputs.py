@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from ..localization import DiscLocalizer, DiscPoints
     from ..studies import CompetitionFolder, StudySource
 
+DEFAULT_RUN = Path("runs/demo")
+
 
 def data_path(path: Path | None) -> Path:
     """The path given, or the competition's data on Kaggle; raises `DataError` when there is neither."""
@@ -49,11 +51,15 @@ def weights_folder(name: str, given: Path) -> Path:
 
 
 def classifier_folder(given: Path | None) -> Path:
-    """Where the classifier lies: in the run given, else the one that ships with the library, whatever was trained in
-    `runs/demo` before."""
-    from ..models.run_folder import shipped_classifier
+    """Where the classifier lies: in the run given, else the one in the library, where there is one, whatever was
+    trained before; else in the demo run or attached on Kaggle."""
+    from ..kaggle import find_weights
+    from ..models import run_folder
 
-    return shipped_classifier() if given is None else weights_folder("classifier", given)
+    if given is not None:
+        return weights_folder("classifier", given)
+    shipped = run_folder.SHIPPED_CLASSIFIER
+    return shipped if shipped.is_dir() else find_weights("classifier", run=DEFAULT_RUN)
 
 
 def localizer_folder(given: Path | None, *, run: Path | None = None) -> Path | None:

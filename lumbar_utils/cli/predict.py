@@ -27,7 +27,7 @@ def add(commands) -> None:
     parser.add_argument("path", **PATH)
     about = (
         "a run folder with classifier/ (one network, or an ensemble.json), and localizer/ unless the shipped one is to "
-        "be used (default: the classifier that ships with the library)"
+        "be used (default: the library's own classifier if it has one, else runs/demo, then Kaggle's data sets)"
     )
     parser.add_argument("--weights", type=Path, metavar="RUN", help=about)
     parser.add_argument(

@@ -59,7 +59,7 @@ def add(commands) -> None:
         "--denoise", type=Path, metavar="RUN", help="leave out labels hardly possible by RUN, trained with --fold all"
     )
     classifier.add_argument(
-        "--initial", metavar="RUN", help="start from these weights, with their network and size of crops; or: shipped"
+        "--initial", metavar="RUN", help="start from these weights, with their network and size of crops"
     )
     classifier.add_argument("--epochs", type=POSITIVE, metavar="N", help="instead of the configuration's")
 
@@ -150,7 +150,7 @@ def train_classifier(args: argparse.Namespace) -> None:
       lumbar train classifier data --run runs/first
       lumbar train classifier data --run runs/first --config my.json --epochs 20
       lumbar train classifier data --run runs/first --fold all
-      lumbar train classifier data --run runs/first --initial shipped        phantoms as a head start
+      lumbar train classifier data --run runs/first --initial runs/demo      phantoms as a head start
       lumbar train classifier data --run runs/second --denoise runs/first      where first had --fold all
 
     my.json holds what is to be other than usual, for instance
@@ -174,9 +174,12 @@ def train_classifier(args: argparse.Namespace) -> None:
     (config, given), every = _config(args), args.fold == "all"
     spec = inputs.crop_spec(args.size)
     if args.initial is not None:
-        start = RunConfig.load(first_member(args.initial))
+        initial = args.initial
+        if initial != "shipped":
+            initial = str(inputs.weights_folder("classifier", Path(initial)))
+        start = RunConfig.load(first_member(initial))
         network = config.classifier if "classifier" in given else start.classifier
-        config = replace(config, initial=args.initial, classifier=network)
+        config = replace(config, initial=initial, classifier=network)
         spec = spec if args.size else start.crops
     if folder.labels is None:
         raise DataError(f"{folder.root} has no train.csv, so there is nothing to train on")

@@ -53,7 +53,7 @@ class Predictor:
     ----------
     run : path-like, optional
         A run folder written by `training.fit`, a folder with `ensemble.json`, or such a JSON file. Default: the
-        classifier that ships with the library.
+        library's own classifier, where this copy has one.
     device, precision
         See `networks.choose_devices`; on several devices, each holds all members and batches are split over them.
     localizer : DiscLocalizer, optional
