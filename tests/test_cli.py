@@ -525,7 +525,7 @@ def test_localizer_and_classifier_hold_out_the_same_studies_whatever_the_seed(co
         trained.append(set(study_ids))
         raise Asked
 
-    def cropped(folder, training, held_out, args):
+    def cropped(folder, training, held_out, spec, args):
         trained.append(training)
         raise Asked
 
