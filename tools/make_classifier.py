@@ -1,4 +1,4 @@
-"""Make the classifier that ships with the library: phantom crops, training, calibration, measurement.
+"""Make the classifier that ships with the library: phantom crops, training, calibration, alarm for unlike images.
 
     python tools/make_classifier.py                       lumbar_utils/weights/shipped_classifier
     python tools/make_classifier.py --out /tmp/try --work /tmp/work --bodies 100 --epochs 2      a quick try
@@ -28,6 +28,7 @@ from lumbar_utils.metrics.score import competition_score, read_predictions
 from lumbar_utils.models.classifier import ClassifierConfig
 from lumbar_utils.models.ensemble import Ensemble, Member
 from lumbar_utils.models.run_folder import load_model, save_run
+from lumbar_utils.models.typicality import fit_typicality
 from lumbar_utils.phantom.cohort import COHORT_VERSION
 from lumbar_utils.training import fit
 from lumbar_utils.training.augmentation import AugmentConfig
@@ -70,6 +71,7 @@ def main() -> int:
     out.mkdir(parents=True, exist_ok=True)
     save_run(out, model, config)
     Ensemble((Member(),), calibration).save(out)
+    fit_typicality(out, cache, others, device=args.device)
     scores = {name: score.to_json() for name, score in result.scores.items()}
     scores["calibrated"] = competition_score(codes, calibration.apply(held_out)).to_json()
     write_json(out / "made.json", {

@@ -106,6 +106,8 @@ def predict(args: argparse.Namespace) -> None:
     for line in str(done).splitlines():
         print(f"  {line}")
     inputs.print_low_confidence({p.study_id: p.discs for p in predictions if p.discs is not None})
+    if unlike := [p.study_id for p in predictions if (p.unlike_training or 0) > 1]:
+        print(f"  unlike the training data, by the images of {counted(len(unlike))}: {', '.join(unlike[:5])}")
     if args.sr is not None:
         save_structured_reports(args.sr, predictions, sources, network=f"run {name_of(run)}")
     if args.report is not None:

@@ -67,6 +67,9 @@ class StudyPrediction:
         True when the network was trained on synthetic phantoms only.
     measured : str
         What was measured on patients with such a network; `notice` says it.
+    unlike_training : float or None
+        How unlike the training data the images are: above 1 as only one of a hundred phantoms; None where the run
+        cannot tell. See `models.fit_typicality`.
     """
 
     study_id: str
@@ -77,6 +80,7 @@ class StudyPrediction:
     fallback: bool = False
     synthetic_only: bool = False
     measured: str = ""
+    unlike_training: float | None = None
 
     def __post_init__(self):
         p = np.asarray(self.probabilities, dtype=np.float64)

@@ -154,9 +154,11 @@ class LumbarClassifier(nn.Module):
         bias = torch.as_tensor(np.log(np.clip(prior, 1e-6, 1)), dtype=torch.float32)
         self.bias = nn.Parameter(bias.clone())
         self.auxiliary_bias = nn.Parameter(bias.expand(len(self.auxiliary), -1, -1).clone())
+        self.typicality: nn.Module | None = None  # see `typicality`, which sets it
 
     def forward(self, images: Mapping[str, torch.Tensor], present: torch.Tensor) -> dict:
-        """A dict with `logits` (B, 25, 3) and `aux`, a dict view -> (B, 25, 3), empty without auxiliary heads.
+        """A dict with `logits` (B, 25, 3) and `aux`, a dict view -> (B, 25, 3), empty without auxiliary heads; of a
+        network that has a `typicality` also `unlike` (B,), how unlike its training data the studies are.
 
         `images` are tensors (B, 5, D, H, W) by view, as made by `inputs.study_input`; `present`, bool (B, 3) or
         (B, 3, 5), says which view, in the order of `labels.VIEWS`, is there, for the study or for each level.
@@ -164,13 +166,18 @@ class LumbarClassifier(nn.Module):
         present = present if present.ndim == 3 else present[..., None].expand(-1, -1, N_LEVELS)
         if self.training and self.config.view_dropout:
             present = self._drop_views(present)
-        features = [self._encode(i, images[view], present[:, i]) for i, view in enumerate(VIEWS)]
+        features = self.encode(images, present)
         logits = self.head(features).float() + self.bias
         aux = {
             view: self.auxiliary[i](features[i]).float() + self.auxiliary_bias[i]
             for i, view in enumerate(VIEWS[: len(self.auxiliary)])
         }
-        return {"logits": logits, "aux": aux}
+        unlike = {} if self.typicality is None else {"unlike": self.typicality(features, present)}
+        return {"logits": logits, "aux": aux, **unlike}
+
+    def encode(self, images: Mapping[str, torch.Tensor], present: torch.Tensor) -> list[torch.Tensor]:
+        """Features of each view, (B, 5, sides, F); `present` (B, 3, 5)."""
+        return [self._encode(i, images[view], present[:, i]) for i, view in enumerate(VIEWS)]
 
     def _sides(self, view: str) -> int:
         return 2 if self.config.sides and view in SPLIT_VIEWS else 1
@@ -223,24 +230,30 @@ def predict_probabilities(
     *,
     batch_size: int = 8,
     mirror: bool = False,
+    unlike: np.ndarray | None = None,
 ) -> np.ndarray:
     """Class probabilities of studies, float64 (n, 25, 3), rows summing to one.
 
-    The model must lie on the device of `compute`; `mirror` averages with the predictions of the mirrored studies.
+    The model must lie on the device of `compute`; `mirror` averages with the predictions of the mirrored studies. A
+    model that has a `typicality` fills `unlike` (n,).
     """
     model.eval()
-    results, remaining = [], iter(inputs)
+    results, remaining, done = [], iter(inputs), 0
     while chunk := list(islice(remaining, batch_size)):
         batch = batch_of(chunk)
         images = {view: image.to(compute.device) for view, image in batch["images"].items()}
         present = batch["present"].to(compute.device)
         with compute.autocast():
-            logits = [model(images, present)["logits"]]
+            output = model(images, present)
+            logits = [output["logits"]]
             if mirror:
                 logits.append(mirror_probabilities(model(mirror_images(images), present)["logits"]))
         # float64 on the CPU: Apple's GPUs have none.
         p = torch.stack(logits).cpu().double().softmax(-1).mean(0)
         results.append(p.numpy())
+        if unlike is not None and "unlike" in output:
+            unlike[done : done + len(chunk)] = output["unlike"].cpu()
+        done += len(chunk)
     return np.concatenate(results) if results else np.zeros((0, N_TARGETS, N_SEVERITIES))
 
 

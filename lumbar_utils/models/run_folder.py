@@ -5,6 +5,7 @@ config.json         the same metadata, to be read: network, training, crops, cla
 history.csv         one row an epoch
 oof.csv             predictions for the held-out studies, in submission form
 manifest.json       versions, device, timing, studies, scores beside their references
+typicality.safetensors      by `fit_typicality`: which studies are unlike the training data
 
 A finished run is written to `.new/` and moved from there, its weights first; `ensemble.json` goes before weights.
 """
