@@ -6,7 +6,7 @@
 #   make kaggle RUN=runs/demo     dist/kaggle: library, wheels and weights as a data set, notebooks as kernels, to push
 #   make kaggle-rehearsal         notebook 05 on an imitated Kaggle, offline, with such a data set alone
 #   make test-kaggle              tests with the versions of Kaggle's image, in .venv-kaggle (Python 3.12)
-#   make weights                  remake the localizer that ships with the library, three quarters of an hour on two cores
+#   make weights                  remake the networks that ship with the library, an hour and a half on two cores
 #   make lint | format | images | notebooks | clean
 #
 # PYTHON=/path/to/python picks the interpreter (3.11 or 3.12), VENV=folder the environment's place, JOBS=n the number
@@ -59,8 +59,9 @@ kaggle-rehearsal: $(STAMP)  ## notebook 05 on an imitated Kaggle without network
 test-kaggle:  ## the tests with Kaggle's versions (requirements-kaggle.txt) in .venv-kaggle
 	@$(MAKE) test VENV=.venv-kaggle PYTHON="$(or $(PYTHON),python3.12)" REQUIREMENTS=requirements-kaggle.txt
 
-weights: $(STAMP)  ## the localizer that ships with the library, from phantoms alone
+weights: $(STAMP)  ## the networks that ship with the library, from phantoms alone
 	@$(PY) tools/make_localizer.py
+	@$(PY) tools/make_targets.py
 
 environment: $(STAMP)  ## only make .venv
 

@@ -31,7 +31,7 @@ CORE = [
 EXTRAS = {
     "decoders": ["python-gdcm>=3.0.24", "pylibjpeg>=2.0", "pylibjpeg-openjpeg>=2.4"],
     "sr": ["highdicom>=0.26"],
-    "notebooks": ["ipywidgets>=8.1", "ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
+    "notebooks": ["ipywidgets>=8.1", "ipyevents>=2.0", "ipykernel>=6.29", "nbclient>=0.10", "nbformat>=5.10"],
     "test": [
         "pytest>=8.0",
         "pytest-xdist>=3.5",
@@ -59,7 +59,7 @@ setup(
     python_requires=">=3.11",
     packages=find_packages(include=["lumbar_utils", "lumbar_utils.*"]),
     package_data={
-        "lumbar_utils": ["py.typed", "weights/*/*.safetensors", "weights/*/*.json"],
+        "lumbar_utils": ["py.typed", "weights/**/*.safetensors", "weights/**/*.json"],
         "lumbar_utils.viz": ["architecture.png"],
         "lumbar_utils.report": ["templates/*.html", "assets/*", "report.schema.json"],
     },

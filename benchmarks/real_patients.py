@@ -1,5 +1,6 @@
 """How right a run is on real patients of whom single slices are known.
 
+    python benchmarks/real_patients.py ../shared/real_rsna                             the classifier that ships
     python benchmarks/real_patients.py ../shared/real_rsna --run runs/demo/classifier
 
 The folder holds `axial.csv` and `t1.csv` with pictures (see its README.md) and `reference_oof.csv` of another network
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 from lumbar_utils.crops.extraction import CropSpec, StudyCrops, extract_crops
 from lumbar_utils.dicom.series import Series, Stack
 from lumbar_utils.evaluation.agreement import agreement_table, target_groups
+from lumbar_utils.files import read_json, write_json
 from lumbar_utils.geometry import StackGeometry
 from lumbar_utils.inference.predictor import Predictor
 from lumbar_utils.labels import (
@@ -43,6 +45,7 @@ from lumbar_utils.labels import (
 from lumbar_utils.localization.points import DiscPoints
 from lumbar_utils.metrics.bootstrap import resample_counts, with_interval
 from lumbar_utils.metrics.score import label_weights, log_losses, plain_frequencies, weighted_prior
+from lumbar_utils.models.run_folder import MADE, shipped_classifier
 from lumbar_utils.studies.data import Study
 
 AXIAL_FIELD_OF_VIEW_MM = 190.0
@@ -54,6 +57,8 @@ CANAL_FROM_FORAMEN_MM = np.array([(3.5, 5.8), (3.5, 5.0), (6.0, 5.5), (10.0, 5.0
 T1_HALF_WIDTH_MM = 44.0
 T1_SIDE = 250
 """Pixels to which whole slices were scaled before they were cut."""
+WORDS = {"spinal": "canal", "subarticular": "recesses", "foraminal": "foramina"}
+"""What people call the families of targets."""
 TARGETS_OF = {AXIAL_T2: ("spinal_canal_stenosis", "left_subarticular_stenosis", "right_subarticular_stenosis")}
 TARGETS_OF[SAGITTAL_T1] = tuple(name for name in CONDITIONS if "foraminal" in name)
 
@@ -191,9 +196,11 @@ def collect(studies: Iterator, spec: CropSpec) -> tuple[list[str], list[StudyCro
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="folder with axial.csv, t1.csv and reference_oof.csv")
-    parser.add_argument("--run", type=Path, required=True, help="folder of a trained classifier, or an ensemble")
+    parser.add_argument("--run", type=Path, help="folder of a trained classifier or an ensemble (default: the shipped)")
+    parser.add_argument("--record", action="store_true", help="write the areas to the shipped classifier's made.json")
     args = parser.parse_args()
     predictor = Predictor(args.run)
+    patients, areas = set(), {}
     for view, studies in ((AXIAL_T2, axial_studies(args.folder)), (SAGITTAL_T1, t1_studies(args.folder))):
         ids, crops, labels = collect(studies, predictor.spec)
         own = predictor.predict_crops(crops)
@@ -202,8 +209,16 @@ def main() -> int:
         known = np.isfinite(theirs).all(axis=-1)
         labels = np.where(known, labels, MISSING)
         table = measure(labels, {"ours": own, "reference": np.where(known[..., None], theirs, 1 / 3), "prior": prior})
+        patients |= set(ids)
+        own_rows = table[(table["prediction"] == "ours") & (table["measure"] == "AUC severe")].set_index("group")
+        areas |= {WORDS[group]: round(own_rows.loc[group, "value"], 3) for group in WORDS if group in own_rows.index}
         print(f"\n{view} alone, {len(ids)} real patients")
         print(wide(table).to_string())
+    if args.record and args.run is None:
+        made = shipped_classifier() / MADE
+        measured = {"patients": len(patients), "auc_severe": {word: areas[word] for word in WORDS.values()}}
+        write_json(made, read_json(made) | {"measured_on_patients": measured})
+        print(f"recorded in {made.name}: {measured}")
     return 0
 
 

@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     )
     from .crops.cache import CropCache, build_crop_cache
     from .crops.extraction import CropSpec, StudyCrops, extract_crops
+    from .crops.target_points import TargetPoints, locate_targets
     from .dicom.series import Series
     from .errors import DataError, DicomError, GeometryError, LumbarError
     from .inference.predictor import Predictor
@@ -78,6 +79,7 @@ _PACKAGES = [
 _NAMES = {
     "crops.cache": "CropCache build_crop_cache",
     "crops.extraction": "CropSpec StudyCrops extract_crops",
+    "crops.target_points": "TargetPoints locate_targets",
     "dicom.series": "Series",
     "errors": "DataError DicomError GeometryError LumbarError",
     "inference.predictor": "Predictor",

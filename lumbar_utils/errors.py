@@ -88,6 +88,7 @@ CODES = {
     "not_cropped": ("crop", PRIOR),
     "nothing_shown": ("crop", PRIOR),
     "network_not_finite": ("predict", "the other ensemble members"),
+    "unlike_training": ("predict", "the grades all the same, which deserve less trust"),
     "not_predicted": ("predict", PRIOR),
     "study_timeout": ("time", PRIOR),
     "worker_lost": ("time", PRIOR),

@@ -24,6 +24,7 @@ from lumbar_utils.kaggle.workspace import split_studies
 from lumbar_utils.labels import PROBABILITY_COLUMNS, SEVERITIES, TARGETS, decode_severities, row_ids
 from lumbar_utils.localization import DiscLocalizer
 from lumbar_utils.metrics.score import competition_score, plain_frequencies
+from lumbar_utils.models import run_folder
 from lumbar_utils.studies.study import CompetitionFolder, find_studies
 from lumbar_utils.training import label_denoising as denoising
 from lumbar_utils.training import train as train_module
@@ -185,7 +186,8 @@ def test_paths_and_weights_that_are_not_there(tmp_path, capsys, monkeypatch):
     assert "weights of a localizer" in fails(capsys, "localize", "scans", "--weights", tmp_path, "--out", out)
     assert "is not a folder" in fails(capsys, "localize", "scans", "--weights", "nowhere", "--out", out)
     assert "weights of a classifier" in fails(capsys, "predict", "scans", "--weights", tmp_path, "--out", out)
-    assert "runs/demo/classifier" in fails(capsys, "predict", "scans")  # the default of --weights
+    monkeypatch.setattr(run_folder, "SHIPPED_CLASSIFIER", tmp_path / "nothing")  # the default of --weights
+    assert "runs/demo/classifier" in fails(capsys, "predict", "scans")
     crops = ("crops", "scans", "--points", "points.csv", "--out", tmp_path / "crops", "--no-progress")
     assert "scans: holds no file that may be DICOM; archives" in fails(capsys, *crops)
     (tmp_path / "scans" / "note.txt").write_text("no DICOM here")
@@ -386,8 +388,11 @@ def test_localize_and_crops_write_what_the_next_step_reads(cohort, trained_run, 
     assert done.returncode == 0, done.stderr
     assert f"localizer: {trained_run / 'localizer'}" in done.stdout
     table = pd.read_csv(points, dtype=str, keep_default_na=False)
-    assert list(table.columns) == ["study_id", "series_id", "level", "x", "y", "z", "confidence", "flag"]
-    assert table.groupby("study_id").size().eq(5).all()
+    columns = ["study_id", "series_id", "level", "x", "y", "z", "confidence", "flag", "condition", "instance_number"]
+    assert list(table.columns) == columns
+    assert table.groupby("study_id").size().eq(25).all()
+    done = lumbar("crops", folder, "--points", points, "--out", tmp_path / "again", "--jobs", 1, "--size", 40)
+    assert done.returncode == 0, done.stderr
 
 
 @pytest.mark.slow
@@ -469,11 +474,11 @@ def test_the_localizer_of_the_run_in_use_is_taken_and_runs_demo_only_when_it_is_
 
 
 def test_studies_of_low_confidence_are_counted_and_named(tmp_path, monkeypatch, capsys):
-    from lumbar_utils import localization, studies
+    from lumbar_utils import TargetPoints, localization, studies
 
     def located(sources, localizer, *, n_jobs, progress):
-        points = np.arange(15.0).reshape(5, 3)
-        return {s: localization.DiscPoints(s, "1", points, np.ones(5), ("low_confidence",) * 5) for s in sources}, {}
+        points, each = np.arange(75.0).reshape(25, 3), ("1",) * 25
+        return {s: TargetPoints(s, points, np.ones(25), each, (1,) * 25, ("low_confidence",) * 25) for s in sources}, {}
 
     monkeypatch.setattr(inputs, "open_localizer", lambda folder: None)
     monkeypatch.setattr(studies, "find_studies", lambda path, **_: [f"case{i}" for i in range(7)])
@@ -520,7 +525,7 @@ def test_localizer_and_classifier_hold_out_the_same_studies_whatever_the_seed(co
         trained.append(set(study_ids))
         raise Asked
 
-    def cropped(folder, training, held_out, args):
+    def cropped(folder, training, held_out, spec, args):
         trained.append(training)
         raise Asked
 

@@ -1,5 +1,7 @@
 """From a run to predictions: studies like their crops, whatever breaks; the submission and its log."""
 
+import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -15,6 +17,7 @@ from lumbar_utils.inference import Predictor, StudyPrediction, write_submission
 from lumbar_utils.inference.preprocessing import preprocess_study
 from lumbar_utils.labels import N_TARGETS, PROBABILITY_COLUMNS, SEVERITY_WEIGHTS, VIEWS, row_ids
 from lumbar_utils.metrics.score import metric_frequencies, plain_frequencies, read_predictions, weighted_prior
+from lumbar_utils.models import run_folder
 from lumbar_utils.models.inputs import study_input
 from lumbar_utils.studies.study import Study
 from lumbar_utils.training.train import fit
@@ -64,6 +67,25 @@ def test_a_study_is_graded_like_its_crops(predictor, cohort):
     assert result.synthetic_only and not result.fallback and result.discs is not None
     html = result._repr_html_()
     assert "mean nothing for patients" in html and "1003" in html
+
+
+def test_the_shipped_classifier_is_the_default_and_says_what_it_is_worth(run, predictor, tmp_path, monkeypatch):
+    shipped = tmp_path / "shipped"
+    shutil.copytree(run.folder, shipped)
+    monkeypatch.setattr(run_folder, "SHIPPED_CLASSIFIER", tmp_path / "nothing")
+    with pytest.raises(DataError, match="no nothing"):
+        Predictor()
+    monkeypatch.setattr(run_folder, "SHIPPED_CLASSIFIER", shipped)
+    assert "mean nothing for patients" in predictor.predict_study(Study("1003", (), ())).notice
+    areas = {"canal": 0.954, "recesses": 0.911, "foramina": 0.83}
+    (shipped / "made.json").write_text(json.dumps({"measured_on_patients": {"patients": 588, "auc_severe": areas}}))
+    own = Predictor(device="cpu", precision="float32", localizer=FixedLocalizer())
+    told = own.predict_study(Study("1003", (), ()))
+    assert told.synthetic_only and told.notice == own.prior_prediction("1004").notice
+    assert "synthetic phantoms only; measured on 588 patients" in told.notice and "mean nothing" not in told.notice
+    assert "0.95 (canal), 0.91 (recesses), 0.83 (foramina)" in told.notice and "not for diagnosis" in told.notice
+    assert told.notice in told._repr_html_()
+    assert not replace(told, synthetic_only=False).notice
 
 
 @pytest.mark.parametrize(("study_id", "words"), [("lost", "no sagittal series"), ("broken", "reshape"), ("empty", "")])

@@ -119,7 +119,7 @@ class BrokenGpu:
     """Networks on a GPU that has failed for good."""
 
     computes = (Compute(torch.device("cuda"), torch.float32, "a test"),)
-    seconds = np.full(3, np.nan)
+    seconds, unlike = np.full(3, np.nan), np.full((3, 0), np.nan)
 
     def __init__(self, networks):
         self.empty = networks.predict
@@ -155,9 +155,9 @@ class Clock:
             self.now += read
             return PreprocessedStudy(source.study_id, (), None, crops)
 
-        def noting(model, inputs, compute, *, batch_size, mirror):
+        def noting(model, inputs, compute, *, mirror, **options):
             self.now += grade * len(inputs) * (2 if mirror else 1)
-            return graded(model, inputs, compute, batch_size=batch_size, mirror=mirror)
+            return graded(model, inputs, compute, mirror=mirror, **options)
 
         import lumbar_utils.inference.networks as networks_module
 

@@ -102,6 +102,14 @@ def test_the_report_is_short_and_names_data_weights_and_decoders(cohort, tmp_pat
     assert found.warnings[0] == "attached: gdcm could not be installed"
 
 
+def test_the_shipped_classifier_is_named_where_nothing_was_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr("lumbar_utils.models.run_folder.SHIPPED_CLASSIFIER", tmp_path / "shipped")
+    for words in ("no classifier yet", "the shipped classifier"):
+        line = subjects(environment.environment_report(run=tmp_path / "run"))["weights"]
+        assert line.text == f"{words}; the shipped localizer"
+        (tmp_path / "shipped").mkdir(exist_ok=True)
+
+
 def test_an_absent_decoder_is_a_warning_that_says_which_files(monkeypatch, tmp_path):
     from pydicom.pixels import get_decoder
 

@@ -15,6 +15,7 @@ from lumbar_utils.kaggle import workspace
 from lumbar_utils.kaggle.workspace import find_localizer, find_weights, open_workspace, restore_weights
 from lumbar_utils.labels import N_LEVELS, N_TARGETS, SAGITTAL_T2
 from lumbar_utils.localization import locate_studies, points_from_table, reference_points
+from lumbar_utils.models import run_folder
 from lumbar_utils.studies import statistics
 from lumbar_utils.studies.competition import CompetitionFolder
 
@@ -57,7 +58,9 @@ def test_without_data_a_cohort_is_made_once(tmp_path, monkeypatch):
 def test_weights_are_found_in_a_run_or_attached_under_either_mount(tmp_path, monkeypatch):
     monkeypatch.setattr(workspace, "KAGGLE_INPUT", tmp_path / "input")
     with pytest.raises(DataError, match=r"no weights of a classifier: expected model\.safetensors or ensemble\.json"):
-        find_weights("classifier", run=tmp_path / "run")
+        find_weights("classifier", tmp_path / "run")
+    monkeypatch.setattr(run_folder, "SHIPPED_CLASSIFIER", tmp_path)
+    assert find_weights("classifier", run=tmp_path / "run") == tmp_path, "the one that ships"
     for mount in ("input/weights", "input/datasets/somebody/weights"):
         folder = tmp_path / mount / "classifier"
         folder.mkdir(parents=True)
@@ -72,6 +75,7 @@ def test_an_ensemble_is_found_where_a_single_classifier_is(tmp_path, monkeypatch
     for folder in (tmp_path / "run" / "classifier", tmp_path / "input" / "datasets" / "somebody" / "w" / "classifier"):
         (folder / "fold_0").mkdir(parents=True)
         (folder / "fold_0" / "model.safetensors").touch()
+        monkeypatch.setattr(run_folder, "SHIPPED_CLASSIFIER", tmp_path / "nothing")
         with pytest.raises(DataError, match="no weights of a classifier"):  # folds alone, unfinished, are no classifier
             find_weights("classifier", run=tmp_path / "run")
         (folder / "ensemble.json").touch()

@@ -1,4 +1,4 @@
-"""Points renamed by a level, and taken to and from 3D Slicer."""
+"""Points renamed by a level, taken to and from 3D Slicer, and from tables of other teams."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 
 import jsonschema
 import numpy as np
+import pandas as pd
 import pytest
 
 from lumbar_utils.cli import main
@@ -13,6 +14,7 @@ from lumbar_utils.errors import DataError
 from lumbar_utils.labels import N_LEVELS
 from lumbar_utils.localization import (
     DiscPoints,
+    points_from_table,
     read_any_points,
     read_markups,
     read_points,
@@ -20,6 +22,8 @@ from lumbar_utils.localization import (
     write_markups,
     write_points,
 )
+from lumbar_utils.localization.exchange import BETWEEN_SIDES
+from lumbar_utils.studies import CompetitionFolder
 
 POINT = {
     "type": "object",
@@ -142,3 +146,61 @@ def test_the_command_line_shifts_exports_and_imports(discs, tmp_path, capsys):
         np.testing.assert_allclose(back[study_id].points, own.points, atol=1e-3)
     assert main(["points", "shift", str(table), "--study", "3", "--by", "1"]) == 1
     assert "holds no study '3'" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def loaded(cohort):
+    """The points of the train part as the loader of the competition's own table gives them."""
+    folder = CompetitionFolder.open(cohort)
+    return points_from_table(folder, folder.study_ids("train"), n_jobs=1, progress=False)[0]
+
+
+def test_a_table_in_the_competitions_form_gives_what_the_loader_of_its_own_gives(cohort, loaded, tmp_path, capsys):
+    table = cohort / "train_label_coordinates.csv"
+    assert main(["points", "import", str(table), "--images", str(cohort), "--out", str(tmp_path / "points.csv")]) == 0
+    found, compared = read_points(tmp_path / "points.csv"), 0
+    for study_id, discs in loaded.items():
+        seen = [not flag for flag in discs.flags]
+        compared += sum(seen)
+        np.testing.assert_allclose(found[study_id].points[seen], discs.points[seen], atol=1e-3)
+        assert found[study_id].series_id == discs.series_id
+    assert len(loaded) > 3 and compared > 15
+    assert main(["points", "import", str(table), "--out", str(tmp_path / "points.csv")]) == 1
+    assert "--images" in capsys.readouterr().err
+
+
+def test_a_level_without_a_canal_row_gets_its_point_from_both_sides(cohort, loaded, tmp_path, caplog):
+    table = pd.read_csv(cohort / "train_label_coordinates.csv", dtype=str)
+    canal = table["condition"] == "Spinal Canal Stenosis"
+    cut = table[~(canal & (table["level"] == "L5/S1"))]
+    last = cut["study_id"].iloc[-1]
+    cut = cut[(cut["study_id"] != last) | (cut["level"] == "L1/L2")]
+    other = cut[cut["study_id"] == cut["study_id"].iloc[0]].assign(study_id="404")
+    pd.concat([cut, other]).to_csv(tmp_path / "cleaned.csv", index=False)
+    found = read_any_points(tmp_path / "cleaned.csv", cohort)
+    told = [s for s, discs in found.items() if discs.flags[4] == "low_confidence" and not loaded[s].flags[4]]
+    assert len(told) >= 3 and all(found[s].confidence[4] == BETWEEN_SIDES for s in told)
+    assert max(np.linalg.norm(found[s].points[4] - loaded[s].points[4]) for s in told) < 12
+    assert last not in found and f"study {last}: no disc points: " in caplog.text, "the others go on"
+    assert "1 study not among those at hand" in caplog.text
+
+
+def test_a_table_of_points_without_its_columns_is_refused(tmp_path):
+    (tmp_path / "a.csv").write_text("study_id,series_id,condition,level,x,y\n1,2,Spinal Canal Stenosis,L1/L2,3,4\n")
+    with pytest.raises(DataError, match=r"lacks the columns \['instance_number'\]"):
+        read_any_points(tmp_path / "a.csv", tmp_path)
+
+
+def test_predict_takes_such_a_table_too(cohort, loaded, tmp_path, monkeypatch, capsys):
+    def only_noted(predictor, sources, out, *, discs, **options):
+        noted.update(discs)
+        raise DataError("enough")
+
+    noted = {}
+    monkeypatch.setattr("lumbar_utils.inference.run_inference", only_noted, raising=False)
+    monkeypatch.setattr("lumbar_utils.inference.Predictor", lambda *args, **options: None, raising=False)
+    monkeypatch.setattr("lumbar_utils.cli.inputs.weights_folder", lambda *args: tmp_path)
+    table = ("--points", str(cohort / "train_label_coordinates.csv"), "--part", "train", "--jobs", "1")
+    assert main(["predict", str(cohort), *table, "--out", str(tmp_path / "a.csv"), "--no-progress"]) == 1
+    assert "enough" in capsys.readouterr().err and set(loaded) <= set(noted)
+    assert {discs.source for discs in noted.values()} == {"table"}

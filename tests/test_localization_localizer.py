@@ -535,7 +535,8 @@ def test_training_from_a_folder_leaves_weights_and_history(cohort, tmp_path):
     assert history["loss"].iloc[-2:].mean() < 0.9 * history["loss"].iloc[0]
     again = DiscLocalizer.load(tmp_path)
     for a, b in zip(trained.networks[0].state_dict().values(), again.networks[0].state_dict().values(), strict=True):
-        assert torch.equal(a, b)
+        stored = a.half().float() if a.ndim >= 2 else a  # matrices in half precision
+        assert torch.equal(stored, b)
     more = train_localizer(
         folder,
         folder.study_ids("train")[:2],
@@ -584,6 +585,9 @@ def test_several_networks_are_trained_apart_and_their_heat_maps_averaged(tmp_pat
     together = pair.predict_heat_maps(sample).probability
     assert np.allclose(np.mean(alone, axis=0), together, atol=1e-7) and not np.allclose(*alone, atol=1e-7)
     again = DiscLocalizer.load(pair.save(tmp_path))
+    for network in pair.networks:  # as they are stored
+        network.load_state_dict({n: t.half() if t.ndim >= 2 else t for n, t in network.state_dict().items()})
+    together = pair.predict_heat_maps(sample).probability
     assert np.allclose(again.predict_heat_maps(sample).probability, together)
 
 

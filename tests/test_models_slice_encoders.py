@@ -1,6 +1,7 @@
 """Pooling over slices and the 2.5D encoders: what they start from, what they can learn, which slice sees which."""
 
 import pytest
+import timm
 import torch
 from planted_crops import SPEC, planted_cohort
 from torch import nn
@@ -9,7 +10,7 @@ from lumbar_utils.devices import choose_compute
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import VIEWS, encode_severities
 from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier
-from lumbar_utils.models.encoders import SLICE_POOLINGS, build_encoder, with_neighbours
+from lumbar_utils.models.encoders import SLICE_POOLINGS, STACK_CHANNELS, build_encoder, with_neighbours
 from lumbar_utils.models.inputs import batch_of, study_input
 
 SMALL = "resnet10t"
@@ -121,8 +122,8 @@ def test_three_dimensional_positions_are_pooled_like_slices():
 def test_names_are_checked():
     with pytest.raises(DataError, match=r"slice_pooling.*attention.*'mean'"):
         ClassifierConfig(slice_pooling="mean")
-    with pytest.raises(DataError, match=r"family.*2.5d.*'2d'"):
-        ClassifierConfig(family="2d")
+    with pytest.raises(DataError, match=r"family.*2.5d.*'4d'"):
+        ClassifierConfig(family="4d")
 
 
 @pytest.mark.parametrize("pooling", ["attention", "recurrent"])
@@ -160,3 +161,35 @@ def test_a_network_of_slices_learns_the_tiny_cohort():
         optimizer.step()
         losses.append(loss.item())
     assert losses[-1] < 0.5 * losses[0], f"from {losses[0]:.2f} to {losses[-1]:.2f} only"
+
+
+def test_a_stack_is_read_with_its_slices_as_channels(tmp_path):
+    torch.manual_seed(0)
+    encoder = build_encoder(SMALL, family="2d").eval()
+    x = torch.randn(2, 1, 32, 32, STACK_CHANNELS)
+    with torch.inference_mode():
+        assert torch.allclose(encoder(x), encoder.network(x[:, 0].permute(0, 3, 1, 2)), atol=1e-5)
+        assert not torch.allclose(encoder(x), encoder(x.flip(-1)), atol=1e-3)
+        assert encoder(x[..., :8]).shape == (2, encoder.num_features), "other numbers of slices are resampled"
+        constant = torch.randn(2, 1, 32, 32, 1)
+        wide = encoder(constant.expand(-1, -1, -1, -1, 8))
+        assert torch.allclose(wide, encoder(constant.expand(-1, -1, -1, -1, STACK_CHANNELS)), atol=1e-4)
+    colours = timm.create_model(SMALL, num_classes=0).eval()
+    torch.save(colours.state_dict(), tmp_path / "colours.pt")
+    loaded = build_encoder(SMALL, family="2d", pretrained=tmp_path / "colours.pt").eval()
+    grey = torch.randn(2, 1, 32, 32, 1)
+    with torch.inference_mode():
+        expected = colours(grey[:, 0].permute(0, 3, 1, 2).expand(-1, 3, -1, -1))
+        assert torch.allclose(loaded(grey.expand(-1, -1, -1, -1, STACK_CHANNELS)), expected, atol=1e-3)
+
+
+def test_one_encoder_can_read_all_views():
+    shared, own = (
+        LumbarClassifier(ClassifierConfig(SMALL, family="2d", share_encoder=share)) for share in (True, False)
+    )
+    assert len(shared.encoders) == 1 and len(own.encoders) == len(VIEWS)
+    images = {view: torch.rand(1, 5, *SPEC.shapes[view]) for view in VIEWS}
+    shared.eval()
+    with torch.inference_mode():
+        logits = shared(images, torch.ones(1, 3, dtype=torch.bool))["logits"]
+    assert logits.shape == (1, 25, 3) and logits.isfinite().all()

@@ -90,8 +90,8 @@ def test_truth_is_where_the_tissue_is(index):
         assert share(body, ball(up, 1.5), Tissue.MARROW, Tissue.FATTY_MARROW) > 0.8
         assert share(body, ball(down, 1.5), Tissue.MARROW, Tissue.FATTY_MARROW) > 0.8
         for side in (0, 1):
-            fat_or_root = share(body, ball(truth.foramen[level, side], 2), Tissue.EPIDURAL_FAT, Tissue.ROOT, Tissue.FAT)
-            assert fat_or_root > 0.8
+            content = (Tissue.EPIDURAL_FAT, Tissue.ROOT, Tissue.FAT, Tissue.VEIN, Tissue.BLOOD)
+            assert share(body, ball(truth.foramen[level, side], 2), *content) > 0.8
     assert np.all(truth.foramen[:, 0, 0] > truth.foramen[:, 1, 0]), "patient's left is +x"
     assert np.all(np.diff(truth.centre[:, 2]) < 0)
     assert np.all((truth.posterior - truth.centre)[:, 1] > 8)

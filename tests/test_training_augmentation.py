@@ -184,6 +184,24 @@ def test_slice_dropout_blanks_whole_slices():
     assert ((per_slice == 0) | (per_slice == 1)).all() and ((per_slice == 0).sum(-1) == 1).all()
 
 
+def test_few_slices_stand_for_the_whole_crop():
+    number = {v: torch.arange(1.0, SPEC.shapes[v][0] + 1)[:, None, None].expand(2, 5, *SPEC.shapes[v]) for v in VIEWS}
+    draw = torch.Generator().manual_seed(0)
+    out, _ = augment_batch(number, torch.zeros(2, 25), options(few_slices=1.0), SPEC, draw)
+    depth = SPEC.shapes[SAGITTAL_T1][0]
+    seen = {view: out[view][..., 0, 0].reshape(10, -1) for view in VIEWS}
+    for row in seen[SAGITTAL_T1]:
+        right, left = row[: depth // 2], row[depth // 2 :]
+        assert (row > 0).all() and right.max() <= left.min(), "each half shows slices of its own"
+        assert len(right.unique()) <= 5 and (row.diff() >= 0).all()
+    for view in (SAGITTAL_T2, AXIAL_T2):
+        shown = seen[view] > 0
+        assert (shown.sum(1) < shown.shape[1]).all() and shown.any(1).all()
+        assert all(torch.equal(row[row > 0], number[view][0, 0, :, 0, 0][row > 0]) for row in seen[view])
+    same, _ = augment_batch(number, torch.zeros(2, 25), NOTHING, SPEC)
+    assert all(torch.equal(same[v], number[v]) for v in VIEWS)
+
+
 def test_appearance_uses_one_draw_for_a_series():
     pytest.importorskip("albumentations")
     one_slice = np.random.default_rng(0).random((16, 16)).astype(np.float32) + 0.5

@@ -49,6 +49,19 @@ def test_a_tiny_training_learns_the_planted_signal(run):
     assert run.history["held_out_score"].notna().tolist() == [False, False, False, True] * 2
 
 
+def test_a_training_can_start_from_a_run(run, cohort, tmp_path):
+    crops, labels = cohort
+    settings = tiny_config(classifier=FAST, epochs=1, learning_rate=1e-6, initial=str(run.folder))
+    again = fit(crops, labels, settings, tmp_path / "again", progress=False)
+    assert again.scores["model"].total == pytest.approx(run.scores["model"].total, abs=0.02)
+    scratch = fit(crops, labels, replace(settings, initial=None), tmp_path / "again", progress=False)
+    assert scratch.scores["model"].total > again.scores["model"].total + 0.1, "another training, not the finished one"
+    wide = replace(settings, classifier=replace(FAST, width=FAST.width // 2))
+    fit(crops, labels, wide, tmp_path / "wide", progress=False)  # its head starts anew
+    with pytest.raises(DataError, match="its encoder is another one"):
+        fit(crops, labels, replace(settings, classifier=replace(FAST, family="2d")), tmp_path / "other", progress=False)
+
+
 def test_the_run_folder_is_complete(run, cohort):
     _, labels = cohort
     names = {p.name for p in run.folder.iterdir()}

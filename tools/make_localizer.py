@@ -1,7 +1,7 @@
 """Make the localizer that ships with the library: phantoms, training, calibration, measurement.
 
     python tools/make_localizer.py                         lumbar_utils/weights/shipped_localizer
-    python tools/make_localizer.py --out /tmp/try --bodies 200 --steps 300      a quick try
+    python tools/make_localizer.py --out /tmp/try --members 200:300              a quick try
 
 Every member is trained on its own phantoms with its own seed, one process and one core each (on a GPU they share it),
 so the time is that of one member where there are as many cores. A finished member is kept in the work folder, and a
@@ -36,6 +36,8 @@ from lumbar_utils.phantom.cohort import COHORT_VERSION
 
 PACKAGE = ROOT / "lumbar_utils"
 SCANS = 2
+MEMBERS = ("1200:4500", "2400:9500", "2400:9500")
+"""Long trainings are more exact, a short one is less sure of levels that it labels wrong; together they err least."""
 CALIBRATION, MEASUREMENT = 1, 2
 """Added to a thousand times the seed, with 0 for training: no body is in two of the three."""
 
@@ -45,26 +47,27 @@ def main() -> int:
     started = time.monotonic()
     out, work = Path(args.out), Path(args.work)
     config = LocalizerConfig(trained_on="synthetic")
-    training = LocalizerTraining(steps=args.steps, average=0.998, seed=args.seed)
+    training = LocalizerTraining(average=0.998, seed=args.seed)
     if args.recalibrate:
         return recalibrate(out, args)
     work.mkdir(parents=True, exist_ok=True)
-    jobs = joblib.Parallel(n_jobs=min(args.members, joblib.cpu_count()))
+    jobs = joblib.Parallel(n_jobs=min(len(args.members), joblib.cpu_count()))
     members = jobs(
-        joblib.delayed(make_member)(work, member, config, training, args.bodies, args.device)
-        for member in range(args.members)
+        joblib.delayed(make_member)(work, member, config, replace(training, steps=steps), bodies, args.device)
+        for member, (bodies, steps) in enumerate(args.members)
     )
     networks = [network for folder, _ in members for network in DiscLocalizer.load(folder).networks]
     calibration, measured = calibrate(networks, args)
     made = {
-        "command": f"python tools/make_localizer.py --seed {args.seed} --members {args.members} "
-        f"--bodies {args.bodies} --steps {args.steps} --held-out {args.held_out}",
+        "command": f"python tools/make_localizer.py --seed {args.seed} --held-out {args.held_out} --members "
+        + " ".join(f"{bodies}:{steps}" for bodies, steps in args.members),
         "data": "synthetic phantoms only: half ordinary people in ordinary scans, half randomised beyond reality; "
         "no scan of a person was used",
         "phantom_version": COHORT_VERSION,
-        "series_per_member": SCANS * args.bodies,
-        "training": {name: value for name, value in asdict(training).items() if name != "seed"},
-        "seeds": [training.seed + member for member in range(args.members)],
+        "series_per_member": [SCANS * bodies for bodies, _ in args.members],
+        "steps_per_member": [steps for _, steps in args.members],
+        "training": {name: value for name, value in asdict(training).items() if name not in ("seed", "steps")},
+        "seeds": [training.seed + member for member in range(len(args.members))],
         "seconds_per_member": [round(seconds) for _, seconds in members],
         "cores": joblib.cpu_count(),
         "measured_on_held_out_phantoms": measured,
@@ -176,16 +179,21 @@ def _code() -> dict:
     return {"code": digest, "versions": {"lumbar_utils": __version__, **versions()}}
 
 
+def _member(text: str) -> tuple[int, int]:
+    bodies, steps = map(int, text.split(":"))
+    return bodies, steps
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", default=str(PACKAGE / "weights" / "shipped_localizer"), help="folder for the weights")
     parser.add_argument("--work", default=str(ROOT / "runs" / "localizer_making"), help="folder for unfinished work")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--members", type=int, default=2, help="networks whose heat maps are averaged (default 2)")
+    about = "of each network: bodies to learn from, half of them randomised, and training steps (default: {})"
     parser.add_argument(
-        "--bodies", type=int, default=2400, help="bodies for each member, half of them randomised (2400)"
-    )
-    parser.add_argument("--steps", type=int, default=9500, help="training steps of each member (default 9500)")
+        "--members", type=_member, nargs="+", default=[_member(text) for text in MEMBERS], metavar="BODIES:STEPS",
+        help=about.format(" ".join(MEMBERS)),
+    )  # fmt: skip
     parser.add_argument("--held-out", type=int, default=300, help="bodies each for calibration and measurement")
     parser.add_argument("--recalibrate", action="store_true", help="keep the networks, calibrate and evaluate anew")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")

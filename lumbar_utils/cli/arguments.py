@@ -45,7 +45,8 @@ LOCALIZER = {
 POINTS = {
     "type": Path,
     "metavar": "POINTS",
-    "help": "known discs: a table of `lumbar localize`, a 3D Slicer point list (.mrk.json), or a folder of these",
+    "help": "known discs: a table of `lumbar localize` or like train_label_coordinates.csv, a 3D Slicer point list "
+    "(.mrk.json), or a folder of these",
 }
 SIZE = {
     "type": POSITIVE,

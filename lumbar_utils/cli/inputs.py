@@ -41,13 +41,25 @@ def competition(path: Path | None) -> CompetitionFolder:
     return CompetitionFolder.open(path)
 
 
-def weights_folder(name: str, given: Path | None) -> Path:
-    """Where trained weights of that name lie: in the run given, else the demo run, else attached on Kaggle."""
+def weights_folder(name: str, given: Path) -> Path:
+    """Where trained weights of that name lie in the run given."""
     from ..kaggle import find_weights
 
-    if given is not None and not given.is_dir():
+    if not given.is_dir():
         raise DataError(f"{given} is not a folder; expected a run folder with {name}/ in it")
-    return find_weights(name, given or "", DEFAULT_RUN)
+    return find_weights(name, given)
+
+
+def classifier_folder(given: Path | None) -> Path:
+    """Where the classifier lies: in the run given, else the one in the library, where there is one, whatever was
+    trained before; else in the demo run or attached on Kaggle."""
+    from ..kaggle import find_weights
+    from ..models import run_folder
+
+    if given is not None:
+        return weights_folder("classifier", given)
+    shipped = run_folder.SHIPPED_CLASSIFIER
+    return shipped if shipped.is_dir() else find_weights("classifier", run=DEFAULT_RUN)
 
 
 def localizer_folder(given: Path | None, *, run: Path | None = None) -> Path | None:
@@ -82,7 +94,7 @@ def discs_of(
     from .. import localization
 
     if points is not None:
-        return localization.read_any_points(points)
+        return localization.read_any_points(points, sources, n_jobs=n_jobs, progress=progress)
     network = open_localizer(localizer)
     locate = localization.locate_out_of_fold if out_of_fold else localization.locate_studies
     found = locate(sources, network, n_jobs=n_jobs, progress=progress)[0]

@@ -35,7 +35,7 @@ def add(commands) -> None:
     parser.add_argument("path", **PATH)
     about = (
         "a run folder with classifier/ (one network, or an ensemble.json), and localizer/ unless the shipped one is to "
-        "be used (default: runs/demo, then Kaggle's data sets)"
+        "be used (default: the library's own classifier if it has one, else runs/demo, then Kaggle's data sets)"
     )
     parser.add_argument("--weights", type=Path, metavar="RUN", help=about)
     parser.add_argument(
@@ -79,30 +79,29 @@ def predict(args: argparse.Namespace) -> None:
     given up, when and why.
 
     examples:
+      lumbar predict scans --report reports                              any tree of DICOM files; reports/index.html
+      lumbar predict scans --points points.csv --out grades.csv          discs corrected by hand
       lumbar predict data --weights runs/first --out submission.csv      the test part of a competition folder
-      lumbar predict scans --weights runs/first --out grades.csv         any tree of DICOM files
-      lumbar predict scans --weights runs/first --points points.csv      discs corrected by hand
-      lumbar predict data --weights runs/first --report reports          then open reports/index.html
       lumbar predict data --weights runs/first --hours 2 --mirror        complete and in time in any case
     """
     started = time.monotonic()
-    path, run = inputs.data_path(args.path), inputs.weights_folder("classifier", args.weights)
+    path, run = inputs.data_path(args.path), inputs.classifier_folder(args.weights)
     inputs.check_table(args.out)
     _check_reports(args)
     from .. import localization
     from ..inference import Predictor, run_inference
-    from ..inference.submission import SYNTHETIC_WARNING
     from ..models.ensemble import name_of, run_of
     from ..studies import CompetitionFolder, find_studies
     from ..studies.competition import in_synthetic_cohort, is_competition_folder
 
-    # A classifier goes with the localizer that cut its training crops; only where that is absent, with the shipped one.
-    discs = localization.read_any_points(args.points) if args.points is not None else {}
-    localizer = inputs.open_localizer(inputs.localizer_folder(None, run=run_of(run)))
-    predictor = Predictor(run, device=args.device, localizer=localizer, mirror=args.mirror)
     sources = find_studies(path, part=args.part, progress=args.progress)
     if not sources:
         raise DataError(f"{path} names no study of the {args.part} part")
+    options = {"n_jobs": min(args.jobs, len(sources)), "progress": args.progress}
+    discs = localization.read_any_points(args.points, sources, **options) if args.points is not None else {}
+    # A classifier goes with the localizer that cut its training crops; only where that is absent, with the shipped one.
+    localizer = inputs.open_localizer(inputs.localizer_folder(None, run=run_of(run)))
+    predictor = Predictor(run, device=args.device, localizer=localizer, mirror=args.mirror)
     folder = CompetitionFolder.open(path) if is_competition_folder(path) else None
     done = run_inference(
         predictor,
@@ -112,8 +111,7 @@ def predict(args: argparse.Namespace) -> None:
         sample=folder.sample_submission if folder is not None and args.part == "test" else None,
         hours=args.hours or None,
         started=started,
-        n_jobs=min(args.jobs, len(sources)),
-        progress=args.progress,
+        **options,
     )
     predictions = done.predictions
     prior = sum(prediction.fallback for prediction in predictions)
@@ -123,6 +121,8 @@ def predict(args: argparse.Namespace) -> None:
     for line in str(done).splitlines():
         print(f"  {line}")
     inputs.print_low_confidence({p.study_id: p.discs for p in predictions if p.discs is not None})
+    if unlike := [p.study_id for p in predictions if (p.unlike_training or 0) > 1]:
+        print(f"  unlike the training data, by the images of {counted(len(unlike))}: {', '.join(unlike[:5])}")
     if args.sr is not None:
         save_structured_reports(args.sr, predictions, sources, network=f"run {name_of(run)}")
     if args.report is not None:
@@ -133,10 +133,10 @@ def predict(args: argparse.Namespace) -> None:
         made = counted(reports.written, "report", "reports")
         print(f"  {made}, {len(reports.failures)} failed; open {reports.finish()}")
     synthetic = all(in_synthetic_cohort(source.path) for source in sources)
-    meaningless = predictor.synthetic_only and not synthetic
+    meaningless = predictor.synthetic_only and not predictor.measured and not synthetic
     _draw_crops(args, zip(sources, predictions, strict=True), predictor.spec, synthetic, meaningless)
-    if meaningless:
-        print(f"NOTE: the network was {SYNTHETIC_WARNING}.")
+    if predictions and predictions[0].notice and not synthetic:
+        print(f"NOTE: the network was {predictions[0].notice}.")
 
 
 def _check_reports(args: argparse.Namespace) -> None:

@@ -24,7 +24,7 @@ def add(commands) -> None:
     parser.add_argument("--test-fraction", type=fraction, default=0.2, metavar="F", help=about)
     parser.add_argument("--jobs", **JOBS)
 
-    parser = add_command(commands, "localize", localize, help="find the five discs")
+    parser = add_command(commands, "localize", localize, help="find the five discs, foramina and recesses")
     parser.add_argument("path", **PATH)
     parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="the table to write")
     parser.add_argument("--weights", **LOCALIZER)
@@ -43,8 +43,10 @@ def add(commands) -> None:
     parser = add_command(parts, "export", export_points, help="one point list of 3D Slicer a study")
     parser.add_argument("points", **POINTS)
     parser.add_argument("--out", type=Path, required=True, metavar="DIR", help="folder of the .mrk.json files")
-    parser = add_command(parts, "import", import_points, help="a table of point lists of 3D Slicer")
+    about = "a table of point lists of 3D Slicer, or of others' points"
+    parser = add_command(parts, "import", import_points, help=about)
     parser.add_argument("points", **POINTS)
+    parser.add_argument("--images", type=Path, metavar="DATA", help="the studies of a table that holds pixels")
     parser.add_argument("--out", type=Path, required=True, metavar="CSV", help="the table to write")
 
     parser = add_command(commands, "crops", crops, resumes=True, help="cut the region around each disc")
@@ -85,9 +87,12 @@ def phantom(args: argparse.Namespace) -> None:
 
 
 def localize(args: argparse.Namespace) -> None:
-    """Find the canal point of the five lumbar discs on the sagittal series and write them as a table: study_id,
-    series_id, level, x, y, z (patient coordinates LPS, mm), confidence (0..1), flag ("" when fine, else for example
-    "interpolated"; "low_confidence" at all five when the whole spine may be labelled one level too high or too low).
+    """Find the 25 points of a study, at each of the five discs the canal, both foramina and both recesses, and write
+    them as a table: study_id, series_id, level, x, y, z (patient coordinates LPS, mm), confidence (0..1), flag,
+    condition (which of the five it is), instance_number (of its slice). The flag is "" when all is well, else for
+    example "interpolated"; "low_confidence" at all canal points when the whole spine may be labelled one level too high
+    or too low; "estimated" where no scan shows a foramen or recess and it was placed from the canal. --points of the
+    other commands takes the canal's rows.
     The localizer that ships with the library was trained on synthetic phantoms; --weights names another one.
 
     examples:
@@ -98,16 +103,18 @@ def localize(args: argparse.Namespace) -> None:
     path, folder = inputs.data_path(args.path), inputs.localizer_folder(args.weights)
     inputs.check_table(args.out)
     from .. import localization, studies
+    from ..crops.target_points import TargetLocalizer
 
-    localizer = inputs.open_localizer(folder)
+    localizer = TargetLocalizer(inputs.open_localizer(folder))
     sources = studies.find_studies(path, progress=args.progress)
     found, failed = localization.locate_studies(sources, localizer, n_jobs=args.jobs, progress=args.progress)
     if not found:
         raise DataError(f"the discs were found in none of {counted(len(sources))}; {next(iter(failed.values()))}")
     localization.write_points(args.out, found.values())
-    flagged = sum(discs.flagged for discs in found.values())
+    discs = {study_id: points.discs for study_id, points in found.items()}
+    flagged = sum(points.flagged for points in discs.values())
     print(f"{counted(len(found))} in {args.out}, {flagged} of them with a flag; {len(failed)} failed")
-    inputs.print_low_confidence(found)
+    inputs.print_low_confidence(discs)
 
 
 def shift_points(args: argparse.Namespace) -> None:
@@ -152,15 +159,18 @@ def export_points(args: argparse.Namespace) -> None:
 
 def import_points(args: argparse.Namespace) -> None:
     """Write the table of a folder of point lists of 3D Slicer, or of one. A list's name is its study's id; its points
-    are labelled L1/L2 to L5/S1.
+    are labelled L1/L2 to L5/S1. Or of a table like the competition's train_label_coordinates.csv that somebody has
+    corrected: x and y are pixels of images, and a level without a canal point gets one from its recesses or foramina.
 
-    example:
+    examples:
       lumbar points import markups --out points.csv
+      lumbar points import cleaned.csv --images data --out points.csv
     """
     from ..localization import read_any_points, write_points
 
     inputs.check_table(args.out)
-    found = read_any_points(args.points)
+    images = inputs.data_path(args.images) if args.images is not None else None
+    found = read_any_points(args.points, images, progress=args.progress)
     write_points(args.out, found.values())
     print(f"{counted(len(found))} in {args.out}")
 

@@ -15,7 +15,7 @@ from .arguments import COUNT, DEVICE, JOBS, PATH, POINTS, POSITIVE, SIZE, add_co
 if TYPE_CHECKING:
     import pandas as pd
 
-    from ..crops import CropCache
+    from ..crops import CropCache, CropSpec
     from ..localization import DiscLocalizer
     from ..studies import CompetitionFolder
     from ..training import AugmentConfig, TrainConfig
@@ -57,6 +57,9 @@ def add(commands) -> None:
     classifier.add_argument("--size", **SIZE)
     classifier.add_argument(
         "--denoise", type=Path, metavar="RUN", help="leave out labels hardly possible by RUN, trained with --fold all"
+    )
+    classifier.add_argument(
+        "--initial", metavar="RUN", help="start from these weights, with their network and size of crops"
     )
     classifier.add_argument("--epochs", type=POSITIVE, metavar="N", help="instead of the configuration's")
 
@@ -147,6 +150,7 @@ def train_classifier(args: argparse.Namespace) -> None:
       lumbar train classifier data --run runs/first
       lumbar train classifier data --run runs/first --config my.json --epochs 20
       lumbar train classifier data --run runs/first --fold all
+      lumbar train classifier data --run runs/first --initial runs/demo      phantoms as a head start
       lumbar train classifier data --run runs/second --denoise runs/first      where first had --fold all
 
     my.json holds what is to be other than usual, for instance
@@ -161,11 +165,22 @@ def train_classifier(args: argparse.Namespace) -> None:
     """
     folder = inputs.competition(args.path)
     from ..kaggle.workspace import split_studies
+    from ..models.ensemble import first_member
+    from ..models.run_folder import RunConfig
     from ..training.checkpoints import only_training
     from ..training.cross_validation import fit_folds
     from ..training.train import fit
 
     (config, given), every = _config(args), args.fold == "all"
+    spec = inputs.crop_spec(args.size)
+    if args.initial is not None:
+        initial = args.initial
+        if initial != "shipped":
+            initial = str(inputs.weights_folder("classifier", Path(initial)))
+        start = RunConfig.load(first_member(initial))
+        network = config.classifier if "classifier" in given else start.classifier
+        config = replace(config, initial=initial, classifier=network)
+        spec = spec if args.size else start.crops
     if folder.labels is None:
         raise DataError(f"{folder.root} has no train.csv, so there is nothing to train on")
     labelled = list(folder.labels["study_id"])
@@ -178,7 +193,7 @@ def train_classifier(args: argparse.Namespace) -> None:
         options["training_labels"] = _denoised(folder, args.denoise, training)
     held_out = labelled if every else held_out
     with only_training(args.run):
-        cache, found = _training_crops(folder, training, held_out, args)
+        cache, found = _training_crops(folder, training, held_out, spec, args)
         if "shift_mm" not in given.get("augment", {}):
             config = replace(config, augment=_shifted_by_localizer_errors(config.augment, folder, found, args))
         options |= {"held_out_crops": found}
@@ -213,7 +228,7 @@ def _denoised(folder: CompetitionFolder, run: Path, training: set[str]) -> pd.Da
 
 
 def _training_crops(
-    folder: CompetitionFolder, training: set[str], held_out: list[str], args: argparse.Namespace
+    folder: CompetitionFolder, training: set[str], held_out: list[str], spec: CropSpec, args: argparse.Namespace
 ) -> tuple[CropCache, CropCache]:
     """Crops to train on, around the table's points where it has any; crops of held-out studies, around found points."""
     from .. import localization
@@ -233,7 +248,7 @@ def _training_crops(
     discs = inputs.discs_of(to_locate, points=args.points, localizer=localizer, out_of_fold=True, **options)
     if args.points is None:
         localization.write_points(args.run / "crops_found" / "points.csv", discs.values())
-    build = partial(build_crop_cache, spec=inputs.crop_spec(args.size), **options)
+    build = partial(build_crop_cache, spec=spec, **options)
     cache = build(to_train, {**discs, **known}, args.run / "crops")
     return cache, build(to_predict, discs, args.run / "crops_found")
 

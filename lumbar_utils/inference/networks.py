@@ -54,7 +54,8 @@ def choose_devices(device: str | Sequence[str] | None = None, precision: str = "
 class Networks:
     """An ensemble's networks, moved to the first of the devices and copied to the others.
 
-    `seconds` (n_members,) are those of one study and one pass in the last `predict`, nan for networks not used.
+    Of the last `predict`, `seconds` (n_members,) are those of one study and one pass, and `unlike` (n_members,
+    n_studies) tells how unlike its training data each network finds the studies; nan where it does not.
     """
 
     def __init__(self, models: Sequence[LumbarClassifier], computes: Sequence[Compute]):
@@ -62,7 +63,7 @@ class Networks:
         first, *others = (compute.device for compute in self.computes)
         copies = [tuple(copy.deepcopy(model).to(device) for model in models) for device in others]
         self._copies = (tuple(model.to(first) for model in models), *copies)
-        self.seconds = np.full(len(models), np.nan)
+        self.seconds, self.unlike = np.full(len(models), np.nan), np.full((len(models), 0), np.nan)
 
     @property
     def models(self) -> tuple[LumbarClassifier, ...]:
@@ -82,7 +83,7 @@ class Networks:
         """
         n = len(inputs[0]) if inputs else 0
         result = np.full((len(self), n, N_TARGETS, N_SEVERITIES), np.nan)
-        self.seconds = np.full(len(self), np.nan)
+        self.seconds, self.unlike = np.full(len(self), np.nan), np.full((len(self), n), np.nan)
         if n == 0:
             return result
         bounds = np.linspace(0, n, min(len(self.computes), n) + 1).round().astype(int)
@@ -94,7 +95,7 @@ class Networks:
             for member in plan.members:
                 started = time.perf_counter()
                 model, given = self._copies[number][member], inputs[inputs_of[member]][part]
-                options = {"batch_size": batch_size, "mirror": plan.mirror}
+                options = {"batch_size": batch_size, "mirror": plan.mirror, "unlike": self.unlike[member, part]}
                 result[member, part] = predict_probabilities(model, given, compute, **options)
                 seconds[number, member] = time.perf_counter() - started
 

@@ -25,9 +25,11 @@ from ..errors import PRIOR, DataError, Issue
 from ..labels import VIEWS
 from ..localization import DiscPoints, localizer_origin, open_localizer
 from ..metrics.score import metric_frequencies, plain_frequencies
-from ..models.ensemble import ENSEMBLE, Ensemble, check_folds, member_folders, run_of
+from ..models.ensemble import ENSEMBLE, Ensemble, check_folds, folder_of, member_folders, run_of
 from ..models.inputs import study_input
-from ..models.run_folder import CONFIG, WEIGHTS, load_model
+from ..models.run_folder import CONFIG, MADE, WEIGHTS, load_model, measured_on_patients, shipped_classifier
+from ..models.typicality import FILE as TYPICALITY
+from ..models.typicality import read_typicality
 from ..notebook_html import progress_bar
 from ..studies.study import Study, StudySource
 from .deadline import Deadline, Plan, plans
@@ -37,6 +39,8 @@ from .submission import SYNTHETIC_WARNING, StudyPrediction
 
 if TYPE_CHECKING:
     from ..localization import DiscLocalizer
+    from ..models.classifier import LumbarClassifier
+    from ..models.run_folder import RunConfig
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +55,9 @@ class Predictor:
 
     Parameters
     ----------
-    run : path-like
-        A run folder written by `training.fit`, a folder with `ensemble.json`, or such a JSON file.
+    run : path-like, optional
+        A run folder written by `training.fit`, a folder with `ensemble.json`, or such a JSON file. Default: the
+        library's own classifier, where this copy has one.
     device, precision
         See `networks.choose_devices`; on several devices, each holds all members and batches are split over them.
     localizer : DiscLocalizer, optional
@@ -71,6 +76,8 @@ class Predictor:
         Weighted mean of the members' class priors, with the metric's weights.
     synthetic_only : bool
         True when any member was trained on synthetic phantoms only.
+    measured : str
+        What was measured on patients with these weights, "" if nothing.
     lost_device : str
         Which GPU failed on the way, and how; "" while all is well.
 
@@ -79,7 +86,7 @@ class Predictor:
 
     def __init__(
         self,
-        run: Path | str,
+        run: Path | str | None = None,
         device: str | Sequence[str] | None = None,
         *,
         precision: str = "auto",
@@ -87,9 +94,10 @@ class Predictor:
         mirror: bool = False,
         batch_size: int = 8,
     ):
+        run = shipped_classifier() if run is None else run
         ensemble = Ensemble.load(run)
         self._folders = member_folders(run)
-        loaded = [load_model(folder) for folder in self._folders]
+        loaded = [_load(folder) for folder in self._folders]
         configs = [config for _, config in loaded]
         check_folds(configs)
         self.networks = Networks([model for model, _ in loaded], choose_devices(device, precision))
@@ -101,12 +109,18 @@ class Predictor:
         self._plain = [i for i, c in enumerate(configs) if not c.training.get("class_weights", True)]
         self.prior = np.tensordot(self.weights, [config.prior for config in configs], axes=1)
         self.synthetic_only = any(config.synthetic_only for config in configs)
+        self.measured = measured_on_patients(folder_of(run))
         self._localizer, self.mirror, self.batch_size = localizer, mirror, batch_size
         beside = run_of(run) / "localizer"
         self._own_localizer = beside if (beside / "model.safetensors").is_file() else None
         self._run, self.lost_device = Path(run), ""
-        if self.synthetic_only:
+        if self.synthetic_only and not self.measured:
             logger.warning("%s: %s", run, SYNTHETIC_WARNING)
+
+    @property
+    def _about(self) -> dict:
+        """What every prediction tells of the networks."""
+        return {"synthetic_only": self.synthetic_only, "measured": self.measured}
 
     @property
     def models(self) -> tuple:
@@ -140,7 +154,13 @@ class Predictor:
         """Changes with the weights of any network or of the localizer, their configurations, the options, and the
         ensemble's weights: what a prediction depends on beside the study and the code."""
         digest = hashlib.sha256()
-        for path in [self._run, self._run / ENSEMBLE, *(f / name for f in self._folders for name in (CONFIG, WEIGHTS))]:
+        names = (CONFIG, WEIGHTS, TYPICALITY)
+        for path in [
+            self._run,
+            self._run / ENSEMBLE,
+            self._run / MADE,
+            *(f / name for f in self._folders for name in names),
+        ]:
             digest.update(path.read_bytes() if path.is_file() else b"-")
         localizer = self.localizer
         digest.update(repr((type(localizer).__name__, getattr(localizer, "config", ""))).encode())
@@ -160,22 +180,25 @@ class Predictor:
         one of each of `specs`. Read `batch_size` at a time, so a generator keeps memory flat. Raises `DataError` when
         crops of a specification that a network was trained on are not among a study's.
         """
-        return self._mean(self._by_member(crops, self.plan))
+        return self._mean(self._by_member(crops, self.plan)[0])
 
     @property
     def window(self) -> int:
         """Studies that all devices take together at a time."""
         return self.batch_size * len(self.networks.computes)
 
-    def _by_member(self, crops: Iterable[StudyCrops | Sequence[StudyCrops]], plan: Plan) -> np.ndarray:
-        """Every network's probabilities, float64 (n_members, n_studies, 25, 3); nan of those that were not used."""
+    def _by_member(self, crops: Iterable[StudyCrops | Sequence[StudyCrops]], plan: Plan) -> tuple:
+        """Every network's probabilities, float64 (n_members, n_studies, 25, 3), nan of those that were not used, and
+        how unlike their training data they find each study, (n_studies,): the mean of those that can tell, else nan."""
         batches, remaining = [self.networks.predict((), self._spec_of, plan, 1)], iter(crops)
+        unlike = [self.networks.unlike]
         while chunk := list(islice(remaining, self.window)):
             inputs = [[study_input(_of_spec(item, spec)) for item in chunk] for spec in self.specs]
             batches.append(self.networks.predict(inputs, self._spec_of, plan, self.batch_size))
+            unlike.append(self.networks.unlike)
         by_member = np.concatenate(batches, axis=1)
         by_member[self._plain] = metric_frequencies(by_member[self._plain])
-        return by_member
+        return by_member, np.ma.masked_invalid(np.concatenate(unlike, axis=1)).mean(axis=0).filled(np.nan)
 
     def _mean(self, by_member: np.ndarray) -> np.ndarray:
         """Calibrated weighted mean of those members' probabilities that are finite, (n_studies, 25, 3)."""
@@ -244,7 +267,7 @@ class Predictor:
         late = any(issue.code == "out_of_time" for issue in issues)  # the run as a whole reports that, once
         level = logging.DEBUG if late else logging.WARNING
         logger.log(level, "study %s: %s; the class prior is used", study_id, "; ".join(map(str, issues)))
-        options = {"issues": issues, "fallback": True, "synthetic_only": self.synthetic_only}
+        options = {"issues": issues, "fallback": True, **self._about}
         return StudyPrediction(study_id, plain_frequencies(self.prior), discs, tuple(VIEWS), **options)
 
     def _out_of_time(self, item: PreprocessedStudy) -> StudyPrediction:
@@ -255,9 +278,9 @@ class Predictor:
     def _predict(self, batch: Sequence[PreprocessedStudy], plan: Plan) -> list[StudyPrediction]:
         """Predict those that have crops in one batch, the others by the prior; order is kept."""
         try:
-            by_member = self._by_member((item.crops for item in batch if item.usable), plan)
+            by_member, unlike = self._by_member((item.crops for item in batch if item.usable), plan)
             not_finite = (~_finite(by_member[list(plan.members)])).sum(axis=0)
-            results = zip(self._mean(by_member), not_finite, strict=True)
+            results = zip(self._mean(by_member), not_finite, unlike, strict=True)
         except Exception as error:
             if len(batch) > 1:  # one study must not cost its neighbours their predictions
                 return [prediction for item in batch for prediction in self._predict([item], plan)]
@@ -265,10 +288,10 @@ class Predictor:
                 return self._predict(batch, plan)
             issue = Issue("not_predicted", f"cannot be predicted: {message_of(error)}", batch[0].study_id)
             return [self.prior_prediction(batch[0].study_id, *batch[0].issues, issue, discs=batch[0].discs)]
-        return [self._prediction(item, plan, *(next(results) if item.usable else (None, 0))) for item in batch]
+        return [self._prediction(item, plan, *(next(results) if item.usable else (None, 0, np.nan))) for item in batch]
 
     def _prediction(
-        self, item: PreprocessedStudy, plan: Plan, probabilities: np.ndarray | None, not_finite: int
+        self, item: PreprocessedStudy, plan: Plan, probabilities: np.ndarray | None, not_finite: int, unlike: float
     ) -> StudyPrediction:
         study_id, issues, total = item.study_id, list(item.issues), len(plan.members)
         if probabilities is None:
@@ -281,7 +304,12 @@ class Predictor:
             text = f"{not_finite} of {total} networks gave no finite number and were left out"
             logger.warning("study %s: %s", study_id, text)
             issues.append(Issue("network_not_finite", text, study_id))
-        options = {"issues": tuple(issues), "synthetic_only": self.synthetic_only}
+        if unlike > 1:
+            text = f"the images are unlike those that the network learnt from, {unlike:.1f} times as far as the limit"
+            logger.warning("study %s: %s", study_id, text)
+            issues.append(Issue("unlike_training", text, study_id))
+        options = {"issues": tuple(issues), "unlike_training": float(unlike) if np.isfinite(unlike) else None}
+        options |= self._about
         return StudyPrediction(study_id, plain_frequencies(probabilities), item.discs, item.missing, **options)
 
     def _moves_to_cpu(self, item: PreprocessedStudy, plan: Plan, error: Exception) -> bool:
@@ -290,7 +318,7 @@ class Predictor:
         if all(compute.device.type == "cpu" for compute in given.computes):
             return False
         try:  # read again, since nothing can be copied from a GPU that has failed
-            self.networks = Networks([load_model(folder)[0] for folder in self._folders], choose_devices("cpu"))
+            self.networks = Networks([_load(folder)[0] for folder in self._folders], choose_devices("cpu"))
             self._by_member([item.crops], plan)
         except Exception:
             self.networks = given
@@ -298,6 +326,13 @@ class Predictor:
         self.lost_device = f"{given.computes[0].device} failed ({message_of(error)})"
         logger.warning("%s; continuing with the CPU", self.lost_device)
         return True
+
+
+def _load(folder: Path) -> tuple[LumbarClassifier, RunConfig]:
+    """A member's network, which can tell how unlike its training data a study is where its run says how."""
+    model, config = load_model(folder)
+    model.typicality = read_typicality(folder)
+    return model, config
 
 
 def _of_spec(item: StudyCrops | Sequence[StudyCrops], spec: CropSpec) -> StudyCrops:

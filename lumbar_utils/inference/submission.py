@@ -65,6 +65,11 @@ class StudyPrediction:
         True when this is the class prior, used instead of a prediction.
     synthetic_only : bool
         True when the network was trained on synthetic phantoms only.
+    measured : str
+        What was measured on patients with such a network; `notice` says it.
+    unlike_training : float or None
+        How unlike the training data the images are: above 1 as only one of a hundred phantoms; None where the run
+        cannot tell. See `models.fit_typicality`.
     """
 
     study_id: str
@@ -74,6 +79,8 @@ class StudyPrediction:
     issues: tuple[Issue, ...] = ()
     fallback: bool = False
     synthetic_only: bool = False
+    measured: str = ""
+    unlike_training: float | None = None
 
     def __post_init__(self):
         p = np.asarray(self.probabilities, dtype=np.float64)
@@ -87,6 +94,12 @@ class StudyPrediction:
         object.__setattr__(self, "probabilities", p)
 
     @property
+    def notice(self) -> str:
+        """How the network was trained and what that means; "" where it was trained on patients."""
+        told = f"trained on synthetic phantoms only; {self.measured}" if self.measured else SYNTHETIC_WARNING
+        return told if self.synthetic_only else ""
+
+    @property
     def weighted(self) -> np.ndarray:
         """The probabilities (25, 3) with the metric's weights 1, 2, 4, which it rewards; for the submission alone."""
         return metric_frequencies(self.probabilities)
@@ -97,7 +110,7 @@ class StudyPrediction:
         return pd.DataFrame(worse, index=list(CONDITIONS), columns=list(LEVELS))
 
     def _repr_html_(self) -> str:
-        notes = [SYNTHETIC_WARNING] if self.synthetic_only else []
+        notes = [self.notice] if self.notice else []
         notes += ["class prior instead of a prediction"] if self.fallback else []
         notes += [f"missing: {view}" for view in self.missing_views] + list(map(str, self.issues))
         notes += [FREQUENCY_NOTE]
@@ -176,8 +189,8 @@ def write_submission(
     write_text(
         log_path(path, "jsonl"), "".join(json.dumps(record.to_json(), ensure_ascii=False) + "\n" for record in records)
     )
-    if any(p.synthetic_only for p in predictions):
-        logger.warning("%s: %s", path, SYNTHETIC_WARNING)
+    for notice in dict.fromkeys(p.notice for p in predictions if p.notice):
+        logger.warning("%s: %s", path, notice)
     return path
 
 

@@ -233,8 +233,12 @@ def _holds_mr(path: Path) -> bool:
 
 
 def _weights(run: Path, given: str | Path) -> Finding:
+    from ..models import run_folder
+
     try:
-        classifier = f"classifier in {short_path(find_weights('classifier', given, run))}"
+        found = find_weights("classifier", given, run)
+        own_run = found != run_folder.SHIPPED_CLASSIFIER
+        classifier = f"classifier in {short_path(found)}" if own_run else "the shipped classifier"
     except LumbarError:
         classifier = "no classifier yet"
     own = find_localizer(run)

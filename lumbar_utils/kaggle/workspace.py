@@ -93,8 +93,9 @@ def split_studies(
 def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Path:
     """The folder of trained weights `name` ("localizer" or "classifier").
 
-    Looked for in the folder given, then in the run folder, then in every data set attached on Kaggle. A classifier may
-    be a single run or an ensemble, a folder with `ensemble.json`; one that lies above other runs goes before them.
+    Looked for in the folder given, then in the run folder, then in every data set attached on Kaggle; a classifier that
+    is in none of them is the one that ships with the library, unless a folder is given. A classifier may be a single
+    run or an ensemble, a folder with `ensemble.json`; one that lies above other runs goes before them.
     Raises `DataError` when there are none, with the places that were looked at.
     """
     mounts = sorted(mounted_folders(KAGGLE_INPUT, WEIGHTS_DEPTH), key=lambda p: (len(p.parts), str(p)))
@@ -109,6 +110,11 @@ def find_weights(name: str, given: str | Path = "", run: str | Path = "") -> Pat
         for folder in (root / name, root) if own else (root / name,):
             if any((folder / file).is_file() for file in files):
                 return folder
+    if name == "classifier" and not given:
+        from ..models import run_folder
+
+        if run_folder.SHIPPED_CLASSIFIER.is_dir():
+            return run_folder.SHIPPED_CLASSIFIER
     looked = ", ".join(str(root / name) for root in roots)
     raise DataError(
         f"no weights of a {name}: expected {' or '.join(files)} in one of {looked}; train it with "

@@ -26,10 +26,12 @@ class ChainPrior:
     Only the image's height prefers one of the two, and weakly (`middle_row`)."""
 
     step_mm: float = 33.0  # from a point to the next lower one, of any two neighbours
-    step_spread: float = 0.2  # SD of a step's logarithm: body height, collapsed discs, slips
-    ratio_spread: float = 0.14  # SD of the logarithm of the ratio of neighbouring steps
-    bend_degrees: float = 14.0  # SD of the angle between neighbouring steps
-    min_step_mm: float = 18.0  # shorter and longer steps are excluded
+    step_spread: float = 0.22  # SD of a step's logarithm: body height, collapsed discs, slips
+    # SD of the logarithm of the ratio of neighbouring steps, and of the angle between them: wide enough for a steep
+    # lumbosacral junction behind a wedge-shaped L5, where real steps of 14 to 25 mm follow ones of 34.
+    ratio_spread: float = 0.2
+    bend_degrees: float = 20.0
+    min_step_mm: float = 15.0  # shorter and longer steps are excluded
     max_step_mm: float = 56.0
     min_mass: float = 2e-3  # probability mass of a level at a place where the heat maps show nothing of it
     min_spurious: float = 0.1  # least probability that a peak is none of the chain's discs, however strong it is

@@ -202,11 +202,13 @@ class DiscLocalizer:
     def save(self, folder: str | Path) -> Path:
         """Write `model.safetensors`, `config.json` and, when just trained, `history.csv` into a folder; returns it.
 
-        On a full disk all files stay as they were.
+        Matrices are stored as float16, which moves points by up to 0.2 mm. On a full disk all files stay as they were.
         """
         folder = Path(folder)
-        # Names begin with the number of the network, as a ModuleList's do.
-        state = {n: value.detach().cpu().contiguous() for n, value in nn.ModuleList(self.networks).state_dict().items()}
+        state = {}
+        for name, value in nn.ModuleList(self.networks).state_dict().items():  # names begin with the network's number
+            dtype = torch.float16 if value.ndim >= 2 else value.dtype
+            state[name] = value.detach().to("cpu", dtype).contiguous()
         check_finite(state, folder / WEIGHTS_FILE)
         about = {"config": asdict(self.config), "calibration": asdict(self.calibration), "made": self.made}
 

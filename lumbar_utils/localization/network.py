@@ -52,6 +52,11 @@ class LocalizerConfig:
         return slice(first, first + len(LEVELS))
 
     @property
+    def channels(self) -> int:
+        """A slice and its neighbours."""
+        return 2 * self.neighbours + 1
+
+    @property
     def multiple(self) -> int:
         """Rows and columns of the input must be a multiple of this."""
         return 2 ** len(self.widths)
@@ -78,9 +83,8 @@ class SliceUNet(nn.Module):
         super().__init__()
         self.config = config
         widths = config.widths
-        channels = 2 * config.neighbours + 1
         self.stem = nn.Sequential(
-            nn.Conv2d(channels, widths[0], 4, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
+            nn.Conv2d(config.channels, widths[0], 4, 2, 1, bias=False), nn.BatchNorm2d(widths[0]), nn.ReLU(inplace=True)
         )
         self.first = _Block(widths[0], widths[0])
         self.down = nn.ModuleList(_Block(a, b, 2) for a, b in pairwise(widths))

@@ -16,7 +16,7 @@ import pandas as pd
 from ..errors import DataError
 from ..files import write_table
 from ..geometry import ANTERIOR, INFERIOR
-from ..labels import LEVELS, N_LEVELS, level_title
+from ..labels import CONDITIONS, LEVELS, N_LEVELS, level_title
 from ..notebook_html import card
 
 LOW_CONFIDENCE = "low_confidence"
@@ -252,7 +252,8 @@ def write_points(path: str | Path, discs: Iterable[DiscPoints]) -> Path:
 
 
 def read_points(path: str | Path) -> Mapping[str, DiscPoints]:
-    """Read what `write_points` wrote: study id -> `DiscPoints`, in the file's order. Raises `DataError`."""
+    """Read what `write_points` wrote: study id -> `DiscPoints`, in the file's order. Of a table with all 25 points of a
+    study the canal's are taken. Raises `DataError`."""
     path = Path(path)
     try:
         table = pd.read_csv(path, dtype={"study_id": str, "series_id": str, "flag": str})
@@ -260,4 +261,6 @@ def read_points(path: str | Path) -> Mapping[str, DiscPoints]:
         raise DataError(f"{path}: cannot read the points file ({error})") from error
     if "study_id" not in table.columns:
         raise DataError(f"{path}: the points table lacks the column study_id, it has {list(table.columns)}")
+    if "condition" in table.columns:
+        table = table[table["condition"] == CONDITIONS[0]]
     return {str(study_id): DiscPoints.from_frame(rows) for study_id, rows in table.groupby("study_id", sort=False)}

@@ -2,5 +2,6 @@
 
 from .classifier import ClassifierConfig, LumbarClassifier
 from .ensemble import Ensemble, member_folders, run_of
+from .typicality import fit_typicality
 
-__all__ = ["ClassifierConfig", "Ensemble", "LumbarClassifier", "member_folders", "run_of"]
+__all__ = ["ClassifierConfig", "Ensemble", "LumbarClassifier", "fit_typicality", "member_folders", "run_of"]

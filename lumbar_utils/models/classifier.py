@@ -42,15 +42,18 @@ class ClassifierConfig:
     Parameters
     ----------
     encoder : str
-        A timm-3d model for `3d`, a timm model for `2.5d`; `resnet18` is the baseline's. In 3D,
+        A timm-3d model for `3d`, a timm model for the others; `resnet18` is the baseline's. In 3D,
         ResNets, DenseNets and `efficientnet_b0` to `b7` read 8 slices, ConvNeXts need 32.
-    family : {"3d", "2.5d"}
-        `2.5d` runs a 2D network over every slice with its two neighbours as channels.
+    family : {"3d", "2.5d", "2d"}
+        `2.5d` runs a 2D network over every slice with its two neighbours as channels, `2d` over the whole stack with
+        its slices as channels.
     slice_pooling : {"average", "attention", "recurrent"}
         How the slices become one. For `3d` these are the positions that the network leaves along the slices: one
         of 8 with the original strides, where every pooling is the average; see `keep_slices`.
     keep_slices : bool
         Stages 2 to 4 of a 3D ResNet do not stride along the slices. The stem and its pooling have their own strides.
+    share_encoder : bool
+        One encoder reads all three views, instead of one for each.
     head : {"per_level", "unified"}
     split_sides : bool
         Only for `per_level`, see the module's text.
@@ -59,8 +62,8 @@ class ClassifierConfig:
     dropout : float
         On the concatenated features.
     view_dropout : float
-        Probability, in training, that a study's view is replaced by its missing-view embedding; at least one view
-        stays.
+        Probability, in training, that a study's view is replaced by its missing-view embedding; one of those that are
+        there stays.
     auxiliary : bool
         One small head per view, which is trained to predict from that view alone.
     stem_depth_stride, pool_depth_stride : int
@@ -74,6 +77,7 @@ class ClassifierConfig:
     family: str = "3d"
     slice_pooling: str = "average"
     keep_slices: bool = False
+    share_encoder: bool = False
     head: str = "per_level"
     split_sides: bool = True
     width: int = 256
@@ -135,7 +139,8 @@ class LumbarClassifier(nn.Module):
         self.config = config = config or ClassifierConfig()
         options = {name: getattr(config, name) for name in ("family", "slice_pooling", "keep_slices", "pretrained")}
         strides = (config.stem_depth_stride, config.pool_depth_stride)
-        encoders = [build_encoder(config.encoder, depth_strides=strides, **options) for _ in VIEWS]
+        n_encoders = 1 if config.share_encoder else len(VIEWS)
+        encoders = [build_encoder(config.encoder, depth_strides=strides, **options) for _ in range(n_encoders)]
         self.encoders = nn.ModuleList(encoders)
         features = int(self.encoders[0].num_features)
         self.missing_view_embeddings = nn.Parameter(torch.zeros(len(VIEWS), features))
@@ -149,9 +154,11 @@ class LumbarClassifier(nn.Module):
         bias = torch.as_tensor(np.log(np.clip(prior, 1e-6, 1)), dtype=torch.float32)
         self.bias = nn.Parameter(bias.clone())
         self.auxiliary_bias = nn.Parameter(bias.expand(len(self.auxiliary), -1, -1).clone())
+        self.typicality: nn.Module | None = None  # see `typicality`, which sets it
 
     def forward(self, images: Mapping[str, torch.Tensor], present: torch.Tensor) -> dict:
-        """A dict with `logits` (B, 25, 3) and `aux`, a dict view -> (B, 25, 3), empty without auxiliary heads.
+        """A dict with `logits` (B, 25, 3) and `aux`, a dict view -> (B, 25, 3), empty without auxiliary heads; of a
+        network that has a `typicality` also `unlike` (B,), how unlike its training data the studies are.
 
         `images` are tensors (B, 5, D, H, W) by view, as made by `inputs.study_input`; `present`, bool (B, 3) or
         (B, 3, 5), says which view, in the order of `labels.VIEWS`, is there, for the study or for each level.
@@ -159,13 +166,18 @@ class LumbarClassifier(nn.Module):
         present = present if present.ndim == 3 else present[..., None].expand(-1, -1, N_LEVELS)
         if self.training and self.config.view_dropout:
             present = self._drop_views(present)
-        features = [self._encode(i, images[view], present[:, i]) for i, view in enumerate(VIEWS)]
+        features = self.encode(images, present)
         logits = self.head(features).float() + self.bias
         aux = {
             view: self.auxiliary[i](features[i]).float() + self.auxiliary_bias[i]
             for i, view in enumerate(VIEWS[: len(self.auxiliary)])
         }
-        return {"logits": logits, "aux": aux}
+        unlike = {} if self.typicality is None else {"unlike": self.typicality(features, present)}
+        return {"logits": logits, "aux": aux, **unlike}
+
+    def encode(self, images: Mapping[str, torch.Tensor], present: torch.Tensor) -> list[torch.Tensor]:
+        """Features of each view, (B, 5, sides, F); `present` (B, 3, 5)."""
+        return [self._encode(i, images[view], present[:, i]) for i, view in enumerate(VIEWS)]
 
     def _sides(self, view: str) -> int:
         return 2 if self.config.sides and view in SPLIT_VIEWS else 1
@@ -182,7 +194,7 @@ class LumbarClassifier(nn.Module):
         stacks = image[present]
         if sides == 2:
             stacks = torch.stack(split_sides(stacks, view), dim=1).flatten(0, 1)
-        encoded = self._read(self.encoders[i], stacks.permute(0, 2, 3, 1)[:, None], view)
+        encoded = self._read(self.encoders[i % len(self.encoders)], stacks.permute(0, 2, 3, 1)[:, None], view)
         result = result.to(encoded.dtype).clone()
         result[present] = encoded.reshape(-1, sides, encoded.shape[-1])
         return result
@@ -204,7 +216,10 @@ class LumbarClassifier(nn.Module):
         # Drawn on the CPU so that a seed means the same on every device.
         kept = (torch.rand(present.shape[:2]) >= self.config.view_dropout).to(present.device)[..., None] & present
         nothing = ~kept.flatten(1).any(dim=1)
-        return torch.where(nothing[:, None, None], present, kept)
+        # A study that has lost all views keeps one of them.
+        draw = torch.rand(present.shape[:2]).to(present.device) + present.any(dim=-1)
+        one = nn.functional.one_hot(draw.argmax(dim=1), len(VIEWS)).bool()[..., None] & present
+        return torch.where(nothing[:, None, None], one, kept)
 
 
 @torch.inference_mode()
@@ -215,24 +230,30 @@ def predict_probabilities(
     *,
     batch_size: int = 8,
     mirror: bool = False,
+    unlike: np.ndarray | None = None,
 ) -> np.ndarray:
     """Class probabilities of studies, float64 (n, 25, 3), rows summing to one.
 
-    The model must lie on the device of `compute`; `mirror` averages with the predictions of the mirrored studies.
+    The model must lie on the device of `compute`; `mirror` averages with the predictions of the mirrored studies. A
+    model that has a `typicality` fills `unlike` (n,).
     """
     model.eval()
-    results, remaining = [], iter(inputs)
+    results, remaining, done = [], iter(inputs), 0
     while chunk := list(islice(remaining, batch_size)):
         batch = batch_of(chunk)
         images = {view: image.to(compute.device) for view, image in batch["images"].items()}
         present = batch["present"].to(compute.device)
         with compute.autocast():
-            logits = [model(images, present)["logits"]]
+            output = model(images, present)
+            logits = [output["logits"]]
             if mirror:
                 logits.append(mirror_probabilities(model(mirror_images(images), present)["logits"]))
         # float64 on the CPU: Apple's GPUs have none.
         p = torch.stack(logits).cpu().double().softmax(-1).mean(0)
         results.append(p.numpy())
+        if unlike is not None and "unlike" in output:
+            unlike[done : done + len(chunk)] = output["unlike"].cpu()
+        done += len(chunk)
     return np.concatenate(results) if results else np.zeros((0, N_TARGETS, N_SEVERITIES))
 
 

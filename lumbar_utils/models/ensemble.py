@@ -18,7 +18,8 @@ import numpy as np
 from ..errors import DataError
 from ..files import read_json, write_json
 from ..metrics.calibration import Calibration
-from .run_folder import ENSEMBLE, WEIGHTS, RunConfig, strict
+from .classifier import LumbarClassifier
+from .run_folder import ENSEMBLE, SHIPPED_CLASSIFIER, WEIGHTS, RunConfig, load_model, shipped_classifier, strict
 
 logger = logging.getLogger(__name__)
 
@@ -115,6 +116,29 @@ def check_folds(configs: Sequence[RunConfig]) -> None:
         logger.warning("networks of different folds (%s): do not average them out of fold", ", ".join(sorted(folds)))
 
 
+def first_member(path: Path | str) -> Path:
+    """The run folder of a classifier, of an ensemble its first member's; "shipped" is the one in the library."""
+    return member_folders(shipped_classifier() if str(path) == "shipped" else path)[0]
+
+
+def start_from(model: LumbarClassifier, folder: Path) -> None:
+    """Copy the weights of a trained run into a new network, in place.
+
+    Parts of the head that have another shape start anew. Raises `DataError` when the encoders differ.
+    """
+    given, own = load_model(folder)[0].state_dict(), model.state_dict()
+    fits = {name: tensor for name, tensor in given.items() if name in own and own[name].shape == tensor.shape}
+    encoders = {name for name in (*own, *given) if name.startswith("encoders.")}
+    if lacking := sorted(encoders - set(fits)):
+        raise DataError(
+            f"{folder}: its encoder is another one than that of this training; {len(lacking)} tensors differ, the "
+            f"first is {lacking[0]!r}"
+        )
+    model.load_state_dict(fits, strict=False)
+    if anew := sorted(set(own) - set(fits)):
+        logger.info("started from %s but for %d tensors of the head, such as %s", folder, len(anew), anew[0])
+
+
 def run_of(path: Path | str) -> Path:
     """The run that a classifier belongs to, where its crops and its localizer lie.
 
@@ -132,5 +156,7 @@ def run_of(path: Path | str) -> Path:
 
 def name_of(path: Path | str) -> str:
     """What a classifier is called: the run of a single one or of its folds, the list's folder for several runs."""
+    if folder_of(path) == SHIPPED_CLASSIFIER:
+        return "shipped"
     runs = {run_of(member).resolve() for member in member_folders(path)}
     return folder_of(path).resolve().name if len(runs) > 1 else run_of(path).resolve().name

@@ -5,6 +5,7 @@ config.json         the same metadata, to be read: network, training, crops, cla
 history.csv         one row an epoch
 oof.csv             predictions for the held-out studies, in submission form
 manifest.json       versions, device, timing, studies, scores beside their references
+typicality.safetensors      by `fit_typicality`: which studies are unlike the training data
 
 A finished run is written to `.new/` and moved from there, its weights first; `ensemble.json` goes before weights.
 """
@@ -37,6 +38,9 @@ NEW = ".new"
 LEFTOVERS = {"classifier": (ENSEMBLE,), "folds": (WEIGHTS, CONFIG, HISTORY)}
 """What a folder may hold of a run of the other kind, by the `kind` in the manifest of the one that is moved there."""
 FORMAT_VERSION = 1
+SHIPPED_CLASSIFIER = Path(__file__).resolve().parent.parent / "weights" / "shipped_classifier"
+MADE = "made.json"
+"""How the weights that ship were made, and what was measured on patients with them."""
 T = TypeVar("T")
 
 
@@ -125,6 +129,28 @@ def _fits(value: Any, default: Any) -> bool:
     if isinstance(default, float):
         return isinstance(value, int | float)
     return not isinstance(default, int | str) or isinstance(value, type(default))
+
+
+def shipped_classifier() -> Path:
+    """The folder of the classifier that ships with the library, trained on synthetic phantoms alone.
+
+    Raises `DataError` when this copy of the library holds none.
+    """
+    if not SHIPPED_CLASSIFIER.is_dir():
+        raise DataError(f"this copy of the library has no {SHIPPED_CLASSIFIER.name}: train a classifier")
+    return SHIPPED_CLASSIFIER
+
+
+def measured_on_patients(folder: Path) -> str:
+    """What was measured on patients with the classifier in a folder, to be read after a semicolon; "" if nothing."""
+    measured = read_json(folder / MADE).get("measured_on_patients") if (folder / MADE).is_file() else None
+    if not measured:
+        return ""
+    areas = ", ".join(f"{value:.2f} ({name})" for name, value in measured["auc_severe"].items())
+    return (
+        f"measured on {measured['patients']} patients, one view alone, the area under the ROC curve for severe grades "
+        f"is {areas}; research use, not for diagnosis"
+    )
 
 
 def save_run(folder: Path, model: torch.nn.Module, config: RunConfig) -> None:

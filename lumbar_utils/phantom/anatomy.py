@@ -109,7 +109,27 @@ class Body:
         tops = [middles[L5] - 4, top, top, middles[S1] + 0.5 * spine.halves[S1]]
         self.sacrum_top = float(np.interp(person.transition, [-0.6, -0.2, 0.2, 0.6], tops))  # position
         self.roots = root_map(spine.curve.length, float(s[np.argmax(spine.cord < 0.5)]), rng)
-        self.trapezoid = float32(1 / (1 + np.exp(-(s - middles[L5]) / 20)))  # profile: 0 round sac, 1 triangular
+        self.trapezoid = float32(1 / (1 + np.exp(-(s - middles[L1 + 1]) / 20)))  # profile: 0 round sac, 1 triangular
+
+        worn = np.full(N_VERTEBRAE, person.degeneration.mean())
+        worn[L1:S1] = person.degeneration
+        sides = (2, N_VERTEBRAE)
+        # Facets of the disc below: angle of their long axis (radians), relative size, half width of the joint's fluid
+        turn = 0.85 + 0.16 * rng.standard_normal(sides)
+        swell = np.clip(0.92 + 0.22 * worn + 0.12 * rng.standard_normal(sides), 0.7, 1.4)
+        fluid = 0.35 + 0.45 * rng.standard_exponential(sides) * (rng.random(sides) < 0.5)
+        self.joints = float32([turn, swell, np.clip(fluid, 0.3, 1.8)])
+        # Foramina: width above and below, height, radius of the root, all relative
+        spread = np.array([0.17, 0.55, 0.14, 0.18])[:, None, None]
+        self.exits = float32(np.exp(spread * rng.standard_normal((4, *sides))))
+        self.closing = float32(
+            rng.uniform(-1.0, 0.6, sides)
+        )  # what narrows them: 0 dark as ligament, 1 bright as marrow
+        # Neural arch: thickness of the cortex in mm, share of dense bone inside, which goes with wear, fat behind it
+        self.arch_cortex = np.float32(np.clip(1.15 + 0.45 * rng.standard_normal(), 0.6, 2.4))
+        dense = 0.15 + 0.35 * worn + 0.25 * rng.standard_normal(sides)
+        self.arch_dense = float32(np.clip(dense, 0, 0.9))
+        self.arch_fat = np.float32(rng.uniform(0.25, 1))
 
         length = _SPINOUS_LENGTH.copy()
         length[S1] += 14 * lumbarised
@@ -151,14 +171,16 @@ class Body:
         x, y, z = fields["x"], fields["y"], fields["z"]
         fine = grain(x, y, z, 1.0, self.shift)
         coarse = grain(x, y, z * 0.6, 0.85, self.shift[[2, 0, 1]], smooth=True)
-        paint_surroundings(self, fields, fine, coarse, canvas)
+        # Fat lies in the muscles along their fibres.
+        marbling = grain(x, y + 0.25 * z, z * 0.1, 0.7, self.shift[[1, 2, 0]], smooth=True)
+        paint_surroundings(self, fields, fine, marbling, canvas)
         s, u, v, slow = (fields[name] for name in ("s", "u", "v", "gut"))
         near = (np.abs(v - 5) < 60) & (np.abs(u) < 62) & (s > 0) & (s < self.spine.curve.length)
         chosen = np.flatnonzero(near)
         if not len(chosen):
             return
         s, u, v, slow, fine, coarse = (field.take(chosen) for field in (s, u, v, slow, fine, coarse))
-        straight, v, index = self.spine.straighten(s, v)
+        straight, u, v, index = self.spine.straighten(s, u, v)
         part = canvas.select(chosen)
         self._paint_spine(Points(straight, u, v, index, fine, 0.6 * coarse + 0.6 * slow, slow), part)
         canvas.put_back(chosen, part)
@@ -198,8 +220,9 @@ def _truth(spine: Spine, origin: np.ndarray, mirror: np.ndarray) -> DiscTruth:
     chain = place(chain_s, 0.0, (front + back) / 2)
     sides = np.array([1.0, -1.0]) * mirror[0]
     out = 0.5 * (at(spine.canal_half, s) + at(spine.pedicle_centre, s) + at(spine.pedicle_half, s)) + 1
-    beside = np.maximum(at(spine.sac_half, s), 7 * size) + 1.6 * size
-    behind = np.minimum(at(spine.sac_front, s), 2) + 3.3 * size
+    # The front corner of the sac
+    beside = np.maximum(1.12 * at(spine.sac_half, s), 6.5 * size)
+    behind = np.minimum(at(spine.sac_front, s), 2) + 2.6 * size
     angle, tilt = spine.disc_angles[levels], at(spine.curve.tilt, s)
     normal = np.stack([-np.sin(tilt), -np.cos(tilt) * np.sin(angle), np.cos(tilt) * np.cos(angle)], axis=1)
     return DiscTruth(
@@ -207,7 +230,7 @@ def _truth(spine: Spine, origin: np.ndarray, mirror: np.ndarray) -> DiscTruth:
         posterior=place(s, 0.0, posterior),
         canal=chain[2:-1],
         normal=normal * mirror,
-        foramen=place(s[:, None] - 5.5 * size, out[:, None] * sides, 4.0 * size),
+        foramen=place(s[:, None] - 6.5 * size, out[:, None] * sides, 4.0 * size),
         recess=place(s[:, None], beside[:, None] * sides, behind[:, None]),
         chain=chain,
     )

@@ -7,7 +7,7 @@ import numpy as np
 from .person import L1, S1
 from .tissue import Tissue, edge
 
-ROOT_CELLS = 48
+ROOT_CELLS = 64
 ROOT_LAYER_MM = 4.0
 ROOT_REACH = 1.2
 """The map of the roots goes this far from the middle of the sac, in its half axes."""
@@ -33,120 +33,195 @@ def root_map(length: float, conus_s: float, rng: np.random.Generator) -> np.ndar
     v = start_v - (start_v + 0.1) * run**3 + 0.4 * np.roll(wobble, 3, axis=1)
     present = ((run < 1.0) & (s[:, None] > conus_s - 25)).astype(np.float64)
     cell = ((np.arange(ROOT_CELLS) + 0.5) / ROOT_CELLS * 2 - 1) * ROOT_REACH
-    width = rng.uniform(0.055, 0.085, 2 * n)
+    width = rng.uniform(0.04, 0.065, 2 * n)
     across = np.exp(-0.5 * ((cell - u[..., None]) / width[:, None]) ** 2) * present[..., None]
     back = np.exp(-0.5 * ((cell - v[..., None]) / (1.15 * width[:, None])) ** 2)
     return np.clip(np.einsum("lru,lrv->luv", across, back) * 1.1, 0, 1).astype(np.float32)
 
 
+class Section:
+    """The canal's cross-section at each point of a list, mm.
+
+    At the height of a disc it is a triangle: in front the disc, behind the two ligamenta flava, which meet at the
+    midline and run forward and outward to the front corners, the lateral recesses. At the height of a lamina it is
+    wide, under a flat roof. Narrowed recesses close from the corner, by the facet behind and the disc in front.
+
+    Attributes
+    ----------
+    near : ndarray
+        1 at the height of a disc, 0 at a lamina's.
+    front, back : ndarray
+        Of the sac, in the midline.
+    broad : ndarray
+        Half the width of the sac's front on the point's side.
+    closing : ndarray
+        How far the wall of a narrowed recess comes forward.
+    roof : ndarray
+        v of the outer face of the flavum, or of the lamina, at the point's |u|.
+    tilt : ndarray
+        Length of the gradient of `v - roof`, by which it becomes a distance.
+    sac : ndarray
+        Distance from the sac's outline.
+    """
+
+    def __init__(self, body, p):
+        spine, size = body.spine, np.float32(body.person.stature)
+        recess = spine.recess[p.side, p.index]
+        self.near = p.at(spine.interlaminar)
+        triangle = p.at(body.trapezoid) * (0.3 + 0.7 * self.near)
+        self.front, self.back = p.at(spine.sac_front), p.at(spine.sac_back)
+        half = p.at(spine.sac_half)
+        inner = p.at(spine.canal_back) - 1.5 * p.at(spine.flavum)
+        self.back = self.back + 0.7 * triangle * np.maximum(inner - self.back - 0.8, 0)
+        deep = np.maximum(self.back - self.front, 0.6)
+        self.broad = np.maximum(half * (1 + 0.32 * triangle) * (1 - 0.42 * recess * (0.4 + 0.6 * self.near)), 0.3)
+        rounded = np.sqrt(p.u * p.u + 2.5) - np.float32(1.2) + 0.6 * p.slow + 0.25 * p.clouds
+        corner = (p.abs_u - 0.85 * self.broad) / (0.4 * self.broad + 1.0)
+        self.closing = closing = (6.5 * size) * recess * self.near * np.exp(-corner * corner)
+
+        steep = np.clip((inner - self.front) / (self.broad + 0.5 * size), 0.5, 2.4)
+        slope = 0.5 + self.near * (steep - 0.5)
+        self.tilt = np.sqrt(1 + slope * slope)
+        self.roof = p.at(spine.canal_back) - slope * rounded - closing
+
+        height = 2 * (p.v - self.front) / deep - 1
+        ellipse = p.u / self.broad
+        ellipse = (np.sqrt(ellipse * ellipse + height * height) - 1) * np.minimum(self.broad, deep / 2)
+        side = deep / self.broad
+        sides = (p.v - self.back + side * rounded + closing) / np.sqrt(1 + side * side)
+        sharp = np.minimum(2.2 * size, 0.35 * deep)
+        wedge = _smooth_max(self.front - p.v, sides, sharp)
+        self.sac = np.where(half < 1.2, 5, ellipse + triangle * (wedge - ellipse))
+        # Where the roots lie: on the unit disc, however the sac is shaped.
+        back = np.clip((1 - height) / 2, 0.08, 1)
+        self.height = height + triangle * (1 - 2 * back * back - height)
+        wide = np.sqrt(np.maximum(1 - self.height * self.height, 0.04))
+        self.across = p.u / (self.broad * (1 + triangle * (back / wide - 1)))
+
+
+def _smooth_max(a: np.ndarray, b: np.ndarray, radius: np.ndarray | float) -> np.ndarray:
+    """The larger of two distances, with a rounded edge where they meet."""
+    h = np.maximum(radius - np.abs(a - b), 0)
+    return np.maximum(a, b) + h * h / (4 * radius)
+
+
 def paint_canal(body, p, canvas) -> None:
     """Everything between the back of the bodies and the laminae, sac included, and the lateral recesses."""
-    _paint_fat_and_flavum(body, p, canvas)
+    section = Section(body, p)
+    _paint_fat_and_flavum(body, p, section, canvas)
     _paint_recesses(body, p, canvas)
-    _paint_sac(body, p, canvas)
+    _paint_sac(body, p, section, canvas)
 
 
-def _paint_fat_and_flavum(body, p, canvas) -> None:
+def _paint_fat_and_flavum(body, p, section, canvas) -> None:
     """Epidural fat, which stenosis drives out, and the ligamentum flavum inside the roof of the laminae."""
     spine, size, soft = body.spine, body.person.stature, canvas.softness
     fill = p.at(spine.crowding)
     half = p.at(spine.canal_half)
-    sloped = p.at(spine.canal_back) - 0.50 * p.abs_u
-    shut = np.clip(0.8 * fill + 0.9 * spine.recess[p.side, p.index], 0, 1)
-    canal = edge(np.maximum(p.abs_u - half - 1, p.v - sloped), soft)
+    shut = np.clip(0.55 * fill + 0.9 * spine.recess[p.side, p.index], 0, 1)
+    inside = (p.v - section.roof) / section.tilt
+    canal = edge(np.maximum(p.abs_u - half - 1, inside), soft)
     canvas.paint_mixture(canal, shut, Tissue.EPIDURAL_FAT, Tissue.LIGAMENT, 0.08 * p.clouds)
 
     thick = p.at(spine.flavum)
     # The two flava leave a gap in the midline, where fat shows until stenosis closes it.
-    midline = np.exp(-((p.abs_u / (3.2 * size)) ** 2)) * (1 - fill)
-    band = np.maximum(sloped - thick * (1 - 0.9 * midline) - p.v, p.v - sloped - 1)
+    midline = np.exp(-((p.abs_u / (2.0 * size)) ** 2)) * (1 - fill)
+    # Where a recess is closed, the capsule of the overgrown joint fills what lies between flavum and bone.
+    band = np.maximum(-inside - thick * (1 - 0.8 * midline), inside - 0.5 - section.closing)
     band = np.maximum(np.maximum(band, p.abs_u - half - 3), 1 - thick)
     canvas.paint(edge(band, soft), Tissue.LIGAMENT, 0.1 * p.grain)
 
 
 def _paint_recesses(body, p, canvas) -> None:
-    """A pocket beside the front of the sac: closed as far as the degree says, what stays open holds fat and a root."""
+    """The root below the disc, in fat between the sac, the body and the pedicle."""
     spine, size = body.spine, body.person.stature
     recess, disc = spine.recess[p.side, p.index], p.at(spine.disc)
     below = p.s - p.at(spine.disc_middle)
-    near_disc = np.exp(-0.5 * ((below - 2) / 8.5) ** 2) * ((disc >= L1) & (disc < S1))
-    at_u = np.maximum(p.at(spine.sac_half), (7 * size)) + (1.6 * size) - 1.4 * recess
-    at_v = np.minimum(p.at(spine.sac_front), 2) + (3.3 * size) + 0.8 * recess
+    # The root of S1 has left the sac before its disc.
+    height = np.where(disc == S1 - 1, np.float32(3), np.float32(13)) * size
+    near = np.exp(-0.5 * ((below - height) / (5 * size)) ** 2) * ((disc >= L1) & (disc < S1))
+    at_u = np.maximum(p.at(spine.sac_half), (7 * size)) + (2.2 * size) - 1.0 * recess
+    at_v = np.minimum(p.at(spine.sac_front), 2) + (3.0 * size) + 0.5 * recess
     du, dv = p.abs_u - at_u, p.v - at_v
-
-    pocket = np.sqrt((du / (5.8 * size)) ** 2 + (dv / (5.8 * size)) ** 2) - 1
-    closing = np.clip(recess * 3.5 + 0.1, 0, 1)
-    canvas.paint(edge(pocket * 4, 1.5) * near_disc * closing, Tissue.LIGAMENT, 0.1 * p.grain)
-    wide, deep = (5.0 * size) * (1 - 0.75 * recess), (4.6 * size) * (1 - 0.88 * recess)
-    room = (np.sqrt((du / wide) ** 2 + (dv / deep) ** 2) - 1) * deep
+    deep = (4.4 * size) * (1 - 0.8 * recess)
+    room = (np.sqrt((du / ((4.6 * size) * (1 - 0.6 * recess))) ** 2 + (dv / deep) ** 2) - 1) * deep
     shut = 0.6 * p.at(spine.crowding)
-    canvas.paint_mixture(edge(room, 0.8) * near_disc, shut, Tissue.EPIDURAL_FAT, Tissue.LIGAMENT)
-    flat = np.minimum(1.7 * size, deep * 0.9)
-    root = np.sqrt((du / (1.8 * size)) ** 2 + (dv / flat) ** 2) - 1
-    canvas.paint(edge(root * flat, 0.8) * near_disc, Tissue.ROOT)
+    canvas.paint_mixture(edge(room, 0.8) * near, shut, Tissue.EPIDURAL_FAT, Tissue.LIGAMENT)
+    flat = np.minimum(1.6 * size, deep * 0.9)
+    root = np.sqrt((du / (1.7 * size)) ** 2 + (dv / flat) ** 2) - 1
+    canvas.paint(edge(root * flat, 0.8) * near, Tissue.ROOT)
 
 
-def _paint_sac(body, p, canvas) -> None:
-    """Dura, CSF, roots, cord. Wider in front lower down; its side is pushed in where the recess is narrowed."""
+def _paint_sac(body, p, section, canvas) -> None:
+    """Dura, CSF, roots, cord."""
     spine, soft = body.spine, canvas.softness
-    front, back, half = (p.at(a) for a in (spine.sac_front, spine.sac_back, spine.sac_half))
-    fill, recess = p.at(spine.crowding), spine.recess[p.side, p.index]
-    middle, deep = (front + back) / 2, np.maximum((back - front) / 2, 0.3)
-    height = (p.v - middle) / deep
-    forward = -np.clip(height, -1, 1)
-    broad = np.maximum(half, 0.3) * (1 - 0.42 * recess * (0.75 + 0.25 * forward))
-    broad *= 1 + 0.16 * forward * p.at(body.trapezoid)
-    across = p.u / broad
-    sac = (np.sqrt(across * across + height * height) - 1) * np.minimum(broad, deep)
-    sac = np.where(half < 1.2, 5, sac)
-    canvas.paint(edge(sac - 0.5, soft), Tissue.LIGAMENT)
-
+    fill = p.at(spine.crowding)
+    canvas.paint(edge(section.sac - 0.45, soft), Tissue.LIGAMENT)
     layer = np.clip((p.s * (1 / ROOT_LAYER_MM)).astype(np.intp), 0, len(body.roots) - 1)
     column, row = (
         np.clip((c + ROOT_REACH) * (ROOT_CELLS / (2 * ROOT_REACH)), 0, ROOT_CELLS - 1).astype(np.intp)
-        for c in (across, height)
+        for c in (section.across, section.height)
     )
     strands = body.roots.ravel().take((layer * ROOT_CELLS + column) * ROOT_CELLS + row)
     mix = np.clip(strands * (0.8 + fill) + fill * (0.92 + 0.10 * p.grain), 0, 1)
-    inside = edge(sac + 0.2, soft)
+    inside = edge(section.sac + 0.2, soft)
     canvas.paint_mixture(inside, mix, Tissue.CSF, Tissue.ROOT, 0.04 * p.clouds)
     radius = p.at(spine.cord)
     if radius.max(initial=0) > 0:
+        middle = (section.front + section.back) / 2
         cord = np.sqrt((p.u / 1.25) ** 2 + (p.v - middle - 0.9) ** 2) - radius
         canvas.paint(edge(cord, soft) * inside * (radius > 0.2), Tissue.CORD, 0.04 * p.grain)
 
 
 def paint_foramina(body, p, canvas) -> None:
-    """Fat and exiting root between the pedicles; narrowing closes the fat in."""
-    spine, size = body.spine, body.person.stature
+    """Keyholes between the pedicles: wide above, with the root in fat, narrow below between disc and facet.
+
+    Narrowing closes the lower part first, then the fat around the root; a collapsed disc lowers the whole.
+    """
+    spine, size = body.spine, np.float32(body.person.stature)
     soft = canvas.softness
     disc = p.at(spine.disc)
-    narrow = spine.foramen[p.side, p.index]
-    narrow = np.where(disc >= L1, narrow, 0.1)
+    narrow = np.where(disc >= L1, spine.foramen[p.side, p.index], np.float32(0.1))
+    narrow = np.clip(1.7 * narrow - 0.27, 0, 1)
     below = p.s - p.at(spine.disc_middle)
-    scale = np.float32(size)
     inner = p.at(spine.canal_half)
     outer = p.at(spine.pedicle_centre) + p.at(spine.pedicle_half)
-    at_s = -(4.2 + 3.6 * narrow) * scale
-    # The way out runs outward and forward.
-    at_v = 4.4 * scale + np.minimum(p.at(spine.posterior), 0) - 0.22 * np.maximum(p.abs_u - inner, 0)
-    ds, dv = below - at_s, p.v - at_v
-    # Open to the canal inside and to the fat beside the spine outside: soft ends, and wider outward.
+    # The way out runs outward, forward and down.
+    out = np.clip(p.abs_u - inner, -4, 16)
+    front = np.minimum(p.at(spine.posterior), 0) - 0.10 * out + 0.3 * p.slow
     medial = inner + 4 * spine.recess[p.side, p.index]
-    span = edge(np.maximum(medial - p.abs_u, p.abs_u - outer - 5), 5.0)
+    span = edge(np.maximum(medial - p.abs_u, p.abs_u - outer - 5), 5.0) * (disc < S1)
     flare = 1 + 0.03 * np.clip(p.abs_u - outer, 0, 10)
-    present = (disc < S1) * span
-    keyhole = 1 - 0.05 * np.clip(ds, -3, 11)
-    tall, deep = 10.3 * scale, 6.3 * scale
-    keyhole *= flare * (1 + 0.10 * p.slow)
-    whole = np.sqrt((ds / (1.08 * tall)) ** 2 + (dv / (1.22 * deep * keyhole)) ** 2) - 1
-    closing = np.clip(narrow * 3.5 + 0.1, 0, 1)
-    canvas.paint(edge(whole * deep, 1.5) * present * closing, Tissue.LIGAMENT, 0.12 * p.grain)
-    tall, deep = tall * (1 - 0.70 * narrow), deep * (1 - 0.84 * narrow)
-    open_ = np.sqrt((ds / tall) ** 2 + (dv / (deep * keyhole)) ** 2) - 1
-    canvas.paint(edge(open_ * deep, soft) * present, Tissue.EPIDURAL_FAT, 0.06 * p.clouds)
-    # The root leaves below the pedicle, in the upper part, and runs forward as it goes out.
-    at_root = below + (8.2 - 0.33 * (p.abs_u - inner)) * scale
-    flat = np.minimum(2.5 * scale, 0.92 * deep)
-    root = np.sqrt((at_root / (2.9 * scale)) ** 2 + ((dv + 0.3 * scale) / flat) ** 2) - 1
-    canvas.paint(edge(root * flat, soft) * present, Tissue.ROOT, 0.06 * p.grain)
+    half = np.minimum(p.at(spine.disc_half), 6 * size)
+    above_width, below_width, tall, root_size = (values[p.side, disc] for values in body.exits)
+    top = -half - (6.4 * size) * tall + 0.12 * out
+    # Even in a wide one the disc and the facet leave a slit below, or nothing.
+    bottom = half * 0.9 - (0.5 * size) * (3 - 2 * below_width) - narrow * (8.5 * size)
+    upper = (4.9 * size) * above_width * (1 - 0.72 * narrow) * flare
+    lower = (1.6 * size) * below_width * np.clip(1 - 1.9 * narrow, 0.05, 1)
+    along = np.clip((below - top) / np.maximum(bottom - top, 1), 0, 1)
+    radius = upper + (lower - upper) * along
+    middle = front + (4.6 * size) + along * (0.8 * size)
+    ds = below - top - along * np.maximum(bottom - top, 1)
+    dv = p.v - middle
+    hole = np.sqrt(ds * ds + dv * dv) - radius + 0.5 * p.slow + 0.35 * p.clouds
+    whole = np.sqrt((np.maximum(np.abs(below + 5 * size) - 8 * size, 0)) ** 2 + dv * dv) - 6.2 * size
+    # What closes it is the bulging disc in front and the overgrown facet behind, not a capsule of its own.
+    closing = np.clip(narrow * 3.0 - 0.1, 0, 1)
+    behind = np.clip(0.5 + (dv + 0.5 * size) * 0.4, 0, 1)
+    bright = np.clip(behind * (body.closing[p.side, disc] + 0.3 * p.slow) + 0.2 * p.clouds, 0, 1)
+    canvas.paint_mixture(edge(whole, 3.0) * span * closing, bright, Tissue.LIGAMENT, Tissue.MARROW, 0.15 * p.clouds)
+    canvas.paint(edge(hole - 0.5, soft) * span, Tissue.LIGAMENT)
+    canvas.paint(edge(hole, soft) * span, Tissue.EPIDURAL_FAT, 0.10 * p.clouds)
+    # The root fills the upper part the less the more fat is left, and is flattened at last.
+    flat = np.minimum(2.4 * size * root_size, 0.85 * upper)
+    root = np.sqrt(((below - top + 0.4 * size) / (2.8 * size * root_size)) ** 2 + ((dv + 0.4 * size) / flat) ** 2) - 1
+    canvas.paint(edge(root * flat, soft) * span, Tissue.ROOT, 0.06 * p.grain)
+    # Vessels beside it, some of them with flow and dark.
+    for down, behind, thick, tissue in (
+        (2.1, 3.1, 0.9, Tissue.VEIN),
+        (4.5, 0.8, 0.8, Tissue.BLOOD),
+        (-1.5, 2.2, 0.6, Tissue.BLOOD),
+    ):
+        vessel = np.sqrt((below - top - down * size - 0.8 * p.slow) ** 2 + (dv - behind * size) ** 2) - thick * size
+        canvas.paint(edge(vessel, 1.0) * span * (1 - closing), tissue)

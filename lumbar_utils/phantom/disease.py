@@ -106,7 +106,7 @@ def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
     # Lower discs degenerate earlier; degeneration goes with stenosis at its level and with age.
     base = np.array([-0.9, -0.6, -0.2, 0.3, 0.35])
     noise = rng.standard_normal(N_LEVELS)
-    degenerated = base + 0.035 * (age - 57) + 0.45 * wear.mean(axis=0) + 0.6 * noise
+    degenerated = base + 0.035 * (age - 57) + 0.3 * wear.mean(axis=0) + 0.4 * wear[1:3].mean(axis=0) + 0.5 * noise
     degeneration = 1 / (1 + np.exp(-1.6 * (degenerated + 0.1)))
     bulge = np.clip(0.6 + 2.4 * degeneration + 0.5 * wear[0] + 0.5 * rng.standard_normal(N_LEVELS), 0, 6)
     modic_chance = np.clip(0.45 * (degeneration - 0.45), 0.005, 0.3)
@@ -138,6 +138,7 @@ def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
         sacral_kyphosis_degrees=float(np.clip(58 + 14 * rng.standard_normal(), 30, 92)),
         fracture=_fractures(rng, age, male),
         schmorl_mm=_schmorl(rng),
+        **_shape(rng),
     )
     return randomised(person, np.random.default_rng([seed, index, _STREAM_RANDOMISATION])) if randomise else person
 
@@ -150,6 +151,15 @@ def _fractures(rng: np.random.Generator, age: float, male: bool) -> np.ndarray:
         vertebra = rng.choice(7, p=[0.15, 0.27, 0.28, 0.12, 0.08, 0.06, 0.04])
         lost[vertebra, rng.integers(2)] = rng.uniform(0.12, 0.4)
     return lost
+
+
+def _shape(rng: np.random.Generator) -> dict[str, np.ndarray]:
+    """How one person's vertebrae differ from another's of equal height and lordosis, mostly at the sacrum."""
+    return {
+        "sacral_heights": np.clip(np.array([0.93, 0.96]) + 0.085 * rng.standard_normal(2), 0.7, 1.2),
+        "body_wedge_degrees": np.array([1.5, 1.5, 1.5, 2.0, 3.5]) * rng.standard_normal(N_LEVELS),
+        "disc_wedge_degrees": np.array([1.2, 1.2, 1.5, 2.0, 3.5]) * rng.standard_normal(N_LEVELS),
+    }
 
 
 def _schmorl(rng: np.random.Generator) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .canal import Section
 from .person import L1, S1
 from .tissue import Tissue, edge
 
@@ -20,7 +21,8 @@ def paint_neural_arch(body, p, canvas) -> None:
     back = p.at(spine.canal_back)
     below = p.s - p.at(spine.disc_middle)
     centre = p.at(spine.pedicle_centre)
-    pillar, joint = _pillar(spine, p, size, back, below, centre)
+    section = Section(body, p)
+    pillar, joint, fluid = _pillar(body, p, section, below, centre)
     spinous, length = _spinous(body, p, size, back)
     free = np.minimum(_pedicle_and_transverse(spine, p, size, centre), pillar)
     bone = np.minimum(np.minimum(_lamina(spine, p, size, back), spinous), _wing(body, p))
@@ -36,12 +38,20 @@ def paint_neural_arch(body, p, canvas) -> None:
     # The supraspinous ligament runs over their tips.
     cord = np.maximum(np.abs(p.v - back - length - 3) - 1.8 + 0.5 * p.slow, p.abs_u - 6)
     canvas.paint(edge(cord, 1.5) * ~sacral, Tissue.LIGAMENT)
-    canvas.paint(edge(bone - 0.15, soft) * 0.8, Tissue.CORTEX)
-    canvas.paint(edge(bone + 0.6, soft), Tissue.MARROW, 0.10 * p.grain + 0.12 * p.clouds + 0.08)
+    # Fat lies behind and between the joints, the more the older the muscles.
+    pad = edge(bone - 4 + 2.5 * p.clouds, 3.0) * (p.v > section.roof + 2) * ~sacral
+    canvas.paint(pad * np.clip(body.arch_fat + 0.8 * (p.at(body.streaks) - 0.4), 0, 1), Tissue.FAT, 0.1 * p.grain)
+    canvas.paint(edge(bone - 0.3, soft) * 0.95, Tissue.CORTEX)
+    dense = body.arch_dense[p.side, p.at(spine.disc)] + 0.25 * p.clouds
+    dense = np.clip(dense, 0, 0.95) * np.clip((p.v - 5 * size) / (6 * size), 0, 1) * ~sacral
+    texture = 0.10 * p.grain + 0.12 * p.clouds + 0.08
+    canvas.paint_mixture(edge(bone + body.arch_cortex, soft), dense, Tissue.MARROW, Tissue.CORTEX, texture)
 
-    at_joint = edge(np.maximum(pillar + 0.5, np.abs(below) - (8 * size)), 2.0) * ~sacral
-    canvas.paint(at_joint * edge(np.abs(joint) - 1.5, soft), Tissue.CORTEX)
-    canvas.paint(at_joint * edge(np.abs(joint) - 0.45, soft), Tissue.CARTILAGE)
+    at_joint = edge(np.maximum(pillar + 0.5, np.abs(below) - (11 * size)), 2.0) * ~sacral
+    canvas.paint(at_joint * edge(np.abs(joint) - body.arch_cortex - fluid, soft), Tissue.CORTEX)
+    canvas.paint_mixture(
+        at_joint * edge(np.abs(joint) - fluid, soft), np.clip(fluid, 0, 1), Tissue.CARTILAGE, Tissue.FLUID
+    )
     if body.removed.any():
         tissue = (Tissue.LIGAMENT, Tissue.FAT, Tissue.FLUID)[body.person.wound]
         scarred = edge(wound + p.clouds, 3.0)
@@ -62,20 +72,28 @@ def _pedicle_and_transverse(spine, p, size: float, centre: np.ndarray) -> np.nda
     return np.minimum(pedicle, transverse)
 
 
-def _pillar(spine, p, size: float, back, below, centre) -> tuple[np.ndarray, np.ndarray]:
-    """Articular pillar, thick at the joint and thin between two, and the distance from the joint's curved face.
+def _pillar(body, p, section, below, centre) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Articular pillar, thick at the joint and thin between two, the distance from the joint's curved face, and half
+    the width of what is in the joint.
 
-    A narrowed recess goes with an overgrown facet that reaches forward and inward.
+    At the joint it is a wedge along the flavum, from the recess outward and backward. A narrowed recess goes with an
+    overgrown facet that reaches forward and inward.
     """
-    recess = spine.recess[p.side, p.index]
+    spine, size = body.spine, np.float32(body.person.stature)
+    disc, recess = p.at(spine.disc), spine.recess[p.side, p.index]
+    turn, swell, fluid = (values[p.side, disc] for values in body.joints)
     wide = np.exp(-(((below - 1) / (9 * size)) ** 2))
-    reach = (4.6 * size) + (3.4 * size + 2 * recess) * wide
-    du = p.abs_u - centre - (1.5 * size) + 1.2 * recess * wide
-    dv = p.v - back + (3.5 * size) - wide
-    # Longer along the joint than across it.
-    pillar = np.sqrt(du * du + dv * dv - 0.35 * du * dv) - reach + 0.8 * p.slow
-    along, across = (du + dv) * 0.7, (du - dv) * 0.7
-    return pillar, across - 0.12 * below - 0.05 * along * along + 0.5 * p.slow
+    at_u = centre - 1 + wide * (section.broad + (4.4 * size) - centre + 1)
+    at_v = p.at(spine.canal_back) - (3.5 * size)
+    at_v += wide * (section.front + (12.0 * size) - at_v)
+    du, dv = p.abs_u - at_u, p.v - at_v
+    along, across = du * np.cos(turn) + dv * np.sin(turn), du * np.sin(turn) - dv * np.cos(turn)
+    long = (4.6 * size) + (5.6 * size * swell + recess) * wide
+    short = (3.6 * size) + (3.4 * size * swell + 1.5 * recess) * wide
+    pillar = (np.sqrt((along / long) ** 2 + (across / short) ** 2) - 1) * short + 0.9 * p.slow + 0.3 * p.clouds
+    behind = (section.roof - p.v) / section.tilt + 0.2
+    pillar = np.where(wide > 0.05, np.maximum(pillar, behind), pillar)
+    return pillar, across + 0.12 * below + 0.045 * along * along - 0.8 * size + 0.3 * p.slow, fluid
 
 
 def _lamina(spine, p, size: float, back: np.ndarray) -> np.ndarray:

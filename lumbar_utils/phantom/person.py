@@ -47,6 +47,13 @@ class Person:
     sacral_disc: float  # how much of a disc is left between S1 and S2, 0 (a line) to 1 (nearly a lumbar disc)
     transition: float = 0.0  # -1..1: negative is a sacralised L5, positive a lumbarised S1; names go by count
     sacral_kyphosis_degrees: float = 52.0  # sum of the wedges from S1 to S5
+    sacral_heights: np.ndarray = field(default_factory=partial(np.ones, 2))  # of S1 and S2, relative to the stature
+    body_wedge_degrees: np.ndarray = field(default_factory=_per_level)  # added to the wedges of L1..L5; higher in front
+    disc_wedge_degrees: np.ndarray = field(default_factory=_per_level)  # and of L1/L2..L5/S1
+    short_back_mm: float = 0.0  # how much shorter the back wall of a trapezoid L5 is than its wedge makes it
+    dome_mm: float = 0.0  # rounding of the upper end-plate of S1, as it goes with a dysplastic slip
+    counter_curve: float = 0.0  # second bow of a scoliosis, relative to the first, negative to the other side
+    rotation_degrees: float = 0.0  # axial rotation of the vertebrae at the apex of a scoliosis
     height_spread: float = 0.025  # relative standard deviation of single bodies' heights
     disc_spread: float = 0.06  # and of discs'
     conus_shift_mm: float = 0.0  # how much lower than usual the cord ends
@@ -75,6 +82,7 @@ class Person:
             self,
             degrees=self.degrees[MIRROR_PERMUTATION],
             scoliosis_degrees=-self.scoliosis_degrees,
+            rotation_degrees=-self.rotation_degrees,
             herniation_at_mm=-self.herniation_at_mm,
             flipped=not self.flipped,
         )

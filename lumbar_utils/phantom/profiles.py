@@ -16,7 +16,7 @@ from scipy import ndimage, special
 
 from ..labels import N_LEVELS
 from .curve import STEP, SpineCurve
-from .person import L1, N_VERTEBRAE, S1, Person
+from .person import L1, L5, N_VERTEBRAE, S1, Person
 from .sacrum import bend_sacrum, reshape_transitional_vertebra, sample_remnants
 
 SIZES = {
@@ -31,6 +31,8 @@ SIZES = {
 _DISC_SHARE = np.array([0.06, 0.09, 0.13, 0.25, 0.31])
 _BODY_SHARE = np.array([-0.04, -0.02, 0.0, 0.05, 0.17])
 _ANGLE_SMOOTHING = 7.0
+_TWIST_AXIS = np.float32(9.0)
+"""mm behind the bodies: vertebrae rotate about the canal."""
 _PEDICLE_CENTRE = np.array([*[10.5] * 5, 12.5, 14.5, 15.2, 16.5, 18.5, 21.5, 23, 17, 13, 10, 8, 6])
 _PEDICLE_WIDTH = np.array([*[5.5] * 5, 6.5, 7, 8, 9.5, 12, 16, 18, 14, 10, 8, 6, 4])
 _SAC_DEPTH = np.array([*[15.0] * 5, 16, 16.5, 15.5, 14.5, 14.5, 14, 12.5, 8, 4, 2, 1, 1])
@@ -69,6 +71,7 @@ class Spine:
         # The curve runs along the back of the bodies, which a wedge leaves as it was.
         length = sizes["height"] - 0.35 * 0.5 * (sizes["top"] + sizes["bottom"]) * body_angle
         length[wedged] -= 0.6 * collapsed
+        length[L5] = max(length[L5] - person.short_back_mm * self.size, 10 * self.size)
 
         element, turn = np.empty((2, 2 * N_VERTEBRAE - 1))
         element[0::2], element[1::2] = length, disc_length
@@ -91,7 +94,9 @@ class Spine:
         shear = np.tan(true_angle - angle)
         self.shear = float32(shear)  # how much the position of an end-plate grows per mm backward
         self.shear_slope = float32(np.gradient(shear, STEP))  # its derivative along s
-        self.curve = SpineCurve(angle, _sideways(person, s, self.middles, rng), round(self.middles[L1 + 2] / STEP))
+        sideways, bow = _sideways(person, s, self.middles, rng)
+        self.twist = float32(np.radians(person.rotation_degrees) * bow)  # axial rotation about the canal, radians
+        self.curve = SpineCurve(angle, sideways, round(self.middles[L1 + 2] / STEP))
 
     def _shape_bodies(self, person: Person, sizes: dict[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
         """Outlines of bodies and discs, bulges and slips; the posterior edge and how hollow the bodies are (0..1)."""
@@ -151,7 +156,7 @@ class Spine:
         sac_front = posterior + front_gap
         # Between the discs the sac's back follows a smooth line; the front is pushed by bulges, so depth is lost there.
         smooth_front = self.smooth(np.minimum(posterior, 0) + front_gap, 10)
-        squeeze = self.at_discs(2.4 * canal + 0.15 * canal**2, 6.0)
+        squeeze = self.at_discs(1.9 * canal + 0.12 * canal**2, 6.0)
         sac_back = smooth_front + sac_depth - np.minimum(squeeze, 0.62 * sac_depth)
         fill = self.at_discs(np.clip((canal - 0.5) / 2.0, 0, 1.15), 7.0)
         conus = middles[L1] + rng.normal(4, 10) * size + person.conus_shift_mm * size
@@ -160,7 +165,7 @@ class Spine:
         gap[S1] = np.clip(1.6 * person.transition, 0, 1)
         bumps = np.exp(-0.5 * ((s[:, None] - self.disc_middles + size) / (6.0 * size)) ** 2)
         interlaminar = np.clip(bumps @ gap, 0, 1)
-        thickening = self.at_discs(1.15 * canal + 0.35 * (left_recess + right_recess), 6.5)
+        thickening = self.at_discs(0.75 * canal + 0.3 * (left_recess + right_recess), 6.5)
         canal_half = (_PEDICLE_CENTRE - _PEDICLE_WIDTH / 2) * size * (0.6 + 0.4 * person.sac_scale)
         recess = np.stack([self.at_discs(side, 7.5, 2.0) for side in (left_recess, right_recess)])
         foramen = np.stack([self.at_discs(side, 12.0, -4.0) for side in (left_foramen, right_foramen)])
@@ -171,9 +176,9 @@ class Spine:
         self.crowding = float32(np.clip(fill, 0, 1))  # 0 roots float in CSF, 1 no CSF left
         self.cord = float32(4.3 * size * np.clip((conus - s) / (30 * size), 0, 1) ** 0.6)  # radius
         # Inner edge of the laminae at the midline
-        self.canal_back = float32(smooth_front + canal_depth + 1.0 + interlaminar * 5.5 * size)
+        self.canal_back = float32(smooth_front + canal_depth + 1.0 + interlaminar * (4.5 * size - 0.75 * squeeze))
         self.canal_half = float32(self.over_bodies(canal_half))
-        self.flavum = float32(interlaminar * 3.0 * size + thickening)  # thickness of the ligamentum flavum
+        self.flavum = float32(interlaminar * 2.8 * size + thickening)  # thickness of the ligamentum flavum
         self.interlaminar = float32(interlaminar)  # 1 between two laminae, 0 on a lamina
         self.recess = float32(np.clip(recess / 3, 0, 1))  # (2, n) degree / 3
         self.foramen = float32(np.clip(foramen / 3, 0, 1))  # (2, n) degree / 3
@@ -197,8 +202,10 @@ class Spine:
         """Sample nearest to each position, clipped to the curve."""
         return np.clip(s * np.float32(1 / STEP) + np.float32(0.5), 0, len(self.vertebra) - 1).astype(np.intp)
 
-    def straighten(self, s: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Follow the true end-plates and slips: curve coordinates to anatomical (s, v) and the sample index."""
+    def straighten(self, s: np.ndarray, u: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Follow rotations, the true end-plates and slips: curve coordinates to anatomical (s, u, v) and the index."""
+        if self.twist.any():
+            u, v = _turned(u, v, self.twist.take(self.index(s)))
         near = np.clip(v, -45, 45)
         straight = s
         for _ in range(2):  # Newton on s = straight - shear(straight) * v; plain iteration diverges in wedged discs
@@ -207,13 +214,19 @@ class Spine:
             step = (s + self.shear.take(index) * near - straight) / slope
             straight = straight + np.clip(step, -6, 6)
         index = self.index(straight)
-        return straight, v + self.slip.take(index), index
+        return straight, u, v + self.slip.take(index), index
 
     def place(self, s: float | np.ndarray, u: float | np.ndarray, v: float | np.ndarray) -> np.ndarray:
         """Anatomical (s, u, v) to body points (..., 3), the inverse of `project` and `straighten`."""
         back = np.asarray(v, dtype=np.float64) - self.curve.at(self.slip.astype(np.float64), s)
         along = s - self.curve.at(self.shear.astype(np.float64), s) * np.clip(back, -45, 45)
+        u, back = _turned(np.asarray(u, dtype=np.float64), back, -self.curve.at(self.twist.astype(np.float64), along))
         return self.curve.place(along, u, back)
+
+
+def _turned(u: np.ndarray, v: np.ndarray, radians: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    sine, cosine = np.sin(radians), np.cos(radians)
+    return cosine * u - sine * (v - _TWIST_AXIS), sine * u + cosine * (v - _TWIST_AXIS) + _TWIST_AXIS
 
 
 def float32(values: np.ndarray) -> np.ndarray:
@@ -234,6 +247,7 @@ def _sample_sizes(person: Person, rng: np.random.Generator) -> dict[str, np.ndar
         disc[L1 + person.fused] *= 0.4
     # Sacra differ in how fast they taper.
     taper = np.where(np.arange(N_VERTEBRAE) > S1, rng.normal(1, 0.09), 1.0)
+    height[S1 : S1 + 2] *= person.sacral_heights
     scaled = {name: values * size for name, values in tables.items()}
     return scaled | {
         "height": height * taper, "disc": disc, "top": scaled["top"] * taper, "bottom": scaled["bottom"] * taper,
@@ -245,14 +259,21 @@ def _element_angles(person: Person, rng: np.random.Generator) -> tuple[np.ndarra
     body, disc = np.full(N_VERTEBRAE, -1.2), np.full(N_VERTEBRAE - 1, -1.6)
     body[L1:S1] = _BODY_SHARE * person.lordosis_degrees
     disc[L1:S1] = _DISC_SHARE * person.lordosis_degrees * (1 + 0.1 * rng.standard_normal(N_LEVELS))
+    body[L1:S1] += person.body_wedge_degrees
+    disc[L1:S1] += person.disc_wedge_degrees
     bend_sacrum(body, disc, person, rng)
     return np.radians(body), np.radians(disc)
 
 
-def _sideways(person: Person, s: np.ndarray, middles: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Lateral offset of the curve: one bow between T11 and S1 whose ends meet at the given angle."""
+def _sideways(
+    person: Person, s: np.ndarray, middles: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """Lateral offset of the curve, and the relative rotation: a bow between T11 and S1 whose ends meet at the given
+    angle, and a weaker one above or below it."""
     apex = middles[L1 + 1] + rng.uniform(-25, 25)
     width = 55.0
     steepest = width * np.exp(-0.5)  # of width**2 * gaussian, per radian
     amplitude = np.tan(np.radians(person.scoliosis_degrees) / 2) * width**2 / steepest
-    return amplitude * np.exp(-0.5 * ((s - apex) / width) ** 2)
+    other = apex + rng.choice([-1, 1]) * rng.uniform(75, 100)
+    bow = np.exp(-0.5 * ((s - apex) / width) ** 2) + person.counter_curve * np.exp(-0.5 * ((s - other) / 40.0) ** 2)
+    return amplitude * bow, bow

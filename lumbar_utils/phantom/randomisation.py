@@ -23,9 +23,10 @@ def randomised(person: Person, rng: np.random.Generator) -> Person:
     wide = {
         "stature": rng.uniform(0.72, 1.25),
         "lordosis_degrees": lordosis,
-        "sacral_slope_degrees": np.clip(0.75 * lordosis + 3 + 8 * rng.standard_normal(), 10, 65),
+        "sacral_slope_degrees": np.clip(0.75 * lordosis + 3 + 8 * rng.standard_normal(), 10, 70),
         "sacral_kyphosis_degrees": rng.uniform(20, 95),
-        "scoliosis_degrees": np.clip(12 * rng.standard_normal(), -35, 35) * (rng.random() < 0.6),
+        "scoliosis_degrees": np.clip(16 * rng.standard_normal(), -50, 50) * (rng.random() < 0.6),
+        "counter_curve": rng.uniform(-0.9, 0.2),
         "sac_scale": rng.uniform(0.65, 1.4),
         "fat_mm": np.exp(rng.uniform(np.log(3), np.log(110))),
         "girth_mm": rng.normal(0, 25),
@@ -39,9 +40,38 @@ def randomised(person: Person, rng: np.random.Generator) -> Person:
         "ascites": rng.uniform(0.2, 1) if rng.random() < 0.08 else 0.0,
         "transition": rng.uniform(0.15, 0.5) * rng.choice([-1, 1]) if rng.random() < TRANSITION_RATE else 0.0,
     }
-    return replace(
-        person, **{name: float(value) for name, value in wide.items()}, **_wear(person, rng), **_pathology(rng)
-    )
+    wide["rotation_degrees"] = wide["scoliosis_degrees"] * rng.uniform(0.2, 0.9)
+    made = {name: float(value) for name, value in wide.items()} | _wear(person, rng) | _pathology(rng) | _shape(rng)
+    return replace(person, **(_dysplastic(made, rng) if rng.random() < 0.12 else made))
+
+
+def _shape(rng: np.random.Generator) -> dict:
+    """Wedges and heights far beyond a population's: what is counted on must not be one proportion."""
+    return {
+        "sacral_heights": np.clip(0.9 * np.exp(0.17 * rng.standard_normal(2)), 0.58, 1.3),
+        "body_wedge_degrees": np.array([2.5, 2.5, 2.5, 3.5, 6.0]) * rng.standard_normal(N_LEVELS),
+        "disc_wedge_degrees": np.array([2.0, 2.0, 2.5, 3.5, 6.0]) * rng.standard_normal(N_LEVELS),
+    }
+
+
+def _dysplastic(made: dict, rng: np.random.Generator) -> dict:
+    """A steep lumbosacral junction: trapezoid L5 with a short back wall, domed S1, slip up to high grade, and in some
+    a kyphosis there (Meyerding 1932; lumbar index: Marchetti 1997)."""
+    severe = rng.random()
+    body, disc, slip = (made[name].copy() for name in ("body_wedge_degrees", "disc_wedge_degrees", "listhesis_mm"))
+    body[-1] += rng.uniform(5, 26)
+    disc[-1] += rng.uniform(0, 10) if rng.random() < 0.7 else -rng.uniform(5, 30)
+    body[:-1] -= rng.uniform(0, 4, N_LEVELS - 1)
+    if rng.random() < 0.6:
+        slip[-1] = rng.uniform(3, 8) + 16 * severe * rng.random()
+    return made | {
+        "body_wedge_degrees": body,
+        "disc_wedge_degrees": disc,
+        "listhesis_mm": slip,
+        "sacral_slope_degrees": float(rng.uniform(42, 72)),
+        "short_back_mm": float(rng.uniform(0, 7)),
+        "dome_mm": float(rng.uniform(1, 7) * (rng.random() < 0.6)),
+    }
 
 
 def _wear(person: Person, rng: np.random.Generator) -> dict:

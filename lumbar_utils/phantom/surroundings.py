@@ -151,14 +151,14 @@ def paint_surroundings(body, f: dict[str, np.ndarray], grain: np.ndarray, marbli
     septa = edge(np.abs(f["gut"]) * 4 - 0.2, 0.8) * edge(f["skin"] + 4, 2)
     canvas.paint(septa * body.septa, Tissue.FASCIA)
     canvas.paint(edge(f["fascia"], soft), Tissue.FASCIA)
-    canvas.paint(edge(f["fascia"] + 1.0, soft), Tissue.MUSCLE, 0.12 * grain + 0.1 * f["low2"])
+    canvas.paint(edge(f["fascia"] + 1.0, soft), Tissue.MUSCLE, 0.06 * grain + 0.05 * f["low2"])
     cavity = edge(f["peritoneum"], 1.5)
     if cavity.any():
         _paint_belly(f, grain, marbling, cavity, fine, canvas, ascites=body.person.ascites)
 
     streaks = body.streaks.take(body.spine.index(f["s"])) * 1.5 - 0.8
-    streaks = np.clip(streaks + 0.3 * f["gut"] + 0.3 * marbling, 0, 1)
-    texture = 0.14 * grain + 0.12 * f["low2"]
+    streaks = np.clip(streaks + 0.12 * f["gut"] + 0.3 * marbling, 0, 1)
+    texture = 0.07 * grain + 0.05 * f["low2"]
     canvas.paint(edge(4 - f["v"], 4.0) * edge(f["fascia"] + 1, soft), Tissue.FAT, fine - 0.15)
     for name in ("erector", "multifidus"):
         canvas.paint(edge(f[name] - 0.4 - 0.8 * f["gut"], soft), Tissue.FAT, fine - 0.25)

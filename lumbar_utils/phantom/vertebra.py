@@ -41,8 +41,10 @@ def paint_bodies(body, p, canvas) -> None:
     lumbar = (vertebra < S1).astype(np.float32)
     worn = p.at(spine.degeneration)
     below = p.s - p.at(spine.disc_middle)
-    hollow = body.hollow.take(vertebra) * (1 - inner) + sunken_endplates(body, p, inner, below)
     forward = (p.at(spine.posterior) - p.v) / p.at(spine.depth)
+    hollow = body.hollow.take(vertebra) * (1 - inner) + sunken_endplates(body, p, inner, below)
+    if person.dome_mm:
+        hollow = hollow + person.dome_mm * ((vertebra == S1) & (t < 0)) * (2 * forward - 1) ** 2
     endplate = np.abs(t) - half + hollow + 0.7 * p.slow * (0.3 + worn)
     left = spine.disc_extent.take(disc)
     away = np.abs(forward - spine.disc_position.take(disc)) - left * 0.5

@@ -18,7 +18,7 @@ import numpy as np
 from .. import __version__
 from ..crops.extraction import StudyCrops
 from ..files import versions
-from ..inference.submission import PHANTOM_NOTE, SYNTHETIC_WARNING, StudyPrediction
+from ..inference.submission import PHANTOM_NOTE, StudyPrediction
 from ..labels import (
     CONDITIONS,
     LEVELS,
@@ -40,9 +40,11 @@ PRIOR_WARNING = (
     "Not predicted: the class prior of the training part is shown instead; it knows nothing of this patient."
 )
 LEVELS_WARNING = "The labelling of the disc levels has low confidence: all five may be off by one."
+UNLIKE_WARNING = "The images are unlike those that the network learnt from: its grades deserve less trust."
 
 FLAGS = {
     "fallback": "class prior",
+    "unlike": "unlike the training data",
     "levels": "level labelling of low confidence",
     "disc": "disc imputed or of low confidence",
     "view": "view missing",
@@ -71,14 +73,17 @@ def describe(
     """
     p, discs = prediction.probabilities, prediction.discs
     uncertain = discs is not None and level_labelling_uncertain(discs)
+    unlike = (prediction.unlike_training or 0) > 1
     warnings = {
-        f"The network was {SYNTHETIC_WARNING}.": prediction.synthetic_only,
+        f"The network was {prediction.notice}.": prediction.synthetic_only,
         f"This study is {PHANTOM_NOTE}.": synthetic,
         PRIOR_WARNING: prediction.fallback,
         LEVELS_WARNING: uncertain,
+        UNLIKE_WARNING: unlike,
     }
     flags = {
         "fallback": prediction.fallback,
+        "unlike": unlike,
         "levels": uncertain,
         "disc": discs is None or discs.flagged,
         "view": prediction.missing_views,
@@ -98,6 +103,7 @@ def describe(
         "warnings": [text for text, holds in warnings.items() if holds],
         "synthetic": {"weights": bool(prediction.synthetic_only), "study": bool(synthetic)},
         "fallback": bool(prediction.fallback),
+        "unlike_training": prediction.unlike_training,
         "summary": {
             "any_severe": float(p[worst, SEVERE]),
             "any_severe_spinal": float(p[:N_LEVELS, SEVERE].max()),

@@ -12,12 +12,13 @@ from collections.abc import Mapping
 import numpy as np
 
 from ..crops.extraction import StudyCrops
+from ..dicom.series import Stack
 from ..geometry import OrientedGrid, sample_stack
 from ..labels import LEVELS, SAGITTAL_T2, level_title
 from ..localization import DiscPoints
 from ..notebook_html import data_uri, resize, to_grey
 from ..studies.study import Study
-from ..viz.crops import CROP_WINDOW, MONTAGE_ROWS, nearest_index
+from ..viz.crops import CROP_WINDOW, MONTAGE_ROWS, nearest_index, target_offsets
 from ..viz.images import DISC_LINE_MM, box_outline, localized_plane
 from ..viz.planes import ImagePlane, grey_window
 
@@ -25,8 +26,8 @@ SAGITTAL_PIXELS = 720
 """Longer side of the overview; 60 KB as WebP."""
 PANEL_PIXELS = 208
 """Side of a crop's panel: 0.34 mm a pixel at 70 mm, finer than any scan."""
-ROWS = tuple((view, offset, *name.split("\n")) for view, offset, name in MONTAGE_ROWS)
-"""What the montage of a notebook shows: view, mm from the canal along the crop's first axis, name, place."""
+ROWS = tuple((view, place_of, *name.split("\n")) for view, place_of, name in MONTAGE_ROWS)
+"""What the montage of a notebook shows: view, the condition whose place it is, name, words for the place."""
 MARGIN_MM = (55.0, 75.0, 55.0)
 """What the overview shows beyond the located points: above and below, in front, behind."""
 SCALE_MM = 50
@@ -84,10 +85,12 @@ def panels(crops: StudyCrops, study: Study | None = None, maps: Mapping[str, np.
     20 mm), `panels`: 5 of {level, title, uri, map, absent, hatched}. `uri` is None where `absent` says why; `hatched`
     where stripes mark what the scan does not show.
     """
-    rows = []
-    for view, offset, name, place in ROWS:
+    rows, offsets = [], target_offsets(crops)
+    for view, place_of, name, place in ROWS:
         cells, letters = [], {}
         for i, level in enumerate(LEVELS):
+            offset = 0.0 if place_of is None else float(offsets[place_of, i])
+            offset = _offset_of_slice(crops, study, view, i, offset)
             cell = {"level": level, "title": level_title(level), "absent": "", "hatched": False}
             cell |= {"uri": None, "map": None}
             if not crops.covered[view][i].any():
@@ -116,16 +119,33 @@ def _frame(plane: ImagePlane, points: np.ndarray) -> tuple[int, int, int, int]:
     return (top, left, bottom, right) if bottom > top and right > left else (0, 0, rows, columns)
 
 
+def _stack_of(crops: StudyCrops, study: Study | None, view: str, level: int) -> Stack | None:
+    """The stack that a crop was cut from, when its study is there."""
+    source = crops.sources[view][level]
+    series = study.series_by_id(source.series_id) if study is not None and source is not None else None
+    return series.stacks[source.stack] if series is not None and source.stack < len(series.stacks) else None
+
+
+def _offset_of_slice(crops: StudyCrops, study: Study | None, view: str, level: int, offset: float) -> float:
+    """mm from a crop's middle to the slice of the scan nearest to `offset`; `offset` itself where there is none."""
+    stack, grid = _stack_of(crops, study, view, level), crops.grid(view, level)
+    if stack is None:
+        return offset
+    place = grid.center + offset * grid.axes[0]
+    aside = stack.geometry.offsets[stack.geometry.nearest_slice(place)] - place @ stack.geometry.normal
+    there = abs(aside) <= stack.geometry.slice_spacing / 2  # and no slice was lost
+    return offset + float(aside * (stack.geometry.normal @ grid.axes[0])) if there else offset
+
+
 def _sampled(crops: StudyCrops, study: Study | None, view: str, level: int, offset: float) -> ImagePlane:
-    """One plane of a crop's box as a grey image of `PANEL_PIXELS`, intensities as in the crop."""
-    grid, source = crops.grid(view, level), crops.sources[view][level]
+    """One plane of a crop's box, `offset` mm from its middle, as a grey image of `PANEL_PIXELS`; without the study the
+    nearest one of the crop, intensities as there."""
+    grid, stack = crops.grid(view, level), _stack_of(crops, study, view, level)
     index = nearest_index(crops, view, offset)
     own = np.asarray(crops.images[view][level][index], dtype=np.float32)
     shape = (PANEL_PIXELS, round(PANEL_PIXELS * grid.extent[2] / grid.extent[1]))
-    series = study.series_by_id(source.series_id) if study is not None and source is not None else None
-    if series is not None and source.stack < len(series.stacks):
-        stack = series.stacks[source.stack]
-        center = grid.voxel_to_world(np.array([index, (grid.shape[1] - 1) / 2, (grid.shape[2] - 1) / 2]))
+    if stack is not None:
+        center = grid.center + offset * grid.axes[0]
         fine = OrientedGrid(center, grid.axes, (float(grid.spacing[0]), *grid.extent[1:]), (1, *shape))
         values, covered = sample_stack(stack.pixels, stack.geometry, fine.points())
         if covered.any():

@@ -33,7 +33,7 @@ from pydicom.uid import UID, generate_uid
 from .. import __version__
 from ..errors import DataError, DicomError, LumbarError, MissingPackageError, OutputError
 from ..files import atomically, file_name
-from ..inference.submission import FREQUENCY_NOTE, PHANTOM_NOTE, SYNTHETIC_WARNING, StudyPrediction
+from ..inference.submission import FREQUENCY_NOTE, PHANTOM_NOTE, StudyPrediction
 from ..labels import AXIAL_T2, LEVELS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2, TARGETS, level_title
 from ..studies.competition import in_synthetic_cohort
 from ..studies.source_images import SourceImage, SourceImages, read_source_images
@@ -162,7 +162,7 @@ def _document(
         uid=device, name="lumbar_utils", manufacturer_name=MANUFACTURER, model_name="lumbar_utils"
     )
     about = [network] if network else []
-    about += [SYNTHETIC_WARNING] if prediction.synthetic_only else []
+    about += [prediction.notice] if prediction.notice else []
     algorithm = sr.AlgorithmIdentification(
         name="lumbar_utils", version=__version__, parameters=about or None, family=codes.CID7162.ArtificialIntelligence
     )
@@ -284,7 +284,7 @@ def comments(prediction: StudyPrediction, synthetic: bool = False) -> list[str]:
     """What a reader of the report has to know beside the numbers, one sentence or list each."""
     found = [RESEARCH_USE, FREQUENCY_NOTE]
     found += [f"This study is {PHANTOM_NOTE}."] if synthetic else []
-    found += [f"The network was {SYNTHETIC_WARNING}."] if prediction.synthetic_only else []
+    found += [f"The network was {prediction.notice}."] if prediction.notice else []
     found += [f"Not available: {', '.join(prediction.missing_views)}."] if prediction.missing_views else []
     if prediction.discs is not None and prediction.discs.flagged:
         flags = zip(LEVELS, prediction.discs.flags, strict=True)

@@ -180,16 +180,7 @@ class CompetitionFolder:
             study_id, series_id, instance_number, condition, level, x, y, z: LPS mm. Points whose series or image
             was not read are left out.
         """
-        rows = []
-        cleaned = self.clean_coordinates()[0]
-        for row in cleaned[cleaned["study_id"] == study.study_id].itertuples():
-            series = study.series_by_id(row.series_id)
-            place = series.slice_of(row.instance_number) if series is not None else None
-            if place is None:
-                continue
-            point = series.stacks[place[0]].geometry[place[1]].pixel_to_world([row.x, row.y])
-            rows.append((row.study_id, row.series_id, row.instance_number, row.condition, row.level, *point))
-        return pd.DataFrame(rows, columns=[*POINT_COLUMNS, "z"])
+        return points_in_patient(self.clean_coordinates()[0], study)
 
     def canal_points(self, study_id: str, study: Study) -> np.ndarray:
         """Canal points of the table in LPS mm, float64 (5, 3) in `labels.LEVELS` order, nan where there is none."""
@@ -247,6 +238,19 @@ class CompetitionFolder:
                 path = self.root / "train_images" / study_id / series_id / f"{int(number)}.dcm"
                 sizes[study_id, series_id, int(number)] = scan_headers(path)[0].shape[1:]
         return sizes
+
+
+def points_in_patient(cleaned: pd.DataFrame, study: Study) -> pd.DataFrame:
+    """Cleaned points of a table in the competition's form, as `CompetitionFolder.world_points` gives them."""
+    rows = []
+    for row in cleaned[cleaned["study_id"] == study.study_id].itertuples():
+        series = study.series_by_id(row.series_id)
+        place = series.slice_of(row.instance_number) if series is not None else None
+        if place is None:
+            continue
+        point = series.stacks[place[0]].geometry[place[1]].pixel_to_world([row.x, row.y])
+        rows.append((row.study_id, row.series_id, row.instance_number, row.condition, row.level, *point))
+    return pd.DataFrame(rows, columns=[*POINT_COLUMNS, "z"])
 
 
 def is_competition_folder(path: Path | str) -> bool:

@@ -22,7 +22,7 @@ import torch
 
 from ..crops.extraction import VIEW_AXES, CropSpec
 from ..errors import DataError
-from ..labels import N_LEVELS, VIEWS
+from ..labels import N_LEVELS, SAGITTAL_T1, VIEWS
 from ..models.inputs import mirror_images, mirror_labels
 
 MIN_SHIFT_MM = 0.3
@@ -50,6 +50,9 @@ class AugmentConfig:
         latter two in units of the network's input; one draw a view.
     slice_dropout : float
         Probability that one slice of a crop is blanked, as a slice that failed to read would be.
+    few_slices : float
+        Probability that a crop shows a few slices only, as single pictures of a patient do: T2 views two to five
+        around the middle, each half of T1 one to three beside each other, which stand for the rest of the half.
     intensity : float
         Probability of the albumentations pipeline (gamma, blur, coarser resolution) a view. It runs in the
         loader's workers and costs one to two ms a view; 0 leaves it out.
@@ -68,6 +71,7 @@ class AugmentConfig:
     brightness: float = 0.15
     noise: float = 0.1
     slice_dropout: float = 0.0
+    few_slices: float = 0.0
     intensity: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
@@ -84,7 +88,7 @@ class AugmentConfig:
         for name in self.__dataclass_fields__:
             if not np.min(getattr(self, name)) >= 0:
                 raise DataError(f"augmentation: {name} must not be negative, got {getattr(self, name)}")
-        for name in ("mirror", "slice_dropout", "intensity"):
+        for name in ("mirror", "slice_dropout", "few_slices", "intensity"):
             if getattr(self, name) > 1:
                 raise DataError(f"augmentation: {name} must be at most 1, got {getattr(self, name)}")
         if self.mixup + self.cutmix > 1:
@@ -136,8 +140,32 @@ def augment_batch(
             image = image.index_copy(0, rows, mirror_images({view: image[rows]})[view])
         # From patient axes to the crop's own: through-plane, rows, columns.
         steps = shift @ torch.tensor(np.stack(VIEW_AXES[view]), dtype=shift.dtype).T
-        result[view] = _change_contrast(_move(image, steps, config, spec.extents[view], generator), config, generator)
+        moved = _move(image, steps, config, spec.extents[view], generator)
+        result[view] = _change_contrast(_keep_few_slices(moved, view, config, generator), config, generator)
     return result, labels
+
+
+def _keep_few_slices(
+    image: torch.Tensor, view: str, config: AugmentConfig, generator: torch.Generator | None
+) -> torch.Tensor:
+    """Crops (B, 5, D, H, W) of which some show a few slices only, see `AugmentConfig.few_slices`."""
+    b, levels, depth = image.shape[:3]
+    chosen = torch.rand(b, levels, generator=generator) < config.few_slices
+    if not chosen.any():
+        return image
+    draw, wander = torch.rand(b, levels, 2, generator=generator), torch.randn(b, levels, 2, generator=generator)
+    k = torch.arange(depth)
+    if view != SAGITTAL_T1:
+        half_width = 0.5 + 1.5 * draw[..., :1]
+        shown = ((k - (depth - 1) / 2 - wander[..., :1] * depth / 12).abs() <= half_width) | ~chosen[..., None]
+        return image * shown.to(image.device)[..., None, None]
+    # The foramina lie a quarter of the box from its ends, and a little more medially in the upper lumbar spine.
+    half = (2 * k >= depth).long()
+    middle, reach = torch.tensor([0.25, 0.72])[half] * depth + wander[..., half], (2 * draw).floor()[..., half]
+    nearest = torch.minimum(torch.maximum(k.expand_as(middle), (middle - reach).floor()), (middle + reach).ceil())
+    nearest = torch.where(chosen[..., None], nearest.long().clamp(0, depth - 1), k)
+    index = nearest.to(image.device)[..., None, None].expand_as(image)
+    return image.gather(2, index)
 
 
 def _move(
@@ -283,7 +311,7 @@ class IntensityAugmentation:
         pair = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
         coarser = A.Downscale(scale_range=(0.5, 0.8), interpolation_pair=pair, p=1.0)
         softer = A.OneOf([A.GaussianBlur(blur_limit=(3, 5), p=1.0), coarser], p=0.5)
-        self.pipeline = A.Compose([A.RandomGamma(gamma_limit=(70, 140), p=0.7), softer], strict=True, seed=seed)
+        self.pipeline = A.Compose([A.RandomGamma(gamma_limit=(45, 220), p=0.8), softer], strict=True, seed=seed)
         self._rng = np.random.default_rng(seed)
         self._worker: int | None = None
 

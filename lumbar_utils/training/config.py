@@ -35,6 +35,9 @@ class TrainConfig:
     ----------
     classifier, augment
         Their own configurations.
+    initial : str, optional
+        Start from the weights of this run folder, or of `shipped`, the classifier in the library, whose encoder must be
+        that of `classifier`.
     epochs, batch_size : int
         Studies are the items of a batch. Several processes share a batch among them.
     learning_rate, weight_decay, warmup : float
@@ -73,6 +76,7 @@ class TrainConfig:
 
     classifier: ClassifierConfig = field(default_factory=ClassifierConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+    initial: str | None = None
     epochs: int = 10
     batch_size: int = 8
     learning_rate: float = 1e-3

@@ -7,6 +7,7 @@ them. On several GPUs: `accelerate launch --multi_gpu --num_processes 2 -m lumba
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import shutil
 import time
@@ -34,6 +35,7 @@ from ..metrics.score import (
     weighted_prior,
 )
 from ..models.classifier import LumbarClassifier, predict_probabilities
+from ..models.ensemble import first_member, start_from
 from ..models.inputs import study_input
 from ..models.run_folder import HISTORY, MANIFEST, NEW, OOF, WEIGHTS, RunConfig, publish, round_weights, save_run
 from .augmentation import IntensityAugmentation
@@ -117,7 +119,11 @@ def fit(
         validation = cache if held_out_crops is None else held_out_crops
         split = training_split(cache, validation, labels, config, held_out=held_out, training_labels=training_labels)
         content = content_digest(cache, split.train), content_digest(validation, split.held_out)
-        checkpoint = Checkpoint(folder, {"config": config.fingerprint(), "studies": split.digest(), "crops": content})
+        decided_by = {"config": config.fingerprint(), "studies": split.digest(), "crops": content}
+        initial = None if config.initial is None else first_member(config.initial)
+        if initial is not None:
+            decided_by["initial"] = hashlib.sha256((initial / WEIGHTS).read_bytes()).hexdigest()
+        checkpoint = Checkpoint(folder, decided_by)
         if processes.first and not (folder / NEW / WEIGHTS).exists():
             publish(folder)  # of which a kill has left the rest
         processes.wait()
@@ -139,6 +145,8 @@ def fit(
         logger.info("training on %s", compute)
         torch.manual_seed(config.seed)
         model = LumbarClassifier(config.classifier, prior).to(compute.device)
+        if initial is not None:
+            start_from(model, initial)
         intensity = config.augment.intensity
         transform = IntensityAugmentation(intensity, seed=config.seed) if intensity else None
         options = {"in_memory": config.in_memory, "progress": progress and processes.first, "transform": transform}

@@ -42,20 +42,14 @@ ROOM = 0.9
 CROP_WINDOW = (0.0, 1.05)
 """Crops hold about 0 to 1; see `crops.extraction.INTENSITY_PERCENTILES`."""
 MONTAGE_ROWS = (
-    (SAGITTAL_T2, 0.0, "Sagittal T2\nmidline"),
-    (AXIAL_T2, 0.0, "Axial T2\nat the disc"),
-    (SAGITTAL_T1, -FORAMEN_OFFSET_MM, "Sagittal T1\nright foramen"),
-    (SAGITTAL_T1, FORAMEN_OFFSET_MM, "Sagittal T1\nleft foramen"),
+    (SAGITTAL_T2, 0, "Sagittal T2\nmidline"),
+    (AXIAL_T2, None, "Axial T2\nat the disc"),
+    (SAGITTAL_T1, 2, "Sagittal T1\nright foramen"),
+    (SAGITTAL_T1, 1, "Sagittal T1\nleft foramen"),
 )
-"""What the montage shows of each level: view, mm from the canal along the crop's first axis, name."""
-CONDITION_PANELS = (
-    ((SAGITTAL_T2, 0.0), (AXIAL_T2, 0.0)),
-    ((SAGITTAL_T1, FORAMEN_OFFSET_MM), (AXIAL_T2, 0.0)),
-    ((SAGITTAL_T1, -FORAMEN_OFFSET_MM), (AXIAL_T2, 0.0)),
-    ((AXIAL_T2, 0.0), (AXIAL_T2, 4.0)),
-    ((AXIAL_T2, 0.0), (AXIAL_T2, 4.0)),
-)
-"""Where each condition is read: view and mm from the canal along the crop's first axis."""
+"""What the montage shows of each level: view, the condition whose place it is (None: the crop's middle), name."""
+CONDITION_VIEWS = (SAGITTAL_T2, SAGITTAL_T1, SAGITTAL_T1)
+"""On which the canal and the foramina are shown at their own place; a recess is shown on axial slices at the disc."""
 
 
 @pictured
@@ -100,7 +94,7 @@ def show_attribution(
     `show_crops`.
     """
     index = CONDITIONS.index(condition) if isinstance(condition, str) else int(condition)
-    rows = [(view, 0.0, view.replace("/STIR", "")) for view in VIEWS]
+    rows = [(view, None, view.replace("/STIR", "")) for view in VIEWS]
     figure = _montage(crops, rows, (index,), probabilities, labels, width, attribution)
     return finish(figure, title=f"{CONDITION_NAMES[index]}   study {crops.study_id}", synthetic=synthetic)
 
@@ -138,14 +132,14 @@ def show_crop_slices(
 
 def _montage(
     crops: StudyCrops,
-    rows: Sequence[tuple[str, float, str]],
+    rows: Sequence[tuple[str, int | None, str]],
     conditions: Sequence[int],
     probabilities: np.ndarray | None,
     labels: np.ndarray | None,
     width: float,
     attribution: StudyAttribution | None = None,
 ) -> Figure:
-    """Rows of (view, mm from the canal, name), a column a level, and the grades of `conditions` below.
+    """Rows as `MONTAGE_ROWS`, a column a level, and the grades of `conditions` below.
 
     With an attribution each panel shows the slice that holds the highest point of the first condition's map.
     """
@@ -155,10 +149,12 @@ def _montage(
     shapes += [[2.0 if len(conditions) > 1 else 7.0] * N_LEVELS] if with_strip else []
     footer = 0.3 if with_strip else 0.06
     figure, axes = justified_panels(shapes, width=width, left=1.06, header=0.58, footer=footer)
-    for panels, (view, offset, name) in zip(axes, rows, strict=False):
+    offsets = target_offsets(crops)
+    for panels, (view, place_of, name) in zip(axes, rows, strict=False):
         unscaled = True  # the first level that is there has a scale bar
         for level, panel in enumerate(panels):
             peak = attribution.slice_of(view, conditions[0], level) if attribution is not None else None
+            offset = 0.0 if place_of is None else offsets[place_of, level]
             index = nearest_index(crops, view, offset) if peak is None else peak
             there = draw_crop(panel, crops, view, level, index, scale_mm=20 if unscaled else None)
             unscaled = unscaled and not there
@@ -211,6 +207,17 @@ def draw_crop(
         look = {"letters": letters, "scale_mm": scale_mm if there else None, "fontsize": 7}
         draw_plane(panel, _plane(crops, view, level, index), window=CROP_WINDOW, **look)
     return there
+
+
+def target_offsets(crops: StudyCrops) -> np.ndarray:
+    """Where to look for the canal on sagittal T2 and for the left and the right foramen on T1, shape (3, 5): mm from a
+    crop's middle along its first axis, as found on the crops, or else as it usually is."""
+    from ..crops.target_points import points_on_crops
+
+    places = points_on_crops(crops)[0][:3]
+    through = np.stack([crops.axes[view][:, 0] for view in CONDITION_VIEWS])
+    found = ((places - crops.centers) * through).sum(axis=-1)
+    return np.where(np.isfinite(found), found, np.array([0.0, FORAMEN_OFFSET_MM, -FORAMEN_OFFSET_MM])[:, None])
 
 
 def nearest_index(crops: StudyCrops, view: str, offset_mm: float) -> int:

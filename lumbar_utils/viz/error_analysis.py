@@ -13,9 +13,9 @@ from matplotlib.patches import Patch
 
 from ..errors import DataError
 from ..evaluation.agreement import AREAS, KAPPAS, MEASURES
-from ..labels import CONDITIONS, LEVELS, PROBABILITY_COLUMNS, SEVERITIES, condition_title, level_title
+from ..labels import AXIAL_T2, CONDITIONS, LEVELS, PROBABILITY_COLUMNS, SEVERITIES, condition_title, level_title
 from . import style
-from .crops import CONDITION_PANELS, draw_bar, draw_crop, nearest_index
+from .crops import CONDITION_VIEWS, draw_bar, draw_crop, nearest_index, target_offsets
 
 if TYPE_CHECKING:
     from ..crops.extraction import StudyCrops
@@ -152,7 +152,10 @@ def show_own_errors(cache: Mapping[str, StudyCrops], cases: pd.DataFrame, **opti
 def _draw_case(figure: Figure, crops: StudyCrops, case, x: float, y: float) -> None:
     """One case, its panels' top left corner at (x, y) inches."""
     condition, level = CONDITIONS.index(case.condition), LEVELS.index(case.level)
-    for n, (view, offset) in enumerate(CONDITION_PANELS[condition]):
+    panels = [(AXIAL_T2, 0.0), (AXIAL_T2, 4.0)]
+    if condition < len(CONDITION_VIEWS):
+        panels = [(CONDITION_VIEWS[condition], target_offsets(crops)[condition, level]), (AXIAL_T2, 0.0)]
+    for n, (view, offset) in enumerate(panels):
         place = (x + n * PANEL_INCHES, y - PANEL_INCHES, PANEL_INCHES - 0.03, PANEL_INCHES)
         index = nearest_index(crops, view, offset)
         draw_crop(style.add_panel(figure, *place), crops, view, level, index, scale_mm=20 if n == 0 else None)

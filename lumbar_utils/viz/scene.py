@@ -169,6 +169,11 @@ class Raster:
         half = np.array([self.plane.spacing[1], self.plane.spacing[0]]) / 2
         return (np.asarray(xy, dtype=np.float64) + half) * self.scale - 0.5
 
+    def millimetres(self, pixels: np.ndarray) -> np.ndarray:
+        """The inverse of `pixels`."""
+        half = np.array([self.plane.spacing[1], self.plane.spacing[0]]) / 2
+        return (np.asarray(pixels, dtype=np.float64) + 0.5) / self.scale - half
+
     def project(self, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """LPS mm (..., 3) to (x, y) pixels (..., 2) and the distance from the plane in mm (...)."""
         xy, distance = self.plane.project(points)
