@@ -21,7 +21,7 @@ from lumbar_utils.crops.target_points import (
 )
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, CONDITIONS, N_LEVELS, SAGITTAL_T1, SAGITTAL_T2
-from lumbar_utils.localization import read_points, write_points
+from lumbar_utils.localization import read_any_points, write_points
 from lumbar_utils.phantom.anatomy import Body
 from lumbar_utils.phantom.disease import sample_person
 from lumbar_utils.studies.data import Study
@@ -140,7 +140,7 @@ def test_a_table_comes_back_and_other_commands_take_its_canal_points(tmp_path):
     assert np.abs(again.points - found.points).max() < 1e-3
     same = ("study_id", "series_ids", "instance_numbers", "flags")
     assert [getattr(again, name) for name in same] == [getattr(found, name) for name in same]
-    canal = read_points(path)[found.study_id]
+    canal = read_any_points(path)[found.study_id]
     assert np.abs(canal.points - found.discs.points).max() < 1e-3 and canal.flags == found.discs.flags
     with pytest.raises(DataError, match="25"):
         TargetPoints.from_frame(table.iloc[:-1])

@@ -199,7 +199,7 @@ def test_predict_takes_such_a_table_too(cohort, loaded, tmp_path, monkeypatch, c
     noted = {}
     monkeypatch.setattr("lumbar_utils.inference.run_inference", only_noted, raising=False)
     monkeypatch.setattr("lumbar_utils.inference.Predictor", lambda *args, **options: None, raising=False)
-    monkeypatch.setattr("lumbar_utils.cli.inputs.weights_folder", lambda *args: tmp_path)
+    monkeypatch.setattr("lumbar_utils.cli.inputs.classifier_folder", lambda given: tmp_path)
     table = ("--points", str(cohort / "train_label_coordinates.csv"), "--part", "train", "--jobs", "1")
     assert main(["predict", str(cohort), *table, "--out", str(tmp_path / "a.csv"), "--no-progress"]) == 1
     assert "enough" in capsys.readouterr().err and set(loaded) <= set(noted)

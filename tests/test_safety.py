@@ -24,6 +24,7 @@ from pydicom.dataset import Dataset
 
 from lumbar_utils.cli import main
 from lumbar_utils.crops.cache import build_crop_cache
+from lumbar_utils.crops.target_points import TargetPoints
 from lumbar_utils.dicom.identity import identity_of, without_identity
 from lumbar_utils.dicom.series import Series, read_series, scan_headers
 from lumbar_utils.errors import DicomError
@@ -220,6 +221,7 @@ def test_whatever_is_shown_in_a_notebook_is_escaped():
     shown = (
         Study(HOSTILE, (series,), (HOSTILE,)),
         points,
+        TargetPoints(HOSTILE, np.zeros((25, 3)), np.ones(25), (HOSTILE,) * 25, (1,) * 25, (HOSTILE,) * 25),
         crops,
         StudyPrediction(HOSTILE, even, None, (HOSTILE,), (HOSTILE,)),
     )
@@ -235,7 +237,7 @@ def test_every_object_that_shows_itself_is_in_the_test_above():
         for node in ast.walk(ast.parse(path.read_text("utf-8")))
         if isinstance(node, ast.ClassDef) and any(getattr(part, "name", "") == "_repr_html_" for part in node.body)
     }
-    assert classes == {"Study", "DiscPoints", "StudyCrops", "StudyPrediction"}
+    assert classes == {"Study", "DiscPoints", "TargetPoints", "StudyCrops", "StudyPrediction"}
 
 
 # Names -----------------------------------------------------------------------------------------------------------

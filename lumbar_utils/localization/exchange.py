@@ -149,7 +149,8 @@ def read_any_points(
 def _competition_table(path: Path) -> pd.DataFrame | None:
     """The table where it is in the competition's form; what cannot be read is left to `read_points` to name."""
     try:
-        if "condition" not in pd.read_csv(path, nrows=0).columns:
+        columns = set(pd.read_csv(path, nrows=0).columns)
+        if "condition" not in columns or "z" in columns:
             return None
         table = pd.read_csv(path, dtype={"study_id": str, "series_id": str})
     except (OSError, ValueError):
