@@ -52,6 +52,8 @@ class Section:
         1 at the height of a disc, 0 at a lamina's.
     front, back : ndarray
         Of the sac, in the midline.
+    fat : ndarray
+        How much of the room between the flava is fat, which stays when the sac is squeezed, 0 to 1.
     broad : ndarray
         Half the width of the sac's front on the point's side.
     closing : ndarray
@@ -66,18 +68,21 @@ class Section:
 
     def __init__(self, body, p):
         spine, size = body.spine, np.float32(body.person.stature)
-        recess = spine.recess[p.side, p.index]
+        # In a narrow canal the sac keeps some width: it becomes a slit, not a dot.
+        recess = spine.recess[p.side, p.index] * (1 - 0.6 * p.at(spine.crowding))
         self.near = p.at(spine.interlaminar)
         triangle = p.at(body.trapezoid) * (0.3 + 0.7 * self.near)
         self.front, self.back = p.at(spine.sac_front), p.at(spine.sac_back)
         half = p.at(spine.sac_half)
         inner = p.at(spine.canal_back) - 1.5 * p.at(spine.flavum)
-        self.back = self.back + 0.7 * triangle * np.maximum(inner - self.back - 0.8, 0)
+        # Between the flava the sac's back shares the room with a wedge of fat.
+        self.fat = p.at(spine.dorsal_fat)
+        self.back = self.back + (0.85 - 0.75 * self.fat) * triangle * np.maximum(inner - self.back - 0.8, 0)
         deep = np.maximum(self.back - self.front, 0.6)
-        self.broad = np.maximum(half * (1 + 0.32 * triangle) * (1 - 0.42 * recess * (0.4 + 0.6 * self.near)), 0.3)
+        self.broad = np.maximum(half * (1 + 0.32 * triangle) * (1 - 0.40 * recess * (0.4 + 0.6 * self.near)), 0.3)
         rounded = np.sqrt(p.u * p.u + 2.5) - np.float32(1.2) + 0.6 * p.slow + 0.25 * p.clouds
         corner = (p.abs_u - 0.85 * self.broad) / (0.4 * self.broad + 1.0)
-        self.closing = closing = (6.5 * size) * recess * self.near * np.exp(-corner * corner)
+        self.closing = closing = (6.0 * size) * recess * self.near * np.exp(-corner * corner)
 
         steep = np.clip((inner - self.front) / (self.broad + 0.5 * size), 0.5, 2.4)
         slope = 0.5 + self.near * (steep - 0.5)
@@ -118,14 +123,15 @@ def _paint_fat_and_flavum(body, p, section, canvas) -> None:
     spine, size, soft = body.spine, body.person.stature, canvas.softness
     fill = p.at(spine.crowding)
     half = p.at(spine.canal_half)
-    shut = np.clip(0.55 * fill + 0.9 * spine.recess[p.side, p.index], 0, 1)
+    dorsal = section.fat * np.clip((p.v - section.front) / (0.5 * (section.back - section.front) + 1) - 0.5, 0, 1)
+    shut = np.clip(0.55 * fill + 0.9 * spine.recess[p.side, p.index], 0, 1) * (1 - dorsal)
     inside = (p.v - section.roof) / section.tilt
     canal = edge(np.maximum(p.abs_u - half - 1, inside), soft)
     canvas.paint_mixture(canal, shut, Tissue.EPIDURAL_FAT, Tissue.LIGAMENT, 0.08 * p.clouds)
 
     thick = p.at(spine.flavum)
     # The two flava leave a gap in the midline, where fat shows until stenosis closes it.
-    midline = np.exp(-((p.abs_u / (2.0 * size)) ** 2)) * (1 - fill)
+    midline = np.exp(-((p.abs_u / (2.0 * size)) ** 2)) * (1 - fill * (1 - section.fat))
     # Where a recess is closed, the capsule of the overgrown joint fills what lies between flavum and bone.
     band = np.maximum(-inside - thick * (1 - 0.8 * midline), inside - 0.5 - section.closing)
     band = np.maximum(np.maximum(band, p.abs_u - half - 3), 1 - thick)

@@ -114,7 +114,7 @@ class Spine:
             return top + (bottom - top) * (t + 1) / 2 - hollow_mm * size * waist * lumbar + lips * lumbar
 
         _, _, _, left_recess, right_recess = grades = person.degrees.reshape(-1, N_LEVELS)
-        bulge = person.bulge_mm * 0.55 + 1.0 * grades[0] + 0.25 * (left_recess + right_recess)
+        bulge = person.bulge_mm * 0.55 + 0.8 * grades[0] + 0.2 * (left_recess + right_recess)
         posterior = -1.3 * waist * lumbar
         for level, at in enumerate(_DISCS):
             width = 0.42 * (2 * self.disc_halves[at] / size) * size + 1.3
@@ -156,29 +156,39 @@ class Spine:
         sac_front = posterior + front_gap
         # Between the discs the sac's back follows a smooth line; the front is pushed by bulges, so depth is lost there.
         smooth_front = self.smooth(np.minimum(posterior, 0) + front_gap, 10)
-        squeeze = self.at_discs(1.9 * canal + 0.12 * canal**2, 6.0)
+        # Fat behind the sac, from none to a wedge; where there is much, a narrow sac lies flat in front of it.
+        dorsal = np.clip(rng.uniform(-0.2, 1.1) + 0.2 * rng.standard_normal(N_LEVELS), 0, 1)
+        fat = np.clip(self.at_discs(dorsal, 8.0), 0, 1)
+        squeeze = self.at_discs((0.45 * canal + 0.2 * canal**2) * (0.9 + 0.6 * dorsal), 6.0)
         sac_back = smooth_front + sac_depth - np.minimum(squeeze, 0.62 * sac_depth)
-        fill = self.at_discs(np.clip((canal - 0.5) / 2.0, 0, 1.15), 7.0)
+        fill = self.at_discs(np.clip((canal - 0.5) / 2.0, 0, 1.15) * rng.uniform(0.7, 1.1, N_LEVELS), 7.0)
         conus = middles[L1] + rng.normal(4, 10) * size + person.conus_shift_mm * size
 
         gap = np.where(np.arange(N_VERTEBRAE - 1) < S1, 1.0, 0.0)
         gap[S1] = np.clip(1.6 * person.transition, 0, 1)
         bumps = np.exp(-0.5 * ((s[:, None] - self.disc_middles + size) / (6.0 * size)) ** 2)
         interlaminar = np.clip(bumps @ gap, 0, 1)
-        thickening = self.at_discs(0.75 * canal + 0.3 * (left_recess + right_recess), 6.5)
+        thick = rng.uniform(0.75, 1.5, N_LEVELS) * (0.35 * canal + 0.15 * (left_recess + right_recess))
         canal_half = (_PEDICLE_CENTRE - _PEDICLE_WIDTH / 2) * size * (0.6 + 0.4 * person.sac_scale)
         recess = np.stack([self.at_discs(side, 7.5, 2.0) for side in (left_recess, right_recess)])
         foramen = np.stack([self.at_discs(side, 12.0, -4.0) for side in (left_foramen, right_foramen)])
 
         self.sac_front = float32(sac_front)  # of the thecal sac
         self.sac_back = float32(np.maximum(sac_back, sac_front + 0.12 * sac_depth))
-        self.sac_half = float32(sac_half * (1 - self.at_discs(0.135 * canal, 6.5)))
+        self.sac_half = float32(sac_half)
         self.crowding = float32(np.clip(fill, 0, 1))  # 0 roots float in CSF, 1 no CSF left
         self.cord = float32(4.3 * size * np.clip((conus - s) / (30 * size), 0, 1) ** 0.6)  # radius
         # Inner edge of the laminae at the midline
-        self.canal_back = float32(smooth_front + canal_depth + 1.0 + interlaminar * (4.5 * size - 0.75 * squeeze))
+        self.canal_back = float32(
+            smooth_front
+            + canal_depth
+            + 1.0
+            + interlaminar * (3.0 * size + 11.0 * size * fat - 0.75 * squeeze * (1 - fat))
+        )
         self.canal_half = float32(self.over_bodies(canal_half))
-        self.flavum = float32(interlaminar * 2.8 * size + thickening)  # thickness of the ligamentum flavum
+        thickness = interlaminar * 2.4 * size + self.at_discs(thick, 6.5)
+        self.flavum = float32(thickness)  # of the ligamentum flavum
+        self.dorsal_fat = float32(fat)  # share of fat in the room between sac and flava, 0 to 1
         self.interlaminar = float32(interlaminar)  # 1 between two laminae, 0 on a lamina
         self.recess = float32(np.clip(recess / 3, 0, 1))  # (2, n) degree / 3
         self.foramen = float32(np.clip(foramen / 3, 0, 1))  # (2, n) degree / 3
