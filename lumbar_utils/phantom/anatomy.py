@@ -24,6 +24,7 @@ _STREAM_BODY = 31
 _SPINOUS_LENGTH = np.array([*[26.0] * 6, 28, 30, 30, 28, 22, 10, 8, 6, 4, 2, 2])
 _SPINOUS_HALF = np.array([*[7.0] * 6, 9.5, 11, 11, 10, 8, 9, 8, 7, 6, 5, 5])
 _PSOAS = np.array([0, 0, 0, 0, 0, 2, 7, 11, 15, 18, 19, 17, 15, 13, 12, 10, 8.0])
+_FACET_TURN = np.array([0.37, 0.28, 0.13, 0.0, -0.13])  # radians; joints are more sagittal further up (Panjabi 1993)
 
 
 @dataclass(frozen=True)
@@ -116,9 +117,11 @@ class Body:
         sides = (2, N_VERTEBRAE)
         # Facets of the disc below: angle of their long axis (radians), relative size, half width of the joint's fluid
         turn = 0.85 + 0.16 * rng.standard_normal(sides)
+        turn[:, L1:S1] += _FACET_TURN
         swell = np.clip(0.92 + 0.22 * worn + 0.12 * rng.standard_normal(sides), 0.7, 1.4)
         fluid = 0.35 + 0.45 * rng.standard_exponential(sides) * (rng.random(sides) < 0.5)
         self.joints = float32([turn, swell, np.clip(fluid, 0.3, 1.8)])
+        self.lamina_gap = float32(rng.uniform(0.35, 0.9, N_VERTEBRAE))  # of discs, between laminae
         # Foramina: width above and below, height, radius of the root, all relative
         spread = np.array([0.17, 0.55, 0.14, 0.18])[:, None, None]
         self.exits = float32(np.exp(spread * rng.standard_normal((4, *sides))))

@@ -139,6 +139,7 @@ def sample_person(index: int, seed: int, *, randomise: bool = False) -> Person:
         fracture=_fractures(rng, age, male),
         schmorl_mm=_schmorl(rng),
         **_shape(rng),
+        **_herniations(rng, degree_of(offset + scale * z).reshape(N_CONDITIONS, N_LEVELS)),
     )
     return randomised(person, np.random.default_rng([seed, index, _STREAM_RANDOMISATION])) if randomise else person
 
@@ -160,6 +161,15 @@ def _shape(rng: np.random.Generator) -> dict[str, np.ndarray]:
         "body_wedge_degrees": np.array([1.5, 1.5, 1.5, 2.0, 3.5]) * rng.standard_normal(N_LEVELS),
         "disc_wedge_degrees": np.array([1.2, 1.2, 1.5, 2.0, 3.5]) * rng.standard_normal(N_LEVELS),
     }
+
+
+def _herniations(rng: np.random.Generator, degrees: np.ndarray) -> dict[str, np.ndarray]:
+    """Focal herniations: part of what narrows a canal, the more often the narrower it is, towards the narrower side."""
+    canal, _, _, left, right = degrees
+    size = 1.5 + 1.6 * canal + 1.5 * rng.random(N_LEVELS)
+    aside = 2.0 * (left - right) + 3.0 * rng.standard_normal(N_LEVELS)
+    chosen = rng.random(N_LEVELS) < 0.15 * np.clip(canal - 0.2, 0, 2)
+    return {"herniation_mm": chosen * size, "herniation_at_mm": np.clip(aside, -9, 9)}
 
 
 def _schmorl(rng: np.random.Generator) -> np.ndarray:

@@ -25,7 +25,7 @@ def paint_neural_arch(body, p, canvas) -> None:
     pillar, joint, fluid = _pillar(body, p, section, below, centre)
     spinous, length = _spinous(body, p, size, back)
     free = np.minimum(_pedicle_and_transverse(spine, p, size, centre), pillar)
-    bone = np.minimum(np.minimum(_lamina(spine, p, size, back), spinous), _wing(body, p))
+    bone = np.minimum(np.minimum(_lamina(body, p, size, back), spinous), _wing(body, p))
     bone = np.where(sacral, bone, np.minimum(bone, free)) + 0.6 * p.slow
     if body.removed.any():
         wound = _wound(body, p, back)
@@ -88,18 +88,18 @@ def _pillar(body, p, section, below, centre) -> tuple[np.ndarray, np.ndarray, np
     at_v += wide * (section.front + (12.0 * size) - at_v)
     du, dv = p.abs_u - at_u, p.v - at_v
     along, across = du * np.cos(turn) + dv * np.sin(turn), du * np.sin(turn) - dv * np.cos(turn)
-    long = (4.6 * size) + (5.6 * size * swell + recess) * wide
-    short = (3.6 * size) + (3.4 * size * swell + 1.5 * recess) * wide
+    long = (4.6 * size) + (5.6 * size * swell + 2.0 * recess) * wide
+    short = (3.6 * size) + (3.4 * size * swell + 2.2 * recess) * wide
     pillar = (np.sqrt((along / long) ** 2 + (across / short) ** 2) - 1) * short + 0.9 * p.slow + 0.3 * p.clouds
     behind = (section.roof - p.v) / section.tilt + 0.2
     pillar = np.where(wide > 0.05, np.maximum(pillar, behind), pillar)
     return pillar, across + 0.12 * below + 0.045 * along * along - 0.8 * size + 0.3 * p.slow, fluid
 
 
-def _lamina(spine, p, size: float, back: np.ndarray) -> np.ndarray:
+def _lamina(body, p, size: float, back: np.ndarray) -> np.ndarray:
     """Two plates that meet behind the canal like a roof, with gaps at the height of the discs."""
     roof = back - 0.50 * p.abs_u
-    gap = (p.at(spine.interlaminar) - 0.42) * (9 * size)
+    gap = (p.at(body.spine.interlaminar) - body.lamina_gap.take(p.at(body.spine.disc))) * (9 * size)
     plate = np.maximum(np.abs(p.v - roof - (3.0 * size)) - (2.8 * size), p.abs_u - (15 * size))
     return np.maximum(plate, gap)
 

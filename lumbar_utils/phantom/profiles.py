@@ -159,7 +159,8 @@ class Spine:
         # Fat behind the sac, from none to a wedge; where there is much, a narrow sac lies flat in front of it.
         dorsal = np.clip(rng.uniform(-0.2, 1.1) + 0.2 * rng.standard_normal(N_LEVELS), 0, 1)
         fat = np.clip(self.at_discs(dorsal, 8.0), 0, 1)
-        squeeze = self.at_discs((0.45 * canal + 0.2 * canal**2) * (0.9 + 0.6 * dorsal), 6.0)
+        flat = (0.9 + 0.6 * dorsal) * np.where(person.herniation_mm > 0, 0.6, 1)
+        squeeze = self.at_discs((0.45 * canal + 0.2 * canal**2) * flat, 6.0)
         sac_back = smooth_front + sac_depth - np.minimum(squeeze, 0.62 * sac_depth)
         fill = self.at_discs(np.clip((canal - 0.5) / 2.0, 0, 1.15) * rng.uniform(0.7, 1.1, N_LEVELS), 7.0)
         conus = middles[L1] + rng.normal(4, 10) * size + person.conus_shift_mm * size
