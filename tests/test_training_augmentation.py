@@ -189,7 +189,8 @@ def test_few_slices_stand_for_the_whole_crop():
     draw = torch.Generator().manual_seed(0)
     out, _ = augment_batch(number, torch.zeros(2, 25), options(few_slices=1.0), SPEC, draw)
     depth = SPEC.shapes[SAGITTAL_T1][0]
-    seen = {view: out[view][..., 0, 0].reshape(10, -1) for view in VIEWS}
+    middle = {view: tuple(n // 2 for n in SPEC.shapes[view][1:]) for view in VIEWS}
+    seen = {view: out[view][..., middle[view][0], middle[view][1]].reshape(10, -1) for view in VIEWS}
     for row in seen[SAGITTAL_T1]:
         right, left = row[: depth // 2], row[depth // 2 :]
         assert (row > 0).all() and right.max() <= left.min(), "each half shows slices of its own"
@@ -198,6 +199,8 @@ def test_few_slices_stand_for_the_whole_crop():
         shown = seen[view] > 0
         assert (shown.sum(1) < shown.shape[1]).all() and shown.any(1).all()
         assert all(torch.equal(row[row > 0], number[view][0, 0, :, 0, 0][row > 0]) for row in seen[view])
+    pictured = (out[AXIAL_T2] > 0).any(2).float().mean((2, 3))
+    assert (pictured > 0.3).all() and (pictured < 0.75).all(), "axial pictures are cut to the canal's surroundings"
     same, _ = augment_batch(number, torch.zeros(2, 25), NOTHING, SPEC)
     assert all(torch.equal(same[v], number[v]) for v in VIEWS)
 

@@ -31,7 +31,7 @@ from .extraction import FORMAT_VERSION, CropSpec, extract_crops
 
 MARGIN_MM = 44.0  # of a scan around the canal points: boxes reach 35 mm
 RANDOMISED_SCANS = 0.35
-COARSE_STUDIES = 0.6  # of profile `demo`, the others of `rsna`
+COARSE_SCANS = {SAGITTAL_T2: 0.6, SAGITTAL_T1: 0.2, AXIAL_T2: 0.8}  # with the resolution of profile `demo`, else `rsna`
 POINT_SD_MM = (1.0, 1.5, 1.5)  # of the points around their truth, LPS; a localizer's errors come on top in training
 _STREAM_CROPS = 51
 
@@ -83,8 +83,9 @@ def scan_person(
 ) -> tuple[Study, DiscPoints]:
     """A study around the canal of a body, and points beside the true ones."""
     canal = body.truth.canal
-    series, profile = [], "demo" if rng.random() < COARSE_STUDIES else "rsna"
+    series = []
     for view in views:
+        profile = "demo" if rng.random() < COARSE_SCANS[view] else "rsna"
         randomise = rng.random() < RANDOMISED_SCANS
         protocol = around_canal(sample_protocols(body, rng, profile, views=(view,), randomise=randomise)[0], canal)
         stacks = (

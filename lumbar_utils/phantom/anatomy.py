@@ -132,7 +132,8 @@ class Body:
         self.arch_cortex = np.float32(np.clip(1.15 + 0.45 * rng.standard_normal(), 0.6, 2.4))
         dense = 0.15 + 0.35 * worn + 0.25 * rng.standard_normal(sides)
         self.arch_dense = float32(np.clip(dense, 0, 0.9))
-        self.arch_fat = np.float32(rng.uniform(0.25, 1))
+        self.arch_fat = np.float32(rng.uniform(0.3, 1.1))
+        self.arch_pad = np.float32(rng.uniform(3, 9))  # its thickness in mm
 
         length = _SPINOUS_LENGTH.copy()
         length[S1] += 14 * lumbarised

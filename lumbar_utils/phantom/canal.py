@@ -218,7 +218,8 @@ def paint_foramina(body, p, canvas) -> None:
     bright = np.clip(behind * (body.closing[p.side, disc] + 0.3 * p.slow) + 0.2 * p.clouds, 0, 1)
     canvas.paint_mixture(edge(whole, 3.0) * span * closing, bright, Tissue.LIGAMENT, Tissue.MARROW, 0.15 * p.clouds)
     canvas.paint(edge(hole - 0.5, soft) * span, Tissue.LIGAMENT)
-    canvas.paint(edge(hole, soft) * span, Tissue.EPIDURAL_FAT, 0.10 * p.clouds)
+    gone = np.clip(2.5 * narrow - 1.4, 0, 1)
+    canvas.paint_mixture(edge(hole, soft) * span, gone, Tissue.EPIDURAL_FAT, Tissue.LIGAMENT, 0.10 * p.clouds)
     # The root fills the upper part the less the more fat is left, and is flattened at last.
     flat = np.minimum(2.4 * size * root_size, 0.85 * upper)
     root = np.sqrt(((below - top + 0.4 * size) / (2.8 * size * root_size)) ** 2 + ((dv + 0.4 * size) / flat) ** 2) - 1

@@ -39,7 +39,7 @@ def paint_neural_arch(body, p, canvas) -> None:
     cord = np.maximum(np.abs(p.v - back - length - 3) - 1.8 + 0.5 * p.slow, p.abs_u - 6)
     canvas.paint(edge(cord, 1.5) * ~sacral, Tissue.LIGAMENT)
     # Fat lies behind and between the joints, the more the older the muscles.
-    pad = edge(bone - 4 + 2.5 * p.clouds, 3.0) * (p.v > section.roof + 2) * ~sacral
+    pad = edge(bone - body.arch_pad + 2.5 * p.clouds, 3.0) * (p.v > section.roof + 2) * ~sacral
     canvas.paint(pad * np.clip(body.arch_fat + 0.8 * (p.at(body.streaks) - 0.4), 0, 1), Tissue.FAT, 0.1 * p.grain)
     canvas.paint(edge(bone - 0.3, soft) * 0.95, Tissue.CORTEX)
     dense = body.arch_dense[p.side, p.at(spine.disc)] + 0.25 * p.clouds
@@ -62,14 +62,18 @@ def paint_neural_arch(body, p, canvas) -> None:
 def _pedicle_and_transverse(spine, p, size: float, centre: np.ndarray) -> np.ndarray:
     """Pedicles from the upper half of the body backward; transverse processes out from their ends."""
     t, half = p.s - p.at(spine.body_middle), p.at(spine.body_half)
-    width = p.at(spine.pedicle_half)
-    rise, off = (t + 0.36 * half) / (0.52 * half), (p.abs_u - centre) / width
-    ends = ((p.v - (2 * size)) / (12.5 * size)) ** 2
-    pedicle = (np.sqrt(rise * rise + off * off + ends * ends) - 1) * width + 0.5 * p.slow
     up, behind = t + 0.30 * half, (p.v - (9 * size) - 0.12 * p.abs_u) * 0.8
     transverse = np.sqrt(up * up + behind * behind) - (3.4 * size)
     transverse = np.maximum(transverse, np.maximum(p.abs_u - centre - (24 * size), centre - p.abs_u))
-    return np.minimum(pedicle, transverse)
+    return np.minimum(pedicle(spine, p, size), transverse)
+
+
+def pedicle(spine, p, size: float) -> np.ndarray:
+    """A pedicle reaches into the body, whose back wall is open there."""
+    t, half, width = p.s - p.at(spine.body_middle), p.at(spine.body_half), p.at(spine.pedicle_half)
+    rise, off = (t + 0.36 * half) / (0.52 * half), (p.abs_u - p.at(spine.pedicle_centre)) / width
+    ends = (np.maximum(np.abs(p.v - (3 * size)) - (8 * size), 0) / (5 * size)) ** 2
+    return (np.sqrt(rise * rise + off * off + ends * ends) - 1) * width + 0.5 * p.slow
 
 
 def _pillar(body, p, section, below, centre) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from .lesions import paint_haemangioma, paint_herniations, paint_marrow_disease, paint_modic, sunken_endplates
+from .neural_arch import pedicle
 from .person import S1
 from .profiles import Spine
 from .tissue import Tissue, edge
@@ -68,7 +69,8 @@ def paint_bodies(body, p, canvas) -> None:
         core * edge(radial + 2, 2.0), np.clip(bright, 0, 1), Tissue.ANNULUS, Tissue.NUCLEUS, 0.10 * p.grain
     )
 
-    canvas.paint(edge(bone - 0.15, soft) * np.clip(0.78 + 0.2 * p.slow, 0, 1), Tissue.CORTEX)
+    wall = 1 - edge(pedicle(spine, p, np.float32(person.stature)) + 1, soft) * (forward < 0.15) * lumbar
+    canvas.paint(edge(bone - 0.15, soft) * np.clip(0.78 + 0.2 * p.slow, 0, 1) * wall, Tissue.CORTEX)
     texture = body.marrow.take(vertebra) + 0.055 * p.grain + 0.07 * p.clouds
     fatty = body.fatty + 0.10 * p.clouds + 0.20 * np.exp(-((t / 7) ** 2)) * (inner < 0.8)
     marrow = edge(bone + 0.75, soft)

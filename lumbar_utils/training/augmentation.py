@@ -22,7 +22,7 @@ import torch
 
 from ..crops.extraction import VIEW_AXES, CropSpec
 from ..errors import DataError
-from ..labels import N_LEVELS, SAGITTAL_T1, VIEWS
+from ..labels import AXIAL_T2, N_LEVELS, SAGITTAL_T1, VIEWS
 from ..models.inputs import mirror_images, mirror_labels
 
 MIN_SHIFT_MM = 0.3
@@ -52,7 +52,8 @@ class AugmentConfig:
         Probability that one slice of a crop is blanked, as a slice that failed to read would be.
     few_slices : float
         Probability that a crop shows a few slices only, as single pictures of a patient do: T2 views two to five
-        around the middle, each half of T1 one to three beside each other, which stand for the rest of the half.
+        around the middle, of axial ones no more than the surroundings of the canal; each half of T1 one to three
+        beside each other, which stand for the rest of the half.
     intensity : float
         Probability of the albumentations pipeline (gamma, blur, coarser resolution) a view. It runs in the
         loader's workers and costs one to two ms a view; 0 leaves it out.
@@ -157,8 +158,12 @@ def _keep_few_slices(
     k = torch.arange(depth)
     if view != SAGITTAL_T1:
         half_width = 0.5 + 1.5 * draw[..., :1]
-        shown = ((k - (depth - 1) / 2 - wander[..., :1] * depth / 12).abs() <= half_width) | ~chosen[..., None]
-        return image * shown.to(image.device)[..., None, None]
+        shown = ((k - (depth - 1) / 2 - wander[..., :1] * depth / 12).abs() <= half_width)[..., None, None]
+        if view == AXIAL_T2:  # 37 to 49 of 70 mm from front to back, 46 to 70 from side to side
+            rows, columns = (torch.linspace(-1, 1, n).abs() for n in image.shape[3:])
+            reach = torch.rand(2, b, levels, 1, 1, 1, generator=generator)
+            shown = shown & (rows[:, None] <= 0.53 + 0.17 * reach[0]) & (columns <= 0.66 + 0.34 * reach[1])
+        return image * (shown | ~chosen[..., None, None, None]).to(image.device)
     # The foramina lie a quarter of the box from its ends, and a little more medially in the upper lumbar spine.
     half = (2 * k >= depth).long()
     middle, reach = torch.tensor([0.25, 0.72])[half] * depth + wander[..., half], (2 * draw).floor()[..., half]
