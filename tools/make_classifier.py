@@ -17,6 +17,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
+import numpy as np
 import pandas as pd
 
 from lumbar_utils import __version__
@@ -35,7 +36,7 @@ from lumbar_utils.training.augmentation import AugmentConfig
 from lumbar_utils.training.config import TrainConfig
 from lumbar_utils.training.datasets import codes_by_study
 
-NETWORK = ClassifierConfig(encoder="resnet10t", family="2d", share_encoder=True, view_dropout=0.6, dropout=0.3)
+NETWORK = ClassifierConfig(encoder="resnet10t", family="2d", share_encoder=True, view_dropout=0.5, dropout=0.3)
 AUGMENTATION = AugmentConfig(
     shift_mm=(2.0, 2.5, 2.5), rotation_degrees=6, zoom=0.12, contrast=0.3, brightness=0.3, noise=0.25,
     few_slices=0.5, intensity=0.9,
@@ -53,33 +54,37 @@ def main() -> int:
         range(args.bodies, args.bodies + args.held_out), args.seed, work / "held_out", spec, **options
     )
     made_after = time.monotonic() - started
-    training = TrainConfig(
-        classifier=NETWORK, augment=AUGMENTATION, epochs=args.epochs, batch_size=8, learning_rate=1.5e-3,
-        weight_decay=0.05, ema_decay=0.995, auxiliary_weight=1.0, folds=1, seed=args.seed, workers=args.workers,
-        device=args.device,
-    )  # fmt: skip
-    run = work / "run"
     everything = pd.concat([labels, other_labels], ignore_index=True)
-    result = fit(
-        cache, everything, training, run, held_out=others.study_ids, held_out_crops=others, synthetic_only=True
-    )
     true = codes_by_study(other_labels)
-    held_out = read_predictions(pd.read_csv(run / "oof.csv", dtype={"row_id": str}), list(true))
     codes = pd.DataFrame(list(true.values())).to_numpy()
-    calibration = fit_calibration(codes, held_out)
-    model, config = load_model(run)
     out.mkdir(parents=True, exist_ok=True)
-    save_run(out, model, config)
-    Ensemble((Member(),), calibration).save(out)
+    seconds, held_out = 0.0, []
+    for member in range(args.members):
+        training = TrainConfig(
+            classifier=NETWORK, augment=AUGMENTATION, epochs=args.epochs, batch_size=8, learning_rate=1.5e-3,
+            weight_decay=0.05, ema_decay=0.995, auxiliary_weight=1.0, folds=1, seed=args.seed + member,
+            workers=args.workers, device=args.device,
+        )  # fmt: skip
+        run = work / f"run_{member}"
+        result = fit(
+            cache, everything, training, run, held_out=others.study_ids, held_out_crops=others, synthetic_only=True
+        )
+        seconds += result.seconds
+        held_out.append(read_predictions(pd.read_csv(run / "oof.csv", dtype={"row_id": str}), list(true)))
+        save_run(out / str(member), *load_model(run))
+    mean = np.mean(held_out, axis=0)
+    calibration = fit_calibration(codes, mean)
+    Ensemble(tuple(Member(str(member)) for member in range(args.members)), calibration).save(out)
     fit_typicality(out, cache, others, device=args.device)
-    scores = {name: score.to_json() for name, score in result.scores.items()}
-    scores["calibrated"] = competition_score(codes, calibration.apply(held_out)).to_json()
+    scores = {f"network_{i}": competition_score(codes, p).to_json() for i, p in enumerate(held_out)}
+    scores |= {"mean": competition_score(codes, mean).to_json()}
+    scores["calibrated"] = competition_score(codes, calibration.apply(mean)).to_json()
     write_json(out / "made.json", {
         "command": f"python tools/make_classifier.py --seed {args.seed} --bodies {args.bodies} --epochs {args.epochs} "
-        f"--size {args.size} --held-out {args.held_out}",
+        f"--members {args.members} --size {args.size} --held-out {args.held_out}",
         "data": "synthetic phantoms only; no scan of a person was used",
         "phantom_version": COHORT_VERSION,
-        "seconds": {"crops": round(made_after), "training": round(result.seconds)},
+        "seconds": {"crops": round(made_after), "training": round(seconds)},
         "held_out_phantoms": scores,
         "versions": {"lumbar_utils": __version__, **versions()},
     })  # fmt: skip
@@ -93,12 +98,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", default=str(folder), help="folder for the weights")
     parser.add_argument("--work", default=str(ROOT / "runs" / "classifier_making"), help="folder for unfinished work")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--bodies", type=int, default=1500, help="phantoms to train on (1500)")
-    parser.add_argument("--held-out", type=int, default=150, help="phantoms to calibrate on (150)")
-    parser.add_argument("--epochs", type=int, default=10)
+    parser.add_argument("--bodies", type=int, default=1000, help="phantoms to train on (1000)")
+    parser.add_argument("--held-out", type=int, default=120, help="phantoms to calibrate on (120)")
+    parser.add_argument("--epochs", type=int, default=12)
+    parser.add_argument("--members", type=int, default=2, help="networks, which are averaged (2)")
     parser.add_argument("--size", type=int, default=64, help="pixels along a crop's side")
     parser.add_argument("--jobs", type=int, default=-1, help="processes that scan phantoms")
-    parser.add_argument("--workers", type=int, default=1, help="processes that read crops in training")
+    parser.add_argument("--workers", type=int, default=0, help="processes that read crops in training")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda")
     return parser.parse_args()
 
