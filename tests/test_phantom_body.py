@@ -8,7 +8,8 @@ import pytest
 from lumbar_utils.errors import DataError
 from lumbar_utils.labels import AXIAL_T2, LEVELS, SAGITTAL_T1, SAGITTAL_T2, target_index
 from lumbar_utils.phantom import scanner
-from lumbar_utils.phantom.anatomy import Body
+from lumbar_utils.phantom.anatomy import Body, Points
+from lumbar_utils.phantom.canal import Section
 from lumbar_utils.phantom.disease import sample_person
 from lumbar_utils.phantom.person import L1, L5, S1
 from lumbar_utils.phantom.protocol import localizer_protocol, sample_protocols
@@ -26,7 +27,7 @@ def healthy(index: int = 3, seed: int = 5, **changes):
     plain = dict(
         degrees=np.full(25, 0.1), degeneration=np.full(5, 0.1), bulge_mm=np.zeros(5), modic=np.zeros(5, dtype=int),
         listhesis_mm=np.zeros(5), haemangioma=-1, scoliosis_degrees=0.0, transition=0.0, fracture=np.zeros((7, 2)),
-        schmorl_mm=np.zeros(7),
+        schmorl_mm=np.zeros(7), herniation_mm=np.zeros(5),
     )  # fmt: skip
     return replace(person, **{**plain, **changes})
 
@@ -138,6 +139,42 @@ def test_canal_degree_takes_the_csf_away():
     ]
     assert np.all(np.diff(shares) < 0), shares
     assert shares[0] - shares[2] > 0.08 and shares[2] - shares[4] > 0.08, shares
+
+
+@pytest.mark.parametrize(("degree", "low", "high"), [(0.1, 130, 230), (1.0, 80, 140), (2.0, 45, 90), (2.8, 15, 70)])
+def test_the_sac_has_the_area_that_readers_call_by_its_grade(degree, low, high):
+    """Relative stenosis from 100 mm2, absolute from 75 mm2 (Schonstrom 1985); a third and two thirds lost (Lurie 2008).
+
+    As in people, a narrow canal goes with narrow recesses and a bulging disc.
+    """
+    areas = []
+    for index in range(12):
+        degrees = np.full((5, 5), 0.1)
+        degrees[0] = degree
+        degrees[3:] = 0.8 * degree
+        worn = {"bulge_mm": np.full(5, min(1.5 + degree, 3.5)), "sac_scale": 1.0}
+        body = Body(healthy(index, degrees=degrees.ravel(), **worn))
+        u, v = (
+            grid.ravel().astype(np.float32) for grid in np.meshgrid(np.arange(-20, 20, 0.5), np.arange(-6, 34, 0.5))
+        )
+        s = np.full_like(u, body.spine.disc_middles[L1 + L3_L4])
+        nothing = np.zeros_like(u)
+        section = Section(body, Points(s, u, v, body.spine.index(s), nothing, nothing, nothing))
+        areas.append((section.sac < 0).sum() * 0.25)
+    assert low < np.median(areas) < high, areas
+
+
+def test_fat_behind_the_sac_stays_when_the_canal_is_narrow():
+    seen = []
+    for index in range(12):
+        degrees = np.full(25, 0.1)
+        degrees[target_index("spinal_canal_stenosis", L3_L4)] = 2.6
+        body = Body(healthy(index, degrees=degrees))
+        at = float(body.spine.disc_middles[L1 + L3_L4])
+        line = body.spine.place(at, 0.0, np.arange(2.0, 30.0, 0.5)) * body.mirror + body.origin
+        tissue = tissue_at(body, line)
+        seen.append((tissue == Tissue.EPIDURAL_FAT).mean() * 28)
+    assert max(seen) > 6 and min(seen) < 3, "mm in the midline, from none to a wedge"
 
 
 @pytest.mark.parametrize(
