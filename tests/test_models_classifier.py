@@ -64,11 +64,13 @@ def test_an_untrained_network_predicts_the_prior(batch):
 
 def test_halves_run_from_lateral_to_medial():
     axial = torch.arange(12.0).expand(1, 2, 3, 12)
-    right, left = split_sides(axial, AXIAL_T2)
+    right, left = split_sides(axial, AXIAL_T2, 1 / 6)
     assert right[0, 0, 0].tolist() == list(range(8)), "right half, over the mid-line by a sixth of the box"
     assert left[0, 0, 0].tolist() == list(range(11, 3, -1))
+    right, left = split_sides(axial, AXIAL_T2, 0.5)
+    assert torch.equal(right, axial) and torch.equal(left, axial.flip(-1)), "either side with the other behind it"
     sagittal = torch.arange(16.0)[:, None, None].expand(1, 16, 2, 2)
-    right, left = split_sides(sagittal, SAGITTAL_T1)
+    right, left = split_sides(sagittal, SAGITTAL_T1, 0.0)
     assert right[0, :, 0, 0].tolist() == list(range(8)) and left[0, :, 0, 0].tolist() == list(range(15, 7, -1))
 
 

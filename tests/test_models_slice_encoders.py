@@ -8,7 +8,7 @@ from torch import nn
 
 from lumbar_utils.devices import choose_compute
 from lumbar_utils.errors import DataError
-from lumbar_utils.labels import VIEWS, encode_severities
+from lumbar_utils.labels import AXIAL_T2, SAGITTAL_T1, SAGITTAL_T2, VIEWS, encode_severities
 from lumbar_utils.models.classifier import ClassifierConfig, LumbarClassifier
 from lumbar_utils.models.encoders import SLICE_POOLINGS, STACK_CHANNELS, build_encoder, with_neighbours
 from lumbar_utils.models.inputs import batch_of, study_input
@@ -183,11 +183,17 @@ def test_a_stack_is_read_with_its_slices_as_channels(tmp_path):
         assert torch.allclose(loaded(grey.expand(-1, -1, -1, -1, STACK_CHANNELS)), expected, atol=1e-3)
 
 
-def test_one_encoder_can_read_all_views():
-    shared, own = (
-        LumbarClassifier(ClassifierConfig(SMALL, family="2d", share_encoder=share)) for share in (True, False)
+def test_one_encoder_can_read_all_views_or_both_sagittal_ones():
+    shared, pair, own = (
+        LumbarClassifier(ClassifierConfig(SMALL, family="2d", share_encoder=share))
+        for share in ("all", "sagittal", "none")
     )
-    assert len(shared.encoders) == 1 and len(own.encoders) == len(VIEWS)
+    assert [len(model.encoders) for model in (shared, pair, own)] == [1, 2, len(VIEWS)]
+    read = []
+    for number, encoder in enumerate(pair.encoders):
+        encoder.register_forward_hook(lambda *_, number=number: read.append(number))
+    pair({view: torch.rand(1, 5, *SPEC.shapes[view]) for view in VIEWS}, torch.ones(1, 3, dtype=torch.bool))
+    assert dict(zip(VIEWS, read, strict=True)) == {SAGITTAL_T2: 0, AXIAL_T2: 1, SAGITTAL_T1: 0}
     images = {view: torch.rand(1, 5, *SPEC.shapes[view]) for view in VIEWS}
     shared.eval()
     with torch.inference_mode():

@@ -36,7 +36,9 @@ from lumbar_utils.training.augmentation import AugmentConfig
 from lumbar_utils.training.config import TrainConfig
 from lumbar_utils.training.datasets import codes_by_study
 
-NETWORK = ClassifierConfig(encoder="resnet10t", family="2d", share_encoder=True, view_dropout=0.5, dropout=0.3)
+NETWORK = ClassifierConfig(
+    encoder="resnet10t", family="2d", share_encoder="all", axial_overlap=0.5, view_dropout=0.5, dropout=0.3
+)
 AUGMENTATION = AugmentConfig(
     shift_mm=(2.0, 2.5, 2.5), rotation_degrees=6, zoom=0.12, contrast=0.3, brightness=0.3, noise=0.25,
     few_slices=0.5, intensity=0.9,

@@ -31,8 +31,8 @@ from .inputs import StudyInput, batch_of, mirror_images, mirror_probabilities
 HEADS = ("per_level", "unified")
 SPLIT_VIEWS = (AXIAL_T2, SAGITTAL_T1)
 """Views that show both sides of the body well enough to be cut at the mid-line; sagittal T2 is used for the canal."""
-SIDE_OVERLAP = {AXIAL_T2: 1 / 6, SAGITTAL_T1: 0.0}
-"""How far a half reaches over the mid-line, as a fraction of the box: 12 mm of 70 hold the whole canal."""
+ENCODER_OF_VIEW = {"none": (0, 1, 2), "sagittal": (0, 1, 0), "all": (0, 0, 0)}
+"""Which encoder reads which of `labels.VIEWS`, by `share_encoder`."""
 
 
 @dataclass(frozen=True)
@@ -52,11 +52,14 @@ class ClassifierConfig:
         of 8 with the original strides, where every pooling is the average; see `keep_slices`.
     keep_slices : bool
         Stages 2 to 4 of a 3D ResNet do not stride along the slices. The stem and its pooling have their own strides.
-    share_encoder : bool
-        One encoder reads all three views, instead of one for each.
+    share_encoder : {"none", "sagittal", "all"}
+        Which views are read by one encoder: each has its own, T2 and T1 share theirs, or all three.
     head : {"per_level", "unified"}
     split_sides : bool
         Only for `per_level`, see the module's text.
+    axial_overlap : float
+        How far an axial half reaches over the mid-line, as a fraction of the box, up to 1/2: 12 mm of 70 hold the
+        whole canal, and at 1/2 either side is seen with the other one behind it.
     width : int
         Width of the `per_level` head.
     dropout : float
@@ -77,9 +80,10 @@ class ClassifierConfig:
     family: str = "3d"
     slice_pooling: str = "average"
     keep_slices: bool = False
-    share_encoder: bool = False
+    share_encoder: str = "none"
     head: str = "per_level"
     split_sides: bool = True
+    axial_overlap: float = 1 / 6
     width: int = 256
     dropout: float = 0.2
     view_dropout: float = 0.1
@@ -89,7 +93,8 @@ class ClassifierConfig:
     pretrained: str | None = None
 
     def __post_init__(self):
-        for name, known in (("family", FAMILIES), ("slice_pooling", SLICE_POOLINGS), ("head", HEADS)):
+        known_values = {"family": FAMILIES, "slice_pooling": SLICE_POOLINGS, "share_encoder": tuple(ENCODER_OF_VIEW)}
+        for name, known in (known_values | {"head": HEADS}).items():
             if getattr(self, name) not in known:
                 raise DataError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
         for name in ("stem_depth_stride", "pool_depth_stride"):
@@ -100,6 +105,8 @@ class ClassifierConfig:
                 "keep_slices, stem_depth_stride and pool_depth_stride are for family '3d'; "
                 f"{self.family!r} keeps every slice anyway"
             )
+        if not 0 <= self.axial_overlap <= 0.5:
+            raise DataError(f"axial_overlap must lie in [0, 1/2], got {self.axial_overlap}")
         for name in ("dropout", "view_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise DataError(f"{name} must lie in [0, 1), got {getattr(self, name)}")
@@ -139,7 +146,7 @@ class LumbarClassifier(nn.Module):
         self.config = config = config or ClassifierConfig()
         options = {name: getattr(config, name) for name in ("family", "slice_pooling", "keep_slices", "pretrained")}
         strides = (config.stem_depth_stride, config.pool_depth_stride)
-        n_encoders = 1 if config.share_encoder else len(VIEWS)
+        n_encoders = 1 + max(ENCODER_OF_VIEW[config.share_encoder])
         encoders = [build_encoder(config.encoder, depth_strides=strides, **options) for _ in range(n_encoders)]
         self.encoders = nn.ModuleList(encoders)
         features = int(self.encoders[0].num_features)
@@ -193,8 +200,10 @@ class LumbarClassifier(nn.Module):
             return result
         stacks = image[present]
         if sides == 2:
-            stacks = torch.stack(split_sides(stacks, view), dim=1).flatten(0, 1)
-        encoded = self._read(self.encoders[i % len(self.encoders)], stacks.permute(0, 2, 3, 1)[:, None], view)
+            overlap = self.config.axial_overlap if view == AXIAL_T2 else 0.0
+            stacks = torch.stack(split_sides(stacks, view, overlap), dim=1).flatten(0, 1)
+        encoder = self.encoders[ENCODER_OF_VIEW[self.config.share_encoder][i]]
+        encoded = self._read(encoder, stacks.permute(0, 2, 3, 1)[:, None], view)
         result = result.to(encoded.dtype).clone()
         result[present] = encoded.reshape(-1, sides, encoded.shape[-1])
         return result
@@ -257,9 +266,10 @@ def predict_probabilities(
     return np.concatenate(results) if results else np.zeros((0, N_TARGETS, N_SEVERITIES))
 
 
-def split_sides(stacks: torch.Tensor, view: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cut crops (N, D, H, W) at the mid-line into the patient's right and left, both running lateral to medial."""
+def split_sides(stacks: torch.Tensor, view: str, overlap: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cut crops (N, D, H, W) at the mid-line into the patient's right and left, both running lateral to medial; each
+    reaches over it by `overlap`, a fraction of the length."""
     axis = LATERAL_AXIS[view] - 3
     length = stacks.shape[axis]
-    half = min(length, int(np.ceil(length * (0.5 + SIDE_OVERLAP[view]) - 1e-9)))
+    half = min(length, int(np.ceil(length * (0.5 + overlap) - 1e-9)))
     return stacks.narrow(axis, 0, half), stacks.narrow(axis, length - half, half).flip(axis)
