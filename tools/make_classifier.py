@@ -41,7 +41,7 @@ NETWORK = ClassifierConfig(
 )
 AUGMENTATION = AugmentConfig(
     shift_mm=(2.0, 2.5, 2.5), rotation_degrees=6, zoom=0.12, contrast=0.3, brightness=0.3, noise=0.25,
-    few_slices=0.5, intensity=0.9,
+    few_slices=0.85, intensity=0.9,
 )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ import torch
 from ..crops.extraction import VIEW_AXES, CropSpec
 from ..errors import DataError
 from ..labels import AXIAL_T2, N_LEVELS, SAGITTAL_T1, VIEWS
-from ..models.inputs import mirror_images, mirror_labels
+from ..models.inputs import CENTER, SCALE, mirror_images, mirror_labels
 
 MIN_SHIFT_MM = 0.3
 """Smallest standard deviation that `with_localizer_errors` sets: a reader's own point is no more accurate than that."""
@@ -55,7 +55,7 @@ class AugmentConfig:
         around the middle, of axial ones no more than the surroundings of the canal; each half of T1 one to three
         beside each other, which stand for the rest of the half.
     intensity : float
-        Probability of the albumentations pipeline (gamma, blur, coarser resolution) a view. It runs in the
+        Probability of the albumentations pipeline (gamma, blur, sharpening, coarser resolution) a view. It runs in the
         loader's workers and costs one to two ms a view; 0 leaves it out.
     mixup, cutmix : float
         Probabilities that a study is blended with another of its batch, or gets a box of it pasted, see
@@ -300,7 +300,7 @@ def _boxes(view: str, shape: tuple[int, int], corner: np.ndarray, side: np.ndarr
 
 
 class IntensityAugmentation:
-    """Gamma, blur and coarser resolution with albumentations, the same draw through all slices of a view (5, D, H, W).
+    """Gamma, blur, sharpening, coarser resolution with albumentations, one draw through a view's slices (5, D, H, W).
 
     Noise is left to `augment_batch`: albumentations would add one and the same noise image to every slice. Reproducible
     from `seed`, or from the last `reseed`; worker processes of a DataLoader draw their own streams.
@@ -315,13 +315,15 @@ class IntensityAugmentation:
         self.probability = probability
         pair = {"downscale": cv2.INTER_AREA, "upscale": cv2.INTER_LINEAR}
         coarser = A.Downscale(scale_range=(0.5, 0.8), interpolation_pair=pair, p=1.0)
-        softer = A.OneOf([A.GaussianBlur(blur_limit=(3, 5), p=1.0), coarser], p=0.5)
-        self.pipeline = A.Compose([A.RandomGamma(gamma_limit=(45, 220), p=0.8), softer], strict=True, seed=seed)
+        # Scanners sharpen their images, each in its own way.
+        sharper = A.UnsharpMask(blur_limit=(3, 5), alpha=(0.4, 1.0), threshold=0, p=1.0)
+        edges = A.OneOf([A.GaussianBlur(blur_limit=(3, 5), p=1.0), coarser, sharper], p=0.6)
+        self.pipeline = A.Compose([A.RandomGamma(gamma_limit=(50, 190), p=0.8), edges], strict=True, seed=seed)
         self._rng = np.random.default_rng(seed)
         self._worker: int | None = None
 
-    LOW, HIGH = -2.0, 4.0
-    """Range of the network's input that is mapped to albumentations' 0 to 1; what lies beyond is clipped."""
+    LOW, HIGH = -CENTER / SCALE, (1.5 - CENTER) / SCALE
+    """Range of the network's input that is mapped to albumentations' 0 to 1, from black on; the rest is clipped."""
 
     def reseed(self, seed: int) -> None:
         """Start the random numbers anew, as the trainer does at every epoch."""
