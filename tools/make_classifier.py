@@ -36,9 +36,7 @@ from lumbar_utils.training.augmentation import AugmentConfig
 from lumbar_utils.training.config import TrainConfig
 from lumbar_utils.training.datasets import codes_by_study
 
-NETWORK = ClassifierConfig(
-    encoder="resnet10t", family="2d", share_encoder="all", axial_overlap=0.5, view_dropout=0.5, dropout=0.3
-)
+NETWORK = ClassifierConfig(encoder="resnet10t", family="2d", share_encoder="all", view_dropout=0.5, dropout=0.3)
 AUGMENTATION = AugmentConfig(
     shift_mm=(2.0, 2.5, 2.5), rotation_degrees=6, zoom=0.12, contrast=0.3, brightness=0.3, noise=0.25,
     few_slices=0.85, intensity=0.9,
@@ -77,7 +75,8 @@ def main() -> int:
     mean = np.mean(held_out, axis=0)
     calibration = fit_calibration(codes, mean)
     Ensemble(tuple(Member(str(member)) for member in range(args.members)), calibration).save(out)
-    fit_typicality(out, cache, others, device=args.device)
+    some = {study_id: cache[study_id] for study_id in cache.study_ids[:400]}
+    fit_typicality(out, some, {s: others[s] for s in others.study_ids}, device=args.device)
     scores = {f"network_{i}": competition_score(codes, p).to_json() for i, p in enumerate(held_out)}
     scores |= {"mean": competition_score(codes, mean).to_json()}
     scores["calibrated"] = competition_score(codes, calibration.apply(mean)).to_json()
@@ -103,7 +102,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--bodies", type=int, default=1000, help="phantoms to train on (1000)")
     parser.add_argument("--held-out", type=int, default=120, help="phantoms to calibrate on (120)")
     parser.add_argument("--epochs", type=int, default=12)
-    parser.add_argument("--members", type=int, default=2, help="networks, which are averaged (2)")
+    parser.add_argument("--members", type=int, default=1, help="networks, which are averaged (1)")
     parser.add_argument("--size", type=int, default=64, help="pixels along a crop's side")
     parser.add_argument("--jobs", type=int, default=-1, help="processes that scan phantoms")
     parser.add_argument("--workers", type=int, default=0, help="processes that read crops in training")
