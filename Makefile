@@ -6,7 +6,7 @@
 #   make kaggle RUN=runs/demo     dist/kaggle: library, wheels and weights as a data set, notebooks as kernels, to push
 #   make kaggle-rehearsal         notebook 05 on an imitated Kaggle, offline, with such a data set alone
 #   make test-kaggle              tests with the versions of Kaggle's image, in .venv-kaggle (Python 3.12)
-#   make weights                  remake the networks that ship with the library, an hour and a half on two cores
+#   make weights                  remake the networks that ship with the library, two to three hours on two cores
 #   make lint | format | images | notebooks | clean
 #
 # PYTHON=/path/to/python picks the interpreter (3.11 or 3.12), VENV=folder the environment's place, JOBS=n the number
@@ -62,6 +62,7 @@ test-kaggle:  ## the tests with Kaggle's versions (requirements-kaggle.txt) in .
 weights: $(STAMP)  ## the networks that ship with the library, from phantoms alone
 	@$(PY) tools/make_localizer.py
 	@$(PY) tools/make_targets.py
+	@$(PY) tools/make_classifier.py
 
 environment: $(STAMP)  ## only make .venv
 

@@ -4,7 +4,8 @@
     python tools/make_classifier.py --out /tmp/try --work /tmp/work --bodies 100 --epochs 2      a quick try
 
 An interrupted call goes on where it was: crops that are there are taken as they are, and the training has checkpoints.
-No real scan is read, neither for training nor for calibration.
+No real scan is read, neither for training nor for calibration. What was measured on patients with earlier weights is
+dropped from `made.json`; `benchmarks/real_patients.py FOLDER --record` measures the new ones.
 """
 
 from __future__ import annotations

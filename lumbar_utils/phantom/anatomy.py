@@ -121,7 +121,7 @@ class Body:
         swell = np.clip(0.92 + 0.22 * worn + 0.12 * rng.standard_normal(sides), 0.7, 1.4)
         fluid = 0.35 + 0.45 * rng.standard_exponential(sides) * (rng.random(sides) < 0.5)
         self.joints = float32([turn, swell, np.clip(fluid, 0.3, 1.8)])
-        self.lamina_gap = float32(rng.uniform(0.35, 0.9, N_VERTEBRAE))  # of discs, between laminae
+        self.lamina_reach = float32(rng.uniform(0.35, 0.9, N_VERTEBRAE))  # discs: how far laminae close the gap behind
         # Foramina: width above and below, height, radius of the root, all relative
         spread = np.array([0.17, 0.55, 0.14, 0.18])[:, None, None]
         self.exits = float32(np.exp(spread * rng.standard_normal((4, *sides))))

@@ -69,7 +69,7 @@ def _pedicle_and_transverse(spine, p, size: float, centre: np.ndarray) -> np.nda
 
 
 def pedicle(spine, p, size: float) -> np.ndarray:
-    """A pedicle reaches into the body, whose back wall is open there."""
+    """Signed distance of the points from the pedicle, mm; it reaches into the body, whose back wall is open there."""
     t, half, width = p.s - p.at(spine.body_middle), p.at(spine.body_half), p.at(spine.pedicle_half)
     rise, off = (t + 0.36 * half) / (0.52 * half), (p.abs_u - p.at(spine.pedicle_centre)) / width
     ends = (np.maximum(np.abs(p.v - (3 * size)) - (8 * size), 0) / (5 * size)) ** 2
@@ -103,7 +103,7 @@ def _pillar(body, p, section, below, centre) -> tuple[np.ndarray, np.ndarray, np
 def _lamina(body, p, size: float, back: np.ndarray) -> np.ndarray:
     """Two plates that meet behind the canal like a roof, with gaps at the height of the discs."""
     roof = back - 0.50 * p.abs_u
-    gap = (p.at(body.spine.interlaminar) - body.lamina_gap.take(p.at(body.spine.disc))) * (9 * size)
+    gap = (p.at(body.spine.interlaminar) - body.lamina_reach.take(p.at(body.spine.disc))) * (9 * size)
     plate = np.maximum(np.abs(p.v - roof - (3.0 * size)) - (2.8 * size), p.abs_u - (15 * size))
     return np.maximum(plate, gap)
 

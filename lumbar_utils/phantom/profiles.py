@@ -156,11 +156,13 @@ class Spine:
         sac_front = posterior + front_gap
         # Between the discs the sac's back follows a smooth line; the front is pushed by bulges, so depth is lost there.
         smooth_front = self.smooth(np.minimum(posterior, 0) + front_gap, 10)
-        # Fat behind the sac, from none to a wedge; where there is much, a narrow sac lies flat in front of it.
+        # Fat behind the sac, from none to a wedge; with much of it a narrow sac lies flat in front of it.
         dorsal = np.clip(rng.uniform(-0.2, 1.1) + 0.2 * rng.standard_normal(N_LEVELS), 0, 1)
         fat = np.clip(self.at_discs(dorsal, 8.0), 0, 1)
-        flat = (0.9 + 0.6 * dorsal) * np.where(person.herniation_mm > 0, 0.6, 1)
-        squeeze = self.at_discs((0.45 * canal + 0.2 * canal**2) * flat, 6.0)
+        # Where a herniation takes part of the room, less is lost behind. Some 100 mm2 are left at degree 1, 60 at 2:
+        # stenosis is relative from 100 and absolute from 75 on (Schonstrom 1985).
+        behind = (0.9 + 0.6 * dorsal) * np.where(person.herniation_mm > 0, 0.6, 1)
+        squeeze = self.at_discs((0.45 * canal + 0.2 * canal**2) * behind, 6.0)
         sac_back = smooth_front + sac_depth - np.minimum(squeeze, 0.62 * sac_depth)
         fill = self.at_discs(np.clip((canal - 0.5) / 2.0, 0, 1.15) * rng.uniform(0.7, 1.1, N_LEVELS), 7.0)
         conus = middles[L1] + rng.normal(4, 10) * size + person.conus_shift_mm * size
